@@ -1,0 +1,21 @@
+"""Meta Policy Optimization, lightly: a LoRA policy trained against an LLM judge whose rubric evolves meanwhile.
+
+``from mpo_lite import MPO`` is the library; ``mpo-lite`` is the same on the command line. Importing this package
+loads neither torch nor LiteLLM and touches no network.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpo_lite.training.mpo import MPO
+
+__version__ = "0.1.0"
+__all__ = ["MPO", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "MPO":  # loads transformers: only on use
+        from mpo_lite.training.mpo import MPO
+
+        return MPO
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

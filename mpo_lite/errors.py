@@ -1,0 +1,79 @@
+"""Every error a user can meet, as one tree.
+
+    MPOError                     base; its text is the one line a user reads
+    ├── UsageError               what the user gave cannot work (exit code 2)
+    │   ├── ConfigError          a configuration file, flag or variable
+    │   ├── TaskError            a task folder, rubric or data file
+    │   └── EndpointError        a judge or meta-judge that cannot be reached or used
+    ├── CallFailed               one model call gave no usable answer: no score, never a 0
+    └── StopRun                  the run ends now; its state is saved and it can be resumed
+        ├── BudgetReached        a cap on USD or calls (exit code 3)
+        ├── JudgeDown            too many failed judgements, or an error no retry can mend (exit code 1)
+        └── Interrupted          Ctrl-C or SIGTERM (exit code 130)
+
+A message says what happened, where, and how to mend it. The command line prints it without a traceback.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+FailureKind = Literal["transport", "parse", "refusal", "context"]
+"""Why a call gave no answer. Only ``transport`` and ``parse`` count towards the breaker."""
+
+
+class MPOError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(MPOError):
+    """Something the user gave cannot work; nothing was trained or paid."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration value is missing, unknown or out of range."""
+
+
+class TaskError(UsageError):
+    """A task folder, rubric or data file cannot be read or is malformed."""
+
+
+class EndpointError(UsageError):
+    """A model endpoint refuses for good: wrong key, no such model, no quota."""
+
+
+class CallFailed(MPOError):
+    """One model call ended without a usable answer.
+
+    Args:
+        kind: Why; decides whether the breaker counts it.
+        message: What was seen, without prompt or completion text.
+    """
+
+    def __init__(self, kind: FailureKind, message: str) -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
+
+
+class StopRun(MPOError):
+    """The run stops at this batch; the state before it is checkpointed."""
+
+
+class BudgetReached(StopRun):
+    """A hard cap would be passed by the next call."""
+
+    exit_code = 3
+
+
+class JudgeDown(StopRun):
+    """The judge or meta-judge cannot serve this run any more."""
+
+
+class Interrupted(StopRun):
+    """The user asked the run to stop."""
+
+    exit_code = 130

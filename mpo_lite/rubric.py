@@ -1,0 +1,187 @@
+"""Rubrics: what the judge judges by, and how its levels become a reward.
+
+A rubric is an ordered list of criteria plus optional guidelines. It is a value: a change makes a new one. Its
+text form (``render``) is what a judge reads and what ``judge_hash`` identifies; weights, kinds and history are
+not in that text, so they cannot sway the judge. Rubric text is written by models: it only ever fills a slot in a
+fixed prompt and is never used as a template.
+
+Source: the rubric of Meta Policy Optimization (arXiv 2504.20157, section 3); the reward differs from the paper's
+sum of points: a weighted mean keeps its range when the rubric grows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from mpo_lite.errors import TaskError
+from mpo_lite.types import Assessment, text_hash
+
+VETO_FACTOR = 0.1
+"""What a failed veto leaves of the reward."""
+MAX_VETOES = 3
+MAX_CRITERIA = 12
+MAX_FILE_BYTES = 256 * 1024
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+
+
+class Criterion(BaseModel):
+    """One thing the judge looks at.
+
+    Attributes:
+        id: Lower-case name, at most 40 characters; the key of the judge's answer.
+        description: What to look at.
+        levels: Anchor texts, worst first; 2 to 7 of them, exactly 2 for a veto.
+        weight: 1 to 5.
+        kind: ``merit`` adds to the reward; a failed ``veto`` (level 0) cuts it to a tenth.
+        provenance: Ids of the rollouts that asked for this criterion.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+    description: Text
+    levels: Annotated[tuple[Text, ...], Field(min_length=2, max_length=7)]
+    weight: Annotated[int, Field(ge=1, le=5, strict=True)] = 1
+    kind: Literal["merit", "veto"] = "merit"
+    provenance: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _veto_has_two_levels(self) -> Self:
+        if self.kind == "veto" and len(self.levels) != 2:
+            raise ValueError("a veto has exactly two levels, failed and passed")
+        return self
+
+
+class Rubric(BaseModel):
+    """An ordered set of criteria; immutable.
+
+    Attributes:
+        criteria: 1 to 12 criteria with distinct ids, at least one merit, at most three vetoes.
+        guidelines: Further advice to the judge, or empty.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    criteria: Annotated[tuple[Criterion, ...], Field(min_length=1, max_length=MAX_CRITERIA)]
+    guidelines: Annotated[str, StringConstraints(strip_whitespace=True, max_length=4000)] = ""
+
+    @model_validator(mode="after")
+    def _is_coherent(self) -> Self:
+        ids = [criterion.id for criterion in self.criteria]
+        if repeated := sorted({name for name in ids if ids.count(name) > 1}):
+            raise ValueError(f"criterion ids must differ; repeated: {', '.join(repeated)}")
+        kinds = [criterion.kind for criterion in self.criteria]
+        if "merit" not in kinds:
+            raise ValueError("a rubric needs at least one merit")
+        if kinds.count("veto") > MAX_VETOES:
+            raise ValueError(f"a rubric has at most {MAX_VETOES} vetoes")
+        return self
+
+    def render(self) -> str:
+        """The exact text a judge reads."""
+        blocks = [
+            "\n".join(
+                [f"### {criterion.id}", criterion.description, "Levels, worst to best:"]
+                + [f"  {rank}: {anchor}" for rank, anchor in enumerate(criterion.levels)]
+            )
+            for criterion in self.criteria
+        ]
+        if self.guidelines:
+            blocks.append(f"### Guidelines\n{self.guidelines}")
+        return "\n\n".join(blocks)
+
+    @property
+    def judge_hash(self) -> str:
+        """Identity of the text judged by: two rubrics with one ``judge_hash`` get the same verdicts."""
+        return text_hash(self.render())
+
+    @property
+    def reward_hash(self) -> str:
+        """Identity of the reward: adds weights and kinds to ``judge_hash``."""
+        scale = [[criterion.weight, criterion.kind] for criterion in self.criteria]
+        return text_hash(json.dumps([self.judge_hash, scale]))
+
+    def reward(self, assessments: Mapping[str, Assessment]) -> float:
+        """Weighted mean of the merits' ranks, cut by failed vetoes.
+
+        Args:
+            assessments: Every criterion id exactly once, each level within its criterion's range.
+
+        Returns:
+            R = Σ w·s / Σ w × (0.1 if any veto failed else 1), in [0, 1], with s = rank / (levels − 1).
+
+        Raises:
+            ValueError: The ids are not exactly the rubric's, or a level is out of range. There is no partial reward.
+        """
+        if set(assessments) != {criterion.id for criterion in self.criteria}:
+            raise ValueError("a verdict must assess every criterion exactly once")
+        total = weight = 0.0
+        factor = 1.0
+        for criterion in self.criteria:
+            level = assessments[criterion.id].level
+            if not 0 <= level < len(criterion.levels):
+                raise ValueError(
+                    f"level {level} of {criterion.id!r} is outside 0–{len(criterion.levels) - 1}"
+                )
+            if criterion.kind == "merit":
+                total += criterion.weight * level / (len(criterion.levels) - 1)
+                weight += criterion.weight
+            elif level == 0:
+                factor = VETO_FACTOR
+        return min(1.0, total / weight) * factor
+
+
+def set_hash(rubrics: Mapping[str, Rubric]) -> str:
+    """Identity of the rubrics in force.
+
+    Args:
+        rubrics: Cluster name → its rubric; a task without clusters has the one cluster ``""``.
+    """
+    return text_hash(json.dumps(sorted((cluster, rubric.reward_hash) for cluster, rubric in rubrics.items())))
+
+
+def load_rubric(path: Path) -> Rubric:
+    """Reads a rubric file: a mapping with ``criteria`` and, if wanted, ``guidelines``.
+
+    Raises:
+        TaskError: The file is missing, too large, not YAML or no valid rubric; says where and what.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path}: cannot read the rubric ({error})") from error
+    return parse_rubric(text, where=str(path))
+
+
+def parse_rubric(text: str, where: str) -> Rubric:
+    """Parses the text of a rubric file; ``where`` names it in errors. Raises ``TaskError`` like ``load_rubric``."""
+    if len(text) > MAX_FILE_BYTES:
+        raise TaskError(f"{where}: larger than {MAX_FILE_BYTES // 1024} KiB; a rubric is at most a few pages")
+    try:
+        data: Any = yaml.safe_load(text)
+        return Rubric.model_validate(data)
+    except yaml.YAMLError as error:
+        raise TaskError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from error
+    except ValidationError as error:
+        raise TaskError(f"{where}: {first_problem(error)}") from error
+
+
+def dump_rubric(rubric: Rubric) -> str:
+    """The rubric as YAML; ``parse_rubric`` gives back an equal value."""
+    data = rubric.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first complaint of pydantic, as ``place: what``, with the rubric's own words where they apply."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

@@ -1,0 +1,81 @@
+"""The values that travel between layers. Plain frozen data: no behaviour beyond what a value knows about itself."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict
+
+from mpo_lite.errors import FailureKind
+
+
+class Message(TypedDict):
+    """One chat message, as every provider's API takes it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The judge's word on one criterion.
+
+    Attributes:
+        reason: One or two sentences, written before the level.
+        level: Rank in ``Criterion.levels``: 0 is the worst.
+    """
+
+    reason: str
+    level: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One completion judged, or the record that it could not be judged.
+
+    Attributes:
+        reward: In [0, 1]; None when the completion was not judged. A failure is never a number.
+        assessments: Criterion id → assessment; empty where a rule decided or the judgement failed.
+        source: Who decided: the judge, or a rule that needs no judge.
+        failure: Why there is no reward; None when there is one.
+        set_hash: Identity of the rubric that was in force.
+    """
+
+    reward: float | None
+    set_hash: str
+    assessments: dict[str, Assessment] = field(default_factory=dict[str, Assessment])
+    source: Literal["judge", "rule"] = "judge"
+    failure: FailureKind | None = None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One prompt answered by the policy and judged.
+
+    Attributes:
+        batch: Index of the generation batch, from 0.
+        row: Index within the batch, from 0; a prompt group takes consecutive rows.
+        prompt: The task prompt, as the judge is shown it.
+        completion: The policy's answer.
+        verdict: What the judge said.
+        version: Rubric version the verdict was given under.
+        reward: The verdict's reward, or None where its prompt group has too few verdicts.
+    """
+
+    batch: int
+    row: int
+    prompt: str
+    completion: str
+    verdict: Verdict
+    version: int
+    reward: float | None
+
+    @property
+    def id(self) -> str:
+        """Name used in provenance and lineage, e.g. ``b12r3``."""
+        return f"b{self.batch}r{self.row}"
+
+
+def text_hash(text: str) -> str:
+    """First 16 hex digits of the SHA-256 of ``text`` (UTF-8); identity of texts, rubrics and answers."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
