@@ -1,0 +1,50 @@
+"""One event loop on one daemon thread for all model calls of this process.
+
+TRL may call a reward function from any thread or loop; clients bind their sockets to the loop they were made on. So
+there is one loop of our own, and whoever needs an answer hands a coroutine over and waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from functools import cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_POLL_S = 0.2
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="mpo-lite-calls", daemon=True).start()
+    return loop
+
+
+def submit(work: Coroutine[Any, Any, T]) -> Future[T]:
+    """Starts ``work`` on the loop; the future can be waited for from any other thread."""
+    return asyncio.run_coroutine_threadsafe(work, _loop())
+
+
+def wait(work: Coroutine[Any, Any, T], check: Callable[[], None] = lambda: None) -> T:
+    """Runs ``work`` on the loop and waits for its result.
+
+    Args:
+        work: What to run.
+        check: Called several times a second; what it raises ends the waiting and cancels the work.
+    """
+    future = submit(work)
+    try:
+        while True:
+            try:
+                return future.result(timeout=_POLL_S)
+            except FutureTimeout:
+                if future.done():
+                    raise
+                check()
+    finally:
+        future.cancel()

@@ -1,0 +1,105 @@
+"""Disk cache of model answers: shared by all runs, safe to kill, never unpickled.
+
+Only validated answers are stored. diskcache brings the transactions; its own serialisation is replaced, because both
+its default and its JSON variant unpickle a tampered row (CVE-2025-69872) and can be made to read other files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import diskcache  # pyright: ignore[reportMissingTypeStubs]
+
+from mpo_lite.errors import ConfigError
+
+FORMAT = 1
+"""Version of key and value; a change makes all older entries misses."""
+
+
+class _BytesDisk(diskcache.Disk):
+    """Keys are text, values are bytes in the row itself; nothing else is ever written or read."""
+
+    def put(self, key: str) -> tuple[str, bool]:
+        return key, True
+
+    def get(self, key: Any, raw: bool) -> str:
+        return str(key)
+
+    def store(self, value: bytes, read: bool, key: Any = None) -> tuple[int, int, None, memoryview]:
+        return len(value), diskcache.core.MODE_RAW, None, sqlite3.Binary(value)
+
+    def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes | None:
+        honest = mode == diskcache.core.MODE_RAW and filename is None and isinstance(value, bytes)
+        return value if honest else None
+
+
+class AnswerCache:
+    """Answers by the hash of everything that could change them.
+
+    Args:
+        directory: Created with mode 0700 where it is missing.
+
+    Raises:
+        ConfigError: The directory cannot be used.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Nothing is evicted behind the user's back: an evicted answer would be paid for twice.
+            self._cache: Any = diskcache.Cache(
+                str(directory / "answers"), disk=_BytesDisk, eviction_policy="none", cull_limit=0, timeout=60
+            )
+            self.nonce_key = _nonce_key(directory / "nonce.key")
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(
+                f"{directory}: cannot use the cache ({error}); name another folder by --cache-dir or MPO_CACHE_DIR"
+            ) from error
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The stored answer; None for a miss, which a row somebody tampered with also is."""
+        data = self._cache.get(key)
+        if not isinstance(data, bytes):
+            return None
+        try:
+            value: Any = json.loads(data)
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) and isinstance(value.get("text"), str) else None  # pyright: ignore
+
+    def put(self, key: str, answer: dict[str, Any]) -> None:
+        """Commits an answer: once this returns, a kill does not lose it."""
+        self._cache.set(key, json.dumps(answer).encode())
+
+    def close(self) -> None:
+        """Closes this process's connections; the data stays."""
+        self._cache.close()
+
+
+def cache_key(**parts: Any) -> str:
+    """SHA-256 over canonical JSON of everything that decides an answer; API keys and addresses are not in it."""
+    canonical = json.dumps(
+        {"format": FORMAT, **parts}, sort_keys=True, ensure_ascii=True, separators=(",", ":")
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _nonce_key(path: Path) -> bytes:
+    """The secret behind fence nonces; made once per cache directory, so that prompts, and so keys, stay equal."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    if not path.exists():
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):  # another process was first: its key is the one
+            os.link(fresh, path)
+        fresh.unlink()
+    return path.read_bytes()

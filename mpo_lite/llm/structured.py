@@ -1,0 +1,112 @@
+"""From a model's text to checked data. Strict: a value that is not exactly what was asked for is no value.
+
+A model is first asked by JSON Schema; where a server refuses that, by plain JSON mode, then by the prompt alone. The
+rung that worked is remembered per model. Schemas use an object with one key per criterion, which leaves guided
+decoding no room to repeat or drop one, and enums for levels, which every provider keeps.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Schema = dict[str, Any]
+Rung = Literal["json_schema", "json_object", "text"]
+LADDER: tuple[Rung, ...] = ("json_schema", "json_object", "text")
+
+MAX_ANSWER = 64 * 1024
+MAX_DEPTH = 16
+
+_THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
+
+
+def object_schema(properties: Mapping[str, Schema]) -> Schema:
+    """A closed object with all of ``properties`` required, in order."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def response_format(rung: Rung, schema: Schema) -> dict[str, Any] | None:
+    """The request's ``response_format`` on this rung; None where the prompt alone must do."""
+    if rung == "json_schema":
+        return {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": schema}}
+    return {"type": "json_object"} if rung == "json_object" else None
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """The one JSON object that ``text`` is, or that stands last in it.
+
+    ``<think>`` blocks are cut first. Raw control characters inside strings are accepted (vLLM writes them);
+    duplicate keys, NaN, infinities, depth over 16 and texts over 64 KiB are not.
+
+    Raises:
+        ValueError: There is no such object; the message says what was wrong and quotes nothing.
+    """
+    if len(text) > MAX_ANSWER:
+        raise ValueError(f"longer than {MAX_ANSWER // 1024} KiB")
+    text = _THINKING.sub("", text).strip()
+    try:
+        return _load(text)
+    except ValueError as whole:
+        tail = _last_object(text)
+        if tail is None or tail == text:
+            raise whole
+        return _load(tail)
+
+
+def _load(text: str) -> dict[str, Any]:
+    try:
+        data: Any = json.loads(text, strict=False, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.pos}") from error
+    if not isinstance(data, dict):
+        raise ValueError("not a JSON object")
+    if _depth(data) > MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    return data  # pyright: ignore[reportUnknownVariableType]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a key stands twice")
+    return data
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no value")
+
+
+def _depth(data: Any) -> int:
+    deepest, stack = 0, [(data, 1)]
+    while stack:
+        node, level = stack.pop()
+        deepest = max(deepest, level)
+        children: Any = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        stack += [(child, level + 1) for child in children]
+    return deepest
+
+
+def _last_object(text: str) -> str | None:
+    """The last balanced ``{…}`` at top level, strings respected; None where there is none."""
+    found, start, depth, quoted, escaped = None, 0, 0, False, False
+    for position, char in enumerate(text):
+        if quoted:
+            quoted, escaped = escaped or char != '"', char == "\\" and not escaped
+        elif char == '"' and depth:
+            quoted = True
+        elif char == "{":
+            start = position if depth == 0 else start
+            depth += 1
+        elif char == "}" and depth:
+            depth -= 1
+            found = text[start : position + 1] if depth == 0 else found
+    return found
