@@ -1,0 +1,86 @@
+"""What a judge is, and the form of a verdict that all judges share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mpo_lite.llm.structured import Schema, object_schema
+from mpo_lite.rubric import Rubric
+from mpo_lite.types import Assessment, Verdict
+
+MAX_REASON = 2000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is judged: a task prompt and one answer to it."""
+
+    prompt: str
+    completion: str
+
+
+class Judge(Protocol):
+    """Anything that judges samples by a rubric."""
+
+    async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
+        """Judges all samples at once.
+
+        Args:
+            samples: N samples; the completions of one prompt stand together.
+            rubric: What to judge by.
+
+        Returns:
+            N verdicts in the same order; one without a reward where the judgement failed.
+
+        Raises:
+            StopRun: A cap is reached, or the judge refuses for good.
+        """
+        ...
+
+
+def verdict_schema(rubric: Rubric) -> Schema:
+    """Schema of a verdict: per criterion id a reason, then a level out of the criterion's own."""
+    return object_schema(
+        {
+            criterion.id: object_schema(
+                {
+                    "reason": {"type": "string"},
+                    "level": {"type": "integer", "enum": list(range(len(criterion.levels)))},
+                }
+            )
+            for criterion in rubric.criteria
+        }
+    )
+
+
+def parse_verdict(data: Mapping[str, Any], rubric: Rubric) -> dict[str, Assessment]:
+    """Checks a verdict against its rubric.
+
+    Returns:
+        Every criterion's assessment, in the rubric's order.
+
+    Raises:
+        ValueError: An id is missing or foreign, or a level is no whole number of its criterion's range. There is no
+            partial verdict.
+    """
+    ids = [criterion.id for criterion in rubric.criteria]
+    if sorted(data) != sorted(ids):
+        raise ValueError(f"the keys must be exactly: {', '.join(ids)}")
+    verdict: dict[str, Assessment] = {}
+    for criterion in rubric.criteria:
+        entry: Any = data[criterion.id]
+        if not isinstance(entry, dict) or set(entry) != {"reason", "level"}:  # pyright: ignore
+            raise ValueError(f"{criterion.id}: must hold exactly reason and level")
+        reason: Any = entry["reason"]
+        level: Any = entry["level"]
+        if not isinstance(reason, str):
+            raise ValueError(f"{criterion.id}: the reason must be text")
+        # bool is an int in Python, and 2.0 == 2: neither is a level.
+        if type(level) is not int or not 0 <= level < len(criterion.levels):
+            raise ValueError(
+                f"{criterion.id}: the level must be a whole number from 0 to {len(criterion.levels) - 1}"
+            )
+        verdict[criterion.id] = Assessment(reason[:MAX_REASON], level)
+    return verdict

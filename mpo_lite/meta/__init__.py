@@ -1,0 +1,1 @@
+"""The meta step: from judged rollouts to the next rubric."""

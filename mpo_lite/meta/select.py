@@ -1,0 +1,36 @@
+"""Which rollouts the meta-judge is shown."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from mpo_lite.types import Rollout
+
+
+def select(rollouts: Sequence[Rollout], count: int, seed: str) -> list[Rollout]:
+    """Draws rollouts evenly from the low, middle and high third of rewards.
+
+    A uniform draw, as in the paper, shows mostly middling answers; a flaw of the rubric shows at the ends: in what it
+    pays best, and in what it refuses to pay.
+
+    Args:
+        rollouts: Candidates; those without a reward, or decided by a rule, are left out.
+        count: How many at most.
+        seed: Decides the draw; equal seed and rollouts give the same samples.
+
+    Returns:
+        At most ``count`` distinct rollouts, lowest reward first.
+    """
+    judged = [
+        rollout for rollout in rollouts if rollout.reward is not None and rollout.verdict.source == "judge"
+    ]
+    ranked = sorted(judged, key=lambda rollout: (rollout.reward or 0.0, rollout.batch, rollout.row))
+    thirds = [ranked[len(ranked) * part // 3 : len(ranked) * (part + 1) // 3] for part in range(3)]
+    draw = random.Random(seed)
+    for third in thirds:
+        draw.shuffle(third)
+    # Round by round, highest third first: a count that three does not divide looks once more at what is paid best.
+    rounds = [third[turn] for turn in range(len(ranked)) for third in reversed(thirds) if turn < len(third)]
+    chosen = {rollout.id for rollout in rounds[:count]}
+    return [rollout for rollout in ranked if rollout.id in chosen]

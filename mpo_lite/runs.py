@@ -1,0 +1,226 @@
+"""The run directory: what a run writes, and how a killed run finds its place again.
+
+``rollouts.jsonl`` is the journal: what a batch was rewarded with is on disk before the optimiser moves. Metrics and
+lineage are append-only too; when a run resumes, their rows after the checkpoint move to ``superseded/``. The ledger
+never rolls back. All of it is JSON and YAML; a torn last line, which a kill may leave, is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mpo_lite.config import Config, load_config, save_config
+from mpo_lite.errors import ConfigError
+from mpo_lite.rubric import Rubric, dump_rubric, parse_rubric
+from mpo_lite.types import Assessment, Rollout, Verdict, text_hash
+
+STATE_FILE = "mpo_state.json"
+JsonRow = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Version:
+    """One immutable version of the rubric.
+
+    Attributes:
+        number: From 0; only grows.
+        parent: The version it was made from; None for the first.
+        batch: Generation batches done when it was published; it judges from this batch on.
+        author: Model that wrote it, or where the first came from.
+        rubric: Its content.
+    """
+
+    number: int
+    parent: int | None
+    batch: int
+    author: str
+    rubric: Rubric
+
+
+class Run:
+    """One run directory.
+
+    Args:
+        path: The directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.lineage = path / "lineage.jsonl"
+        self.gold = path / "gold.jsonl"
+        self.rollouts = path / "rollouts.jsonl"
+        self.calls = path / "calls.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self._superseded = path / "superseded"
+
+    @classmethod
+    def create(cls, path: Path, config: Config, env: JsonRow) -> Run:
+        """Makes a new run directory with its configuration and the versions it runs on.
+
+        Raises:
+            ConfigError: There is a run in it already, or it cannot be written.
+        """
+        if (path / "config.yaml").exists():
+            raise ConfigError(
+                f"{path} holds a run already; continue it: mpo-lite resume {path}, or name another folder"
+            )
+        run = cls(path)
+        try:
+            for folder in (run.checkpoints, path / "rubrics"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: cannot write the run here ({error}); name a folder by --run-dir"
+            ) from error
+        write_atomically(path / "env.json", json.dumps(env, indent=2))
+        write_atomically(path / "config.yaml", save_config(config))
+        return run
+
+    @classmethod
+    def open(cls, path: Path, given: JsonRow) -> tuple[Run, Config]:
+        """Opens a run and its saved configuration, with what is ``given`` anew. Raises ``ConfigError`` without one."""
+        if not (path / "config.yaml").is_file():
+            raise ConfigError(
+                f"{path}: no run here (no config.yaml); runs lie under runs/ unless --run-dir said else"
+            )
+        return cls(path), load_config(path / "config.yaml", given, environ={})
+
+    def publish(self, version: Version) -> None:
+        """Writes a rubric version; one that is there already is the same, from before a kill."""
+        head = {
+            "version": version.number,
+            "parent": version.parent,
+            "batch": version.batch,
+            "author": version.author,
+        }
+        head["reward_hash"] = version.rubric.reward_hash
+        text = "".join(f"# {key}: {json.dumps(value)}\n" for key, value in head.items()) + dump_rubric(
+            version.rubric
+        )
+        write_atomically(self._version_path(version.number), text)
+
+    def version(self, number: int) -> Version:
+        """Reads a rubric version back. Raises ``TaskError`` where its file was damaged."""
+        path = self._version_path(number)
+        text = path.read_text(encoding="utf-8")
+        lines = takewhile(lambda line: line.startswith("# "), text.splitlines())
+        head: dict[str, Any] = yaml.safe_load("\n".join(line[2:] for line in lines))
+        return Version(number, head["parent"], head["batch"], head["author"], parse_rubric(text, str(path)))
+
+    def rewind(self, batch: int) -> None:
+        """Takes the run back to where ``batch`` generation batches were done; keeps what is cut in ``superseded/``."""
+        # The meta step of a batch comes after its checkpoint: it is still to be done.
+        for file, kept_until in ((self.metrics, batch), (self.gold, batch), (self.lineage, batch - 1)):
+            rows = read_rows(file)
+            if tail := [row for row in rows if row["batch"] > kept_until]:
+                self._superseded.mkdir(exist_ok=True)
+                append_rows(self._superseded / file.name, tail)
+            _rewrite(file, [row for row in rows if row["batch"] <= kept_until])
+        _rewrite(self.rollouts, read_rows(self.rollouts))
+
+    def meta_outcomes(self, first: int) -> dict[int, JsonRow]:
+        """Lineage rows cut by ``rewind``, by batch, from ``first`` on: a resumed run takes over what they say."""
+        rows = read_rows(self._superseded / self.lineage.name)
+        return {row["batch"]: row for row in rows if row["batch"] >= first}
+
+    def journal(self, rows: Iterable[Rollout]) -> None:
+        """Commits a batch's outcomes to disk, synced."""
+        append_rows(self.rollouts, (_rollout_row(row) for row in rows))
+
+    def journalled(self, first: int) -> list[Rollout]:
+        """Rollouts of batch ``first`` and later, the newest record of each row, in order."""
+        found = {(row["batch"], row["row"]): row for row in read_rows(self.rollouts) if row["batch"] >= first}
+        return [_rollout(found[place]) for place in sorted(found)]
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint: one whose state file, written last, is there."""
+        whole = (path.parent for path in self.checkpoints.glob(f"checkpoint-*/{STATE_FILE}"))
+        return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+    def _version_path(self, number: int) -> Path:
+        return self.path / "rubrics" / f"v{number:03d}.yaml"
+
+
+def write_state(checkpoint: Path, state: JsonRow) -> None:
+    """Completes a checkpoint by its state file. What the trainer pickled beside it, we neither read nor keep."""
+    (checkpoint / "training_args.bin").unlink(missing_ok=True)
+    write_atomically(checkpoint / STATE_FILE, json.dumps(state, indent=2))
+
+
+def read_state(checkpoint: Path) -> JsonRow:
+    """The state file of a checkpoint, or an empty one where it has none. Raises ``ConfigError`` if unreadable."""
+    path = checkpoint / STATE_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise ConfigError(
+            f"{path}: damaged ({error}); delete this checkpoint to go on from the one before"
+        ) from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file as a whole: a reader, or a kill, finds the old one or the new one."""
+    fresh = path.with_name(f".{path.name}.new")
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+
+
+def append_rows(path: Path, rows: Iterable[JsonRow]) -> None:
+    """Appends JSON lines and syncs them."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(_line(row) for row in rows))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_rows(path: Path) -> list[JsonRow]:
+    """All whole lines of a JSON-lines file, in order; none where there is no file."""
+    rows: list[JsonRow] = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue  # torn by a kill
+    return rows
+
+
+def remove_torn_checkpoints(run: Run) -> None:
+    """Removes checkpoints that a kill left without a state file."""
+    for path in run.checkpoints.glob("checkpoint-*"):
+        if not (path / STATE_FILE).exists():
+            shutil.rmtree(path)
+
+
+def _rewrite(path: Path, rows: list[JsonRow]) -> None:
+    """Writes the file anew, without a torn last line: what is appended next must start on a line of its own."""
+    if path.exists():
+        write_atomically(path, "".join(_line(row) for row in rows))
+
+
+def _line(row: JsonRow) -> str:
+    return json.dumps(row, ensure_ascii=True) + "\n"
+
+
+def _rollout_row(rollout: Rollout) -> JsonRow:
+    return {"id": rollout.id, "text": text_hash(rollout.completion), **asdict(rollout)}
+
+
+def _rollout(row: JsonRow) -> Rollout:
+    verdict: JsonRow = dict(row["verdict"])
+    verdict["assessments"] = {key: Assessment(**value) for key, value in verdict["assessments"].items()}
+    names = ("batch", "row", "prompt", "completion", "version", "reward")
+    return Rollout(**{name: row[name] for name in names}, verdict=Verdict(**verdict))

@@ -1,0 +1,132 @@
+"""Prompts from the hub, from jsonl, csv and parquet files, or from a function: rows with one text column."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpo_lite.errors import TaskError
+from mpo_lite.tasks.hub import go_offline_without_hub
+from mpo_lite.tasks.spec import DataSource, load_function
+from mpo_lite.types import text_hash
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The prompts of a run.
+
+    Attributes:
+        train: To train on; distinct.
+        held_out: Kept apart for the gold metric; none of them is in ``train``.
+    """
+
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def load_prompts(data: DataSource, override: str | None = None) -> Prompts:
+    """Reads all prompts and sets the held-out ones apart.
+
+    Which rows are held out depends on their text alone, so runs of any seed keep the same ones apart.
+
+    Args:
+        data: The task's source.
+        override: A file or hub id instead of it.
+
+    Raises:
+        TaskError: The source cannot be read, or has no such column or too few rows.
+    """
+    source = override or data.source
+    if ":" in source and not Path(source).exists():
+        function = load_function(source, "data.source")
+        return Prompts(
+            *(tuple(_texts(function(part), data.prompt, source)) for part in ("train", "held_out"))
+        )
+    texts = sorted(set(_texts(_rows(source, data.split), data.prompt, source)), key=text_hash)
+    held_out = min(data.held_out, len(texts) // 5)
+    if len(texts) < 2:
+        raise TaskError(f"{source}: {len(texts)} distinct prompts; at least 2 are needed")
+    return Prompts(tuple(texts[held_out:]), tuple(texts[:held_out]))
+
+
+def training_order(prompts: tuple[str, ...], count: int, seed: int) -> list[str]:
+    """``count`` prompts in training order: epoch after epoch, each shuffled anew by ``seed``.
+
+    One long list, so that a resumed run continues in it at the position where it was.
+    """
+    shuffler, order = random.Random(f"order-{seed}"), list[str]()
+    while len(order) < count:
+        order += shuffler.sample(prompts, len(prompts))
+    return order[:count]
+
+
+def _texts(rows: Iterator[Row] | list[Row], column: str, source: str) -> Iterator[str]:
+    for number, row in enumerate(rows, start=1):
+        if column not in row:
+            raise TaskError(
+                f"{source}: row {number} has no column {column!r}; it has: {', '.join(map(str, row))}"
+            )
+        text = row[column]
+        if not isinstance(text, str) or not text.strip():
+            raise TaskError(f"{source}: row {number}: {column!r} must be a non-empty text")
+        yield text.strip()
+
+
+def _rows(source: str, split: str) -> Iterator[Row]:
+    path = Path(source).expanduser()
+    readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+    if path.suffix in readers:
+        if not path.is_file():
+            raise TaskError(f"{source}: no such file")
+        return readers[path.suffix](path)
+    if path.exists():
+        raise TaskError(f"{source}: give a .jsonl, .csv or .parquet file, or the id of a hub data set")
+    return _hub(source, split)
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise TaskError(f"{path}:{number}: not JSON ({error})") from error
+                if not isinstance(row, dict):
+                    raise TaskError(f'{path}:{number}: must be an object such as {{"prompt": "…"}}')
+                yield row  # pyright: ignore[reportUnknownVariableType]
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8", newline="") as file:
+        yield from csv.DictReader(file)
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
+
+    try:
+        yield from parquet.read_table(path).to_pylist()  # pyright: ignore
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{path}: not a parquet file ({error})") from error
+
+
+def _hub(source: str, split: str) -> Iterator[Row]:
+    go_offline_without_hub()
+    import datasets  # pyright: ignore[reportMissingTypeStubs]
+
+    datasets.disable_progress_bars()  # pyright: ignore
+    try:
+        yield from datasets.load_dataset(source, split=split)  # pyright: ignore
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TaskError(
+            f"data {source!r}: cannot be had from the hub ({type(error).__name__}); "
+            "give local prompts by --data FILE.jsonl and a local model by --policy DIR"
+        ) from error
