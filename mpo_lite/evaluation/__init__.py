@@ -1,0 +1,1 @@
+"""Measuring a policy apart from its reward."""

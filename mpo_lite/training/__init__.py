@@ -1,0 +1,1 @@
+"""Training: TRL trainer, reward function and callback. The only place, with generation, that loads torch."""

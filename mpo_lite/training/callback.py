@@ -1,0 +1,184 @@
+"""The trainer callback: keeps session and trainer in step.
+
+The meta step runs at the *beginning* of a generation batch, after the checkpoint of the one before: so a checkpoint
+never falls between a rubric and the batch that first uses it, and a run stopped in its meta step repeats that step.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mpo_lite.errors import ConfigError
+from mpo_lite.evaluation.generate import gold_row
+from mpo_lite.runs import append_rows, read_state, write_state
+from mpo_lite.training.evolve import evolve
+from mpo_lite.training.session import Session
+
+# TRL's names of what the metrics of a batch take over from its log.
+_TRL_METRICS = {
+    "kl": "kl",
+    "loss": "loss",
+    "entropy": "entropy",
+    "grad_norm": "grad_norm",
+    "completions/mean_length": "tokens",
+    "completions/clipped_ratio": "clipped",
+    "step_time": "step_seconds",
+}
+
+
+class MPOCallback(TrainerCallback):
+    """Meta steps, gold evaluations, metrics and resume state, at the borders of generation batches."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.group_size = session.config.group_size
+        self.random_state: dict[str, Any] = {}
+        self._every = 1
+        self._save_due = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Finds the place in the run: its beginning, or where the trainer's checkpoint left it."""
+        self.group_size = args.num_generations
+        self._every = steps_per_batch(args)
+        batch = state.global_step // self._every
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        saved = read_state(checkpoint) if batch else {}
+        if batch and saved.get("batch") != batch:
+            raise ConfigError(
+                f"{checkpoint}: holds no state of this run; resume from a checkpoint it has written"
+            )
+        self.session.resume(batch, saved.get("version", 0))
+        if not batch:
+            self._evaluate(kwargs["model"], kwargs["processing_class"])
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """At the border of a generation batch: the point a stopped run is taken back to, then the meta step."""
+        if state.global_step % self._every == 0:
+            self._flush({})
+            self.random_state = random_state()
+            self.session.check_interrupt()
+            evolve(self.session)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Drops the gradients of a batch that can teach nothing: on a zero gradient momentum would still move."""
+        if self.session.no_step:
+            for parameter in kwargs["model"].parameters():
+                parameter.grad = None
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Evaluates where due, and moves saving to the next border: inside a batch nothing can be resumed exactly."""
+        border = state.global_step % self._every == 0
+        self._save_due = self._save_due or control.should_save
+        control.should_save = self._save_due and border
+        if border:
+            self._save_due = False
+            last = state.global_step >= state.max_steps
+            if last or self.session.batch % self.session.config.eval_every == 0:
+                self._evaluate(kwargs["model"], kwargs["processing_class"])
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Completes the row of the batch by what TRL measured."""
+        if state.global_step % self._every == 0:
+            self._flush(
+                {ours: logs[theirs] for theirs, ours in _TRL_METRICS.items() if theirs in (logs or {})}
+            )
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Completes the checkpoint."""
+        self.complete_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Writes what is left."""
+        self._flush({})
+
+    def complete_checkpoint(self, checkpoint: Path) -> None:
+        """Writes the state file that makes a checkpoint one of this run."""
+        session = self.session
+        state = {"batch": session.batch, "version": session.version.number, "set_hash": session.set_hash}
+        write_state(checkpoint, state)
+
+    def _evaluate(self, model: Any, tokenizer: Any) -> None:
+        session = self.session
+        if session.gold is None or not session.prompts.held_out:
+            return
+        row = gold_row(
+            model,
+            tokenizer,
+            session.task,
+            session.gold,
+            session.prompts.held_out,
+            max_new_tokens=session.max_new_tokens,
+            temperature=session.config.temperature,
+        )
+        row = {"batch": session.batch, "version": session.version.number, **row}
+        append_rows(session.run.gold, [row])
+        session.batch_row["gold"] = row["gold"]
+        session.observe("gold", row)
+
+    def _flush(self, logged: dict[str, Any]) -> None:
+        """Writes the batch's row once."""
+        row, self.session.batch_row = self.session.batch_row, {}
+        if "batch" in row:
+            row = row | logged | self.session.spend()
+            append_rows(self.session.run.metrics, [row])
+            self.session.observe("step", row)
+
+
+def steps_per_batch(args: TrainingArguments) -> int:
+    """Optimiser steps per generation batch.
+
+    Raises:
+        ConfigError: A generation batch ends in the middle of an optimiser step.
+    """
+    micro_steps = args.steps_per_generation * args.num_iterations
+    if micro_steps % args.gradient_accumulation_steps:
+        raise ConfigError(
+            f"trainer: steps_per_generation x num_iterations ({micro_steps}) must be a multiple of "
+            f"gradient_accumulation_steps ({args.gradient_accumulation_steps}), or batches cannot be resumed exactly"
+        )
+    return micro_steps // args.gradient_accumulation_steps
+
+
+def random_state() -> dict[str, Any]:
+    """The state of all random generators that training draws from."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "python": random.getstate(),
+        "numpy": numpy.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Goes back to a state from ``random_state``."""
+    random.setstate(state["python"])
+    numpy.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all(state["cuda"])

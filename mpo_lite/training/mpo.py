@@ -1,0 +1,141 @@
+"""The library's front: one object that gives a TRL trainer its reward, its callback and its data."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpo_lite.config import Config, load_config
+from mpo_lite.judge.base import Sample
+from mpo_lite.llm.models import full_name
+from mpo_lite.runs import Run
+from mpo_lite.tasks.data import training_order
+from mpo_lite.training.callback import MPOCallback
+from mpo_lite.training.environment import environment, refuse_several_processes
+from mpo_lite.training.reward import Reward, has_spread, judge_samples, score_batch
+from mpo_lite.training.session import Session
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+ExtraReward = Callable[..., Sequence[Reward]]
+
+
+class MPO:
+    """Meta Policy Optimization for a TRL trainer.
+
+    ::
+
+        mpo = MPO(judge="gpt-4o", meta="claude", task="essay")
+        trainer = GRPOTrainer(model, reward_funcs=mpo.reward, callbacks=[mpo.callback],
+                              train_dataset=mpo.dataset("train"), args=GRPOConfig(..., shuffle_dataset=False))
+
+    Args:
+        extra: Further reward functions in TRL's form, added to the judge's reward. Given here and not to the trainer,
+            because beside a second function a judge's None would count as 0.
+        session: A prepared session instead of ``options``; it has its run directory already.
+        options: Any field of ``mpo_lite.config.Config``; what is left out comes from ``MPO_*`` variables, ``.env``
+            and defaults.
+
+    Attributes:
+        callback: For the trainer's ``callbacks``.
+        run: The run directory everything is written to.
+
+    Raises:
+        UsageError: Configuration, task, data, rubric or an endpoint cannot work; nothing was trained.
+    """
+
+    def __init__(
+        self, extra: Sequence[ExtraReward] = (), session: Session | None = None, **options: Any
+    ) -> None:
+        refuse_several_processes()
+        if session is None:
+            session = Session(load_config(given=options))
+            session.check_endpoints()
+            session.attach(open_run(session.config))
+        self.session = session
+        self.callback = MPOCallback(session)
+        self._extra = tuple(extra)
+        # TRL warns about rows without a reward by printing them whole: prompts do not belong in logs.
+        logging.getLogger("trl.trainer.grpo_trainer").addFilter(_no_prompts)
+
+    @property
+    def run(self) -> Run:
+        """The run directory."""
+        return self.session.run
+
+    def reward(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[Reward]:
+        """TRL's reward function.
+
+        Args:
+            prompts: B prompts as TRL gives them, texts or conversations.
+            completions: B completions, likewise.
+            columns: The data set's columns and what else TRL passes; ``task_prompt`` is what the judge is shown as
+                the task, ``split`` other than ``train`` marks rows that must not train.
+
+        Returns:
+            B rewards; None where there is none.
+
+        Raises:
+            StopRun: The run has to stop; see ``mpo_lite.training.reward.score_batch``.
+        """
+        session, group_size = self.session, self.callback.group_size
+        tasks = columns.get("task_prompt") or [_text(prompt) for prompt in prompts]
+        samples = [Sample(task, _text(text)) for task, text in zip(tasks, completions, strict=True)]
+        train = columns.get("split", ["train"])[0] == "train"
+        if train:
+            rewards: list[Reward] = [rollout.reward for rollout in score_batch(session, samples, group_size)]
+        else:
+            rewards = [verdict.reward for verdict in judge_samples(session, samples)]
+        for function in self._extra:
+            more = function(prompts=prompts, completions=completions, **columns)
+            pairs = zip(rewards, more, strict=True)
+            rewards = [
+                None if None in pair else sum(part for part in pair if part is not None) for pair in pairs
+            ]
+        if train:
+            session.no_step = not has_spread(rewards, group_size)
+        return rewards
+
+    def dataset(self, split: str = "train") -> Dataset:
+        """The task's prompts for the trainer.
+
+        Args:
+            split: ``train``: steps x batch_prompts rows in training order, so use ``shuffle_dataset=False``;
+                ``held_out``: each held-out prompt once.
+
+        Returns:
+            Columns ``prompt`` (conversation), ``task_prompt`` (what the judge is shown) and ``split``.
+        """
+        from datasets import Dataset
+
+        session, config = self.session, self.session.config
+        prompts = session.prompts.held_out
+        if split == "train":
+            prompts = training_order(session.prompts.train, config.steps * config.batch_prompts, config.seed)
+        return Dataset.from_list(
+            [
+                {"prompt": session.task.policy_messages(prompt), "task_prompt": prompt, "split": split}
+                for prompt in prompts
+            ]
+        )
+
+
+def open_run(config: Config) -> Run:
+    """Makes the run directory of a new run, with model names pinned. Raises ``ConfigError`` where there is one already."""
+    pinned = {role: full_name(name) for role in ("judge", "meta") if (name := getattr(config, role))}
+    config = config.model_copy(update=pinned)
+    path = config.run_dir or Path("runs") / f"{Path(config.task).name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return Run.create(path, config, environment())
+
+
+def _text(message: Any) -> str:
+    """The text of a prompt or completion: as it is, or of the last message of a conversation."""
+    return message if isinstance(message, str) else str(message[-1]["content"])
+
+
+def _no_prompts(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("All reward functions returned None")
