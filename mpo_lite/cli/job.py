@@ -1,0 +1,164 @@
+"""What ``train``, ``resume`` and ``quickstart`` share: run a prepared session, show it, say how it ended."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mpo_lite.cli.progress import Display
+from mpo_lite.config import Config
+from mpo_lite.llm.models import SANDBOX
+from mpo_lite.runs import Run, read_rows, remove_torn_checkpoints
+from mpo_lite.training.session import Session
+
+if TYPE_CHECKING:
+    from mpo_lite.training.trainer import Outcome
+
+LAST = 3
+"""Evaluations, or batches, that an ``end`` figure is the mean of."""
+SIMULATED = "judge and meta-judge are simulated: no evidence about real ones"
+
+FLAGS = (
+    *(
+        "judge",
+        "meta",
+        "judge_api_base",
+        "meta_api_base",
+        "policy",
+        "task",
+        "data",
+        "rubric",
+        "steps",
+        "group_size",
+    ),
+    *(
+        "interval",
+        "meta_samples",
+        "freeze_rubric",
+        "run_dir",
+        "seed",
+        "max_usd",
+        "max_calls",
+        "max_judge_failures",
+    ),
+    *("concurrency", "cache_dir"),
+)
+"""Fields with a flag of their own; the others are set by ``-o``, ``MPO_*`` or YAML."""
+
+
+def run_job(
+    config: Config,
+    run: Run | None = None,
+    as_json: bool = False,
+    after: Callable[[Run], object] = lambda run: None,
+) -> dict[str, Any]:
+    """Trains, or goes on training, and prints how it went.
+
+    Args:
+        config: What to run.
+        run: An existing run to continue; None begins a new one.
+        as_json: Whether the summary is printed as one JSON line instead of text.
+        after: Called with the run once it has ended well, before the summary is printed.
+
+    Returns:
+        The summary, as ``--json`` prints it.
+
+    Raises:
+        MPOError: What stopped the run; its state is saved and the way to go on was printed.
+    """
+    with _sandboxed(config) as served:
+        display = Display(config.steps, sys.stderr if as_json else sys.stdout)
+        session = Session(served, display)
+        try:
+            run, outcome = _train(session, config, run, display)
+            display.close()
+            if outcome.stop:
+                click.echo(f"saved; go on with: mpo-lite resume {run.path}", err=True)
+            else:
+                after(run)
+            summary = summarise(run, config, session, outcome.seconds)
+            if as_json:
+                click.echo(json.dumps(summary))
+            if outcome.stop:
+                raise outcome.stop
+            return summary
+        finally:
+            display.close()
+            session.close()
+
+
+def _train(session: Session, config: Config, run: Run | None, display: Display) -> tuple[Run, Outcome]:
+    """Checks what can be checked, then loads torch and trains."""
+    for role, which in zip(("judge", "meta-judge"), session.backends, strict=False):
+        display("note", {"text": f"{role}: {which.model}{f' at {which.api_base}' if which.api_base else ''}"})
+    session.check_endpoints()
+    if SANDBOX in (config.judge, config.meta):
+        display("note", {"text": SIMULATED})
+    display("note", {"text": f"loading the policy {config.policy}"})
+    # Loads torch: only now that nothing else can be wrong.
+    from mpo_lite.training import trainer
+    from mpo_lite.training.mpo import open_run
+
+    trainer.check_policy(session.config)
+    checkpoint = run.last_checkpoint() if run else None
+    if run:
+        remove_torn_checkpoints(run)
+    run = run or open_run(config)
+    session.attach(run)
+    display(
+        "note", {"text": f"run directory: {run.path}" + (f", from {checkpoint.name}" if checkpoint else "")}
+    )
+    return run, trainer.train(session, checkpoint)
+
+
+def summarise(run: Run, config: Config, session: Session, seconds: float) -> dict[str, Any]:
+    """The figures of a run so far.
+
+    ``start`` is the first value, ``end`` the mean of the last three; None where there is none. Rewards of
+    different rubric versions are not comparable. ``usd`` is None where a price is unknown.
+    """
+    metrics = read_rows(run.metrics)
+    rewards = [row["reward"] for row in metrics if row["reward"] is not None]
+    gold = [row["gold"] for row in read_rows(run.gold)]
+    return {
+        "run": str(run.path),
+        "seed": config.seed,
+        "steps": len(metrics),
+        "rubric_version": session.version.number,
+        "reward": _span(rewards),
+        "gold": {**_span(gold), "min": min(gold)} if gold else None,
+        **session.spend(),
+        "judge_failures": sum(row["judge_failures"] for row in metrics),
+        "seconds": round(seconds, 1),
+        "simulated_judge": config.judge == SANDBOX,
+    }
+
+
+def _span(values: list[float]) -> dict[str, float | None]:
+    if not values:
+        return {"start": None, "end": None}
+    return {"start": values[0], "end": statistics.fmean(values[-LAST:])}
+
+
+@contextmanager
+def _sandboxed(config: Config) -> Iterator[Config]:
+    """Fills in what the name ``sandbox`` stands for: the shipped policy, and a local server in a judge's place."""
+    changes: dict[str, Any] = {}
+    if config.policy == SANDBOX:
+        from mpo_lite.sandbox.data import policy_dir
+
+        changes["policy"] = str(policy_dir())
+    if SANDBOX not in (config.judge, config.meta):
+        yield config.model_copy(update=changes)
+        return
+    from mpo_lite.sandbox.judge_server import running
+
+    with running(seed=config.seed) as url:
+        changes |= {f"{role}_api_base": url for role in ("judge", "meta") if getattr(config, role) == SANDBOX}
+        yield config.model_copy(update=changes)

@@ -1,0 +1,60 @@
+"""The command ``mpo-lite``. Commands are imported when they are called: ``--help`` must be instant."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from mpo_lite import __version__
+from mpo_lite.errors import MPOError
+
+COMMANDS = {
+    "quickstart": "See Meta Policy Optimization work in three minutes: no key, no GPU, no network.",
+    "train": "Train a policy against a judge whose rubric evolves.",
+    "resume": "Continue a run that was stopped or killed.",
+    "sandbox": "Serve the simulated judge, or rebuild the tiny policy.",
+}
+"""Command → its line in the listing, so that listing them imports none of them."""
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(f"mpo_lite.cli.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mpo-lite")
+def cli() -> None:
+    """Train a LoRA policy against an LLM judge, while a meta-judge rewrites the judge's rubric.
+
+    Begin with: mpo-lite quickstart
+    """
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point: runs a command; an error of ours is one line on stderr and an exit code, no traceback."""
+    try:
+        return cli.main(args=arguments, standalone_mode=False)
+    except MPOError as error:
+        click.echo(f"mpo-lite: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("mpo-lite: stopped at once; go on with mpo-lite resume RUN", err=True)
+        sys.exit(130)

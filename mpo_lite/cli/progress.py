@@ -1,0 +1,133 @@
+"""Live progress: a panel on a terminal, plain lines elsewhere. Both say the same."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+_BARS = "▁▂▃▄▅▆▇█"
+_WIDTH = 48
+
+
+class Display:
+    """Shows the events of a session as they happen.
+
+    Args:
+        steps: Generation batches in all.
+        stream: Where to write.
+    """
+
+    def __init__(self, steps: int, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._steps = steps
+        self._gold: list[float] = []
+        self._rewards: list[tuple[int, float]] = []
+        self._began: tuple[float, int] | None = None
+        self._live: Live | None = None
+        self._bar = Progress(TextColumn("[bold]batch"), MofNCompleteColumn(), BarColumn(None), expand=True)
+        self._task = self._bar.add_task("train", total=steps)
+
+    def __call__(self, kind: str, row: dict[str, Any]) -> None:
+        """Shows one event; see ``mpo_lite.training.session.Observer``."""
+        if kind == "note":
+            self._print(Text(row["text"], style="dim"))
+        elif kind == "gold":
+            self._gold.append(row["gold"])
+            if len(self._gold) == 1:
+                self._print(Text(f"gold before training: {row['gold']:.3f} on {row['n']} held-out prompts"))
+        elif kind == "meta":
+            self._print(_meta_line(row))
+        elif kind == "step":
+            self._step(row)
+
+    def close(self) -> None:
+        """Leaves the last state on the screen."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def _step(self, row: dict[str, Any]) -> None:
+        if row["reward"] is not None:
+            self._rewards.append((row["version"], row["reward"]))
+        figures = _figures(row, self._gold, self._left(row["batch"]))
+        if not self._console.is_terminal:
+            self._print(
+                Text(f"batch {row['batch']}/{self._steps}  " + "  ".join(f"{k} {v}" for k, v in figures))
+            )
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, auto_refresh=False, transient=False)
+            self._live.start()
+        self._bar.update(self._task, completed=row["batch"])
+        self._live.update(self._panel(figures), refresh=True)
+
+    def _panel(self, figures: list[tuple[str, str]]) -> Panel:
+        table = Table.grid(padding=(0, 2), expand=True)
+        for _ in range(5):
+            table.add_column()
+        cells = [Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in figures]
+        for start in range(0, len(cells), 5):
+            table.add_row(*cells[start : start + 5])
+        lines: list[Any] = [self._bar, table]
+        if self._rewards:
+            version = self._rewards[-1][0]
+            under = [reward for number, reward in self._rewards if number == version]
+            lines.append(Text.assemble((f"reward under v{version} ", "dim"), (_spark(under), "blue")))
+        if self._gold:
+            lines.append(Text.assemble(("gold             ", "dim"), (_spark(self._gold), "yellow")))
+        return Panel(Group(*lines), title="mpo-lite", title_align="left")
+
+    def _left(self, batch: int) -> str:
+        """Time left by the pace so far; the first batch, which warms up, does not count."""
+        now = time.monotonic()
+        if self._began is None or batch <= self._began[1]:
+            self._began = (now, batch)
+            return "…"
+        seconds = (now - self._began[0]) / (batch - self._began[1]) * (self._steps - batch)
+        return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+    def _print(self, line: Text) -> None:
+        self._console.print(line)
+
+
+def _figures(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[str, str]]:
+    usd = "unpriced" if row["usd"] is None else f"${row['usd']:.4f}"
+    return [
+        ("reward", f"{_number(row['reward'])} (v{row['version']})"),
+        ("gold", _number(gold[-1] if gold else None)),
+        ("kl", _number(row.get("kl"))),
+        ("spread", _number(row["spread"])),
+        ("words", f"{row['words']:.0f}"),
+        ("failed", str(row["judge_failures"])),
+        ("cache hits", str(row["cache_hits"])),
+        ("calls", str(row["judge_calls"] + row["meta_calls"])),
+        ("spend", usd),
+        ("left", left),
+    ]
+
+
+def _meta_line(row: dict[str, Any]) -> Text:
+    if not row["accepted"]:
+        return Text(
+            f"meta step after batch {row['batch']}: rubric v{row['version']} stays ({row['reason']})",
+            "yellow",
+        )
+    changes = [f"{kind} {', '.join(row[kind])}" for kind in ("added", "changed", "dropped") if row[kind]]
+    parts = "; ".join(changes) or "weights or guidelines changed"
+    return Text(f"meta step after batch {row['batch']}: rubric v{row['version']}: {parts}", "green")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _spark(values: list[float]) -> str:
+    """Values in [0, 1] as a line of bars."""
+    return "".join(_BARS[min(7, int(value * 8))] for value in values[-_WIDTH:])

@@ -1,0 +1,45 @@
+"""``mpo-lite sandbox``: the parts of the embedded default by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group("sandbox", short_help="Serve the simulated judge, or rebuild the tiny policy.")
+def command() -> None:
+    """The embedded default: a simulated judge and a tiny policy. Its figures say nothing about real judges."""
+
+
+@command.command("serve")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8010, show_default=True, help="Port to listen on.")
+@click.option("--seed", default=0, show_default=True, help="Decides the judge's weaknesses and errors.")
+def serve(host: str, port: int, seed: int) -> None:
+    """Serve the simulated judge and meta-judge, speaking OpenAI Chat Completions.
+
+    \b
+    mpo-lite sandbox serve --port 8010
+    curl -s http://127.0.0.1:8010/v1/models
+    """
+    from mpo_lite.sandbox.judge_server import serve_forever
+
+    click.echo(f"simulated judge at http://{host}:{port}/v1 (Ctrl-C stops it)")
+    serve_forever(host, port, seed)
+
+
+@command.command("policy")
+@click.argument("out", type=click.Path(path_type=Path), required=False)
+@click.option("--seed", default=0, show_default=True, help="Seed of the pre-training.")
+def policy(out: Path | None, seed: int) -> None:
+    """Print where the shipped tiny policy lies, or build it anew into OUT (about a minute)."""
+    if out is None:
+        from mpo_lite.sandbox.data import policy_dir
+
+        click.echo(str(policy_dir()))
+        return
+    from mpo_lite.sandbox.policy import build
+
+    build(out, seed)
+    click.echo(f"built {out}")

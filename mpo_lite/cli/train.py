@@ -1,0 +1,32 @@
+"""``mpo-lite train``: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpo_lite.cli.job import FLAGS, run_job
+from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.config import load_config
+
+
+@click.command("train", short_help="Train a policy against a judge whose rubric evolves.")
+@click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
+@config_options(*FLAGS)
+@click.option(
+    "-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting, e.g. -o lora.r=16."
+)
+@json_option
+def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool, **flags: Any) -> None:
+    """Train a policy against a judge whose rubric evolves.
+
+    \b
+    mpo-lite train --judge gpt-4o --meta claude
+    mpo-lite train --judge hosted_vllm/Qwen/Qwen2.5-32B-Instruct --judge-api-base http://localhost:8000/v1 \\
+                   --meta claude --data my_prompts.jsonl
+
+    Every flag is also a variable (MPO_JUDGE, ...) and a YAML key. Keys are read from the environment or .env.
+    """
+    run_job(load_config(config_file, flags, overrides), as_json=as_json)

@@ -1,0 +1,149 @@
+"""A local model server for tests: OpenAI Chat Completions and Anthropic Messages, over real HTTP.
+
+Its answers fit the JSON Schema of the request and depend on the request's text alone. ``fault`` may answer instead.
+"""
+
+import asyncio
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+Body = dict[str, Any]
+Fault = Callable[[str, Body], "web.Response | str | None"]
+
+
+class LLMServer:
+    """``with LLMServer() as server``: ``server.url`` is the API base; ``server.requests`` is what arrived."""
+
+    def __init__(self, fault: Fault = lambda kind, body: None, delay: float = 0.0, key: str | None = None) -> None:
+        self.fault, self.delay, self.key = fault, delay, key
+        self.requests: list[Body] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+
+    def __enter__(self) -> "LLMServer":
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def prompts(self, kind: str) -> list[str]:
+        """The texts of the requests of one kind: judge, repair, analyse, refine, merge or check."""
+        return [text for body in self.requests if kind_of(text := prompt_text(body)) == kind]
+
+    async def _start(self) -> None:
+        app = web.Application(client_max_size=2**24)
+        app.router.add_post("/v1/chat/completions", self._openai)
+        app.router.add_post("/v1/messages", self._anthropic)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.root = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        self.url = f"{self.root}/v1"
+
+    async def _body(self, request: web.Request) -> tuple[Body, "web.Response | str | None"]:
+        body = await request.json()
+        self.requests.append(body)
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        sent = request.headers.get("x-api-key") or request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self.key and sent != self.key:
+            return body, web.json_response({"error": {"message": "bad key", "type": "auth"}}, status=401)
+        return body, self.fault(kind_of(prompt_text(body)), body)
+
+    async def _openai(self, request: web.Request) -> web.Response:
+        body, answer = await self._body(request)
+        if isinstance(answer, web.Response):
+            return answer
+        schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
+        return web.json_response(openai_reply(answer if answer is not None else answer_for(schema, body)))
+
+    async def _anthropic(self, request: web.Request) -> web.Response:
+        body, answer = await self._body(request)
+        if isinstance(answer, web.Response):
+            return answer
+        schema = (body.get("output_format") or {}).get("schema")
+        text = answer if answer is not None else answer_for(schema, body)
+        return web.json_response(
+            {
+                "id": "msg_1",
+                "type": "message",
+                "role": "assistant",
+                "model": body["model"],
+                "content": [{"type": "text", "text": text}],
+                "stop_reason": "end_turn",
+                "usage": {"input_tokens": 100, "output_tokens": 20},
+            }
+        )
+
+
+def openai_reply(text: str | None, finish_reason: str = "stop", **message: Any) -> Body:
+    """A chat completion in OpenAI's form."""
+    choice = {
+        "index": 0,
+        "finish_reason": finish_reason,
+        "message": {"role": "assistant", "content": text, **message},
+    }
+    usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
+    return {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+
+
+def prompt_text(body: Body) -> str:
+    """All text of a request, the system prompt first."""
+    parts = [body.get("system", "")] + [message["content"] for message in body["messages"]]
+    return "\n".join(part if isinstance(part, str) else "\n".join(block["text"] for block in part) for part in parts)
+
+
+def kind_of(text: str) -> str:
+    """Which of our prompts this is."""
+    openings = {
+        "You judge one answer": "judge",
+        "You mend JSON": "repair",
+        "You supervise a judge": "analyse",
+        "You improve the rubric": "refine",
+        "You edit the rubric": "merge",
+    }
+    return next((kind for opening, kind in openings.items() if opening in text), "check")
+
+
+def completion_of(body: Body) -> str:
+    """The fenced completion that a judge is shown."""
+    match = re.search(r"<completion-(\w{12})>\n(.*)\n</completion-\1>", prompt_text(body), re.DOTALL)
+    return match[2] if match else ""
+
+
+def answer_for(schema: Body | None, body: Body) -> str:
+    """Some answer that fits the schema, decided by the request's text."""
+    text = prompt_text(body)
+    kind = kind_of(text)
+    if kind in ("refine", "merge"):
+        number = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 1000
+        criterion = {
+            "id": f"criterion_{number}",
+            "description": f"Whether sign {number} is there.",
+            "levels": ["absent", "present"],
+            "weight": 2,
+            "kind": "merit",
+        }
+        if kind == "refine":
+            return json.dumps({"criteria": [criterion]})
+        return json.dumps({"criteria": [criterion | {"from": ["s1"]}], "guidelines": ""})
+    return json.dumps(_fill(schema, text)) if schema else "ready"
+
+
+def _fill(schema: Body, text: str) -> Any:
+    if "enum" in schema:
+        return schema["enum"][int(hashlib.sha256(text.encode()).hexdigest(), 16) % len(schema["enum"])]
+    if schema["type"] == "object":
+        return {name: _fill(part, text + name) for name, part in schema["properties"].items()}
+    return [] if schema["type"] == "array" else "because"
