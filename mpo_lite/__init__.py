@@ -1,7 +1,8 @@
-"""Meta Policy Optimization, lightly: a LoRA policy trained against an LLM judge whose rubric evolves meanwhile.
+"""Meta Policy Optimization, lightly: a LoRA policy trained against an LLM judge whose rubric evolves
+meanwhile.
 
-``from mpo_lite import MPO`` is the library; ``mpo-lite`` is the same on the command line. Importing this package
-loads neither torch nor LiteLLM and touches no network.
+``from mpo_lite import MPO`` is the library; ``mpo-lite`` is the same on the command line. Importing this
+package loads neither torch nor LiteLLM and touches no network.
 """
 
 from typing import TYPE_CHECKING, Any

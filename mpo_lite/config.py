@@ -1,8 +1,9 @@
-"""Configuration: one flat model whose every field is a flag, an environment variable, a YAML key and an argument.
+"""Configuration: one flat model whose every field is a flag, an environment variable, a YAML key and an
+argument.
 
-Precedence: explicit argument or flag > ``MPO_*`` environment (``.env`` included) > YAML > default, in the command
-line and in ``MPO(...)`` alike. API keys are no part of it: they are read from the environment when a call is made,
-so that no saved file can hold one.
+Precedence: explicit argument or flag > ``MPO_*`` environment (``.env`` included) > YAML > default, in the
+command line and in ``MPO(...)`` alike. API keys are no part of it: they are read from the environment when a
+call is made, so that no saved file can hold one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
 import yaml
@@ -25,7 +26,9 @@ DEFAULT_POLICY = "Qwen/Qwen2.5-1.5B-Instruct"
 
 
 def _plain_url(url: str) -> str:
-    """Refuses what is no http(s) URL, and URLs that carry a password: the configuration is saved with the run."""
+    """Refuses what is no http(s) URL, and URLs that carry a password: the configuration is saved with the
+    run.
+    """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http:// or https:// address such as http://localhost:8000/v1")
@@ -140,7 +143,8 @@ def load_config(
         environ: The environment; None means the process's, after reading ``.env`` in the working directory.
 
     Raises:
-        ConfigError: A source is unreadable, or a value is unknown or out of range; names the place and the mend.
+        ConfigError: A source is unreadable, or a value is unknown or out of range; names the place and the
+            mend.
     """
     if environ is None:
         load_dotenv(Path(".env"))
@@ -149,11 +153,10 @@ def load_config(
     for name in Config.model_fields:
         variable = f"MPO_{name.upper()}"
         if value := environ.get(variable):
-            merged = _without(merged, name) | _flatten({name: _scalar(value)}, lambda _, v=variable: v)
+            merged = _without(merged, name) | _flatten({name: _scalar(value)}, origin=variable)
     for name, value in (given or {}).items():
         if value is not None:
-            origin = f"--{name.replace('_', '-')}"
-            merged = _without(merged, name) | _flatten({name: value}, lambda _, o=origin: o)
+            merged = _without(merged, name) | _flatten({name: value}, origin=f"--{name.replace('_', '-')}")
     for text in overrides:
         name, equals, value = text.partition("=")
         if not equals:
@@ -182,14 +185,17 @@ def _without(merged: Mapping[str, _Given], name: str) -> dict[str, _Given]:
     return {key: value for key, value in merged.items() if key != name and not key.startswith(f"{name}.")}
 
 
-def _flatten(data: Mapping[str, Any], origin: Any, prefix: str = "") -> dict[str, _Given]:
+def _flatten(
+    data: Mapping[str, Any], origin: str, lines: Mapping[str, int] | None = None, prefix: str = ""
+) -> dict[str, _Given]:
+    """Dotted key → value; a file's values are placed by their lines."""
     flat: dict[str, _Given] = {}
     for key, value in data.items():
         path = f"{prefix}{key}"
         if isinstance(value, dict) and value:
-            flat |= _flatten({str(k): v for k, v in value.items()}, origin, f"{path}.")  # pyright: ignore
+            flat |= _flatten(cast(dict[str, Any], value), origin, lines, f"{path}.")
         else:
-            flat[path] = _Given(value, origin(path))
+            flat[path] = _Given(value, f"{origin}:{lines.get(path, 1)}" if lines is not None else origin)
     return flat
 
 
@@ -207,7 +213,7 @@ def _from_yaml(path: Path) -> dict[str, _Given]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must be a mapping of keys to values, like 'steps: 200'")
     lines = _key_lines(node)
-    return _flatten({str(k): v for k, v in data.items()}, lambda key: f"{path}:{lines.get(key, 1)}")  # pyright: ignore
+    return _flatten(cast(dict[str, Any], data), str(path), lines)
 
 
 def _key_lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:
@@ -225,9 +231,9 @@ def _validate(merged: Mapping[str, _Given]) -> Config:
     tree: dict[str, Any] = {}
     for path, entry in merged.items():
         *parents, leaf = path.split(".")
-        branch = tree
+        branch: Any = tree
         for part in parents:
-            branch = branch.setdefault(part, {})
+            branch = cast(dict[str, Any], branch).setdefault(part, {})
             if not isinstance(branch, dict):
                 raise ConfigError(f"{entry.origin}: {path} lies below a value that is no mapping")
         branch[leaf] = entry.value
@@ -245,7 +251,9 @@ def _complaint(path: str, kind: str, message: str, merged: Mapping[str, _Given])
     if kind != "extra_forbidden":
         return f"{origin} {path}: {message.removeprefix('Value error, ')}"
     if path.endswith("api_key"):
-        return f"{origin} {path}: keys are never read from files or flags; set MPO_{path.upper()} in the environment"
+        return (
+            f"{origin} {path}: keys are never read from files or flags; set the variable MPO_{path.upper()}"
+        )
     *parents, leaf = path.split(".")
     names = Lora.model_fields if parents == ["lora"] else Config.model_fields
     close = difflib.get_close_matches(leaf, names, n=1)

@@ -1,8 +1,8 @@
 """Fixed prompt templates, and the fence around text that may be hostile.
 
-A template is a file of ours with ``$name`` slots and one ``=== system`` and ``=== user`` heading per message. Values
-are filled in once and never read as templates. What a policy or a user wrote is fenced by a nonce it cannot
-guess, so it cannot pretend that the fence ended.
+A template is a file of ours with ``$name`` slots and one ``=== system`` and ``=== user`` heading per message.
+Values are filled in once and never read as templates. What a policy or a user wrote is fenced by a nonce it
+cannot guess, so it cannot pretend that the fence ended.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def render_text(template: str, **values: str) -> list[Message]:
 def fence(tag: str, text: str, key: bytes) -> str:
     """Wraps text in ``<tag-nonce>`` lines that the text cannot forge.
 
-    The nonce is an HMAC of the text: unpredictable without the key, yet equal for equal text, so that caches work.
-    Control characters and the angle brackets of ``<|…|>`` tokens are broken: a server's chat template must not
-    take a sample's ``<|im_end|>`` for the end of its turn.
+    The nonce is an HMAC of the text: unpredictable without the key, yet equal for equal text, so that caches
+    work. Control characters and the angle brackets of ``<|…|>`` tokens are broken: a server's chat template
+    must not take a sample's ``<|im_end|>`` for the end of its turn.
 
     Args:
         tag: What the text is: ``task``, ``completion``, ...

@@ -1,12 +1,12 @@
 """Rubrics: what the judge judges by, and how its levels become a reward.
 
 A rubric is an ordered list of criteria plus optional guidelines. It is a value: a change makes a new one. Its
-text form (``render``) is what a judge reads and what ``judge_hash`` identifies; weights, kinds and history are
-not in that text, so they cannot sway the judge. Rubric text is written by models: it only ever fills a slot in a
-fixed prompt and is never used as a template.
+text form (``render``) is what a judge reads and what ``judge_hash`` identifies; weights, kinds and history
+are not in that text, so they cannot sway the judge. Rubric text is written by models: it only ever fills a
+slot in a fixed prompt and is never used as a template.
 
-Source: the rubric of Meta Policy Optimization (arXiv 2504.20157, section 3); the reward differs from the paper's
-sum of points: a weighted mean keeps its range when the rubric grows.
+Source: the rubric of Meta Policy Optimization (arXiv 2504.20157, section 3); the reward differs from the
+paper's sum of points: a weighted mean keeps its range when the rubric grows.
 """
 
 from __future__ import annotations
@@ -118,7 +118,8 @@ class Rubric(BaseModel):
             R = Σ w·s / Σ w × (0.1 if any veto failed else 1), in [0, 1], with s = rank / (levels − 1).
 
         Raises:
-            ValueError: The ids are not exactly the rubric's, or a level is out of range. There is no partial reward.
+            ValueError: The ids are not exactly the rubric's, or a level is out of range. There is no partial
+                reward.
         """
         if set(assessments) != {criterion.id for criterion in self.criteria}:
             raise ValueError("a verdict must assess every criterion exactly once")
@@ -161,7 +162,9 @@ def load_rubric(path: Path) -> Rubric:
 
 
 def parse_rubric(text: str, where: str) -> Rubric:
-    """Parses the text of a rubric file; ``where`` names it in errors. Raises ``TaskError`` like ``load_rubric``."""
+    """Parses the text of a rubric file; ``where`` names it in errors. Raises ``TaskError`` like
+    ``load_rubric``.
+    """
     if len(text) > MAX_FILE_BYTES:
         raise TaskError(f"{where}: larger than {MAX_FILE_BYTES // 1024} KiB; a rubric is at most a few pages")
     try:

@@ -1,8 +1,9 @@
 """The run directory: what a run writes, and how a killed run finds its place again.
 
-``rollouts.jsonl`` is the journal: what a batch was rewarded with is on disk before the optimiser moves. Metrics and
-lineage are append-only too; when a run resumes, their rows after the checkpoint move to ``superseded/``. The ledger
-never rolls back. All of it is JSON and YAML; a torn last line, which a kill may leave, is skipped.
+``rollouts.jsonl`` is the journal: what a batch was rewarded with is on disk before the optimiser moves.
+Metrics and lineage are append-only too; when a run resumes, their rows after the checkpoint move to
+``superseded/``. The ledger never rolls back. All of it is JSON and YAML; a torn last line, which a kill may
+leave, is skipped.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ class Run:
 
     @classmethod
     def open(cls, path: Path, given: JsonRow) -> tuple[Run, Config]:
-        """Opens a run and its saved configuration, with what is ``given`` anew. Raises ``ConfigError`` without one."""
+        """Opens a run and its saved configuration, with what is ``given`` anew. Raises ``ConfigError``
+        without one.
+        """
         if not (path / "config.yaml").is_file():
             raise ConfigError(
                 f"{path}: no run here (no config.yaml); runs lie under runs/ unless --run-dir said else"
@@ -118,7 +121,9 @@ class Run:
         return Version(number, head["parent"], head["batch"], head["author"], parse_rubric(text, str(path)))
 
     def rewind(self, batch: int) -> None:
-        """Takes the run back to where ``batch`` generation batches were done; keeps what is cut in ``superseded/``."""
+        """Takes the run back to where ``batch`` generation batches were done; keeps what is cut in
+        ``superseded/``.
+        """
         # The meta step of a batch comes after its checkpoint: it is still to be done.
         for file, kept_until in ((self.metrics, batch), (self.gold, batch), (self.lineage, batch - 1)):
             rows = read_rows(file)
@@ -129,7 +134,9 @@ class Run:
         _rewrite(self.rollouts, read_rows(self.rollouts))
 
     def meta_outcomes(self, first: int) -> dict[int, JsonRow]:
-        """Lineage rows cut by ``rewind``, by batch, from ``first`` on: a resumed run takes over what they say."""
+        """Lineage rows cut by ``rewind``, by batch, from ``first`` on: a resumed run takes over what they
+        say.
+        """
         rows = read_rows(self._superseded / self.lineage.name)
         return {row["batch"]: row for row in rows if row["batch"] >= first}
 
@@ -152,13 +159,17 @@ class Run:
 
 
 def write_state(checkpoint: Path, state: JsonRow) -> None:
-    """Completes a checkpoint by its state file. What the trainer pickled beside it, we neither read nor keep."""
+    """Completes a checkpoint by its state file. What the trainer pickled beside it, we neither read nor
+    keep.
+    """
     (checkpoint / "training_args.bin").unlink(missing_ok=True)
     write_atomically(checkpoint / STATE_FILE, json.dumps(state, indent=2))
 
 
 def read_state(checkpoint: Path) -> JsonRow:
-    """The state file of a checkpoint, or an empty one where it has none. Raises ``ConfigError`` if unreadable."""
+    """The state file of a checkpoint, or an empty one where it has none. Raises ``ConfigError`` if
+    unreadable.
+    """
     path = checkpoint / STATE_FILE
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -206,7 +217,9 @@ def remove_torn_checkpoints(run: Run) -> None:
 
 
 def _rewrite(path: Path, rows: list[JsonRow]) -> None:
-    """Writes the file anew, without a torn last line: what is appended next must start on a line of its own."""
+    """Writes the file anew, without a torn last line: what is appended next must start on a line of its
+    own.
+    """
     if path.exists():
         write_atomically(path, "".join(_line(row) for row in rows))
 

@@ -1,4 +1,6 @@
-"""The values that travel between layers. Plain frozen data: no behaviour beyond what a value knows about itself."""
+"""The values that travel between layers. Plain frozen data: no behaviour beyond what a value knows about
+itself.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +147,10 @@ def _span(values: list[float]) -> dict[str, float | None]:
 
 
 @contextmanager
-def _sandboxed(config: Config) -> Iterator[Config]:
-    """Fills in what the name ``sandbox`` stands for: the shipped policy, and a local server in a judge's place."""
+def _sandboxed(config: Config) -> Generator[Config]:
+    """Fills in what the name ``sandbox`` stands for: the shipped policy, and a local server in a judge's
+    place.
+    """
     changes: dict[str, Any] = {}
     if config.policy == SANDBOX:
         from mpo_lite.sandbox.data import policy_dir

@@ -37,9 +37,10 @@ SETTINGS: dict[str, Any] = {
 @config_options("seed", "freeze_rubric", "run_dir", "cache_dir")
 @json_option
 def command(as_json: bool, **flags: Any) -> None:
-    """Train a tiny policy against a simulated judge, watch it hack a vague rubric, and see the rubric mended.
+    """Train a tiny policy against a simulated judge: watch it hack a vague rubric, see the rubric mended.
 
-    No key, no GPU, no network. Judge and meta-judge are simulated by a local server that is reached like any real one.
+    No key, no GPU, no network. Judge and meta-judge are simulated by a local server that is reached like any
+    real one.
 
     \b
     mpo-lite quickstart
@@ -73,20 +74,15 @@ def _tell(summary: dict[str, Any]) -> None:
     click.secho(f"\nOne held-out prompt: {evaluations[0]['samples'][0]['prompt']}", bold=True)
     for title, row in (
         ("before", evaluations[0]),
-        ("at the lowest gold", lowest),
+        ("at the lowest", lowest),
         ("at the end", evaluations[-1]),
     ):
         sample = row["samples"][0]
-        click.echo(
-            f"  {title} (batch {row['batch']}, gold {sample['gold']:.2f}):\n    {sample['completion'].strip()}"
-        )
+        click.echo(f"  {title} (batch {row['batch']}, gold {sample['gold']:.2f}):")
+        click.echo(f"    {sample['completion'].strip()}")
     reward, gold = summary["reward"], summary["gold"]
     click.secho("\nWhat happened", bold=True)
-    click.echo(
-        f"  gold    {gold['start']:.3f} at the start, {gold['min']:.3f} at its lowest, {gold['end']:.3f} at the end"
-    )
-    click.echo(
-        f"  reward  {reward['start']:.3f} at the start, {reward['end']:.3f} at the end (by different rubrics)"
-    )
+    click.echo(f"  gold    start {gold['start']:.3f}, lowest {gold['min']:.3f}, end {gold['end']:.3f}")
+    click.echo(f"  reward  start {reward['start']:.3f}, end {reward['end']:.3f} (by different rubrics)")
     click.echo(f"  picture {run.path / 'plot.png'}")
     click.echo(f"  Note: {SIMULATED}.")

@@ -22,7 +22,8 @@ from mpo_lite.runs import Run
 def command(run_dir: Path, as_json: bool, **flags: Any) -> None:
     """Continue a run from its last checkpoint, under the same configuration.
 
-    Caps and addresses may be given anew; what was spent before counts. No answer in the cache is paid for again.
+    Caps and addresses may be given anew; what was spent before counts. No answer in the cache is paid for
+    again.
 
     \b
     mpo-lite resume runs/essay-20250428-101500 --max-usd 20

@@ -9,7 +9,9 @@ import click
 
 @click.group("sandbox", short_help="Serve the simulated judge, or rebuild the tiny policy.")
 def command() -> None:
-    """The embedded default: a simulated judge and a tiny policy. Its figures say nothing about real judges."""
+    """The embedded default: a simulated judge and a tiny policy. Its figures say nothing about real
+    judges.
+    """
 
 
 @command.command("serve")

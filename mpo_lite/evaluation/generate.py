@@ -11,7 +11,8 @@ import torch
 from mpo_lite.tasks.spec import GoldMetric, Task
 
 GOLD_SEED = 20_250_428
-"""Sampling seed of every gold evaluation: its own, and the same each time, so that evaluations differ by the policy."""
+"""Sampling seed of every gold evaluation: its own, and the same each time, so that evaluations differ by the
+policy."""
 GOLD_BATCH = 64
 
 
@@ -85,7 +86,9 @@ def sample(
 
 @contextmanager
 def _apart(model: Any):
-    """Evaluation mode and random numbers of its own: an evaluated run trains on exactly as one that was not."""
+    """Evaluation mode and random numbers of its own: an evaluated run trains on exactly as one that was
+    not.
+    """
     training = model.training
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

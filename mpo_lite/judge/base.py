@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from mpo_lite.llm.structured import Schema, object_schema
 from mpo_lite.rubric import Rubric
@@ -62,8 +62,8 @@ def parse_verdict(data: Mapping[str, Any], rubric: Rubric) -> dict[str, Assessme
         Every criterion's assessment, in the rubric's order.
 
     Raises:
-        ValueError: An id is missing or foreign, or a level is no whole number of its criterion's range. There is no
-            partial verdict.
+        ValueError: An id is missing or foreign, or a level is no whole number of its criterion's range. There
+            is no partial verdict.
     """
     ids = [criterion.id for criterion in rubric.criteria]
     if sorted(data) != sorted(ids):
@@ -71,10 +71,9 @@ def parse_verdict(data: Mapping[str, Any], rubric: Rubric) -> dict[str, Assessme
     verdict: dict[str, Assessment] = {}
     for criterion in rubric.criteria:
         entry: Any = data[criterion.id]
-        if not isinstance(entry, dict) or set(entry) != {"reason", "level"}:  # pyright: ignore
+        if not isinstance(entry, dict) or set(cast(dict[str, Any], entry)) != {"reason", "level"}:
             raise ValueError(f"{criterion.id}: must hold exactly reason and level")
-        reason: Any = entry["reason"]
-        level: Any = entry["level"]
+        reason, level = cast(dict[str, Any], entry)["reason"], cast(dict[str, Any], entry)["level"]
         if not isinstance(reason, str):
             raise ValueError(f"{criterion.id}: the reason must be text")
         # bool is an int in Python, and 2.0 == 2: neither is a level.

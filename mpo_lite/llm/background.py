@@ -1,7 +1,7 @@
 """One event loop on one daemon thread for all model calls of this process.
 
-TRL may call a reward function from any thread or loop; clients bind their sockets to the loop they were made on. So
-there is one loop of our own, and whoever needs an answer hands a coroutine over and waits.
+TRL may call a reward function from any thread or loop; clients bind their sockets to the loop they were made
+on. So there is one loop of our own, and whoever needs an answer hands a coroutine over and waits.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""Hard caps on spend and calls. A call's worst case is reserved before it is sent, so no cap is ever passed."""
+"""Hard caps on spend and calls. A call's worst case is reserved before it is sent, so no cap is ever
+passed.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from mpo_lite.errors import BudgetReached
@@ -27,11 +29,12 @@ class Budget:
         self._settled = asyncio.Condition()
 
     @asynccontextmanager
-    async def reserve(self, worst_usd: float) -> AsyncIterator[None]:
+    async def reserve(self, worst_usd: float) -> AsyncGenerator[None]:
         """Holds a call's worst case while it is in flight; what it really cost must be in the
         ledger before it is released.
 
-        Near the cap, waits for calls in flight to settle before it refuses: their worst case is seldom reached.
+        Near the cap, waits for calls in flight to settle before it refuses: their worst case is seldom
+        reached.
 
         Raises:
             BudgetReached: The call does not fit under a cap.
@@ -56,7 +59,7 @@ class Budget:
             return f"the cap of {self.max_calls} calls is reached; raise --max-calls to go on"
         if self.max_usd is not None and self._ledger.usd + self._reserved_usd + worst_usd > self.max_usd:
             return (
-                f"the cap of ${self.max_usd:g} is reached: ${self._ledger.usd:.4f} spent, and the next call may cost "
-                f"${worst_usd:.4f}; raise --max-usd to go on"
+                f"the cap of ${self.max_usd:g} is reached: ${self._ledger.usd:.4f} spent, and the next call "
+                f"may cost ${worst_usd:.4f}; raise --max-usd to go on"
             )
         return ""

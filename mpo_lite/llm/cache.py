@@ -1,7 +1,8 @@
 """Disk cache of model answers: shared by all runs, safe to kill, never unpickled.
 
-Only validated answers are stored. diskcache brings the transactions; its own serialisation is replaced, because both
-its default and its JSON variant unpickle a tampered row (CVE-2025-69872) and can be made to read other files.
+Only validated answers are stored. diskcache brings the transactions; its own serialisation is replaced,
+because both its default and its JSON variant unpickle a tampered row (CVE-2025-69872) and can be made to read
+other files.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ FORMAT = 1
 class _BytesDisk(diskcache.Disk):
     """Keys are text, values are bytes in the row itself; nothing else is ever written or read."""
 
-    def put(self, key: str) -> tuple[str, bool]:
+    def put(self, key: str) -> tuple[str, bool]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return key, True
 
     def get(self, key: Any, raw: bool) -> str:
         return str(key)
 
-    def store(self, value: bytes, read: bool, key: Any = None) -> tuple[int, int, None, memoryview]:
+    def store(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, value: bytes, read: bool, key: Any = None
+    ) -> tuple[int, int, None, memoryview]:
         return len(value), diskcache.core.MODE_RAW, None, sqlite3.Binary(value)
 
     def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes | None:
@@ -60,7 +63,8 @@ class AnswerCache:
             self.nonce_key = _nonce_key(directory / "nonce.key")
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(
-                f"{directory}: cannot use the cache ({error}); name another folder by --cache-dir or MPO_CACHE_DIR"
+                f"{directory}: cannot use the cache ({error}); "
+                "name another folder by --cache-dir or MPO_CACHE_DIR"
             ) from error
 
     def get(self, key: str) -> dict[str, Any] | None:
@@ -84,7 +88,9 @@ class AnswerCache:
 
 
 def cache_key(**parts: Any) -> str:
-    """SHA-256 over canonical JSON of everything that decides an answer; API keys and addresses are not in it."""
+    """SHA-256 over canonical JSON of everything that decides an answer; API keys and addresses are not in
+    it.
+    """
     canonical = json.dumps(
         {"format": FORMAT, **parts}, sort_keys=True, ensure_ascii=True, separators=(",", ":")
     )
@@ -92,7 +98,9 @@ def cache_key(**parts: Any) -> str:
 
 
 def _nonce_key(path: Path) -> bytes:
-    """The secret behind fence nonces; made once per cache directory, so that prompts, and so keys, stay equal."""
+    """The secret behind fence nonces; made once per cache directory, so that prompts, and so keys, stay
+    equal.
+    """
     fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     if not path.exists():
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -1,8 +1,10 @@
-"""The way of a model call: cache → single flight → budget → limiter → attempt → retry → strict parse → repair.
+"""The way of a model call: cache → single flight → budget → limiter → attempt → retry → strict parse →
+repair.
 
-What comes out is a checked value or an error; no step of it can turn a failure into a value. Retried are failures
-that may pass; an answer that does not parse is asked for once more in another form, then mended once by the model
-itself, then given up. Only checked answers are cached, before they are used, so that what was paid for is kept.
+What comes out is a checked value or an error; no step of it can turn a failure into a value. Retried are
+failures that may pass; an answer that does not parse is asked for once more in another form, then mended once
+by the model itself, then given up. Only checked answers are cached, before they are used, so that what was
+paid for is kept.
 """
 
 from __future__ import annotations
@@ -220,7 +222,9 @@ class Client:
         seed: int | None = None,
         attempts: int = ATTEMPTS,
     ) -> Reply:
-        """One request, retried while its failure may pass; parameters the model refuses are dropped for good."""
+        """One request, retried while its failure may pass; parameters the model refuses are dropped for
+        good.
+        """
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(Retryable),
             stop=stop_after_attempt(attempts),

@@ -1,4 +1,6 @@
-"""The ledger: one JSON line per call that reached a model. It holds figures, never prompts, answers or keys."""
+"""The ledger: one JSON line per call that reached a model. It holds figures, never prompts, answers or
+keys.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ class CallRecord:
         model: Full model name.
         outcome: ``ok``, or why it gave nothing.
         seconds: From sending to the answer.
-        input_tokens: Prompt tokens, the provider-cached ones included; None where the server reports no usage.
-        cached_tokens: Of these, read from the provider's prefix cache.
+        input_tokens: Prompt tokens, the provider-cached ones included; None where the server reports no
+        usage. cached_tokens: Of these, read from the provider's prefix cache.
         output_tokens: Answer tokens, thinking included.
         usd: What it cost; None where the model has no known price.
     """
@@ -40,7 +42,8 @@ class CallRecord:
 class Ledger:
     """Append-only account of a run's calls. Spend never rolls back: a resumed run goes on counting.
 
-    Counts in memory until it is attached to a file: the calls that check the endpoints come before the run exists.
+    Counts in memory until it is attached to a file: the calls that check the endpoints come before the run
+    exists.
     """
 
     def __init__(self) -> None:

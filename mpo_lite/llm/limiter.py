@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 
 class Limiter:
     """A ceiling on concurrent attempts at one backend, with a pause shared by all of them.
 
-    One per backend, never shared: a slow one must not hold back another. Waiting for a retry happens outside a slot.
+    One per backend, never shared: a slow one must not hold back another. Waiting for a retry happens outside
+    a slot.
 
     Args:
         ceiling: Attempts in flight, at most.
@@ -26,7 +27,7 @@ class Limiter:
         self._resume_at = max(self._resume_at, time.monotonic() + seconds)
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
+    async def slot(self) -> AsyncGenerator[None]:
         """One place among those in flight, once no pause is on."""
         async with self._slots:
             while (wait := self._resume_at - time.monotonic()) > 0:

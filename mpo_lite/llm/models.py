@@ -23,16 +23,17 @@ ALIASES = {
     "gemini": "gemini/gemini-2.5-pro",
     "gemini-flash": "gemini/gemini-2.5-flash",
 }
-"""Short name → pinned full name: a run must mean the same model next month. ``mpo-lite train`` prints what it took."""
+"""Short name → pinned full name: a run must mean the same model next month. ``mpo-lite train`` prints what it
+took."""
 
 SANDBOX = "sandbox"
 """The model name that stands for the embedded, simulated judge and meta-judge."""
 
 _HINTS = {
-    "judge": "no judge: give --judge MODEL (for example gpt-4o), set MPO_JUDGE, or see it work without a key: "
-    "mpo-lite quickstart",
-    "meta": "no meta-judge: give --meta MODEL (for example claude; it may be the judge's model), set MPO_META, or "
-    "train without one: --freeze-rubric",
+    "judge": "no judge: give --judge MODEL (for example gpt-4o), set MPO_JUDGE, "
+    "or see it work without a key: mpo-lite quickstart",
+    "meta": "no meta-judge: give --meta MODEL (for example claude; it may be the judge's model), "
+    "set MPO_META, or train without one: --freeze-rubric",
 }
 
 

@@ -1,8 +1,8 @@
 """From a model's text to checked data. Strict: a value that is not exactly what was asked for is no value.
 
-A model is first asked by JSON Schema; where a server refuses that, by plain JSON mode, then by the prompt alone. The
-rung that worked is remembered per model. Schemas use an object with one key per criterion, which leaves guided
-decoding no room to repeat or drop one, and enums for levels, which every provider keeps.
+A model is first asked by JSON Schema; where a server refuses that, by plain JSON mode, then by the prompt
+alone. The rung that worked is remembered per model. Schemas use an object with one key per criterion, which
+leaves guided decoding no room to repeat or drop one, and enums for levels, which every provider keeps.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 Schema = dict[str, Any]
 Rung = Literal["json_schema", "json_object", "text"]
@@ -90,8 +90,9 @@ def _depth(data: Any) -> int:
     while stack:
         node, level = stack.pop()
         deepest = max(deepest, level)
-        children: Any = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-        stack += [(child, level + 1) for child in children]
+        if isinstance(node, dict | list):
+            children = cast(list[Any], list(node.values()) if isinstance(node, dict) else node)
+            stack += [(child, level + 1) for child in children]
     return deepest
 
 

@@ -1,8 +1,8 @@
 """One attempt at one call through LiteLLM, and what its failure means.
 
-LiteLLM's part ends at the wire: retries, limits, cache and cost are the client's, because its own retries multiply
-the SDK's and repeat what can never succeed. Failures are told apart by status code, not by exception class, which
-differs from provider to provider.
+LiteLLM's part ends at the wire: retries, limits, cache and cost are the client's, because its own retries
+multiply the SDK's and repeat what can never succeed. Failures are told apart by status code, not by exception
+class, which differs from provider to provider.
 """
 
 from __future__ import annotations
@@ -84,7 +84,6 @@ def _litellm() -> Any:
     import litellm
 
     litellm.suppress_debug_info = True
-    litellm.telemetry = False
     return litellm
 
 
@@ -120,8 +119,9 @@ async def attempt(
     Args:
         backend: Whom to ask.
         messages: The conversation.
-        parameters: ``max_tokens`` and, where the model takes them, ``temperature``, ``seed``, ``response_format``.
-        session: From ``open_session``.
+        parameters: ``max_tokens`` and, where the model takes them, ``temperature``, ``seed``,
+            ``response_format``.
+        session: Connections to use, from ``open_session``.
         timeout_s: Seconds from sending to the last byte.
 
     Raises:
@@ -132,7 +132,7 @@ async def attempt(
     """
     litellm = _litellm()
     try:
-        # LiteLLM's timeout holds per socket read, so a dripping body would outlast it: ours holds for the whole.
+        # LiteLLM's timeout holds per socket read: a dripping body outlasts it. Ours holds for the whole.
         async with asyncio.timeout(timeout_s):
             response = await litellm.acompletion(
                 model=backend.model,
@@ -156,7 +156,8 @@ async def attempt(
 
 def _reply(response: Any) -> Reply:
     choice = response.choices[0]  # IndexError for an empty list is retried like any broken answer
-    message, usage = choice.message, getattr(response, "usage", None)
+    message: Any = choice.message
+    usage: Any = getattr(response, "usage", None)
     details = getattr(usage, "prompt_tokens_details", None)
     # LiteLLM fills in a usage of zeros where the server sent none.
     counted = bool(getattr(usage, "prompt_tokens", 0))
@@ -208,7 +209,7 @@ def _bad_request(text: str, parameters: dict[str, Any]) -> Exception:
 
 
 def _retry_after(error: Exception) -> float | None:
-    headers = getattr(error, "litellm_response_headers", None) or {}
+    headers: Any = getattr(error, "litellm_response_headers", None) or {}
     try:
         return max(0.0, float(headers["retry-after"]))
     except (KeyError, TypeError, ValueError):

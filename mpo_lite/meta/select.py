@@ -11,8 +11,8 @@ from mpo_lite.types import Rollout
 def select(rollouts: Sequence[Rollout], count: int, seed: str) -> list[Rollout]:
     """Draws rollouts evenly from the low, middle and high third of rewards.
 
-    A uniform draw, as in the paper, shows mostly middling answers; a flaw of the rubric shows at the ends: in what it
-    pays best, and in what it refuses to pay.
+    A uniform draw, as in the paper, shows mostly middling answers; a flaw of the rubric shows at the ends: in
+    what it pays best, and in what it refuses to pay.
 
     Args:
         rollouts: Candidates; those without a reward, or decided by a rule, are left out.
@@ -30,7 +30,7 @@ def select(rollouts: Sequence[Rollout], count: int, seed: str) -> list[Rollout]:
     draw = random.Random(seed)
     for third in thirds:
         draw.shuffle(third)
-    # Round by round, highest third first: a count that three does not divide looks once more at what is paid best.
+    # Round by round, highest third first: a count that three does not divide looks more at what is paid best.
     rounds = [third[turn] for turn in range(len(ranked)) for third in reversed(thirds) if turn < len(third)]
     chosen = {rollout.id for rollout in rounds[:count]}
     return [rollout for rollout in ranked if rollout.id in chosen]

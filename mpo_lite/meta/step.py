@@ -1,14 +1,14 @@
 """The meta step: analyse each sample's judgement, refine the rubric for each, merge the refinements into one.
 
-Source: arXiv 2504.20157, section 3. Unlike its first implementation, the meta-judge sees the judge's reasons, and
-refine and merge return data that is validated: what does not make a sound rubric never replaces one.
+Source: arXiv 2504.20157, section 3. Unlike its first implementation, the meta-judge sees the judge's reasons,
+and refine and merge return data that is validated: what does not make a sound rubric never replaces one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -197,7 +197,9 @@ class MetaJudge:
             proposals="\n\n".join(blocks),
         )
 
-    async def _ask(self, phase: str, batch: int, schema: Schema, parse: Any, **values: str) -> T:
+    async def _ask(
+        self, phase: str, batch: int, schema: Schema, parse: Callable[[dict[str, Any]], T], **values: str
+    ) -> T:
         def checked(data: dict[str, Any]) -> T:
             try:
                 return parse(data)

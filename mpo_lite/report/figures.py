@@ -14,8 +14,8 @@ _REWARD, _GOLD, _BORDER = "#3b6fb6", "#c8881a", "#8a8a8a"
 def plot_run(run: Run, note: str = "") -> Path:
     """Draws ``plot.png`` into the run directory.
 
-    Reward is drawn apart for every rubric version: rewards of different versions are not comparable, so no line
-    joins them. Gold is one line: its measure never changes.
+    Reward is drawn apart for every rubric version: rewards of different versions are not comparable, so no
+    line joins them. Gold is one line: its measure never changes.
 
     Args:
         run: A run with at least one finished batch.
@@ -30,22 +30,23 @@ def plot_run(run: Run, note: str = "") -> Path:
     from matplotlib import pyplot
 
     metrics, gold = read_rows(run.metrics), read_rows(run.gold)
-    figure, upper = pyplot.subplots(figsize=(9, 4.8), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 4.8), layout="constrained")
+    plot: Any = axes  # matplotlib's annotations are partial
     for number, (version, rows) in enumerate(_by_version(metrics)):
         batches = [row["batch"] for row in rows]
         label = "reward (by the version in force)" if number == 0 else None
-        upper.plot(batches, [row["reward"] for row in rows], color=_REWARD, label=label, linewidth=1.6)
+        plot.plot(batches, [row["reward"] for row in rows], color=_REWARD, label=label, linewidth=1.6)
         if number:
-            upper.axvline(batches[0] - 0.5, color=_BORDER, linewidth=0.8, linestyle=":")
-        upper.text(batches[0] - 0.3, 1.02, f"v{version}", fontsize=8, color=_BORDER, va="bottom")
+            plot.axvline(batches[0] - 0.5, color=_BORDER, linewidth=0.8, linestyle=":")
+        plot.text(batches[0] - 0.3, 1.02, f"v{version}", fontsize=8, color=_BORDER, va="bottom")
     if gold:
         points = [row["batch"] for row in gold], [row["gold"] for row in gold]
-        upper.plot(
+        plot.plot(
             *points, color=_GOLD, marker="o", markersize=3.5, label=f"gold ({gold[0]['n']} held-out prompts)"
         )
-    upper.set(xlabel="generation batch", ylabel="reward, gold (0 to 1)", ylim=(0, 1))
-    upper.spines[["top", "right"]].set_visible(False)
-    upper.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2, frameon=False)
+    plot.set(xlabel="generation batch", ylabel="reward, gold (0 to 1)", ylim=(0, 1))
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.legend(loc="plot center", bbox_to_anchor=(0.5, -0.14), ncol=2, frameon=False)
     figure.suptitle(run.path.name + (f" · {note}" if note else ""), fontsize=10)
     path = run.path / "plot.png"
     figure.savefig(path, dpi=130)

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 def go_offline_without_hub() -> None:
     """Lets the hub's libraries use their local copies alone where the hub cannot be reached.
 
-    Called before they are imported, which is when they read the setting. Left to themselves they retry for half a
-    minute. Behind a proxy nothing is changed: a direct connection says nothing there.
+    Called before they are imported, which is when they read the setting. Left to themselves they retry for
+    half a minute. Behind a proxy nothing is changed: a direct connection says nothing there.
     """
     if os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return

@@ -1,4 +1,6 @@
-"""Rule gates: what can be decided about a completion without asking a judge. They run first and cost nothing."""
+"""Rule gates: what can be decided about a completion without asking a judge. They run first and cost
+nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A task is a folder: ``task.yaml``, the policy's prompt ``policy.md`` and the first rubric ``rubric.yaml``."""
+"""A task is a folder: ``task.yaml``, the policy's prompt ``policy.md`` and the first rubric
+``rubric.yaml``.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,11 @@ class Task(BaseModel):
     data: DataSource
     generation: Generation = Generation()
     gold: Reference | None = None
-    _folder: Path = PrivateAttr(default=Path())
+    _folder: Path = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Keeps the folder that the task was read from, given as validation context."""
+        self._folder = Path(context["folder"]) if context else Path()
 
     @property
     def rubric(self) -> Rubric:
@@ -97,13 +103,11 @@ def load_task(name: str) -> Task:
         raise TaskError(f"task {name!r}: neither a folder with a task.yaml nor a built-in task ({names})")
     file = folder / "task.yaml"
     try:
-        task = Task.model_validate(yaml.safe_load(_read(file)))
+        return Task.model_validate(yaml.safe_load(_read(file)), context={"folder": folder})
     except yaml.YAMLError as error:
         raise TaskError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
     except ValidationError as error:
         raise TaskError(f"{file}: {first_problem(error)}") from error
-    task._folder = folder
-    return task
 
 
 def load_function(reference: str, where: str) -> Callable[..., Any]:

@@ -1,7 +1,8 @@
 """The trainer callback: keeps session and trainer in step.
 
-The meta step runs at the *beginning* of a generation batch, after the checkpoint of the one before: so a checkpoint
-never falls between a rubric and the batch that first uses it, and a run stopped in its meta step repeats that step.
+The meta step runs at the *beginning* of a generation batch, after the checkpoint of the one before: so a
+checkpoint never falls between a rubric and the batch that first uses it, and a run stopped in its meta step
+repeats that step.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class MPOCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """At the border of a generation batch: the point a stopped run is taken back to, then the meta step."""
+        """At the border of a generation batch: the point a stopped run is taken back to, then the meta
+        step.
+        """
         if state.global_step % self._every == 0:
             self._flush({})
             self.random_state = random_state()
@@ -72,7 +75,9 @@ class MPOCallback(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Drops the gradients of a batch that can teach nothing: on a zero gradient momentum would still move."""
+        """Drops the gradients of a batch that can teach nothing: on a zero gradient momentum would still
+        move.
+        """
         if self.session.no_step:
             for parameter in kwargs["model"].parameters():
                 parameter.grad = None
@@ -80,7 +85,9 @@ class MPOCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Evaluates where due, and moves saving to the next border: inside a batch nothing can be resumed exactly."""
+        """Evaluates where due, and moves saving to the next border: inside a batch nothing can be resumed
+        exactly.
+        """
         border = state.global_step % self._every == 0
         self._save_due = self._save_due or control.should_save
         control.should_save = self._save_due and border
@@ -159,7 +166,8 @@ def steps_per_batch(args: TrainingArguments) -> int:
     if micro_steps % args.gradient_accumulation_steps:
         raise ConfigError(
             f"trainer: steps_per_generation x num_iterations ({micro_steps}) must be a multiple of "
-            f"gradient_accumulation_steps ({args.gradient_accumulation_steps}), or batches cannot be resumed exactly"
+            f"gradient_accumulation_steps ({args.gradient_accumulation_steps}), "
+            "or batches cannot be resumed exactly"
         )
     return micro_steps // args.gradient_accumulation_steps
 

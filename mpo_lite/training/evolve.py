@@ -1,8 +1,8 @@
 """When the rubric is rewritten, and how the outcome is put on record.
 
-Every ``interval`` generation batches, before the next one is generated. Mode ``paper``: what the meta-judge proposes
-is taken, if it is a valid rubric. Each outcome goes to ``lineage.jsonl``; a resumed run takes outcomes from there, so
-that it follows the same rubrics even where a call that failed then would succeed now.
+Every ``interval`` generation batches, before the next one is generated. Mode ``paper``: what the meta-judge
+proposes is taken, if it is a valid rubric. Each outcome goes to ``lineage.jsonl``; a resumed run takes
+outcomes from there, so that it follows the same rubrics even where a call that failed then would succeed now.
 """
 
 from __future__ import annotations

@@ -34,11 +34,11 @@ class MPO:
                               train_dataset=mpo.dataset("train"), args=GRPOConfig(..., shuffle_dataset=False))
 
     Args:
-        extra: Further reward functions in TRL's form, added to the judge's reward. Given here and not to the trainer,
-            because beside a second function a judge's None would count as 0.
+        extra: Further reward functions in TRL's form, added to the judge's reward. Given here and not to the
+            trainer, because beside a second function a judge's None would count as 0.
         session: A prepared session instead of ``options``; it has its run directory already.
-        options: Any field of ``mpo_lite.config.Config``; what is left out comes from ``MPO_*`` variables, ``.env``
-            and defaults.
+        options: Any field of ``mpo_lite.config.Config``; what is left out comes from ``MPO_*`` variables,
+            ``.env`` and defaults.
 
     Attributes:
         callback: For the trainer's ``callbacks``.
@@ -73,8 +73,8 @@ class MPO:
         Args:
             prompts: B prompts as TRL gives them, texts or conversations.
             completions: B completions, likewise.
-            columns: The data set's columns and what else TRL passes; ``task_prompt`` is what the judge is shown as
-                the task, ``split`` other than ``train`` marks rows that must not train.
+            columns: The data set's columns and what else TRL passes; ``task_prompt`` is what the judge is
+                shown as the task, ``split`` other than ``train`` marks rows that must not train.
 
         Returns:
             B rewards; None where there is none.
@@ -125,7 +125,9 @@ class MPO:
 
 
 def open_run(config: Config) -> Run:
-    """Makes the run directory of a new run, with model names pinned. Raises ``ConfigError`` where there is one already."""
+    """Makes the run directory of a new run, with model names pinned. Raises ``ConfigError`` where there is
+    one already.
+    """
     pinned = {role: full_name(name) for role in ("judge", "meta") if (name := getattr(config, role))}
     config = config.model_copy(update=pinned)
     path = config.run_dir or Path("runs") / f"{Path(config.task).name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -1,7 +1,7 @@
 """From a batch of completions to rewards: rules, journal, judge, breaker, group rule.
 
-A reward is a number in [0, 1] or None. None is what a failed judgement is: TRL leaves such a row out of its group's
-baseline and gives it no advantage.
+A reward is a number in [0, 1] or None. None is what a failed judgement is: TRL leaves such a row out of its
+group's baseline and gives it no advantage.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def score_batch(session: Session, samples: Sequence[Sample], group_size: int) ->
         B rollouts in the same order.
 
     Raises:
-        StopRun: See ``judge_samples``; also when more judgements failed than the breaker allows. Nothing of the batch
-            is journalled then, while answers received stay in the cache.
+        StopRun: See ``judge_samples``; also when more judgements failed than the breaker allows. Nothing of
+            the batch is journalled then, while answers received stay in the cache.
     """
     started = time.monotonic()
     hits, rubric = session.client.cache_hits, session.set_hash
@@ -95,7 +95,9 @@ def groups(rewards: Sequence[Reward], group_size: int) -> Iterator[Sequence[Rewa
 
 
 def drop_thin_groups(rewards: Sequence[Reward], group_size: int) -> list[Reward]:
-    """Takes the rewards of groups with fewer than max(2, ⌈G/2⌉) verdicts away: they give no sound baseline."""
+    """Takes the rewards of groups with fewer than max(2, ⌈G/2⌉) verdicts away: they give no sound
+    baseline.
+    """
     needed = max(2, ceil(group_size / 2))
     kept: list[Reward] = []
     for group in groups(rewards, group_size):
@@ -112,7 +114,9 @@ def has_spread(rewards: Sequence[Reward], group_size: int) -> bool:
 
 
 def batch_row(rollouts: Sequence[Rollout], group_size: int) -> JsonRow:
-    """Figures of one batch for ``metrics.jsonl``; ``reward`` and ``spread`` are None where nothing was judged."""
+    """Figures of one batch for ``metrics.jsonl``; ``reward`` and ``spread`` are None where nothing was
+    judged.
+    """
     rewards = [rollout.reward for rollout in rollouts]
     known = [reward for reward in rewards if reward is not None]
     per_group = [[reward for reward in group if reward is not None] for group in groups(rewards, group_size)]
@@ -155,8 +159,8 @@ def _with_breaker(session: Session, samples: Sequence[Sample], batch_size: int) 
     if len(failed := _failed(verdicts)) > allowed:
         kinds = sorted({str(verdicts[row].failure) for row in failed})
         raise JudgeDown(
-            f"{len(failed)} of {batch_size} judgements failed ({', '.join(kinds)}), more than --max-judge-failures "
-            f"{session.config.max_judge_failures:g} allows; see that the judge is up and answers in JSON"
+            f"{len(failed)} of {batch_size} judgements failed ({', '.join(kinds)}), more than "
+            f"--max-judge-failures {session.config.max_judge_failures:g} allows; see that the judge is up and answers in JSON"
         )
     return verdicts
 

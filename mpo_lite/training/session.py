@@ -157,9 +157,9 @@ class Session:
         for role, which in zip(("judge", "meta"), self.backends, strict=False):
             if transport.price(which) is None:
                 raise ConfigError(
-                    f"--max-usd {self.config.max_usd:g}: {which.model} has no known price, so the cap could not hold; "
-                    f"give it, in USD per million input and output tokens: -o {role}_price='[0.15, 0.6]', "
-                    "or cap calls by --max-calls"
+                    f"--max-usd {self.config.max_usd:g}: {which.model} has no known price, so the cap could "
+                    "not hold; give it, in USD per million input and output tokens: "
+                    f"-o {role}_price='[0.15, 0.6]', or cap calls by --max-calls"
                 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +74,7 @@ def train(session: Session, checkpoint: Path | None = None) -> Outcome:
     started = time.monotonic()
     config = session.config
     transformers.utils.logging.disable_progress_bar()
-    # Deprecations inside TRL and transformers: the user can do nothing about them, and they would tear the display.
+    # Deprecations inside the libraries: the user can do nothing about them, and they tear the display.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     transformers.set_seed(config.seed)
     mpo = MPO(session=session)
@@ -194,7 +194,9 @@ def _arguments(config: Config, session: Session) -> GRPOConfig:
 
 
 def _save_border(trainer: GRPOTrainer, callback: MPOCallback) -> None:
-    """Saves the state of the last border: weights have not moved since, random numbers are taken back to it."""
+    """Saves the state of the last border: weights have not moved since, random numbers are taken back to
+    it.
+    """
     step = trainer.state.global_step
     checkpoint = Path(trainer.args.output_dir) / f"checkpoint-{step}"
     if not callback.random_state or step == 0 or (checkpoint / STATE_FILE).exists():
@@ -205,7 +207,7 @@ def _save_border(trainer: GRPOTrainer, callback: MPOCallback) -> None:
 
 
 @contextmanager
-def _stoppable(session: Session) -> Iterator[None]:
+def _stoppable(session: Session) -> Generator[None]:
     """Ctrl-C and SIGTERM end the run at the next safe place; a second one ends it at once."""
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
