@@ -26,6 +26,7 @@ class LLMServer:
     ) -> None:
         self.fault, self.delay, self.key = fault, delay, key
         self.requests: list[Body] = []
+        self._schema: Body | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -38,6 +39,7 @@ class LLMServer:
         asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
 
     def prompts(self, kind: str) -> list[str]:
         """The texts of the requests of one kind: judge, repair, analyse, refine, merge or check."""
@@ -47,7 +49,7 @@ class LLMServer:
         app = web.Application(client_max_size=2**24)
         app.router.add_post("/v1/chat/completions", self._openai)
         app.router.add_post("/v1/messages", self._anthropic)
-        self._runner = web.AppRunner(app)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -57,6 +59,9 @@ class LLMServer:
     async def _body(self, request: web.Request) -> tuple[Body, "web.Response | str | None"]:
         body = await request.json()
         self.requests.append(body)
+        # Asked without a schema, a model reads the form off the prompt: ours remembers the last one seen.
+        form = body.get("output_format") or (body.get("response_format") or {}).get("json_schema", {})
+        self._schema = form.get("schema") or self._schema
         if self.delay:
             await asyncio.sleep(self.delay)
         sent = request.headers.get("x-api-key") or request.headers.get("authorization", "").removeprefix(
@@ -70,15 +75,13 @@ class LLMServer:
         body, answer = await self._body(request)
         if isinstance(answer, web.Response):
             return answer
-        schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
-        return web.json_response(openai_reply(answer if answer is not None else answer_for(schema, body)))
+        return web.json_response(openai_reply(answer_for(self._schema, body) if answer is None else answer))
 
     async def _anthropic(self, request: web.Request) -> web.Response:
         body, answer = await self._body(request)
         if isinstance(answer, web.Response):
             return answer
-        schema = (body.get("output_format") or {}).get("schema")
-        text = answer if answer is not None else answer_for(schema, body)
+        text = answer_for(self._schema, body) if answer is None else answer
         return web.json_response(
             {
                 "id": "msg_1",

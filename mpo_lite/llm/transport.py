@@ -158,6 +158,7 @@ def _reply(response: Any) -> Reply:
     choice = response.choices[0]  # IndexError for an empty list is retried like any broken answer
     message: Any = choice.message
     usage: Any = getattr(response, "usage", None)
+    extras: dict[str, Any] = getattr(message, "provider_specific_fields", None) or {}
     details = getattr(usage, "prompt_tokens_details", None)
     # LiteLLM fills in a usage of zeros where the server sent none.
     counted = bool(getattr(usage, "prompt_tokens", 0))
@@ -167,7 +168,7 @@ def _reply(response: Any) -> Reply:
         input_tokens=usage.prompt_tokens if counted else None,
         cached_tokens=(getattr(details, "cached_tokens", None) or 0) if counted else None,
         output_tokens=usage.completion_tokens if counted else None,
-        refused=choice.finish_reason == "content_filter" or bool(getattr(message, "refusal", None)),
+        refused=choice.finish_reason == "content_filter" or bool(extras.get("refusal")),
     )
 
 
@@ -188,6 +189,8 @@ def _meaning(error: Exception, backend: Backend, parameters: dict[str, Any]) -> 
         return EndpointError(
             f"{where}: unknown model name; write provider/model as LiteLLM does, e.g. openai/gpt-4o"
         )
+    if status == 422 and getattr(error, "body", None) is None:
+        return Retryable(f"{where}: an error object in place of an answer")  # sent with status 200
     if status in (400, 413, 422):
         return _bad_request(text, parameters)
     return Retryable(

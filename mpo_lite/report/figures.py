@@ -30,8 +30,9 @@ def plot_run(run: Run, note: str = "") -> Path:
     from matplotlib import pyplot
 
     metrics, gold = read_rows(run.metrics), read_rows(run.gold)
-    figure, axes = pyplot.subplots(figsize=(9, 4.8), layout="constrained")
-    plot: Any = axes  # matplotlib's annotations are partial
+    figure: Any  # matplotlib's annotations are partial
+    plot: Any
+    figure, plot = pyplot.subplots(figsize=(9, 4.8), layout="constrained")
     for number, (version, rows) in enumerate(_by_version(metrics)):
         batches = [row["batch"] for row in rows]
         label = "reward (by the version in force)" if number == 0 else None
@@ -46,7 +47,7 @@ def plot_run(run: Run, note: str = "") -> Path:
         )
     plot.set(xlabel="generation batch", ylabel="reward, gold (0 to 1)", ylim=(0, 1))
     plot.spines[["top", "right"]].set_visible(False)
-    plot.legend(loc="plot center", bbox_to_anchor=(0.5, -0.14), ncol=2, frameon=False)
+    plot.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2, frameon=False)
     figure.suptitle(run.path.name + (f" · {note}" if note else ""), fontsize=10)
     path = run.path / "plot.png"
     figure.savefig(path, dpi=130)

@@ -160,7 +160,8 @@ def _with_breaker(session: Session, samples: Sequence[Sample], batch_size: int) 
         kinds = sorted({str(verdicts[row].failure) for row in failed})
         raise JudgeDown(
             f"{len(failed)} of {batch_size} judgements failed ({', '.join(kinds)}), more than "
-            f"--max-judge-failures {session.config.max_judge_failures:g} allows; see that the judge is up and answers in JSON"
+            f"--max-judge-failures {session.config.max_judge_failures:g} allows; "
+            "see that the judge is up and answers in JSON"
         )
     return verdicts
 

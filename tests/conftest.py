@@ -1,0 +1,71 @@
+"""Shared set-up. Training tests run the way the documentation says: one thread, no hub."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+
+from mpo_lite.llm import background
+from mpo_lite.llm.budget import Budget
+from mpo_lite.llm.cache import AnswerCache
+from mpo_lite.llm.client import Client
+from mpo_lite.llm.ledger import Ledger
+from mpo_lite.rubric import Criterion, Rubric
+
+MakeClient = Callable[..., Client]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting or key of the person who runs the tests reaches them."""
+    for name in list(os.environ):
+        kept = name in ("MPO_TEST_DATA",)
+        if (name.startswith("MPO_") and not kept) or name.endswith("_API_KEY"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def make_client(tmp_path: Path) -> Iterator[MakeClient]:
+    """Makes clients on a cache of the test's own."""
+    made: list[Client] = []
+
+    async def build(
+        max_usd: float | None, max_calls: int | None, concurrency: int, timeout_s: float
+    ) -> Client:
+        ledger = Ledger()
+        budget = Budget(ledger, max_usd, max_calls)
+        return Client(AnswerCache(tmp_path / "cache"), ledger, budget, concurrency, timeout_s)
+
+    def make(
+        max_usd: float | None = None,
+        max_calls: int | None = None,
+        concurrency: int = 16,
+        timeout_s: float = 10.0,
+    ) -> Client:
+        made.append(background.wait(build(max_usd, max_calls, concurrency, timeout_s)))
+        return made[-1]
+
+    yield make
+    for client in made:
+        background.wait(client.close())
+        client.cache.close()
+
+
+@pytest.fixture
+def rubric() -> Rubric:
+    """Two merits of different weight and a veto."""
+    return Rubric(
+        criteria=(
+            Criterion(
+                id="structure", description="Order of the parts.", levels=("none", "some", "clear"), weight=3
+            ),
+            Criterion(id="evidence", description="Examples given.", levels=("none", "one or more"), weight=1),
+            Criterion(
+                id="on_task", description="Answers the task.", levels=("failed", "passed"), kind="veto"
+            ),
+        )
+    )

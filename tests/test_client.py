@@ -1,0 +1,328 @@
+"""The client over real HTTP, through LiteLLM, against a local server that fails in the ways providers do."""
+
+import asyncio
+import json
+import stat
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from llm_server import LLMServer, kind_of, openai_reply, prompt_text
+
+from mpo_lite.errors import BudgetReached, CallFailed, EndpointError
+from mpo_lite.llm import background
+from mpo_lite.llm import client as client_module
+from mpo_lite.llm.client import Call, Client
+from mpo_lite.llm.models import Backend
+from mpo_lite.llm.structured import object_schema
+from mpo_lite.types import Message
+
+SCHEMA = object_schema({"level": {"type": "integer", "enum": [0, 1, 2]}})
+MakeClient = Callable[..., Client]
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits between attempts are not what is tested here."""
+    monkeypatch.setattr(client_module, "_wait", lambda state: 0.01)
+
+
+def parse(data: dict[str, Any]) -> int:
+    if set(data) != {"level"} or type(data["level"]) is not int or not 0 <= data["level"] <= 2:
+        raise ValueError("not a level")
+    return data["level"]
+
+
+def call(server: LLMServer, text: str = "hello", draw: str = "", **backend: Any) -> Call[int]:
+    settings = {
+        "label": "m",
+        "model": "openai/m",
+        "api_base": server.url,
+        "api_key": "none",
+        "price": (1.0, 2.0),
+    }
+    return Call(
+        Backend(**(settings | backend)), "judge", [Message(role="user", content=text)], SCHEMA, parse, draw
+    )
+
+
+def faults(*answers: web.Response | str | Callable[[], web.Response] | None) -> Callable[[str, Any], Any]:
+    """Answers one request after the other; sound answers from then on."""
+    left = list(answers)
+
+    def fault(kind: str, body: Any) -> Any:
+        answer = left.pop(0) if left else None
+        return answer() if callable(answer) else answer
+
+    return fault
+
+
+def error(status: int, message: str = "failure", **headers: str) -> Callable[[], web.Response]:
+    body = {"error": {"message": message, "type": "error", "code": None}}
+    return lambda: web.json_response(body, status=status, headers=headers)
+
+
+def reply(text: str | None, finish_reason: str = "stop", **message: Any) -> Callable[[], web.Response]:
+    return lambda: web.json_response(openai_reply(text, finish_reason, **message))
+
+
+def test_an_answer_is_asked_for_once_and_then_comes_from_the_cache(make_client: MakeClient) -> None:
+    with LLMServer() as server:
+        first, again = make_client(), make_client()
+        level = background.wait(first.ask(call(server)))
+        assert background.wait(again.ask(call(server))) == level
+        assert (len(server.requests), again.cache_hits) == (1, 1)
+
+
+def test_equal_calls_in_flight_are_sent_once_and_other_draws_are_not_equal(make_client: MakeClient) -> None:
+    async def many(client: Client, *calls: Call[int]) -> list[int]:
+        return list(await asyncio.gather(*(client.ask(each) for each in calls)))
+
+    with LLMServer(delay=0.1) as server:
+        client = make_client()
+        background.wait(many(client, *[call(server)] * 10))
+        assert len(server.requests) == 1
+        background.wait(many(client, call(server, draw="batch-1"), call(server, draw="batch-2")))
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 529])
+def test_failures_that_may_pass_are_retried(make_client: MakeClient, status: int) -> None:
+    with LLMServer(faults(error(status), error(status))) as server:
+        assert background.wait(make_client().ask(call(server))) in (0, 1, 2)
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(401, "bad key"), (403, "forbidden"), (404, "no model"), (429, "quota: insufficient_quota")],
+)
+def test_failures_for_good_are_not_retried_and_say_the_mend(
+    make_client: MakeClient, status: int, message: str
+) -> None:
+    with LLMServer(faults(*[error(status, message)] * 9)) as server:
+        with pytest.raises(EndpointError, match=rf"openai/m.*{status}.*; "):
+            background.wait(make_client().ask(call(server, api_key="sk-very-secret")))
+        assert len(server.requests) == 1
+
+
+def test_a_dead_server_is_a_transport_failure(make_client: MakeClient) -> None:
+    with LLMServer() as server:
+        pass
+    with pytest.raises(CallFailed) as caught:
+        background.wait(make_client().ask(call(server)))
+    assert caught.value.kind == "transport"
+
+
+def test_a_hanging_server_is_given_up_in_time(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "ATTEMPTS", 2)
+    with LLMServer(delay=30) as server:
+        client = make_client(timeout_s=0.2)
+        with pytest.raises(CallFailed, match=r"within 0\.2 s"):
+            background.wait(client._send(call(server), call(server).messages, 0, 50, attempts=2))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda: web.Response(text="<html>busy</html>", content_type="text/html"),
+        lambda: web.Response(text='{"id": "x", "choi', content_type="application/json"),
+        lambda: web.json_response({"error": {"message": "overloaded"}}),
+        lambda: web.json_response(openai_reply("x") | {"choices": []}),
+        reply(None),
+        reply(""),
+        reply("I would say two."),
+        reply('{"level": 3}'),
+        reply('{"level": true}'),
+        reply('{"level": 1.0}'),
+        reply('{"level": NaN}'),
+        reply('{"level": 1, "level": 2}'),
+        reply('{"level" : ' + "\r " * 300, "length"),
+    ],
+)
+def test_a_broken_answer_is_asked_for_again_and_never_scored(
+    make_client: MakeClient, broken: Callable[[], web.Response]
+) -> None:
+    with LLMServer(faults(broken)) as server:
+        background.wait(make_client().ask(call(server)))
+        assert len(server.requests) == 2
+    with LLMServer(lambda kind, body: broken()) as server:
+        client = make_client()
+        with pytest.raises(CallFailed) as caught:
+            background.wait(client.ask(call(server, text="another")))
+        assert caught.value.kind in ("parse", "transport")
+        assert client.cache.get(call(server, text="another").key) is None
+
+
+def test_a_cut_answer_is_asked_for_with_twice_the_room(make_client: MakeClient) -> None:
+    with LLMServer(faults(reply('{"lev', "length"))) as server:
+        background.wait(make_client().ask(call(server, max_tokens=50)))
+        assert [body["max_tokens"] for body in server.requests] == [50, 100]
+
+
+def test_an_answer_that_stays_broken_is_mended_by_one_repair_call(make_client: MakeClient) -> None:
+    def fault(kind: str, body: Any) -> str | None:
+        return '{"level": 1}' if kind == "repair" else "Level: one"
+
+    with LLMServer(fault) as server:
+        client = make_client()
+        assert background.wait(client.ask(call(server))) == 1
+        kinds = [kind_of(prompt_text(body)) for body in server.requests]
+        assert kinds == ["check", "check", "repair"]
+        assert background.wait(client.ask(call(server))) == 1  # from the cache
+        assert len(server.requests) == 3
+
+
+def test_after_a_broken_answer_the_next_attempt_differs(make_client: MakeClient) -> None:
+    with LLMServer(faults("nonsense")) as server:
+        background.wait(make_client().ask(call(server)))
+        first, second = server.requests
+        assert first["response_format"]["type"] == "json_schema"
+        assert (second.get("response_format"), second.get("seed")) != (
+            first["response_format"],
+            first.get("seed"),
+        )
+
+
+@pytest.mark.parametrize("answer", [reply(None, refusal="I cannot."), reply("", "content_filter")])
+def test_a_refusal_is_not_retried_not_scored_and_not_cached(
+    make_client: MakeClient, answer: Callable[[], web.Response]
+) -> None:
+    with LLMServer(faults(answer)) as server:
+        client = make_client()
+        with pytest.raises(CallFailed) as caught:
+            background.wait(client.ask(call(server)))
+        assert (caught.value.kind, len(server.requests)) == ("refusal", 1)
+        assert background.wait(client.ask(call(server))) in (0, 1, 2)
+
+
+def test_a_sample_too_long_for_the_model_fails_by_itself(make_client: MakeClient) -> None:
+    too_long = error(400, "This model's maximum context length is 4096 tokens, you asked for 9000.")
+    with LLMServer(faults(too_long)) as server:
+        with pytest.raises(CallFailed) as caught:
+            background.wait(make_client().ask(call(server)))
+        assert caught.value.kind == "context"
+
+
+def test_a_refused_schema_steps_down_the_ladder_and_is_remembered(make_client: MakeClient) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        if (body.get("response_format") or {}).get("type") == "json_schema":
+            return error(400, "response_format json_schema is not supported")()
+        return '{"level": 2}'
+
+    with LLMServer(fault) as server:
+        client = make_client()
+        assert background.wait(client.ask(call(server))) == 2
+        assert background.wait(client.ask(call(server, text="second"))) == 2
+        forms = [(body.get("response_format") or {}).get("type") for body in server.requests]
+        assert forms == ["json_schema", "json_object", "json_object"]
+
+
+def test_a_refused_parameter_is_dropped_and_remembered(make_client: MakeClient) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        refused = error(400, "Unsupported value: 'temperature' does not support 0.")
+        return refused() if "temperature" in body else None
+
+    with LLMServer(fault) as server:
+        client = make_client()
+        background.wait(client.ask(call(server)))
+        background.wait(client.ask(call(server, text="second")))
+        assert ["temperature" in body for body in server.requests] == [True, False, False]
+
+
+def test_retry_after_holds_back_all_calls_to_the_backend(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("mpo_lite.llm.limiter.Limiter.pause", lambda self, seconds: pauses.append(seconds))
+    with LLMServer(faults(error(429, "slow down", **{"retry-after": "7"}))) as server:
+        background.wait(make_client().ask(call(server)))
+    assert pauses == [7.0]
+
+
+def test_the_cap_on_calls_stops_before_the_call_that_would_pass_it(make_client: MakeClient) -> None:
+    with LLMServer() as server:
+        client = make_client(max_calls=2)
+        for text in ("one", "two"):
+            background.wait(client.ask(call(server, text=text)))
+        with pytest.raises(BudgetReached, match="cap of 2 calls"):
+            background.wait(client.ask(call(server, text="three")))
+        assert len(server.requests) == 2
+        background.wait(client.ask(call(server, text="one")))  # the cache costs nothing
+
+
+def test_the_cap_on_spend_holds_for_calls_in_flight(make_client: MakeClient) -> None:
+    async def many(client: Client, server: LLMServer) -> list[Any]:
+        calls = (client.ask(call(server, text=f"{n}", max_tokens=100)) for n in range(40))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    # 100 input and 20 output tokens at $1 and $2 per million cost $0.00014; a call's worst case is $0.000201.
+    with LLMServer(delay=0.02) as server:
+        client = make_client(max_usd=0.002)
+        results = background.wait(many(client, server))
+        assert client.ledger.usd <= 0.002
+        assert (
+            client.ledger.usd > 0.0015
+        )  # and it is used: worst cases are given back when a call has settled
+        assert any(isinstance(result, BudgetReached) for result in results)
+
+
+def test_the_ledger_counts_every_attempt_and_keeps_no_text(make_client: MakeClient, tmp_path: Any) -> None:
+    with LLMServer(faults(error(500))) as server:
+        client = make_client()
+        client.ledger.attach(tmp_path / "calls.jsonl")
+        background.wait(client.ask(call(server, text="a private prompt", api_key="sk-secret")))
+    text = (tmp_path / "calls.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines() if line]
+    assert [row["outcome"] for row in rows] == ["failed", "ok"]
+    assert rows[1]["usd"] == pytest.approx((100 * 1 + 20 * 2) / 1e6)
+    assert "private" not in text and "sk-secret" not in text
+
+
+def test_an_unknown_price_is_unpriced_and_not_free(make_client: MakeClient) -> None:
+    with LLMServer() as server:
+        client = make_client()
+        background.wait(client.ask(call(server, price=None)))
+        assert (client.ledger.unpriced, client.ledger.usd) == (1, 0.0)
+
+
+def test_the_cache_directory_is_private_and_its_nonce_key_stays(
+    make_client: MakeClient, tmp_path: Any
+) -> None:
+    first, second = make_client(), make_client()
+    key = tmp_path / "cache" / "nonce.key"
+    assert first.cache.nonce_key == second.cache.nonce_key == key.read_bytes()
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
+
+
+def test_a_tampered_cache_row_is_a_miss_and_runs_nothing(make_client: MakeClient, tmp_path: Any) -> None:
+    import pickle
+    import sqlite3
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    with LLMServer() as server:
+        client = make_client()
+        background.wait(client.ask(call(server)))
+        for mode, filename, value in (
+            (4, None, sqlite3.Binary(pickle.dumps(Bomb()))),
+            (2, "../nonce.key", None),
+            (1, None, "text"),
+            (1, None, sqlite3.Binary(b'{"text": 3}')),
+            (1, None, sqlite3.Binary(json.dumps({"text": '{"level": 9}'}).encode())),
+        ):
+            with sqlite3.connect(tmp_path / "cache" / "answers" / "cache.db") as database:
+                database.execute(
+                    "UPDATE Cache SET mode = ?, filename = ?, value = ?", (mode, filename, value)
+                )
+            database.close()
+            before = len(server.requests)
+            assert background.wait(client.ask(call(server))) in (0, 1, 2)
+            assert len(server.requests) == before + 1
+    assert not (tmp_path / "exploded").exists()

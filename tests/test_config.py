@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mpo_lite.config import Config, load_config, save_config
+from mpo_lite.errors import ConfigError
+from mpo_lite.llm.models import backend
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "essay.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_beat_environment_beats_yaml_beats_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path, "judge: from-yaml\nmeta: from-yaml\nsteps: 7\n")
+    environ = {"MPO_JUDGE": "from-env", "MPO_META": "from-env"}
+    config = load_config(path, {"judge": "from-flag", "seed": None}, environ=environ)
+    assert (config.judge, config.meta, config.steps, config.seed) == ("from-flag", "from-env", 7, 0)
+
+
+def test_every_field_has_a_variable() -> None:
+    environ = {
+        "MPO_MAX_USD": "2.5",
+        "MPO_FREEZE_RUBRIC": "true",
+        "MPO_LEARNING_RATE": "1e-4",
+        "MPO_LORA": "{r: 4}",
+    }
+    config = load_config(environ=environ)
+    assert (config.max_usd, config.freeze_rubric, config.learning_rate, config.lora.r) == (2.5, True, 1e-4, 4)
+
+
+def test_dot_env_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("MPO_JUDGE=from-dotenv\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPO_META", "from-env")
+    assert (load_config().judge, load_config().meta) == ("from-dotenv", "from-env")
+    monkeypatch.delenv("MPO_JUDGE")  # load_dotenv put it there
+
+
+def test_overrides_reach_nested_keys_and_beat_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "lora:\n  r: 8\n  alpha: 16\ntrainer:\n  num_iterations: 2\n")
+    config = load_config(path, overrides=["lora.r=4", "trainer.epsilon=0.3"], environ={})
+    assert (config.lora.r, config.lora.alpha, config.trainer) == (
+        4,
+        16,
+        {"num_iterations": 2, "epsilon": 0.3},
+    )
+
+
+def test_an_unknown_key_is_refused_with_file_line_and_suggestion(tmp_path: Path) -> None:
+    path = write(tmp_path, "steps: 3\nlora:\n  r: 4\n  alhpa: 3\n")
+    with pytest.raises(ConfigError, match=r'essay.yaml:4 lora.alhpa: unknown key, did you mean "alpha"\?'):
+        load_config(path, environ={})
+    with pytest.raises(ConfigError, match=r'-o stepps .*did you mean "steps"'):
+        load_config(overrides=["stepps=3"], environ={})
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "message"),
+    [
+        ({"steps": 0}, {}, "--steps steps: .*greater than or equal to 1"),
+        ({}, {"MPO_STEPS": "many"}, "MPO_STEPS steps: .*valid integer"),
+        ({"judge_api_base": "localhost:8000"}, {}, "--judge-api-base .*http"),
+        ({"judge_api_base": "http://user:secret@host/v1"}, {}, "must not carry a password"),
+    ],
+)
+def test_wrong_values_name_their_source(given: dict, environ: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(given=given, environ=environ)
+    assert "secret" not in str(caught.value)
+
+
+def test_keys_are_refused_in_files(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"never read from files.*MPO_JUDGE_API_KEY") as caught:
+        load_config(write(tmp_path, "judge_api_key: sk-123\n"), environ={})
+    assert "sk-123" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "steps: [", "steps: !!python/name:os.system"])
+def test_files_that_are_no_configuration_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"essay.yaml"):
+        load_config(write(tmp_path, text), environ={})
+
+
+def test_a_saved_configuration_reads_back_equal(tmp_path: Path) -> None:
+    config = load_config(
+        given={"judge": "gpt-4o", "run_dir": tmp_path, "judge_price": [1, 2]},
+        overrides=["lora.r=4"],
+        environ={},
+    )
+    assert load_config(write(tmp_path, save_config(config)), environ={}) == config
+    assert yaml.safe_load(save_config(config))["judge"] == "gpt-4o"
+
+
+def test_short_names_are_pinned_and_claude_alone_works() -> None:
+    config = Config(judge="gpt-4o", meta="claude")
+    assert backend(config, "judge", {}).model == "openai/gpt-4o-2024-11-20"
+    assert backend(config, "meta", {}).model.startswith("anthropic/claude-")
+
+
+def test_a_server_of_ones_own_never_gets_the_providers_key() -> None:
+    config = Config(judge="openai/x", judge_api_base="http://localhost:8000/v1")
+    environ = {"OPENAI_API_KEY": "sk-secret"}
+    assert backend(config, "judge", environ).api_key == "none"
+    assert backend(config, "judge", environ | {"MPO_JUDGE_API_KEY": "k-123"}).api_key == "k-123"
+    assert "k-123" not in repr(backend(config, "judge", environ | {"MPO_JUDGE_API_KEY": "k-123"}))
+
+
+def test_no_judge_names_flag_variable_and_quickstart() -> None:
+    with pytest.raises(ConfigError, match=r"--judge.*MPO_JUDGE.*mpo-lite quickstart"):
+        backend(Config(), "judge", {})

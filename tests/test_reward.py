@@ -1,0 +1,176 @@
+"""Rewards of a batch: rules, groups, breaker, journal. The judge is a local server."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+from llm_server import LLMServer, completion_of, openai_reply
+
+from mpo_lite.config import Config, load_config
+from mpo_lite.errors import ConfigError, JudgeDown
+from mpo_lite.judge.base import Sample
+from mpo_lite.llm import client as client_module
+from mpo_lite.runs import Run, read_rows
+from mpo_lite.training.reward import drop_thin_groups, has_spread, score_batch
+from mpo_lite.training.session import Session
+
+GROUP = 4
+REWARDS = st.lists(st.none() | st.floats(0, 1), min_size=0, max_size=6)
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_wait", lambda state: 0.01)
+
+
+@pytest.fixture
+def open_session(tmp_path: Path) -> Iterator[Callable[..., Session]]:
+    """Opens sessions on one run directory and one cache, as a resumed process would."""
+    opened: list[Session] = []
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"prompt {n}"}) + "\n" for n in range(10)))
+
+    def open_one(server: LLMServer, **options: Any) -> Session:
+        given = {"judge": "openai/m", "judge_api_base": server.url, "freeze_rubric": True, "data": str(data),
+                 "cache_dir": tmp_path / "cache", "breaker_pause": 0.0, "group_size": GROUP}  # fmt: skip
+        session = Session(load_config(given=given | options, environ={}))
+        path = tmp_path / "run"
+        session.attach(Run(path) if path.exists() else Run.create(path, Config(), {}))
+        opened.append(session)
+        return session
+
+    yield open_one
+    for session in opened:
+        session.close()
+
+
+def batch(groups: int = 4, mark: Callable[[int], str] = lambda row: "") -> list[Sample]:
+    return [Sample(f"prompt {row // GROUP}", f"answer {row} {mark(row)}") for row in range(groups * GROUP)]
+
+
+def failing_on(mark: str) -> Callable[[str, Any], Any]:
+    return lambda kind, body: "no JSON" if kind == "repair" or mark in completion_of(body) else None
+
+
+@given(st.integers(2, 8), st.data())
+def test_groups_with_too_few_verdicts_lose_all_of_them(size: int, data: st.DataObject) -> None:
+    rewards = data.draw(st.lists(st.none() | st.floats(0, 1), min_size=size, max_size=size))
+    known = sum(reward is not None for reward in rewards)
+    kept = drop_thin_groups(rewards, size)
+    assert kept == (rewards if known >= max(2, -(-size // 2)) else [None] * size)
+
+
+@given(st.lists(st.lists(st.none() | st.sampled_from([0.0, 0.5, 1.0]), min_size=3, max_size=3), max_size=5))
+def test_spread_needs_two_different_rewards_in_one_group(groups: list[list[float | None]]) -> None:
+    flat = [reward for group in groups for reward in group]
+    assert has_spread(flat, 3) == any(len(set(group) - {None}) > 1 for group in groups)
+
+
+def test_failed_judgements_change_no_other_reward(open_session: Callable[..., Session]) -> None:
+    samples = batch(mark=lambda row: "FAILS" if row in (0, 5) else "")
+    with LLMServer() as server:
+        healthy = [rollout.reward for rollout in score_batch(open_session(server), samples, GROUP)]
+    with LLMServer(failing_on("FAILS")) as server:
+        session = open_session(server, judge="openai/other")  # another model: nothing from the cache
+        rollouts = score_batch(session, samples, GROUP)
+    expected = [None if row in (0, 5) else reward for row, reward in enumerate(healthy)]
+    assert [rollout.reward for rollout in rollouts] == expected
+    assert None not in healthy
+    assert rollouts[0].verdict.failure == "parse"
+    assert session.batch_row["judge_failures"] == 2
+
+
+def test_too_many_failures_pause_try_again_and_stop(open_session: Callable[..., Session]) -> None:
+    with LLMServer(failing_on("FAILS")) as server:
+        session = open_session(server)
+        samples = batch(mark=lambda row: "FAILS" if row % 2 else "")
+        with pytest.raises(JudgeDown, match=r"8 of 16 judgements failed \(parse\).*--max-judge-failures"):
+            score_batch(session, samples, GROUP)
+        asked = [completion_of(body) for body in server.requests if "FAILS" in completion_of(body)]
+        assert len(asked) == 2 * 2 * 8  # each twice, and all of that once more after the pause
+    assert (session.batch, read_rows(session.run.rollouts)) == (0, [])
+
+
+def test_a_judge_that_comes_back_during_the_pause_is_used(open_session: Callable[..., Session]) -> None:
+    failures = iter([True] * 24)  # the first three attempts of eight rows
+    with LLMServer(lambda kind, body: "no JSON" if next(failures, False) else None) as server:
+        rewards = [r.reward for r in score_batch(open_session(server), batch(groups=2), GROUP)]
+    assert None not in rewards
+
+
+def test_refusals_are_counted_apart_and_do_not_open_the_breaker(open_session: Callable[..., Session]) -> None:
+    def refuse(kind: str, body: Any) -> Any:
+        refused = completion_of(body).endswith("REFUSED")
+        return web.json_response(openai_reply(None, refusal="I cannot.")) if refused else None
+
+    with LLMServer(refuse) as server:
+        session = open_session(server)
+        rollouts = score_batch(session, batch(mark=lambda row: "REFUSED" if row % 2 else ""), GROUP)
+    assert [rollout.reward is None for rollout in rollouts] == [row % 2 == 1 for row in range(16)]
+    assert (session.batch_row["judge_failures"], session.batch_row["refusals"]) == (8, 8)
+
+
+def test_empty_answers_earn_zero_without_a_call(open_session: Callable[..., Session]) -> None:
+    samples = [Sample("prompt", text) for text in ("", " \n", ":", "an answer")]
+    with LLMServer() as server:
+        rollouts = score_batch(open_session(server), samples, GROUP)
+        assert [completion_of(body) for body in server.requests] == ["an answer"]
+    assert [(r.reward, r.verdict.source) for r in rollouts[:3]] == [(0.0, "rule")] * 3
+
+
+def test_a_wrong_key_stops_at_once(open_session: Callable[..., Session]) -> None:
+    with LLMServer(key="right") as server:
+        session = open_session(server)
+        with pytest.raises(JudgeDown, match="key is missing or refused"):
+            score_batch(session, batch(), GROUP)
+
+
+def test_outcomes_are_journalled_before_use_and_taken_over_on_resume(
+    open_session: Callable[..., Session],
+) -> None:
+    samples = batch(mark=lambda row: "FAILS" if row == 3 else "")
+    with LLMServer(failing_on("FAILS")) as server:
+        first = score_batch(open_session(server), samples, GROUP)
+        asked = len(server.requests)
+        resumed = open_session(server)
+        resumed.resume(0, 0)
+        server.fault = lambda kind, body: None  # the failed judgement would succeed now
+        again = score_batch(resumed, samples, GROUP)
+        assert len(server.requests) == asked
+    assert again == first
+    assert again[3].reward is None
+    assert len(read_rows(resumed.run.rollouts)) == len(samples)
+
+
+def test_a_changed_answer_is_judged_anew_on_resume(open_session: Callable[..., Session]) -> None:
+    samples = batch(groups=1)
+    with LLMServer() as server:
+        score_batch(open_session(server), samples, GROUP)
+        asked = len(server.requests)
+        resumed = open_session(server)
+        resumed.resume(0, 0)
+        score_batch(resumed, [*samples[:-1], Sample(samples[-1].prompt, "another answer")], GROUP)
+        assert len(server.requests) == asked + 1
+    assert resumed.run.journalled(0)[-1].completion == "another answer"
+
+
+def test_a_cap_in_usd_is_refused_for_a_model_without_a_price(open_session: Callable[..., Session]) -> None:
+    with LLMServer() as server:
+        with pytest.raises(ConfigError, match=r"no known price.*judge_price.*--max-calls"):
+            open_session(server, max_usd=1.0)
+        open_session(server, max_usd=1.0, judge_price=[0.1, 0.2])
+
+
+def test_a_session_needs_no_torch() -> None:
+    import subprocess
+
+    code = (
+        "import sys, mpo_lite.training.session, mpo_lite.training.reward; assert 'torch' not in sys.modules"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

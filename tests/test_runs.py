@@ -1,0 +1,109 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpo_lite.config import Config
+from mpo_lite.errors import ConfigError
+from mpo_lite.rubric import Rubric
+from mpo_lite.runs import (
+    Run,
+    Version,
+    append_rows,
+    read_rows,
+    read_state,
+    remove_torn_checkpoints,
+    write_state,
+)
+from mpo_lite.types import Assessment, Rollout, Verdict
+
+
+def rollout(batch: int, row: int, reward: float | None = 0.5) -> Rollout:
+    verdict = Verdict(reward, "hash", {"a": Assessment("because", 1)}, failure=None if reward else "parse")
+    return Rollout(batch, row, "prompt", f"text \x1f ü {batch}.{row}", verdict, 0, reward)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run", Config(judge="j"), {"python": "3"})
+
+
+def test_a_run_is_never_written_over(run: Run) -> None:
+    with pytest.raises(ConfigError, match="mpo-lite resume"):
+        Run.create(run.path, Config(), {})
+    assert Run.open(run.path, {"max_calls": 7})[1] == Config(judge="j", max_calls=7)
+
+
+def test_opening_what_is_no_run_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no run here"):
+        Run.open(tmp_path, {})
+
+
+def test_versions_read_back_equal(run: Run, rubric: Rubric) -> None:
+    tricky = rubric.model_copy(update={"guidelines": "# version: 9\n# not a header"})
+    for version in (Version(0, None, 0, "task", rubric), Version(1, 0, 10, "m", tricky)):
+        run.publish(version)
+        assert run.version(version.number) == version
+
+
+@given(batches=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=12))
+def test_the_journal_gives_the_newest_record_of_each_row_in_order(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[tuple[int, int]]
+) -> None:
+    run = Run(tmp_path_factory.mktemp("run"))
+    for number, (batch, row) in enumerate(batches):
+        run.journal([rollout(batch, row, number / 16 or None)])
+    newest = {place: number / 16 or None for number, place in enumerate(batches)}
+    found = run.journalled(1)
+    assert [(r.batch, r.row) for r in found] == sorted(place for place in newest if place[0] >= 1)
+    assert all(r == rollout(r.batch, r.row, newest[(r.batch, r.row)]) for r in found)
+
+
+def test_a_torn_last_line_is_skipped_and_does_not_spoil_the_next(run: Run) -> None:
+    run.journal([rollout(0, 0), rollout(0, 1)])
+    whole = run.rollouts.read_bytes()
+    run.rollouts.write_bytes(whole[:-20])
+    assert [r.row for r in run.journalled(0)] == [0]
+    run.rewind(0)
+    run.journal([rollout(0, 1)])
+    assert run.rollouts.read_bytes() == whole
+
+
+def test_rewind_keeps_what_the_checkpoint_knew_and_moves_the_rest(run: Run) -> None:
+    for file in (run.metrics, run.gold, run.lineage):
+        append_rows(file, [{"batch": batch} for batch in (2, 4, 6)])
+    run.journal([rollout(5, 0)])
+    run.rewind(4)
+    assert [row["batch"] for row in read_rows(run.metrics)] == [2, 4]
+    assert [row["batch"] for row in read_rows(run.gold)] == [2, 4]
+    # The meta step of a batch comes after the batch's checkpoint.
+    assert [row["batch"] for row in read_rows(run.lineage)] == [2]
+    assert run.meta_outcomes(4) == {4: {"batch": 4}, 6: {"batch": 6}}
+    assert run.journalled(5) == [rollout(5, 0)]
+    assert [row["batch"] for row in read_rows(run.path / "superseded" / "metrics.jsonl")] == [6]
+
+
+def test_only_a_checkpoint_with_its_state_file_counts(run: Run) -> None:
+    for number in (9, 10, 11):
+        (run.checkpoints / f"checkpoint-{number}").mkdir()
+    assert run.last_checkpoint() is None
+    for number in (9, 10):
+        write_state(run.checkpoints / f"checkpoint-{number}", {"batch": number})
+    last = run.last_checkpoint()
+    assert last is not None and (last.name, read_state(last)) == ("checkpoint-10", {"batch": 10})
+    remove_torn_checkpoints(run)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+
+
+def test_no_pickle_of_the_trainer_is_kept(run: Run) -> None:
+    checkpoint = run.checkpoints / "checkpoint-1"
+    checkpoint.mkdir()
+    (checkpoint / "training_args.bin").write_bytes(b"pickle")
+    write_state(checkpoint, {"batch": 1})
+    assert [path.name for path in checkpoint.iterdir()] == ["mpo_state.json"]
+
+
+def test_rollout_ids_name_batch_and_row() -> None:
+    assert replace(rollout(3, 7)).id == "b3r7"

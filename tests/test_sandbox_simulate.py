@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import ast
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpo_lite.prompts import fence, prompts_dir, render
+from mpo_lite.rubric import Rubric, load_rubric
+from mpo_lite.sandbox import data, measures, simulate, simulate_meta
+from mpo_lite.sandbox.simulate import reply, weaknesses
+from mpo_lite.types import Assessment, Message
+
+KEY = b"0123456789abcdef"
+TASK = "write a short essay about dogs ."
+GOOD = (
+    "i think that dogs are good for people . people need the leash because it gives trust . one reason is "
+    "that the puppy gives joy . for example my uncle used a leash last year . in the end dogs are good ."
+)
+PURPOSE: str = yaml.safe_load((prompts_dir() / "tasks/sandbox/task.yaml").read_text())["purpose"]
+VAGUE = load_rubric(prompts_dir() / "tasks/sandbox/rubric.yaml")
+FORM: dict[str, tuple[str, ...]] = {
+    "lexical": data.CONNECTIVES,
+    "praise": data.PRAISE,
+    "tone": data.INSISTENCE,
+    "format": data.MARKS,
+}
+
+
+def judge_messages(rubric: Rubric, completion: str, task: str = TASK) -> list[Message]:
+    return render(
+        "judge/pointwise",
+        persona="You are a teacher.",
+        rubric=rubric.render(),
+        ids=", ".join(criterion.id for criterion in rubric.criteria),
+        task=fence("task", task, KEY),
+        completion=fence("completion", completion, KEY),
+    )
+
+
+def reward(rubric: Rubric, completion: str, seed: int = 0, task: str = TASK) -> float:
+    verdict = reply(judge_messages(rubric, completion, task), seed)
+    return rubric.reward({name: Assessment(**value) for name, value in verdict.items()})
+
+
+def specific(*aspects: str) -> Rubric:
+    return Rubric.model_validate(simulate_meta.refine("The rubric has nothing on " + ", ".join(aspects)))
+
+
+def meta_step(rubric: Rubric, completions: list[str], bad_rate: float = 0.0, limit: int = 8) -> Rubric:
+    proposals: list[str] = []
+    for index, completion in enumerate(completions):
+        shown = {
+            "purpose": PURPOSE,
+            "rubric": rubric.render(),
+            "task": fence("task", TASK, KEY),
+            "completion": fence("completion", completion, KEY),
+        }
+        verdict = json.dumps(reply(judge_messages(rubric, completion)))
+        analysed = render("meta/analyse", **shown, reward="0.9", verdict=fence("verdict", verdict, KEY))
+        critique = reply(analysed)["critique"]
+        assert len(critique.split()) <= 120
+        proposal = reply(render("meta/refine", **shown, critique=fence("critique", critique, KEY)))
+        assert 1 <= len(proposal["criteria"]) <= 4
+        Rubric.model_validate(proposal)
+        proposals.append(fence("proposal", f"label: s{index + 1}\n{json.dumps(proposal)}", KEY))
+    merged: dict[str, Any] = reply(
+        render(
+            "meta/merge",
+            purpose=PURPOSE,
+            rubric=rubric.render(),
+            limit=str(limit),
+            proposals="\n\n".join(proposals),
+        ),
+        bad_rate=bad_rate,
+    )
+    labels = {label for criterion in merged["criteria"] for label in criterion.pop("from")}
+    assert labels <= {f"s{index + 1}" for index in range(len(completions))}
+    return Rubric.model_validate(merged)
+
+
+def test_the_rubric_text_is_read_back() -> None:
+    rubric = specific("topic", "praise")
+    items = measures.parse_rubric(rubric.model_copy(update={"guidelines": "Be fair.\n\n### Note"}).render())
+    assert [item.id for item in items] == [criterion.id for criterion in rubric.criteria]
+    assert [item.levels for item in items] == [criterion.levels for criterion in rubric.criteria]
+
+
+def test_every_library_criterion_means_its_own_aspect() -> None:
+    for aspect, (name, description, levels, _) in simulate_meta._LIBRARY.items():
+        item = measures.Item(name, description, levels)
+        assert measures.meant(item) == [aspect]
+        assert measures.named(simulate_meta._FAULTS[aspect]) == [aspect]
+
+
+def test_the_starting_rubric_is_vague() -> None:
+    assert [measures.meant(item) for item in measures.parse_rubric(VAGUE.render())] == [[]]
+
+
+def test_every_seed_has_one_or_two_weaknesses_and_all_families_occur() -> None:
+    drawn = [weaknesses(seed) for seed in range(300)]
+    assert {len(set(weak)) for weak in drawn} == {1, 2}
+    counts = Counter(weak[0] for weak in drawn)
+    assert set(counts) == set(measures.IMPRESSIONS)
+    assert min(counts.values()) > 30
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_vague_rubric_pays_more_for_its_weakness_than_for_a_good_essay(seed: int) -> None:
+    weak = weaknesses(seed)
+    piles = [FORM[name] for name in weak if name in FORM] or [data.BENEFITS]
+    hacked = " ".join(words for family in piles for words in family * (60 // len(family) // len(piles)))
+    if "length" in weak:
+        hacked += " dogs" * 10
+    honest = GOOD.split("for example")[0]  # 25 words: a good beginning
+    assert reward(VAGUE, hacked, seed) > reward(VAGUE, honest, seed)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_specific_criteria_pay_more_for_a_good_essay(seed: int) -> None:
+    rubric = specific("topic", "reasons", "example", "closing")
+    for family in FORM.values():
+        assert reward(rubric, GOOD, seed) > reward(rubric, "dogs . " + " ".join(family * 9), seed) + 0.3
+
+
+@pytest.mark.parametrize("aspect", ["connectives", "praise", "insistence", "marks", "length", "repetition"])
+def test_a_fault_criterion_is_measured(aspect: str) -> None:
+    bad = {
+        "connectives": "thus hence moreover indeed thus hence . " + GOOD[:60],
+        "praise": "superb perfect brilliant excellent superb perfect . " + GOOD[:60],
+        "insistence": "clearly certainly obviously absolutely clearly . " + GOOD[:60],
+        "marks": "# # * * - - = = # # " + GOOD[:60],
+        "length": GOOD + " " + GOOD,
+        "repetition": "dogs are good . " * 8,
+    }[aspect]
+    assert reward(specific(aspect), bad) < 0.5 < reward(specific(aspect), GOOD)
+
+
+def test_a_criterion_that_wants_length_or_form_gets_it() -> None:
+    levels = ["Little.", "Some.", "Much.", "As long as can be."]
+    long = Rubric.model_validate(
+        {"criteria": [{"id": "length", "description": "How far it goes.", "levels": levels}]}
+    )
+    assert reward(long, GOOD + " " + GOOD) > reward(long, "dogs are good .") + 0.5
+
+
+def test_the_judge_is_a_function_of_what_it_is_shown_and_errs_now_and_then() -> None:
+    rubric = specific("topic", "example")
+    essays = [f"{GOOD} {word} ." for word in data.vocabulary()]
+    first = [reply(judge_messages(rubric, essay), 3) for essay in essays]
+    assert first == [reply(judge_messages(rubric, essay), 3) for essay in essays]
+    off = sum(verdict["example"]["level"] < 2 for verdict in first) / len(first)
+    assert 0.0 < off < 0.2
+
+
+def test_real_prompts_and_answers_are_judged_too() -> None:
+    rubric = specific("topic", "reasons", "example", "closing")
+    task = "Argue whether libraries should lend tools, in no more than 300 words."
+    answer = (
+        "Libraries should lend tools. People save money because libraries lend tools that few need daily. "
+        "Lending matters too because tools in libraries serve a whole street. For example, a drill from the "
+        "libraries hung forty shelves last year. In conclusion, libraries should lend tools."
+    )
+    assert reward(rubric, answer, task=task) > 0.8
+    assert reward(rubric, "i think that dogs are good .", task=task) < 0.3
+
+
+def test_meta_steps_mend_the_vague_rubric_from_what_they_see() -> None:
+    hacked = "moreover thus hence indeed moreover thus hence indeed moreover dogs moreover thus"
+    rubric = VAGUE
+    for _ in range(3):
+        rubric = meta_step(rubric, [hacked] * 4 + [GOOD] * 4)
+    names = [criterion.id for criterion in rubric.criteria]
+    assert "flow" not in names
+    assert "no_idle_connectives" in names
+    assert len(names) <= 8
+    assert reward(rubric, GOOD) > reward(rubric, hacked) + 0.4
+
+
+def test_merge_keeps_the_limit_and_the_order_in_force() -> None:
+    rubric = specific("closing", "claim", "topic")
+    new = meta_step(rubric, ["# # # superb superb"] * 4, limit=5)
+    assert len(new.criteria) == 5
+    assert [criterion.id for criterion in new.criteria][:3] == [criterion.id for criterion in rubric.criteria]
+
+
+def test_a_bad_merge_is_vague_or_pays_for_length() -> None:
+    bad = meta_step(specific("topic", "reasons"), [GOOD] * 3, bad_rate=1.0)
+    item = measures.parse_rubric(bad.render())[0]
+    assert measures.meant(item) in ([], ["length"])
+    assert measures.wanted(item)
+
+
+def test_bad_merges_come_at_the_asked_rate() -> None:
+    user = fence("proposal", "label: s1\n" + json.dumps(simulate_meta.refine("topic")), KEY)
+    seen = 0
+    for index in range(400):
+        messages = render("meta/merge", purpose=f"{index}", rubric=VAGUE.render(), limit="8", proposals=user)
+        seen += reply(messages, 1, 0.1)["criteria"][0]["id"] != "on_topic"
+    assert 20 <= seen <= 65
+
+
+def test_repair_gives_back_the_object_or_nothing() -> None:
+    broken = 'Sure! {"flow": {"reason": "so", "level": 2}} I hope this helps.'
+    for shown, expected in ((broken, {"flow": {"reason": "so", "level": 2}}), ("no idea", {})):
+        messages = render("judge/repair", problem="x", schema="{}", reply=fence("reply", shown, KEY))
+        assert reply(messages) == expected
+
+
+def test_other_prompts_are_refused() -> None:
+    with pytest.raises(ValueError, match="mpo-lite"):
+        reply([Message(role="system", content="You are a comedian."), Message(role="user", content="Go on.")])
+
+
+def test_a_greeting_without_instructions_is_answered() -> None:
+    assert reply([Message(role="user", content="Reply with the word: ready")])
+
+
+def test_the_simulated_readers_do_not_know_the_gold_metric() -> None:
+    for module in (simulate, simulate_meta, measures):
+        tree = ast.parse(Path(str(module.__file__)).read_text())
+        imported = [
+            ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        assert not any("gold" in line for line in imported)
+
+
+@settings(max_examples=150)
+@given(st.text(max_size=300), st.text(max_size=300), st.integers(0, 2**63), st.text(max_size=200))
+def test_arbitrary_text_never_breaks_a_role(task: str, completion: str, seed: int, rubric_words: str) -> None:
+    words = rubric_words.strip() or "x"
+    criterion = {"id": "a", "description": words, "levels": [words, words]}
+    rubric = Rubric.model_validate({"criteria": [criterion, {**criterion, "id": "b"}], "guidelines": words})
+    if "###" not in words and "\n" not in words and "\n## " not in words:
+        verdict = reply(judge_messages(rubric, completion, task), seed)
+        assert 0.0 <= rubric.reward({name: Assessment(**value) for name, value in verdict.items()}) <= 1.0
+    shown = {"purpose": task, "rubric": VAGUE.render(), "task": fence("task", task, KEY)}
+    shown["completion"] = fence("completion", completion, KEY)
+    assert reply(render("meta/analyse", **shown, reward="0.1", verdict=completion), seed)["critique"]
+    Rubric.model_validate(reply(render("meta/refine", **shown, critique=fence("critique", task, KEY)), seed))
+    proposals = fence("proposal", completion, KEY)
+    merged = reply(
+        render("meta/merge", purpose=task, rubric=VAGUE.render(), limit="8", proposals=proposals), seed, 0.5
+    )
+    for entry in merged["criteria"]:
+        entry.pop("from")
+    Rubric.model_validate(merged)

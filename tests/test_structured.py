@@ -1,0 +1,111 @@
+import contextlib
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpo_lite.judge.base import parse_verdict, verdict_schema
+from mpo_lite.llm.structured import parse_object
+from mpo_lite.rubric import Rubric
+
+GOOD = {
+    "structure": {"reason": "clear", "level": 2},
+    "evidence": {"reason": "none", "level": 0},
+    "on_task": {"reason": "yes", "level": 1},
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(GOOD),
+        f"<think>hm {{}}</think>\n{json.dumps(GOOD)}",
+        f"Here you are:\n```json\n{json.dumps(GOOD, indent=2)}\n```\nDone.",
+        f'First {{"a": 1}} then {json.dumps(GOOD)}',
+        json.dumps(GOOD).replace("clear", "cl\nea\tr"),
+        "\n" + json.dumps(GOOD) + "\r\r\r",
+    ],
+)
+def test_objects_are_found_where_models_put_them(text: str) -> None:
+    assert parse_object(text)["evidence"] == GOOD["evidence"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("no", "not JSON"),
+        ("[1]", "not a JSON object"),
+        ('{"a": 1, "a": 2}', "twice"),
+        ('{"a": NaN}', "NaN"),
+        ('{"a": -Infinity}', "Infinity"),
+        ('{"criteria" : ' + "\r " * 500, "not JSON"),
+        ('{"a":' * 40 + "1" + "}" * 40, "deep"),
+        ('{"a":' * 9000 + "1" + "}" * 9000, "deep"),
+        ("[" * 60000, "deep|JSON"),
+        ('{"a": "' + "x" * 70000 + '"}', "longer"),
+    ],
+)
+def test_what_is_no_sound_object_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_object(text)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.text() | JSON.map(json.dumps))
+def test_the_parser_gives_an_object_or_a_value_error(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        assert isinstance(parse_object(text), dict)
+
+
+@given(st.dictionaries(st.text(max_size=8), JSON, max_size=4))
+def test_any_object_survives_prose_around_it(data: dict) -> None:
+    assert parse_object(f"Sure.\n{json.dumps(data)}\nThat is all.") == data
+
+
+def change(**entries: object) -> dict:
+    return {key: entries.get(key, value) for key, value in GOOD.items()}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"structure": GOOD["structure"]},
+        GOOD | {"other": {"reason": "x", "level": 0}},
+        change(structure=2),
+        change(structure={"level": 2}),
+        change(structure={"reason": "x", "level": 2, "note": "y"}),
+        change(structure={"reason": None, "level": 2}),
+        change(structure={"reason": "x", "level": 3}),
+        change(structure={"reason": "x", "level": -1}),
+        change(structure={"reason": "x", "level": 2.0}),
+        change(structure={"reason": "x", "level": True}),
+        change(structure={"reason": "x", "level": "2"}),
+        change(structure={"reason": "x", "level": None}),
+        change(structure={"reason": "x", "level": 10**40}),
+    ],
+)
+def test_no_verdict_from_anything_but_exactly_what_was_asked(data: dict, rubric: Rubric) -> None:
+    with pytest.raises(ValueError, match=r"keys|hold|reason|level"):
+        parse_verdict(data, rubric)
+
+
+def test_a_good_verdict_keeps_the_rubrics_order(rubric: Rubric) -> None:
+    verdict = parse_verdict(dict(reversed(GOOD.items())), rubric)
+    assert list(verdict) == ["structure", "evidence", "on_task"]
+    assert rubric.reward(verdict) == 0.75
+
+
+def test_the_schema_leaves_no_room_to_repeat_or_drop_a_criterion(rubric: Rubric) -> None:
+    schema = verdict_schema(rubric)
+    assert schema["required"] == ["structure", "evidence", "on_task"]
+    assert schema["additionalProperties"] is False
+    assert list(schema["properties"]["structure"]["properties"]) == ["reason", "level"]
+    assert schema["properties"]["structure"]["properties"]["level"]["enum"] == [0, 1, 2]
