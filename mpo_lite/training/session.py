@@ -105,7 +105,8 @@ class Session:
         """Goes back to where ``batch`` generation batches were done under rubric ``version``."""
         self.run.rewind(batch)
         self.batch, self.version = batch, self.run.version(version)
-        since = max(0, batch - self.config.interval)
+        # What was generated since the last meta step; one that is due at this very batch is still to come.
+        since = max(0, batch - 1) // self.config.interval * self.config.interval
         journalled = self.run.journalled(since)
         self.recent = [rollout for rollout in journalled if rollout.batch < batch]
         self.replay = {

@@ -1,0 +1,288 @@
+"""The main job from end to end: real training of the tiny policy, judged over HTTP through LiteLLM."""
+
+import hashlib
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llm_server import LLMServer, completion_of, kind_of, prompt_text
+
+from mpo_lite.cli.main import main
+from mpo_lite.runs import Run, read_rows
+from mpo_lite.sandbox.data import policy_dir
+
+SETTINGS = {
+    "steps": 6,
+    "interval": 2,
+    "meta_samples": 3,
+    "group_size": 4,
+    "batch_prompts": 4,
+    "micro_batch": 16,
+    "max_new_tokens": 16,
+    "learning_rate": 1e-3,
+    "save_every": 2,
+    "breaker_pause": 0.0,
+}
+Train = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """The real prompts where they are at hand, and some of our own where not; unknown words either way."""
+    folder = os.environ.get("MPO_TEST_DATA")
+    if folder:
+        return Path(folder) / "essay_prompts.jsonl"
+    path = tmp_path / "prompts.jsonl"
+    rows = [
+        {"prompt": f"Write an essay on question {n}: is honesty “always” the best policy?"}
+        for n in range(200)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def arguments(tmp_path: Path, prompts: Path, name: str = "run", **settings: Any) -> list[str]:
+    options = [part for key, value in (SETTINGS | settings).items() for part in ("-o", f"{key}={value}")]
+    fixed = {"policy": str(policy_dir()), "data": str(prompts), "run-dir": str(tmp_path / name)}
+    fixed["cache-dir"] = str(tmp_path / f"{name}-cache")
+    return [
+        "train",
+        *(part for key, value in fixed.items() for part in (f"--{key}", value)),
+        "--json",
+        *options,
+    ]
+
+
+@pytest.fixture
+def train(tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]) -> Train:
+    """Trains in this process; gives the JSON that ``--json`` prints."""
+
+    def run(*flags: str, **settings: Any) -> dict[str, Any]:
+        main([*arguments(tmp_path, prompts, **settings), *flags])
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
+
+
+def weights(run: Path, step: int = 6) -> str:
+    return hashlib.sha256(
+        (run / f"checkpoints/checkpoint-{step}/adapter_model.safetensors").read_bytes()
+    ).hexdigest()
+
+
+def test_real_prompts_train_against_an_openai_judge_and_an_anthropic_meta_judge(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LLMServer(key="judge-key") as judge, LLMServer(key="meta-key") as meta:
+        monkeypatch.setenv("MPO_JUDGE_API_KEY", "judge-key")
+        monkeypatch.setenv("MPO_META_API_KEY", "meta-key")
+        summary = train("--judge", "openai/some-judge", "--judge-api-base", judge.url,
+                        "--meta", "claude", "--meta-api-base", meta.root)  # fmt: skip
+        assert {body["model"] for body in meta.requests} == {"claude-sonnet-4-5-20250929"}
+    run = Run(tmp_path / "run")
+    rows = read_rows(run.metrics)
+    assert (summary["steps"], summary["judge_failures"], summary["usd"]) == (6, 0, None)
+    assert [row["batch"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(0 <= row["reward"] <= 1 and row["kl"] is not None for row in rows)
+    assert [row["version"] for row in rows] == [0, 0, 1, 1, 2, 2]
+    assert summary["rubric_version"] == 2 == read_rows(run.lineage)[-1]["version"]
+    assert len(read_rows(run.rollouts)) == 6 * 16
+    assert not list(run.path.rglob("training_args.bin"))
+    written = "".join(
+        path.read_text() for path in run.path.rglob("*") if path.suffix in (".jsonl", ".json", ".yaml")
+    )
+    assert "judge-key" not in written and "meta-key" not in written
+    assert "anthropic/claude-sonnet-4-5-20250929" in (run.path / "config.yaml").read_text()
+
+
+def test_two_judges_in_two_runs_differ_only_by_the_environment(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    for name in ("one", "two"):
+        with LLMServer() as server:
+            monkeypatch.setenv("MPO_JUDGE", f"openai/{name}")
+            monkeypatch.setenv("MPO_JUDGE_API_BASE", server.url)
+            train("--freeze-rubric", name=name, steps=1)
+            asked.append({body["model"] for body in server.requests})
+    assert asked == [{"one"}, {"two"}]
+
+
+def start(
+    tmp_path: Path, prompts: Path, name: str, server: LLMServer, **settings: Any
+) -> "subprocess.Popen[str]":
+    """Starts a run in a process of its own; judge and meta-judge are one server."""
+    flags = [
+        "--judge",
+        "openai/j",
+        "--judge-api-base",
+        server.url,
+        "--meta",
+        "openai/m",
+        "--meta-api-base",
+        server.url,
+    ]
+    command = [sys.executable, "-m", "mpo_lite", *arguments(tmp_path, prompts, name, **settings), *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(process: "subprocess.Popen[str]", line: str) -> None:
+    """Reads what a run says until a line begins so."""
+    assert process.stderr is not None
+    seen = []
+    for text in process.stderr:
+        seen.append(text)
+        if text.startswith(line):
+            return
+    raise AssertionError(f"{line!r} never came:\n{''.join(seen)}")
+
+
+def resume(run: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "mpo_lite", "resume", str(run), "--json", *flags]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def committed(cache: Path) -> int:
+    """Answers in a cache."""
+    with closing(sqlite3.connect(cache / "answers" / "cache.db")) as database:
+        return database.execute("SELECT COUNT(*) FROM Cache").fetchone()[0]
+
+
+def asked(server: LLMServer) -> list[str]:
+    """What the server was asked, but for the calls that only see whether it is there."""
+    texts = [prompt_text(body) for body in server.requests]
+    return [text for text in texts if kind_of(text) != "check"]
+
+
+def same_run(tmp_path: Path, one: str, other: str, step: int = 6) -> None:
+    """Asserts that two runs ended in the same weights, rubrics and rewards, to the bit."""
+    first, second = Run(tmp_path / one), Run(tmp_path / other)
+    assert weights(first.path, step) == weights(second.path, step)
+    assert first.version(2) == second.version(2)
+    for rows in (lambda run: read_rows(run.rollouts), lambda run: read_rows(run.lineage)):
+        assert rows(first) == rows(second)
+
+
+@pytest.mark.parametrize("after", ["batch 1/6", "batch 3/6", "batch 5/6"])
+def test_a_killed_run_resumes_to_the_same_bits_and_asks_nothing_twice(
+    tmp_path: Path, prompts: Path, after: str
+) -> None:
+    several = {"trainer": "{num_iterations: 2}"} if after == "batch 3/6" else {}
+    with LLMServer(delay=0.02) as server:
+        whole = start(tmp_path, prompts, "whole", server, **several)
+        assert whole.wait() == 0
+        server.requests.clear()
+        killed = start(tmp_path, prompts, "killed", server, **several)
+        wait_for(killed, after)
+        time.sleep(0.12)  # somewhere in the next batch
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        time.sleep(0.1)
+        before, kept = len(asked(server)), committed(tmp_path / "killed-cache")
+        result = resume(tmp_path / "killed")
+        assert result.returncode == 0, result.stderr
+        everything = asked(server)
+    # What is asked after the kill is exactly what was not committed before it.
+    assert len(everything) - before == len(set(everything)) - kept
+    same_run(tmp_path, "whole", "killed", step=12 if several else 6)
+
+
+def test_a_cap_stops_with_exit_code_3_and_more_budget_resumes_to_the_same_bits(
+    tmp_path: Path, prompts: Path
+) -> None:
+    with LLMServer() as server:
+        assert start(tmp_path, prompts, "whole", server).wait() == 0
+        capped = start(tmp_path, prompts, "capped", server, max_calls=60)
+        _, errors = capped.communicate()
+        assert capped.returncode == 3
+        assert "the cap of 60 calls is reached; raise --max-calls" in errors
+        assert "Traceback" not in errors
+        assert Run(tmp_path / "capped").last_checkpoint() is not None
+        assert len(read_rows(tmp_path / "capped" / "calls.jsonl")) == 60
+        again = resume(tmp_path / "capped")
+        assert again.returncode == 3  # the cap still holds: what was spent before counts
+        assert resume(tmp_path / "capped", "--max-calls", "1000").returncode == 0
+    same_run(tmp_path, "whole", "capped")
+
+
+def test_ctrl_c_saves_and_resumes_to_the_same_bits(tmp_path: Path, prompts: Path) -> None:
+    with LLMServer(delay=0.02) as server:
+        assert start(tmp_path, prompts, "whole", server).wait() == 0
+        stopped = start(tmp_path, prompts, "stopped", server)
+        wait_for(stopped, "batch 3/6")
+        stopped.send_signal(signal.SIGINT)
+        _, errors = stopped.communicate()
+        assert stopped.returncode == 130
+        assert "go on with: mpo-lite resume" in errors and "Traceback" not in errors
+        assert resume(tmp_path / "stopped").returncode == 0
+    same_run(tmp_path, "whole", "stopped")
+
+
+def fails_on_a_tenth(kind: str, body: Any) -> str | None:
+    """A judge that never judges certain completions, about one in ten."""
+    text = completion_of(body)
+    fails = kind == "judge" and int(hashlib.sha256(text.encode()).hexdigest(), 16) % 10 == 0
+    return "I would rather not say." if fails or kind == "repair" else None
+
+
+def test_a_judge_that_fails_on_a_tenth_costs_no_other_completion_its_score(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"steps": 2, "batch_prompts": 12, "micro_batch": 48}
+    with LLMServer() as server:
+        flags = ("--judge", "openai/j", "--judge-api-base", server.url, "--freeze-rubric")
+        train(*flags, name="healthy", **settings)
+        server.fault = fails_on_a_tenth
+        summary = train(*flags, name="failing", max_judge_failures=0.4, **settings)
+        healthy, failing = (
+            read_rows(tmp_path / name / "rollouts.jsonl")[:48] for name in ("healthy", "failing")
+        )
+        failed = [row["id"] for row in failing if row["verdict"]["failure"]]
+        assert summary["judge_failures"] >= len(failed) > 0
+        for before, after in zip(healthy, failing, strict=True):
+            assert after["completion"] == before["completion"]
+            assert after["verdict"]["reward"] == (
+                None if after["id"] in failed else before["verdict"]["reward"]
+            )
+        # At a limit below what fails, the same judge stops the run, with its reason.
+        with pytest.raises(SystemExit) as stopped:
+            train(*flags, name="stopped", max_judge_failures=0.0, **settings)
+        assert stopped.value.code == 1
+        assert "judgements failed (parse), more than --max-judge-failures" in capsys.readouterr().err
+
+
+def test_a_wrong_key_stops_in_one_line_before_a_model_is_loaded(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MPO_JUDGE_API_KEY", "sk-wrong-key")
+    with LLMServer(key="right") as server, pytest.raises(SystemExit) as stopped:
+        train("--judge", "openai/j", "--judge-api-base", server.url, "--freeze-rubric")
+    output = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert "mpo-lite: openai/j at" in output.err and "MPO_JUDGE_API_KEY" in output.err
+    assert "sk-wrong-key" not in output.err + output.out and "loading" not in output.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_without_spread_moves_no_weight(train: Train, tmp_path: Path) -> None:
+    """Momentum would move weights on a zero gradient: after two batches that teach, two that cannot do not."""
+    flat = json.dumps({"discourse": {"reason": "the same for all", "level": 3}})
+
+    def same_for_late_batches(kind: str, body: Any) -> str | None:
+        return flat if len(read_rows(tmp_path / "run" / "metrics.jsonl")) >= 2 else None
+
+    with LLMServer(same_for_late_batches) as server:
+        train("--judge", "openai/j", "--judge-api-base", server.url, "--freeze-rubric", steps=4, beta=0.0)
+    run = tmp_path / "run"
+    spreads = [row["spread"] for row in read_rows(run / "metrics.jsonl")]
+    assert min(spreads[:2]) > 0 == max(spreads[2:])
+    assert weights(run, 2) == weights(run, 4)
