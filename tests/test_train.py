@@ -274,11 +274,13 @@ def test_a_wrong_key_stops_in_one_line_before_a_model_is_loaded(
 
 
 def test_a_batch_without_spread_moves_no_weight(train: Train, tmp_path: Path) -> None:
-    """Momentum would move weights on a zero gradient: after two batches that teach, two that cannot do not."""
+    """Momentum would move weights on a zero gradient: after two batches that teach come two that cannot."""
     flat = json.dumps({"discourse": {"reason": "the same for all", "level": 3}})
 
     def same_for_late_batches(kind: str, body: Any) -> str | None:
-        return flat if len(read_rows(tmp_path / "run" / "metrics.jsonl")) >= 2 else None
+        late = len(read_rows(tmp_path / "run" / "metrics.jsonl")) >= 2
+        # Short answers come again, and then from the cache: they get the same level from the beginning.
+        return flat if late or len(completion_of(body).split()) < 5 else None
 
     with LLMServer(same_for_late_batches) as server:
         train("--judge", "openai/j", "--judge-api-base", server.url, "--freeze-rubric", steps=4, beta=0.0)
