@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 from llm_server import LLMServer, completion_of, kind_of, prompt_text
+from trl import GRPOTrainer
 
 from mpo_lite.cli.main import main
 from mpo_lite.runs import Run, read_rows
 from mpo_lite.sandbox.data import policy_dir
+from mpo_lite.training.mpo import MPO
 
 SETTINGS = {
     "steps": 6,
@@ -258,6 +260,45 @@ def test_a_judge_that_fails_on_a_tenth_costs_no_other_completion_its_score(
             train(*flags, name="stopped", max_judge_failures=0.0, **settings)
         assert stopped.value.code == 1
         assert "judgements failed (parse), more than --max-judge-failures" in capsys.readouterr().err
+
+
+def test_trl_gives_rows_without_a_reward_no_advantage(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What we rest on in TRL's private part; fails when TRL changes it."""
+    rewards: list[list[float | None]] = []
+    advantages: list[list[float]] = []
+    reward, generate = MPO.reward, GRPOTrainer._generate_and_score_completions
+
+    def watched_reward(self: MPO, **inputs: Any) -> list[float | None]:
+        rewards.append(reward(self, **inputs))
+        return rewards[-1]
+
+    def watched_generate(self: GRPOTrainer, inputs: Any) -> Any:
+        output = generate(self, inputs)
+        advantages.append(output["advantages"].tolist())
+        return output
+
+    monkeypatch.setattr(MPO, "reward", watched_reward)
+    monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", watched_generate)
+    with LLMServer(fails_on_a_tenth) as server:
+        train(
+            "--judge",
+            "openai/j",
+            "--judge-api-base",
+            server.url,
+            "--freeze-rubric",
+            steps=2,
+            max_judge_failures=0.5,
+        )
+    for batch, given in zip(rewards, advantages, strict=True):
+        assert None in batch
+        for start in range(0, len(batch), 4):
+            group, moved = batch[start : start + 4], given[start : start + 4]
+            known = [value for value in group if value is not None]
+            mean = sum(known) / len(known) if known else 0.0
+            for value, advantage in zip(group, moved, strict=True):
+                # A row counts above or below the mean of those that were judged, or not at all.
+                expected = 0 if value is None else (value > mean + 1e-6) - (value < mean - 1e-6)
+                assert (advantage > 1e-6) - (advantage < -1e-6) == expected
 
 
 def test_a_wrong_key_stops_in_one_line_before_a_model_is_loaded(

@@ -1,0 +1,141 @@
+import json
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpo_lite.cli.main import COMMANDS, main
+from mpo_lite.cli.progress import Display
+from mpo_lite.config import Config
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit code and the one line that a failing command says."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return int(str(stopped.value.code)), lines[0]
+
+
+def test_help_lists_all_commands_and_loads_neither_torch_nor_litellm() -> None:
+    code = (
+        "import sys; from mpo_lite.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print('LOADED', [m for m in ('torch', 'litellm', 'transformers', 'trl') if m in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "LOADED []" in output
+    assert all(name in output for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "sandbox serve", "sandbox policy"])
+def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*command.split(), "--help"])
+    output = capsys.readouterr().out
+    assert "Usage" in output
+    assert all(isinstance(field.description, str) for field in Config.model_fields.values())
+
+
+def test_no_judge_is_one_line_that_names_the_ways_to_name_one(capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = fails(capsys, "train")
+    assert code == 2
+    assert all(word in line for word in ("--judge", "MPO_JUDGE", "mpo-lite quickstart"))
+
+
+def test_no_meta_judge_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = fails(capsys, "train", "--judge", "gpt-4o")
+    assert code == 2
+    assert all(word in line for word in ("--meta", "MPO_META", "--freeze-rubric"))
+
+
+def test_a_hub_out_of_reach_is_one_line_that_names_policy_and_data(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    flags = ("--judge", "gpt-4o", "--meta", "claude", "--cache-dir", str(tmp_path))
+    code, line = fails(capsys, "train", *flags)
+    assert code == 2
+    assert "--policy" in line and "--data" in line
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('{"text": "x"}\n', "row 1 has no column 'prompt'; it has: text"),
+        ('{"prompt": "x"}\n{"prompt": 3}\n', "row 2: 'prompt' must be a non-empty text"),
+        ('{"prompt": "x"}\nnot json\n', ":2: not JSON"),
+        ('["x"]\n', ":1: must be an object"),
+        ('{"prompt": "x"}\n', "at least 2 are needed"),
+        (None, "no such file"),
+    ],
+)
+def test_wrong_data_is_refused_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, rows: str | None, message: str
+) -> None:
+    data = tmp_path / "data.jsonl"
+    if rows is not None:
+        data.write_text(rows)
+    code, line = fails(capsys, "train", "--judge", "gpt-4o", "--freeze-rubric", "--data", str(data))
+    assert (code, message in line, str(data) in line) == (2, True, True), line
+
+
+def test_an_endpoint_that_does_not_answer_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"p {n}"}) + "\n" for n in range(9)))
+    flags = ["--judge", "openai/x", "--judge-api-base", "http://127.0.0.1:9/v1", "--freeze-rubric"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", *flags, "--data", str(data), "--json", "--cache-dir", str(tmp_path / "cache")])
+    output = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert "openai/x does not answer at http://127.0.0.1:9/v1" in output.err.splitlines()[-1]
+    assert output.out == ""
+
+
+def test_resuming_what_is_no_run_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, line = fails(capsys, "resume", str(tmp_path))
+    assert (code, "no run here" in line) == (2, True)
+
+
+ROW: dict[str, Any] = {
+    "batch": 3, "version": 1, "reward": 0.5, "spread": 0.1, "words": 40.0, "judge_failures": 2, "kl": 0.01,
+    "cache_hits": 5, "judge_calls": 100, "meta_calls": 7, "usd": 0.1234,
+}  # fmt: skip
+
+
+def shown(*events: tuple[str, dict[str, Any]]) -> str:
+    stream = StringIO()
+    display = Display(10, stream)
+    for kind, row in events:
+        display(kind, row)
+    display.close()
+    return stream.getvalue()
+
+
+def test_progress_away_from_a_terminal_is_one_plain_line_per_batch() -> None:
+    text = shown(
+        ("gold", {"gold": 0.45, "n": 64}), ("step", ROW), ("step", ROW | {"reward": None, "usd": None})
+    )
+    lines = text.splitlines()
+    assert lines[0] == "gold before training: 0.450 on 64 held-out prompts"
+    for part in ("batch 3/10", "reward 0.500 (v1)", "gold 0.450", "kl 0.010", "spread 0.100", "words 40",
+                 "failed 2", "cache hits 5", "calls 107", "spend $0.1234"):  # fmt: skip
+        assert part in lines[1]
+    assert "reward – (v1)" in lines[2] and "spend unpriced" in lines[2]
+    assert "\x1b" not in text
+
+
+def test_a_meta_step_is_one_line_that_says_what_changed() -> None:
+    changed = {"batch": 10, "accepted": True, "version": 2, "reason": ""}
+    changed |= {"added": ["a", "b"], "changed": ["c"], "dropped": ["d"]}
+    kept = changed | {"accepted": False, "version": 1, "reason": "merging failed"}
+    text = shown(("meta", changed), ("meta", kept))
+    assert text.splitlines() == [
+        "meta step after batch 10: rubric v2: added a, b; changed c; dropped d",
+        "meta step after batch 10: rubric v1 stays (merging failed)",
+    ]

@@ -1,0 +1,75 @@
+"""What lies outside the package works too: the example script, and the wheel."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from mpo_lite.runs import Run, read_rows
+from mpo_lite.sandbox.data import policy_dir
+from mpo_lite.sandbox.judge_server import running
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_example_script_trains_and_evolves_its_rubric(tmp_path: Path) -> None:
+    with running(seed=0) as url:
+        settings = {
+            "MPO_TASK": "sandbox",
+            "MPO_JUDGE": "openai/sandbox-judge",
+            "MPO_META": "openai/sandbox-meta",
+            "MPO_JUDGE_API_BASE": url,
+            "MPO_META_API_BASE": url,
+            "MPO_CACHE_DIR": str(tmp_path / "cache"),
+        }
+        command = [
+            sys.executable,
+            ROOT / "examples" / "grpo_script.py",
+            str(policy_dir()),
+            str(tmp_path / "out"),
+        ]
+        subprocess.run(command, env=os.environ | settings, check=True, capture_output=True, cwd=tmp_path)
+    run = Run(tmp_path / "out" / "mpo")
+    assert [row["batch"] for row in read_rows(run.metrics)] == [1, 2, 3, 4]
+    assert [row["batch"] for row in read_rows(run.lineage)] == [2]
+    assert len(read_rows(run.rollouts)) == 4 * 16
+    assert read_rows(run.gold)[0]["n"] >= 64
+    assert (tmp_path / "out" / "checkpoint-4" / "mpo_state.json").exists()
+
+
+def test_the_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    wheel = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run([*pip, *wheel], check=True, capture_output=True)
+    (built,) = tmp_path.glob("mpo_lite-*.whl")
+    site = tmp_path / "site"
+    subprocess.run(
+        [*pip, "install", "--no-deps", "--target", str(site), str(built)], check=True, capture_output=True
+    )
+    environ = os.environ | {"PYTHONPATH": str(site)}
+    where = "import mpo_lite, mpo_lite.prompts as p; print(mpo_lite.__file__, p.prompts_dir())"
+    told = subprocess.run(
+        [sys.executable, "-c", where], env=environ, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert told.stdout.split() == [str(site / "mpo_lite" / "__init__.py"), str(site / "mpo_lite" / "prompts")]
+    names = ("judge", "meta", "task", "policy")
+    settings = [part for name in names for part in (f"--{name}", "sandbox")] + [
+        "--steps",
+        "2",
+        "--interval",
+        "1",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "mpo_lite",
+        "train",
+        *settings,
+        "--cache-dir",
+        "cache",
+        "--run-dir",
+        "run",
+    ]
+    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(read_rows(tmp_path / "run" / "lineage.jsonl")) == 1
