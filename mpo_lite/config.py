@@ -81,7 +81,7 @@ class Config(BaseModel):
     meta_samples: int = Field(8, ge=1, description="Rollouts shown to the meta-judge per step.")
     freeze_rubric: bool = Field(False, description="Train against the first rubric to the end.")
     run_dir: Path | None = Field(None, description="Where the run is written; default runs/<task>-<time>.")
-    seed: int = Field(0, ge=0, description="Seed of data order, sampling and selection.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of data order, sampling and selection.")
     save_every: int = Field(10, ge=1, description="Generation batches between checkpoints.")
     eval_every: int = Field(5, ge=1, description="Generation batches between gold evaluations.")
     max_usd: float | None = Field(None, gt=0, description="Hard cap on spend in USD.")

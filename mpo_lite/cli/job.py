@@ -7,6 +7,7 @@ import statistics
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ from mpo_lite.cli.progress import Display
 from mpo_lite.config import Config
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.runs import Run, read_rows, remove_torn_checkpoints
+from mpo_lite.tasks.hub import go_offline_without_hub
 from mpo_lite.training.session import Session
 
 if TYPE_CHECKING:
@@ -83,8 +85,7 @@ def run_job(
             else:
                 after(run)
             summary = summarise(run, config, session, outcome.seconds)
-            if as_json:
-                click.echo(json.dumps(summary))
+            click.echo(json.dumps(summary) if as_json else _closing_line(summary))
             if outcome.stop:
                 raise outcome.stop
             return summary
@@ -101,6 +102,8 @@ def _train(session: Session, config: Config, run: Run | None, display: Display) 
     if SANDBOX in (config.judge, config.meta):
         display("note", {"text": SIMULATED})
     display("note", {"text": f"loading the policy {config.policy}"})
+    if not Path(session.config.policy).exists():
+        go_offline_without_hub()
     # Loads torch: only now that nothing else can be wrong.
     from mpo_lite.training import trainer
     from mpo_lite.training.mpo import open_run
@@ -138,6 +141,20 @@ def summarise(run: Run, config: Config, session: Session, seconds: float) -> dic
         "seconds": round(seconds, 1),
         "simulated_judge": config.judge == SANDBOX,
     }
+
+
+def _closing_line(summary: dict[str, Any]) -> str:
+    """The summary for a person."""
+    reward, gold = summary["reward"]["end"], summary["gold"]
+    usd = "an unknown sum (unpriced)" if summary["usd"] is None else f"${summary['usd']:.4f}"
+    parts = [
+        f"{summary['steps']} batches in {summary['seconds']:.0f} s, rubric v{summary['rubric_version']}",
+        "no reward" if reward is None else f"reward {reward:.3f}",
+        *([f"gold {gold['start']:.3f} → {gold['end']:.3f}"] if gold else []),
+        f"{summary['judge_calls']} judge and {summary['meta_calls']} meta calls for {usd}",
+        f"{summary['judge_failures']} failed, {summary['cache_hits']} from the cache",
+    ]
+    return ", ".join(parts)
 
 
 def _span(values: list[float]) -> dict[str, float | None]:

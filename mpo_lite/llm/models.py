@@ -26,6 +26,9 @@ ALIASES = {
 """Short name → pinned full name: a run must mean the same model next month. ``mpo-lite train`` prints what it
 took."""
 
+KEYLESS = "none"
+"""Sent as the key to a server of one's own: clients insist on one."""
+
 SANDBOX = "sandbox"
 """The model name that stands for the embedded, simulated judge and meta-judge."""
 
@@ -79,7 +82,7 @@ def backend(config: Config, role: Role, environ: Mapping[str, str] | None = None
     api_key = environ.get(f"MPO_{role.upper()}_API_KEY") or None
     if api_base and not api_key:
         # A server of one's own needs no key; the provider's key in the environment is not for it.
-        api_key = "none"
+        api_key = KEYLESS
     return Backend(
         label=f"{SANDBOX}/{role}-{config.seed}" if name == SANDBOX else full_name(name),
         model=f"openai/{SANDBOX}-{role}" if name == SANDBOX else full_name(name),

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 
 from mpo_lite.errors import CallFailed, EndpointError
-from mpo_lite.llm.models import Backend
+from mpo_lite.llm.models import KEYLESS, Backend
 from mpo_lite.types import Message
 
 CONNECTIONS = 512
@@ -87,6 +87,7 @@ def _litellm() -> Any:
     return litellm
 
 
+@cache
 def price(backend: Backend) -> tuple[float, float] | None:
     """USD per million input and output tokens; None where neither the user nor LiteLLM's table knows."""
     if backend.price is not None:
@@ -173,7 +174,7 @@ def _reply(response: Any) -> Reply:
 
 
 def _meaning(error: Exception, backend: Backend, parameters: dict[str, Any]) -> Exception:
-    """What a failed attempt is to us. Messages quote status and our own words, not the provider's text."""
+    """What a failed attempt is to us, in our own words: the provider's may repeat the sample."""
     status = getattr(error, "status_code", None)
     text = str(error)
     where = f"{backend.model}{f' at {backend.api_base}' if backend.api_base else ''}"
@@ -192,13 +193,13 @@ def _meaning(error: Exception, backend: Backend, parameters: dict[str, Any]) -> 
     if status == 422 and getattr(error, "body", None) is None:
         return Retryable(f"{where}: an error object in place of an answer")  # sent with status 200
     if status in (400, 413, 422):
-        return _bad_request(text, parameters)
+        return _bad_request(text, parameters, backend.api_key)
     return Retryable(
         f"{where}: {type(error).__name__}{f' ({status})' if status else ''}", _retry_after(error)
     )
 
 
-def _bad_request(text: str, parameters: dict[str, Any]) -> Exception:
+def _bad_request(text: str, parameters: dict[str, Any], api_key: str | None) -> Exception:
     if _POLICY.search(text):
         return CallFailed("refusal", "the provider's content policy declined the sample")
     if "response_format" in parameters and _SCHEMA.search(text):
@@ -208,7 +209,11 @@ def _bad_request(text: str, parameters: dict[str, Any]) -> Exception:
             return ParameterRefused(name)
     if _CONTEXT.search(text):
         return CallFailed("context", "the sample does not fit the model's context window")
-    return CallFailed("transport", "the server refused the request (400)")
+    # Nothing we know: the server's own words help, as long as they do not repeat our key.
+    if api_key and api_key != KEYLESS:
+        text = text.replace(api_key, "…")
+    said = " ".join(text.split())[:300]
+    return CallFailed("transport", f"refused: {said}")
 
 
 def _retry_after(error: Exception) -> float | None:

@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mpo_lite.errors import ConfigError
 from mpo_lite.evaluation.generate import gold_row
-from mpo_lite.runs import append_rows, read_state, write_state
+from mpo_lite.runs import append_rows, read_rows, read_state, write_state
 from mpo_lite.training.evolve import evolve
 from mpo_lite.training.session import Session
 
@@ -57,7 +57,7 @@ class MPOCallback(TrainerCallback):
                 f"{checkpoint}: holds no state of this run; resume from a checkpoint it has written"
             )
         self.session.resume(batch, saved.get("version", 0))
-        if not batch:
+        if not batch and not read_rows(self.session.run.gold):
             self._evaluate(kwargs["model"], kwargs["processing_class"])
 
     def on_step_begin(
