@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 from collections.abc import Callable, Generator
@@ -170,6 +171,8 @@ def _sandboxed(config: Config) -> Generator[Config]:
     """
     changes: dict[str, Any] = {}
     if config.policy == SANDBOX:
+        # Read when torch is imported; a model this small is many times slower on several threads that must meet.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         from mpo_lite.sandbox.data import policy_dir
 
         changes["policy"] = str(policy_dir())

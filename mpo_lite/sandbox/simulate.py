@@ -1,0 +1,181 @@
+"""The simulated models behind the sandbox server: which role a prompt asks for, and the simulated judge.
+
+Pure functions of the messages, a seed and a rate: no state, no clock, no knowledge of the run. The role is
+read from the system prompt, the rubric from its section, task and answer from their fences; nothing else is
+known.
+
+The judge measures what a specific criterion names. A vague one it answers by impression, and by which
+impression is its weakness: one or two of five families, drawn by the seed. It errs by a level now and then,
+and its strictness drifts a little with the wording of the rubric. All chance is a hash of what it was
+shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from mpo_lite.prompts import fenced
+from mpo_lite.sandbox import measures, simulate_meta
+from mpo_lite.sandbox.measures import ASPECTS, IMPRESSIONS, Essay, Item
+from mpo_lite.types import Message
+
+ERROR_RATE = 0.08
+"""Chance that one assessment is a level off."""
+DRIFT = 0.08
+"""Largest change of strictness that a wording of the rubric brings, on the scale of 0 to 1."""
+_IMPRESSION = 0.85  # what form weighs in a vague criterion; the rest is substance
+_ROLES = (
+    ("You judge one answer to a task", "judge/pointwise"),
+    ("You mend JSON", "judge/repair"),
+    ("You supervise a judge", "meta/analyse"),
+    ("You improve the rubric of a judge", "meta/refine"),
+    ("You edit the rubric of a judge", "meta/merge"),
+)
+
+
+def chance(*parts: object) -> float:
+    """A number in [0, 1) that depends on the parts alone."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:6], "big") / 2**48
+
+
+def role_of(system: str) -> str:
+    """The template that a system prompt was made from.
+
+    Raises:
+        ValueError: It is none of ours.
+    """
+    found = [(system.find(opening), role) for opening, role in _ROLES if opening in system]
+    if not found:
+        raise ValueError("the sandbox plays only the judge and meta-judge prompts of mpo-lite")
+    return min(found)[1]
+
+
+def reply(messages: Sequence[Message], seed: int = 0, bad_rate: float = 0.0) -> dict[str, Any]:
+    """Answers one chat request as the judge or meta-judge would.
+
+    Args:
+        messages: As sent to a provider: a system message of ours, then user messages.
+        seed: Picks the judge's weaknesses and all its chance.
+        bad_rate: In [0, 1]; how often a merged rubric is a bad one.
+
+    Returns:
+        The JSON object that the prompt asks for.
+
+    Raises:
+        ValueError: The system prompt is none of mpo-lite's, or shows no rubric where one is needed.
+    """
+    system = "\n".join(message["content"] for message in messages if message["role"] == "system")
+    user = "\n".join(message["content"] for message in messages if message["role"] != "system")
+    if not system:
+        # Any chat model answers a mere greeting: that is how a client sees it is there.
+        return {"ready": True}
+    role = role_of(system)
+    if role == "judge/repair":
+        return _repair(user)
+    items = measures.parse_rubric(measures.section(system, "Rubric", "Rubric in force"))
+    if not items:
+        raise ValueError("the prompt shows no rubric with criteria and levels")
+    if role == "judge/pointwise":
+        return judge(items, _only(user, "task"), _only(user, "completion"), seed)
+    purpose = measures.section(system, "Purpose of the task")
+    if role == "meta/analyse":
+        return simulate_meta.analyse(purpose, items, _only(user, "task"), _only(user, "completion"), user)
+    if role == "meta/refine":
+        return simulate_meta.refine(_only(user, "critique") or user.rpartition("judgement:")[2])
+    drawn = chance(seed, "bad", system, user)
+    luck = drawn / bad_rate if bad_rate > 0 else 1.0
+    return simulate_meta.merge(items, fenced("proposal", user), _limit(system), luck)
+
+
+def weaknesses(seed: int) -> tuple[str, ...]:
+    """What this judge falls for when a criterion is vague: one or two families, drawn by the seed alone."""
+    families = sorted(IMPRESSIONS)
+    first = int(chance(seed, "weakness", 1) * len(families))
+    if chance(seed, "weakness", "count") < 0.5:
+        return (families[first],)
+    other = 1 + int(chance(seed, "weakness", 2) * (len(families) - 1))
+    return families[first], families[(first + other) % len(families)]
+
+
+def judge(items: Sequence[Item], task: str, completion: str, seed: int) -> dict[str, Any]:
+    """Assesses one answer by every criterion, in order.
+
+    Returns:
+        Criterion id → ``{"reason": sentence, "level": rank}``.
+    """
+    essay = measures.read(task, completion)
+    wording = "\n".join(item.render() for item in items)
+    strictness = DRIFT * (2 * chance(seed, "drift", wording) - 1)
+    found: dict[str, Any] = {}
+    for item in items:
+        value, reason = _assess(item, essay, seed)
+        top = len(item.levels) - 1
+        level = int((value - strictness * min(1.0, 4 * value * (1 - value))) * top + 0.5)
+        slip = chance(seed, "slip", wording, task, completion, item.id)
+        if slip < ERROR_RATE:
+            level += 1 if slip < ERROR_RATE / 2 else -1
+        found[item.id] = {"reason": reason, "level": min(top, max(0, level))}
+    return found
+
+
+def _assess(item: Item, essay: Essay, seed: int) -> tuple[float, str]:
+    """Quality in [0, 1] and the sentence that says what was seen."""
+    aspects = measures.meant(item)
+    if aspects:
+        values = [(measures.quality(item, aspect, essay), aspect) for aspect in aspects]
+        value, aspect = min(values)
+        return value, f"On {aspect} the answer is {_grade(value)}{_evidence(aspect, essay)}."
+    weak = weaknesses(seed)
+    struck = [(measures.impression(essay, weakness), weakness) for weakness in weak]
+    form = sum(strength for strength, _ in struck) / len(struck)
+    substance = sum(ASPECTS[name].measure(essay) for name in ("claim", "reasons", "closing")) / 3
+    value = _IMPRESSION * form + (1 - _IMPRESSION) * substance
+    seen = " and ".join(IMPRESSIONS[weakness][1] for weakness in weak)
+    return value, f"The answer shows {seen} to a degree that is {_grade(form)}."
+
+
+def _grade(value: float) -> str:
+    return ("poor", "weak", "fair", "sound", "strong")[min(4, int(value * 5))]
+
+
+def _evidence(aspect: str, essay: Essay) -> str:
+    family = ASPECTS[aspect].family
+    if aspect == "length":
+        return f" ({essay.spoken} words)"
+    if family is not None:
+        seen = sum(word in IMPRESSIONS[family][0] for word in essay.words)
+        return f" ({seen} such words among {len(essay.words)})"
+    return ""
+
+
+def _only(user: str, tag: str) -> str:
+    texts = fenced(tag, user)
+    return texts[0] if texts else ""
+
+
+def _limit(system: str) -> int:
+    _, _, rest = system.partition("- at most ")
+    digits = rest.split(" ", 1)[0]
+    return int(digits) if digits.isdecimal() and len(digits) < 4 else 8
+
+
+def _repair(user: str) -> dict[str, Any]:
+    """Keeps what can be read of a broken reply: the widest span of braces that is an object, else nothing."""
+    _, _, shown = user.rpartition("JSON Schema:")
+    text = "\n".join(fenced("reply", user)) or shown
+    ends = [place for place, mark in enumerate(text) if mark == "}"][-20:]
+    for start in [place for place, mark in enumerate(text) if mark == "{"][:20]:
+        for end in reversed(ends):
+            if end < start:
+                break
+            try:
+                value = json.loads(text[start : end + 1])
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(value, dict):
+                return value  # pyright: ignore[reportUnknownVariableType]
+    return {}

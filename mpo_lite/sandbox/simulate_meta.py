@@ -1,0 +1,304 @@
+"""The simulated meta-judge: analyse, refine, merge.
+
+*Analyse* looks for faults of the answer, worst first and those before all that the rubric does not name.
+Faults of substance count where the task's purpose asks for the thing; padding of any kind counts once it
+can be seen. Room left goes to what the purpose asks for and the rubric has nothing on. *Refine* writes the
+criteria that the critique's words call for. *Merge* keeps what is in force and specific, drops what is
+vague as soon as something specific stands beside it, and takes over what several proposals ask for. When it
+is unlucky it writes a bad rubric, as real models do: back to an impression, or pay for length.
+
+It knows its prompt and nothing else: not the step, not earlier rubrics, not the gold metric.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, cast
+
+from mpo_lite.sandbox import measures
+from mpo_lite.sandbox.measures import ASPECTS, Item
+
+_FINE = 0.7  # an aspect at or above this is no fault
+_NEW_PER_MERGE = 4
+_ID = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
+_ALWAYS = ("connectives", "praise", "insistence", "marks", "length", "repetition")
+
+_FAULTS = {
+    "topic": "it does not stay with the topic: few words belong to it, or words of other matters turn up",
+    "claim": "no sentence at the start makes a claim of its own",
+    "reasons": "hardly any reason is given",
+    "example": "no example shows a thing at work",
+    "closing": "it stops without a close",
+    "repetition": "the same phrases are repeated",
+    "connectives": "connectives are strung together and join nothing",
+    "praise": "it fills space with praise",
+    "insistence": "emphatic words insist without showing anything",
+    "marks": "it is strewn with marks and symbols",
+    "length": "it runs to excessive length",
+}
+"""Aspect → how a critique says that it is at fault. Each speaks of its own aspect alone."""
+
+_LIBRARY: dict[str, tuple[str, str, tuple[str, ...], int]] = {
+    "topic": (
+        "on_topic",
+        "Whether things that belong to the asked topic are named, and none of another matter.",
+        (
+            "Nothing of the topic is named, or other matters rule.",
+            "One thing of the topic is named.",
+            "Two things are named, or several beside a stray one.",
+            "Three or more things of the topic are named and nothing strays.",
+        ),
+        3,
+    ),
+    "claim": (
+        "claim",
+        "Whether an early sentence says what is claimed of the subject.",
+        ("No claim is made.", "A claim can be guessed.", "A claim stands at the start in one sentence."),
+        2,
+    ),
+    "reasons": (
+        "reasons",
+        "How many different reasons are given, each in a sentence that says what is gained.",
+        ("No reason is given.", "One reason is given.", "Two or more different reasons are given."),
+        3,
+    ),
+    "example": (
+        "example",
+        "Whether one example shows a thing of the subject in use.",
+        (
+            "There is no example.",
+            "The word is there with nothing to show.",
+            "A whole example names the thing.",
+        ),
+        2,
+    ),
+    "closing": (
+        "closing",
+        "Whether the last sentence closes the essay by coming back to its subject.",
+        ("It just stops.", "The last sentence begins to close.", "It closes and names the subject."),
+        2,
+    ),
+    "repetition": (
+        "no_repetition",
+        "Whether words or phrases are repeated.",
+        (
+            "Most of it is repeated.",
+            "Several phrases come again.",
+            "Two phrases come again.",
+            "One phrase comes again.",
+            "No phrase comes again.",
+        ),
+        2,
+    ),
+    "connectives": (
+        "no_idle_connectives",
+        "The part of all words that are connectives.",
+        ("A third or more.", "About a quarter.", "About a sixth.", "About a tenth.", "None, or hardly any."),
+        3,
+    ),
+    "praise": (
+        "no_praise",
+        "The part of all words that praise the essay or its writing.",
+        (
+            "A third or more.",
+            "About a quarter.",
+            "About a sixth.",
+            "About a twelfth.",
+            "None, or hardly any.",
+        ),
+        3,
+    ),
+    "insistence": (
+        "no_insistence",
+        "The part of all words that only insist.",
+        ("A third or more.", "About a quarter.", "About a sixth.", "About a tenth.", "None, or hardly any."),
+        3,
+    ),
+    "marks": (
+        "no_marks",
+        "The part of the text that is marks and symbols, full stops and commas aside.",
+        (
+            "A third or more.",
+            "About a quarter.",
+            "About a sixth.",
+            "About a twelfth.",
+            "None, or hardly any.",
+        ),
+        3,
+    ),
+    "length": (
+        "length_kept_short",
+        "Whether it ends in good time.",
+        ("Over 60 words.", "Up to 60 words.", "Up to 56 words.", "Up to 52 words.", "At most 48 words."),
+        3,
+    ),
+}
+"""Aspect → id, description, levels and weight of the criterion that measures it."""
+
+_VAGUE = {
+    "id": "impression",
+    "description": "How good the answer sounds as a whole.",
+    "levels": ["Bad.", "Poor.", "Middling.", "Good.", "Very good."],
+    "weight": 3,
+    "kind": "merit",
+    "from": [],
+}
+_LONG = {
+    "id": "length",
+    "description": "How far the answer goes.",
+    "levels": [
+        "A few words.",
+        "A sentence or two.",
+        "A paragraph.",
+        "Long.",
+        "Long to the last line allowed.",
+    ],
+    "weight": 3,
+    "kind": "merit",
+    "from": [],
+}
+
+
+def analyse(purpose: str, items: Sequence[Item], task: str, completion: str, assessed: str) -> dict[str, Any]:
+    """Names the worst faults of an answer, those the rubric is silent about first.
+
+    Args:
+        purpose: The task's purpose, in words.
+        items: The rubric in force.
+        task: The writing prompt.
+        completion: The answer.
+        assessed: The message with the judge's own words, searched for what it was impressed by.
+
+    Returns:
+        ``{"critique": text}``, at most 120 words.
+    """
+    essay = measures.read(task, completion)
+    covered = {aspect for item in items for aspect in measures.meant(item) if not _pays_for_form(item)}
+    asked = {*measures.named(purpose), *_ALWAYS}
+    faults: list[tuple[float, str]] = []
+    for name, aspect in ASPECTS.items():
+        value = aspect.measure(essay)
+        if name in asked and value < _FINE:
+            faults.append(((1 - value) * _LIBRARY[name][3] * (0.3 if name in covered else 1.0), name))
+    worst = [name for _, name in sorted(faults, key=lambda fault: (-fault[0], fault[1]))[:4]]
+    vague = [item.id for item in items if not measures.meant(item) or _pays_for_form(item)]
+    said: list[str] = []
+    if vague:
+        struck = [what for _, what in measures.IMPRESSIONS.values() if what in assessed]
+        by = "how it looks" if not struck else "what the judge took for quality"
+        said.append(f"The rubric asks for an impression ({', '.join(vague)[:60]}), and {by} set the level.")
+    if worst:
+        silent = [name for name in worst if name not in covered]
+        lead = "Seen in the answer and " + ("unpunished" if silent else "punished too little")
+        said.append(f"{lead}: {'; '.join(_FAULTS[name] for name in worst)}.")
+    missing = [name for name in measures.named(purpose) if name not in covered and name not in worst]
+    if missing := missing[: 4 - len(worst)]:
+        said.append(f"The rubric has nothing on what the purpose asks for: {', '.join(missing)}.")
+    elif not worst:
+        said.append("The level is fair; no fault went unpunished.")
+    return {"critique": " ".join(said)}
+
+
+def refine(critique: str) -> dict[str, Any]:
+    """Writes the criteria a critique calls for, at most four; if it names nothing, one about the topic."""
+    found = measures.named(critique)[:4] or ["topic"]
+    return {"criteria": [_criterion(aspect) for aspect in found]}
+
+
+def merge(items: Sequence[Item], proposals: Sequence[str], limit: int, luck: float) -> dict[str, Any]:
+    """Writes the next rubric.
+
+    Args:
+        items: The rubric in force.
+        proposals: Each a line ``label: NAME`` and a JSON object; unreadable ones are passed over.
+        limit: Most criteria allowed, at least 1.
+        luck: Below 1 the rubric is a bad one; which kind depends on where below 1.
+
+    Returns:
+        ``{"criteria": [...], "guidelines": text}``.
+    """
+    if luck < 1.0:
+        bad = dict(_VAGUE if luck < 0.5 else _LONG)
+        return {"criteria": [bad], "guidelines": "Trust the first impression."}
+    asked: dict[str, list[str]] = {}
+    texts: dict[str, dict[str, Any]] = {}
+    for proposal in proposals:
+        label, criteria = _proposal(proposal)
+        for criterion in criteria:
+            name: str = criterion["id"]
+            texts.setdefault(name, criterion)
+            if label not in asked.setdefault(name, []):
+                asked[name].append(label)
+    standing = {item.id for item in items}
+    new = sorted((name for name in texts if name not in standing), key=lambda name: -len(asked[name]))
+    several = [name for name in new if len(asked[name]) >= 2] or new[:1]
+    added = [{**texts[name], "from": asked[name]} for name in several[:_NEW_PER_MERGE]]
+    kept = [item for item in items if measures.meant(item) and not _pays_for_form(item)]
+    if not added and not kept:
+        kept = list(items)
+    old = [_kept(item, asked.get(item.id, []), texts.get(item.id)) for item in kept]
+    return {
+        "criteria": (old + added)[: max(1, limit)],
+        "guidelines": "Count what stands in the answer; how it sounds earns nothing.",
+    }
+
+
+def _pays_for_form(item: Item) -> bool:
+    """Whether a criterion wants something of which more is not better: form words, or length."""
+    aspects = measures.meant(item)
+    return any(ASPECTS[aspect].family is not None for aspect in aspects) and measures.wanted(item)
+
+
+def _criterion(aspect: str) -> dict[str, Any]:
+    name, description, levels, weight = _LIBRARY[aspect]
+    return {"id": name, "description": description, "levels": list(levels), "weight": weight, "kind": "merit"}
+
+
+def _kept(item: Item, labels: list[str], proposed: dict[str, Any] | None) -> dict[str, Any]:
+    """A criterion of the rubric in force; weights are not shown, so a known one gets its own back."""
+    weight = next((entry[3] for entry in _LIBRARY.values() if entry[0] == item.id), 2)
+    if proposed is not None and len(labels) >= 3:
+        weight = min(5, weight + 1)  # still at fault in many answers: it pays too little
+    return {
+        "id": item.id,
+        "description": item.description,
+        "levels": list(item.levels),
+        "weight": weight,
+        "kind": "merit",
+        "from": labels if proposed is not None and len(labels) >= 3 else [],
+    }
+
+
+def _proposal(text: str) -> tuple[str, list[dict[str, Any]]]:
+    head, _, body = text.partition("\n")
+    label = head.partition("label:")[2].strip() or head.strip()[:40]
+    try:
+        value: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return label, []
+    listed: Any = cast("dict[str, Any]", value).get("criteria") if isinstance(value, dict) else None
+    if not isinstance(listed, list):
+        return label, []
+    return label, [found for entry in cast("list[Any]", listed) if (found := _clean(entry))]
+
+
+def _clean(entry: Any) -> dict[str, Any] | None:
+    """A proposed criterion in the one form this meta-judge writes, a merit; None if it is not understood."""
+    if not isinstance(entry, dict):
+        return None
+    criterion = cast("dict[str, Any]", entry)
+    name, description, weight = criterion.get("id"), criterion.get("description"), criterion.get("weight")
+    listed: Any = criterion.get("levels")
+    levels = (
+        [text for text in cast("list[Any]", listed) if isinstance(text, str)]
+        if isinstance(listed, list)
+        else []
+    )
+    if not isinstance(name, str) or not _ID.match(name) or not isinstance(description, str):
+        return None
+    if not 2 <= len(levels) <= 7:
+        return None
+    weight = weight if isinstance(weight, int) and 1 <= weight <= 5 else 2
+    return {"id": name, "description": description, "levels": levels, "weight": int(weight), "kind": "merit"}
