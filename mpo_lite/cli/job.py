@@ -171,7 +171,7 @@ def _sandboxed(config: Config) -> Generator[Config]:
     """
     changes: dict[str, Any] = {}
     if config.policy == SANDBOX:
-        # Read when torch is imported; a model this small is many times slower on several threads that must meet.
+        # Read when torch is imported; on several threads a model this small is many times slower.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         from mpo_lite.sandbox.data import policy_dir
 
