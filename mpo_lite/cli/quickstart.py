@@ -51,7 +51,7 @@ def command(as_json: bool, **flags: Any) -> None:
     config = load_config(given=given | {k: v for k, v in flags.items() if v is not None}, environ={})
     summary = run_job(config, as_json=as_json, after=_draw)
     if not as_json:
-        _tell(summary)
+        tell(summary)
 
 
 def _draw(run: Run) -> None:
@@ -60,7 +60,7 @@ def _draw(run: Run) -> None:
     plot_run(run, SIMULATED)
 
 
-def _tell(summary: dict[str, Any]) -> None:
+def tell(summary: dict[str, Any]) -> None:
     """Rubric before and after, one prompt's answers over time, and what to look at next."""
     run = Run(Path(summary["run"]))
     first, last = run.version(0), run.version(summary["rubric_version"])

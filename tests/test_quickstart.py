@@ -1,0 +1,84 @@
+"""The sandbox from end to end. Its judge is simulated: the tests show the mechanism, not how real judges fare."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mpo_lite.cli.main import main
+from mpo_lite.cli.quickstart import tell
+from mpo_lite.rubric import Criterion, Rubric
+from mpo_lite.runs import Run, Version, append_rows, read_rows
+
+SEED = 123
+
+
+def quickstart(tmp_path: Path, name: str, *flags: str) -> "subprocess.Popen[str]":
+    places = ["--run-dir", str(tmp_path / name), "--cache-dir", str(tmp_path / f"{name}-cache")]
+    command = [sys.executable, "-m", "mpo_lite", "quickstart", "--seed", str(SEED), *places, *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+
+
+def test_the_frozen_rubric_is_hacked_and_the_evolving_one_brings_gold_back(tmp_path: Path) -> None:
+    running = [
+        quickstart(tmp_path, "frozen", "--freeze-rubric", "--json"),
+        quickstart(tmp_path, "evolving", "--json"),
+    ]
+    outputs = [process.communicate() for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs[0][1] + outputs[1][1]
+    frozen, evolving = (json.loads(output.splitlines()[-1]) for output, _ in outputs)
+    assert frozen["gold"]["end"] < frozen["gold"]["start"] / 2
+    assert evolving["gold"]["end"] >= evolving["gold"]["start"] == frozen["gold"]["start"]
+    assert (frozen["rubric_version"], evolving["judge_failures"], evolving["simulated_judge"]) == (0, 0, True)
+    assert evolving["rubric_version"] > 1
+    wanted = "run seed steps rubric_version reward gold judge_calls cache_hits judge_failures usd seconds"
+    assert set(wanted.split()) <= set(evolving)
+    run = Run(tmp_path / "evolving")
+    assert (run.path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert read_rows(run.gold)[0]["n"] >= 64
+    # Up to the first meta step the two arms are one: the same answers, earning the same.
+    early = [read_rows(run.rollouts)[: 10 * 64], read_rows(Run(tmp_path / "frozen").rollouts)[: 10 * 64]]
+    assert early[0] == early[1]
+
+
+def test_evaluating_changes_nothing_in_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = []
+    for every in (1, 99):
+        names = ("judge", "task", "policy")
+        run = tmp_path / f"every-{every}"
+        sandboxed = [part for name in names for part in (f"--{name}", "sandbox")]
+        small = ["--steps", "3", "--group-size", "4", "-o", "batch_prompts=4", "-o", "micro_batch=16"]
+        places = ["--run-dir", str(run), "--cache-dir", str(tmp_path / "cache")]
+        main(["train", *sandboxed, "--freeze-rubric", *small, "-o", f"eval_every={every}", *places, "--json"])
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 3
+        weights.append((run / "checkpoints" / "checkpoint-3" / "adapter_model.safetensors").read_bytes())
+        assert len(read_rows(Run(run).gold)) == (4 if every == 1 else 2)
+    assert weights[0] == weights[1]
+
+
+def test_a_quickstart_tells_its_story(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it prints at its end: rubrics, one prompt over time, the figures, the picture."""
+    run = Run(tmp_path)
+    (tmp_path / "rubrics").mkdir()
+    vague = Criterion(id="flow", description="How it flows.", levels=("a", "b"))
+    sound = Criterion(id="reasons", description="Reasons given.", levels=("a", "b"))
+    run.publish(Version(0, None, 0, "task", Rubric(criteria=(vague,))))
+    run.publish(Version(1, 0, 10, "m", Rubric(criteria=(sound,))))
+    for batch, gold in ((0, 0.5), (5, 0.1), (10, 0.8)):
+        sample = {"prompt": "write about dogs", "completion": f"answer {batch}", "gold": gold}
+        append_rows(run.gold, [{"batch": batch, "gold": gold, "n": 1, "samples": [sample]}])
+    summary = {"run": str(tmp_path), "rubric_version": 1, "reward": {"start": 0.2, "end": 0.9}}
+    tell(summary | {"gold": {"start": 0.5, "min": 0.1, "end": 0.8}})
+    told = capsys.readouterr().out
+    for part in (
+        "How it flows.",
+        "Reasons given.",
+        "answer 0",
+        "answer 5",
+        "answer 10",
+        "plot.png",
+        "simulated",
+    ):
+        assert part in told
