@@ -1,4 +1,4 @@
-"""The sandbox from end to end. Its judge is simulated: the tests show the mechanism, not how real judges fare."""
+"""The sandbox from end to end. Its judge is simulated: this shows the mechanism, not how real judges fare."""
 
 import json
 import subprocess

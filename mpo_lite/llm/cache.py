@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import secrets
 import sqlite3
@@ -22,6 +23,10 @@ from mpo_lite.errors import ConfigError
 
 FORMAT = 1
 """Version of key and value; a change makes all older entries misses."""
+
+
+_TROUBLE = (sqlite3.Error, OSError, diskcache.Timeout)
+_log = logging.getLogger(__name__)
 
 
 class _BytesDisk(diskcache.Disk):
@@ -68,8 +73,12 @@ class AnswerCache:
             ) from error
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The stored answer; None for a miss, which a row somebody tampered with also is."""
-        data = self._cache.get(key)
+        """The stored answer; None for a miss, which an unreadable or tampered row also is."""
+        try:
+            data: Any = self._cache.get(key)
+        except _TROUBLE as error:
+            _log.warning("cannot read the answer cache (%s); the answer is asked for", error)
+            return None
         if not isinstance(data, bytes):
             return None
         try:
@@ -79,8 +88,14 @@ class AnswerCache:
         return value if isinstance(value, dict) and isinstance(value.get("text"), str) else None  # pyright: ignore
 
     def put(self, key: str, answer: dict[str, Any]) -> None:
-        """Commits an answer: once this returns, a kill does not lose it."""
-        self._cache.set(key, json.dumps(answer).encode())
+        """Commits an answer: once this returns, a kill does not lose it.
+
+        A cache that cannot be written (disk full, locked, read-only) costs its use, and not the answer.
+        """
+        try:
+            self._cache.set(key, json.dumps(answer).encode())
+        except _TROUBLE as error:
+            _log.warning("cannot write the answer cache (%s); the answer is used, but not kept", error)
 
     def close(self) -> None:
         """Closes this process's connections; the data stays."""

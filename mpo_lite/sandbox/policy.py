@@ -1,6 +1,6 @@
 """Builds the tiny chat policy of the sandbox from nothing.
 
-A decoder of 0.34M parameters over a word-level vocabulary, trained for half a minute on template essays of
+A decoder of 0.36M parameters over a word-level vocabulary, trained for a minute on template essays of
 mixed quality: some complete, some with parts missing, off topic, padded with form words or repeating
 themselves. So the policy can write well and badly from the start, and reinforcement decides which it does
 more often.

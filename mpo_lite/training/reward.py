@@ -76,7 +76,8 @@ def score_batch(session: Session, samples: Sequence[Sample], group_size: int) ->
         for row, (sample, verdict, reward) in enumerate(zip(samples, whole, rewards, strict=True))
     ]
     session.run.journal([rollouts[row] for row in open_rows])
-    session.recent += rollouts
+    if session.meta:
+        session.recent += rollouts
     session.batch += 1
     session.batch_row = batch_row(rollouts, group_size) | {
         "batch": session.batch,
