@@ -77,6 +77,10 @@ def test_a_step_analyses_and_refines_each_sample_and_merges_once(
         assert {kind: kinds.count(kind) for kind in kinds} == {"analyse": 3, "refine": 3, "merge": 1}
         assert "reason 1" in "".join(server.prompts("analyse"))  # the judge's reasons are in view
         assert "Readers want good essays." in server.prompts("merge")[0]
+        assert (
+            "on_task: weight 1, veto" in server.prompts("refine")[0]
+            and "structure: weight 3, merit" in server.prompts("merge")[0]
+        )
     assert proposal.rubric is not None
     (criterion,) = proposal.rubric.criteria
     assert criterion.provenance == ("b0r0",)  # the label s1 that the answer names

@@ -66,7 +66,9 @@ def meta_step(rubric: Rubric, completions: list[str], bad_rate: float = 0.0, lim
         analysed = render("meta/analyse", **shown, reward="0.9", verdict=fence("verdict", verdict, KEY))
         critique = reply(analysed)["critique"]
         assert len(critique.split()) <= 120
-        proposal = reply(render("meta/refine", **shown, critique=fence("critique", critique, KEY)))
+        proposal = reply(
+            render("meta/refine", **shown, weights="", critique=fence("critique", critique, KEY))
+        )
         assert 1 <= len(proposal["criteria"]) <= 4
         Rubric.model_validate(proposal)
         proposals.append(fence("proposal", f"label: s{index + 1}\n{json.dumps(proposal)}", KEY))
@@ -75,6 +77,7 @@ def meta_step(rubric: Rubric, completions: list[str], bad_rate: float = 0.0, lim
             "meta/merge",
             purpose=PURPOSE,
             rubric=rubric.render(),
+            weights="",
             limit=str(limit),
             proposals="\n\n".join(proposals),
         ),
@@ -198,10 +201,11 @@ def test_a_bad_merge_is_vague_or_pays_for_length() -> None:
 
 
 def test_bad_merges_come_at_the_asked_rate() -> None:
-    user = fence("proposal", "label: s1\n" + json.dumps(simulate_meta.refine("topic")), KEY)
-    seen = 0
+    asked, seen = json.dumps(simulate_meta.refine("topic")), 0
+    shown = {"purpose": "p", "rubric": VAGUE.render(), "weights": "", "limit": "8"}
     for index in range(400):
-        messages = render("meta/merge", purpose=f"{index}", rubric=VAGUE.render(), limit="8", proposals=user)
+        user = fence("proposal", f"label: s{index}\n{asked}", KEY)
+        messages = render("meta/merge", **shown, proposals=user)
         seen += reply(messages, 1, 0.1)["criteria"][0]["id"] != "on_topic"
     assert 20 <= seen <= 65
 
@@ -243,10 +247,14 @@ def test_arbitrary_text_never_breaks_a_role(task: str, completion: str, seed: in
     shown = {"purpose": task, "rubric": VAGUE.render(), "task": fence("task", task, KEY)}
     shown["completion"] = fence("completion", completion, KEY)
     assert reply(render("meta/analyse", **shown, reward="0.1", verdict=completion), seed)["critique"]
-    Rubric.model_validate(reply(render("meta/refine", **shown, critique=fence("critique", task, KEY)), seed))
+    Rubric.model_validate(
+        reply(render("meta/refine", **shown, weights="", critique=fence("critique", task, KEY)), seed)
+    )
     proposals = fence("proposal", completion, KEY)
     merged = reply(
-        render("meta/merge", purpose=task, rubric=VAGUE.render(), limit="8", proposals=proposals), seed, 0.5
+        render("meta/merge", purpose=task, rubric=VAGUE.render(), weights="", limit="8", proposals=proposals),
+        seed,
+        0.5,
     )
     for entry in merged["criteria"]:
         entry.pop("from")

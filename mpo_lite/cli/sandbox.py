@@ -18,7 +18,14 @@ def command() -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8010, show_default=True, help="Port to listen on.")
 @click.option("--seed", default=0, show_default=True, help="Decides the judge's weaknesses and errors.")
-def serve(host: str, port: int, seed: int) -> None:
+@click.option(
+    "--bad-rate",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="How often a rubric is bad.",
+)
+def serve(host: str, port: int, seed: int, bad_rate: float) -> None:
     """Serve the simulated judge and meta-judge, speaking OpenAI Chat Completions.
 
     \b
@@ -28,7 +35,7 @@ def serve(host: str, port: int, seed: int) -> None:
     from mpo_lite.sandbox.judge_server import serve_forever
 
     click.echo(f"simulated judge at http://{host}:{port}/v1 (Ctrl-C stops it)")
-    serve_forever(host, port, seed)
+    serve_forever(host, port, seed, bad_rate)
 
 
 @command.command("policy")

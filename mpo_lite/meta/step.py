@@ -163,6 +163,7 @@ class MetaJudge:
                 _REFINE,
                 lambda data: tuple(draft.criterion() for draft in _Refined.model_validate(data).criteria),
                 critique=self._fence("critique", critique),
+                weights=_weights(rubric),
                 **shown,
             )
         except CallFailed:
@@ -193,6 +194,7 @@ class MetaJudge:
             parse,
             purpose=self.purpose,
             rubric=rubric.render(),
+            weights=_weights(rubric),
             limit=str(MAX_CRITERIA),
             proposals="\n\n".join(blocks),
         )
@@ -230,6 +232,13 @@ def changes(old: Rubric, new: Rubric) -> dict[str, list[str]]:
         ],
         "dropped": [name for name in before if name not in after],
     }
+
+
+def _weights(rubric: Rubric) -> str:
+    """What the judge is not shown and who rewrites the rubric must know."""
+    return "\n".join(
+        f"{criterion.id}: weight {criterion.weight}, {criterion.kind}" for criterion in rubric.criteria
+    )
 
 
 def _labels(samples: Sequence[Rollout]) -> list[str]:

@@ -86,9 +86,11 @@ def reply(messages: Sequence[Message], seed: int = 0, bad_rate: float = 0.0) -> 
         return simulate_meta.analyse(purpose, items, _only(user, "task"), _only(user, "completion"), user)
     if role == "meta/refine":
         return simulate_meta.refine(_only(user, "critique") or user.rpartition("judgement:")[2])
-    drawn = chance(seed, "bad", system, user)
+    proposals = fenced("proposal", user)
+    # Not of the whole prompt: its fences differ from cache directory to cache directory.
+    drawn = chance(seed, "bad", *(item.render() for item in items), *proposals)
     luck = drawn / bad_rate if bad_rate > 0 else 1.0
-    return simulate_meta.merge(items, fenced("proposal", user), _limit(system), luck)
+    return simulate_meta.merge(items, proposals, _limit(system), luck)
 
 
 def weaknesses(seed: int) -> tuple[str, ...]:
