@@ -3,6 +3,7 @@
 import asyncio
 import json
 import stat
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -268,6 +269,15 @@ def test_the_cap_on_spend_holds_for_calls_in_flight(make_client: MakeClient) -> 
             client.ledger.usd > 0.0015
         )  # and it is used: worst cases are given back when a call has settled
         assert any(isinstance(result, BudgetReached) for result in results)
+
+
+def test_an_answer_still_in_flight_at_the_end_is_kept(make_client: MakeClient) -> None:
+    with LLMServer(delay=0.3) as server:
+        client = make_client()
+        background.submit(client.ask(call(server)))
+        time.sleep(0.1)
+        background.wait(client.close())
+        assert client.cache.get(call(server).key) is not None
 
 
 def test_the_ledger_counts_every_attempt_and_keeps_no_text(make_client: MakeClient, tmp_path: Any) -> None:

@@ -15,6 +15,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -43,6 +44,8 @@ T = TypeVar("T")
 ATTEMPTS = 5
 """Attempts per request at failures that may pass."""
 MAX_WAIT_S = 60.0
+GRACE_S = 10.0
+"""How long closing waits for answers in flight before it gives them up."""
 
 _log = logging.getLogger(__name__)
 
@@ -146,9 +149,10 @@ class Client:
                 raise
 
     async def close(self) -> None:
-        """Gives up what is in flight and closes the connections."""
-        for flight in list(self._flights.values()):
-            flight.cancel()
+        """Closes the connections once what is in flight is back: it is paid for and belongs in the cache."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_S):
+                await asyncio.gather(*self._flights.values(), return_exceptions=True)
         if self._session:
             await self._session.close()
             self._session = None

@@ -129,7 +129,7 @@ class Session:
             raise Interrupted("stopped on request")
 
     def close(self) -> None:
-        """Gives up calls in flight and closes connections and cache."""
+        """Keeps the answers still in flight, then closes connections and cache."""
         background.wait(self.client.close())
         self.client.cache.close()
 
