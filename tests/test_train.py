@@ -255,11 +255,32 @@ def test_a_judge_that_fails_on_a_tenth_costs_no_other_completion_its_score(
             assert after["verdict"]["reward"] == (
                 None if after["id"] in failed else before["verdict"]["reward"]
             )
-        # At a limit below what fails, the same judge stops the run, with its reason.
+        # At the default limit, the same judge stops the run, with its reason.
         with pytest.raises(SystemExit) as stopped:
-            train(*flags, name="stopped", max_judge_failures=0.0, **settings)
+            train(*flags, name="stopped", **settings)
         assert stopped.value.code == 1
         assert "judgements failed (parse), more than --max-judge-failures" in capsys.readouterr().err
+
+
+def test_a_judge_that_breaks_down_midway_leaves_a_checkpoint_to_go_on_from(
+    tmp_path: Path, prompts: Path
+) -> None:
+    def breaks_down(kind: str, body: Any) -> str | None:
+        late = len(read_rows(tmp_path / "broken" / "metrics.jsonl")) >= 3
+        return "I would rather not say." if late and kind in ("judge", "repair") else None
+
+    with LLMServer() as server:
+        assert start(tmp_path, prompts, "whole", server).wait() == 0
+        server.fault = breaks_down
+        broken = start(tmp_path, prompts, "broken", server)
+        _, errors = broken.communicate()
+        assert broken.returncode == 1
+        assert "judgements failed (parse), more than --max-judge-failures 0.05 allows" in errors
+        checkpoint = Run(tmp_path / "broken").last_checkpoint()
+        assert checkpoint is not None and checkpoint.name == "checkpoint-3"
+        server.fault = lambda kind, body: None
+        assert resume(tmp_path / "broken").returncode == 0
+    same_run(tmp_path, "whole", "broken")
 
 
 def test_trl_gives_rows_without_a_reward_no_advantage(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
