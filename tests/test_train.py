@@ -119,6 +119,21 @@ def test_two_judges_in_two_runs_differ_only_by_the_environment(
     assert asked == [{"one"}, {"two"}]
 
 
+def test_a_run_begun_with_relative_paths_resumes_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data.jsonl").write_text("".join(f'{{"prompt": "question {n}"}}\n' for n in range(9)))
+    monkeypatch.chdir(tmp_path)
+    flags = ["--judge", "sandbox", "--policy", "sandbox", "--freeze-rubric", "--data", "data.jsonl"]
+    small = ["-o", "batch_prompts=1", "-o", "max_new_tokens=16", "--group-size", "4", "--steps", "1"]
+    main(["train", *flags, *small, "--run-dir", "run", "--cache-dir", "cache"])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    main(["resume", str(tmp_path / "run"), "--json"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 1
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def start(
     tmp_path: Path, prompts: Path, name: str, server: LLMServer, **settings: Any
 ) -> "subprocess.Popen[str]":

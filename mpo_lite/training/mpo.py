@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpo_lite.config import Config, load_config
 from mpo_lite.judge.base import Sample
-from mpo_lite.llm.models import full_name
+from mpo_lite.llm.models import SANDBOX, full_name
 from mpo_lite.runs import Run
 from mpo_lite.tasks.data import training_order
 from mpo_lite.training.callback import MPOCallback
@@ -125,13 +125,25 @@ class MPO:
 
 
 def open_run(config: Config) -> Run:
-    """Makes the run directory of a new run, with model names pinned. Raises ``ConfigError`` where there is
-    one already.
-    """
-    pinned = {role: full_name(name) for role in ("judge", "meta") if (name := getattr(config, role))}
-    config = config.model_copy(update=pinned)
+    """Makes the run directory of a new run. Raises ``ConfigError`` where there is one already."""
     path = config.run_dir or Path("runs") / f"{Path(config.task).name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return Run.create(path, config, environment())
+    return Run.create(path, _pinned(config), environment())
+
+
+def _pinned(config: Config) -> Config:
+    """The configuration as it is saved: with full model names, and with paths that hold from any folder."""
+    names = {role: full_name(name) for role in ("judge", "meta") if (name := getattr(config, role))}
+    given = {
+        name: path for name in ("policy", "data", "rubric") if (path := getattr(config, name)) != SANDBOX
+    }
+    paths = {
+        name: type(path)(Path(path).absolute())
+        for name, path in given.items()
+        if path and Path(path).exists()
+    }
+    if (Path(config.task) / "task.yaml").exists():
+        paths["task"] = str(Path(config.task).absolute())
+    return config.model_copy(update={**names, **paths, "cache_dir": config.cache_dir.absolute()})
 
 
 def _text(message: Any) -> str:
