@@ -260,10 +260,10 @@ class Client:
         habits = self._habits[model]
         if parameter == "response_format":
             habits.rung = max(habits.rung, min(rung + 1, len(LADDER) - 1))
-            _log.info("%s refuses %s; asking by %s from now on", model, LADDER[rung], LADDER[habits.rung])
+            _log.warning("%s refuses %s; asking by %s from now on", model, LADDER[rung], LADDER[habits.rung])
             return habits.rung
         habits.refused |= {parameter}
-        _log.info("%s does not take %s; left out from now on", model, parameter)
+        _log.warning("%s does not take %s; left out from now on", model, parameter)
         return rung
 
     async def _attempt(self, call: Call[Any], messages: list[Message], parameters: dict[str, Any]) -> Reply:
