@@ -292,6 +292,22 @@ def test_the_ledger_counts_every_attempt_and_keeps_no_text(make_client: MakeClie
     assert "private" not in text and "sk-secret" not in text
 
 
+def test_an_answer_without_usage_counts_its_worst_case(make_client: MakeClient) -> None:
+    unmetered = {key: value for key, value in openai_reply('{"level": 1}').items() if key != "usage"}
+    with LLMServer(lambda kind, body: web.json_response(unmetered)) as server:
+        client = make_client(max_usd=1.0)
+        background.wait(client.ask(call(server, text="x" * 100, max_tokens=100)))
+        assert client.ledger.usd == pytest.approx((100 * 1 + 100 * 2) / 1e6)
+
+
+def test_a_rate_limit_that_speaks_of_billing_is_retried(make_client: MakeClient) -> None:
+    limited = error(
+        429, "Rate limit reached. Add a payment method at example.com/account/billing to raise it."
+    )
+    with LLMServer(faults(limited)) as server:
+        assert background.wait(make_client().ask(call(server))) in (0, 1, 2)
+
+
 def test_an_unknown_price_is_unpriced_and_not_free(make_client: MakeClient) -> None:
     with LLMServer() as server:
         client = make_client()

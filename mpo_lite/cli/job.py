@@ -28,30 +28,10 @@ LAST = 3
 SIMULATED = "judge and meta-judge are simulated: no evidence about real ones"
 
 FLAGS = (
-    *(
-        "judge",
-        "meta",
-        "judge_api_base",
-        "meta_api_base",
-        "policy",
-        "task",
-        "data",
-        "rubric",
-        "steps",
-        "group_size",
-    ),
-    *(
-        "interval",
-        "meta_samples",
-        "freeze_rubric",
-        "run_dir",
-        "seed",
-        "max_usd",
-        "max_calls",
-        "max_judge_failures",
-    ),
-    *("concurrency", "cache_dir"),
-)
+    "judge", "meta", "judge_api_base", "meta_api_base", "policy", "task", "data", "rubric", "steps",
+    "group_size", "interval", "meta_samples", "freeze_rubric", "run_dir", "seed", "max_usd", "max_calls",
+    "max_judge_failures", "concurrency", "cache_dir",
+)  # fmt: skip
 """Fields with a flag of their own; the others are set by ``-o``, ``MPO_*`` or YAML."""
 
 

@@ -271,12 +271,12 @@ class Client:
         price = transport.price(backend)
         # UTF-8 bytes bound the tokens of any byte-level tokenizer from above.
         size = sum(len(message["content"].encode("utf-8", "replace")) for message in messages)
-        worst = _cost(price, size, parameters["max_tokens"]) or 0.0
+        worst = _cost(price, size, parameters["max_tokens"])
         limiter = self._limiters[backend.label]
         self._session = self._session or await transport.open_session()
-        async with limiter.slot(), self.budget.reserve(worst):
+        async with limiter.slot(), self.budget.reserve(worst or 0.0):
             started = time.monotonic()
-            reply, outcome = None, "ok"
+            reply = None
             try:
                 reply = await transport.attempt(backend, messages, parameters, self._session, self._timeout_s)
                 return reply
@@ -284,27 +284,27 @@ class Client:
                 if error.retry_after:
                     limiter.pause(min(error.retry_after, MAX_WAIT_S))
                 raise
-            except BaseException as error:
-                outcome = type(error).__name__
-                raise
             finally:
-                self._account(call, reply, outcome if reply else "failed", time.monotonic() - started, price)
+                self._account(call, reply, time.monotonic() - started, price, worst)
 
     def _account(
         self,
         call: Call[Any],
         reply: Reply | None,
-        outcome: str,
         seconds: float,
         price: tuple[float, float] | None,
+        worst: float | None,
     ) -> None:
-        usd = _cost(price, reply.input_tokens, reply.output_tokens) if reply else None
+        usd = None
+        if reply:
+            usd = _cost(price, reply.input_tokens, reply.output_tokens)
+            usd = worst if usd is None else usd  # a server that reports no usage must not slip past the cap
         self.ledger.record(
             CallRecord(
                 time=time.time(),
                 purpose=call.purpose,
                 model=call.backend.model,
-                outcome=outcome,
+                outcome="ok" if reply else "failed",
                 seconds=round(seconds, 4),
                 input_tokens=reply.input_tokens if reply else None,
                 cached_tokens=reply.cached_tokens if reply else None,

@@ -20,12 +20,12 @@ class CallRecord:
         time: Unix time at its end, in seconds.
         purpose: What it was for.
         model: Full model name.
-        outcome: ``ok``, or why it gave nothing.
+        outcome: ``ok``, or ``failed`` where no answer came.
         seconds: From sending to the answer.
         input_tokens: Prompt tokens, the provider-cached ones included; None where the server reports no
         usage. cached_tokens: Of these, read from the provider's prefix cache.
         output_tokens: Answer tokens, thinking included.
-        usd: What it cost; None where the model has no known price.
+        usd: What it cost, at most where the server reports no usage; None where the price is unknown.
     """
 
     time: float

@@ -25,7 +25,7 @@ CONNECTIONS = 512
 
 _PARAMETERS = ("response_format", "temperature", "seed")
 _QUOTA = re.compile(
-    r"insufficient_quota|exceeded your current quota|credit balance is too low|billing", re.IGNORECASE
+    r"insufficient_quota|exceeded your current quota|credit balance is too low", re.IGNORECASE
 )
 _CONTEXT = re.compile(
     r"context.{0,20}(length|window)|maximum.{0,20}(tokens|length)|too long|too many tokens", re.I

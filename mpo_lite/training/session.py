@@ -16,7 +16,7 @@ from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Ledger
-from mpo_lite.llm.models import Backend, backend
+from mpo_lite.llm.models import backend
 from mpo_lite.meta.step import MetaJudge
 from mpo_lite.rubric import Rubric, load_rubric, set_hash
 from mpo_lite.runs import JsonRow, Run, Version
@@ -162,8 +162,3 @@ class Session:
                     "not hold; give it, in USD per million input and output tokens: "
                     f"-o {role}_price='[0.15, 0.6]', or cap calls by --max-calls"
                 )
-
-
-def describe(backends: list[Backend]) -> JsonRow:
-    """Role → full model name, for showing and saving."""
-    return {role: which.model for role, which in zip(("judge", "meta"), backends, strict=False)}
