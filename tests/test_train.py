@@ -163,6 +163,12 @@ def wait_for(process: "subprocess.Popen[str]", line: str) -> None:
     raise AssertionError(f"{line!r} never came:\n{''.join(seen)}")
 
 
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Waits for a run; its exit code and the rest of what it said."""
+    _, errors = process.communicate()
+    return process.returncode, errors
+
+
 def resume(run: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "mpo_lite", "resume", str(run), "--json", *flags]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -195,15 +201,14 @@ def test_a_killed_run_resumes_to_the_same_bits_and_asks_nothing_twice(
 ) -> None:
     several = {"trainer": "{num_iterations: 2}"} if after == "batch 3/6" else {}
     with LLMServer(delay=0.02) as server:
-        whole = start(tmp_path, prompts, "whole", server, **several)
-        assert whole.wait() == 0
+        assert ended(start(tmp_path, prompts, "whole", server, **several))[0] == 0
         server.requests.clear()
         killed = start(tmp_path, prompts, "killed", server, **several)
         wait_for(killed, after)
         time.sleep(0.12)  # somewhere in the next batch
         killed.send_signal(signal.SIGKILL)
-        killed.wait()
-        time.sleep(0.1)
+        ended(killed)
+        time.sleep(0.5)  # what is on its way to the server still arrives
         before, kept = len(asked(server)), committed(tmp_path / "killed-cache")
         result = resume(tmp_path / "killed")
         assert result.returncode == 0, result.stderr
@@ -217,10 +222,10 @@ def test_a_cap_stops_with_exit_code_3_and_more_budget_resumes_to_the_same_bits(
     tmp_path: Path, prompts: Path
 ) -> None:
     with LLMServer() as server:
-        assert start(tmp_path, prompts, "whole", server).wait() == 0
+        assert ended(start(tmp_path, prompts, "whole", server))[0] == 0
         capped = start(tmp_path, prompts, "capped", server, max_calls=60)
-        _, errors = capped.communicate()
-        assert capped.returncode == 3
+        code, errors = ended(capped)
+        assert code == 3
         assert "the cap of 60 calls is reached; raise --max-calls" in errors
         assert "Traceback" not in errors
         assert Run(tmp_path / "capped").last_checkpoint() is not None
@@ -233,12 +238,12 @@ def test_a_cap_stops_with_exit_code_3_and_more_budget_resumes_to_the_same_bits(
 
 def test_ctrl_c_saves_and_resumes_to_the_same_bits(tmp_path: Path, prompts: Path) -> None:
     with LLMServer(delay=0.02) as server:
-        assert start(tmp_path, prompts, "whole", server).wait() == 0
+        assert ended(start(tmp_path, prompts, "whole", server))[0] == 0
         stopped = start(tmp_path, prompts, "stopped", server)
         wait_for(stopped, "batch 3/6")
         stopped.send_signal(signal.SIGINT)
-        _, errors = stopped.communicate()
-        assert stopped.returncode == 130
+        code, errors = ended(stopped)
+        assert code == 130
         assert "go on with: mpo-lite resume" in errors and "Traceback" not in errors
         assert resume(tmp_path / "stopped").returncode == 0
     same_run(tmp_path, "whole", "stopped")
@@ -285,11 +290,11 @@ def test_a_judge_that_breaks_down_midway_leaves_a_checkpoint_to_go_on_from(
         return "I would rather not say." if late and kind in ("judge", "repair") else None
 
     with LLMServer() as server:
-        assert start(tmp_path, prompts, "whole", server).wait() == 0
+        assert ended(start(tmp_path, prompts, "whole", server))[0] == 0
         server.fault = breaks_down
         broken = start(tmp_path, prompts, "broken", server)
-        _, errors = broken.communicate()
-        assert broken.returncode == 1
+        code, errors = ended(broken)
+        assert code == 1
         assert "judgements failed (parse), more than --max-judge-failures 0.05 allows" in errors
         checkpoint = Run(tmp_path / "broken").last_checkpoint()
         assert checkpoint is not None and checkpoint.name == "checkpoint-3"

@@ -225,6 +225,7 @@ def running(seed: int = 0, bad_rate: float = DEFAULT_BAD_RATE, port: int = 0) ->
     thread = threading.Thread(target=lambda: asyncio.run(serve()), name="sandbox-server", daemon=True)
     thread.start()
     if not ready.wait(_START_SECONDS) or "error" in state:
+        thread.join(_START_SECONDS)
         raise state.get("error") or OSError("the sandbox server did not start")
     try:
         yield f"http://127.0.0.1:{state['port']}/v1"
