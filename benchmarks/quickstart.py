@@ -18,7 +18,11 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-T_975 = {5: 2.776, 10: 2.262, 20: 2.093, 30: 2.045}  # Student's t for n - 1 degrees of freedom
+# Student's t, 97.5%, for 1 to 30 degrees of freedom.
+T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
 ARMS = {"frozen": ["--freeze-rubric"], "evolving": []}
 
 
@@ -42,7 +46,7 @@ def run(arm: str, seed: int) -> dict:
 def interval(values: list[float]) -> str:
     if len(values) < 2:
         return f"{values[0]:.3f}"
-    half = T_975.get(len(values), 1.96) * statistics.stdev(values) / math.sqrt(len(values))
+    half = T_975[min(len(values) - 1, 30) - 1] * statistics.stdev(values) / math.sqrt(len(values))
     return f"{statistics.fmean(values):.3f} ± {half:.3f}"
 
 

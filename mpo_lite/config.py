@@ -37,6 +37,9 @@ def _plain_url(url: str) -> str:
     return url
 
 
+# Shells expand ~ in flags; in YAML and variables nobody does.
+LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]
+PathOrName = Annotated[str, AfterValidator(os.path.expanduser)]
 Url = Annotated[str, AfterValidator(_plain_url)]
 Price = Annotated[
     tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], "USD per million tokens"
@@ -63,10 +66,10 @@ class Config(BaseModel):
     meta: str | None = Field(None, description="Meta-judge: likewise.")
     judge_api_base: Url | None = Field(None, description="Address of the judge's server.")
     meta_api_base: Url | None = Field(None, description="Address of the meta-judge's server.")
-    policy: str = Field(DEFAULT_POLICY, description="Model to train: a folder, a hub id, or 'sandbox'.")
-    task: str = Field("essay", description="Task: a built-in name or a folder.")
-    data: str | None = Field(None, description="Prompts: jsonl, csv, parquet or hub id.")
-    rubric: Path | None = Field(None, description="First rubric (YAML) instead of the task's.")
+    policy: PathOrName = Field(DEFAULT_POLICY, description="Policy: a folder, a hub id, or 'sandbox'.")
+    task: PathOrName = Field("essay", description="Task: a built-in name or a folder.")
+    data: PathOrName | None = Field(None, description="Prompts: jsonl, csv, parquet or hub id.")
+    rubric: LocalPath | None = Field(None, description="First rubric (YAML) instead of the task's.")
     steps: int = Field(200, ge=1, description="Generation batches to train.")
     group_size: int = Field(8, ge=2, description="Completions per prompt (GRPO group).")
     batch_prompts: int = Field(8, ge=1, description="Prompts per generation batch.")
@@ -80,7 +83,7 @@ class Config(BaseModel):
     interval: int = Field(10, ge=1, description="Generation batches between meta steps.")
     meta_samples: int = Field(8, ge=1, description="Rollouts shown to the meta-judge per step.")
     freeze_rubric: bool = Field(False, description="Train against the first rubric to the end.")
-    run_dir: Path | None = Field(None, description="Where the run is written; default runs/<task>-<time>.")
+    run_dir: LocalPath | None = Field(None, description="Folder of the run; default runs/<task>-<time>.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of data order, sampling and selection.")
     save_every: int = Field(10, ge=1, description="Generation batches between checkpoints.")
     eval_every: int = Field(5, ge=1, description="Generation batches between gold evaluations.")
@@ -102,7 +105,7 @@ class Config(BaseModel):
     meta_price: Price | None = Field(
         None, description="USD per million input and output tokens of the meta-judge."
     )
-    cache_dir: Path = Field(
+    cache_dir: LocalPath = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mpo-lite",
         description="Disk cache of model answers, shared by all runs.",
     )

@@ -8,6 +8,7 @@ leave, is skipped.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,12 +16,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from filelock import FileLock, Timeout
 
 from mpo_lite.config import Config, load_config, save_config
-from mpo_lite.errors import ConfigError
+from mpo_lite.errors import ConfigError, TaskError
 from mpo_lite.rubric import Rubric, dump_rubric, parse_rubric
 from mpo_lite.types import Assessment, Rollout, Verdict, text_hash
 
@@ -63,6 +65,7 @@ class Run:
         self.calls = path / "calls.jsonl"
         self.checkpoints = path / "checkpoints"
         self._superseded = path / "superseded"
+        self._lock = FileLock(path / ".lock")
 
     @classmethod
     def create(cls, path: Path, config: Config, env: JsonRow) -> Run:
@@ -71,11 +74,11 @@ class Run:
         Raises:
             ConfigError: There is a run in it already, or it cannot be written.
         """
-        if (path / "config.yaml").exists():
+        run = cls(path)
+        if run.exists():
             raise ConfigError(
                 f"{path} holds a run already; continue it: mpo-lite resume {path}, or name another folder"
             )
-        run = cls(path)
         try:
             for folder in (run.checkpoints, path / "rubrics"):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -92,11 +95,47 @@ class Run:
         """Opens a run and its saved configuration, with what is ``given`` anew. Raises ``ConfigError``
         without one.
         """
-        if not (path / "config.yaml").is_file():
+        run = cls(path)
+        if not run.exists():
             raise ConfigError(
                 f"{path}: no run here (no config.yaml); runs lie under runs/ unless --run-dir said else"
             )
-        return cls(path), load_config(path / "config.yaml", given, environ={})
+        # Its first rubric is its own by now; the file it came from may be gone or changed.
+        first = run._version_path(0)
+        kept = {"rubric": first} if first.exists() else {}
+        return run, load_config(path / "config.yaml", {**given, **kept}, environ={})
+
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / "config.yaml").is_file()
+
+    @property
+    def begun_by(self) -> str:
+        """``train`` for the command line's runs; ``library`` where a user's own trainer writes them."""
+        try:
+            return json.loads((self.path / "env.json").read_text(encoding="utf-8"))["begun_by"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{self.path / 'env.json'}: missing or damaged; this is no run") from error
+
+    def lock(self) -> None:
+        """Keeps other processes from writing here, until ``unlock`` or the end of this process.
+
+        Raises:
+            ConfigError: Another process is at it.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigError(f"{self.path}: another process is training this run; wait for it") from error
+
+    def unlock(self) -> None:
+        """Lets other processes go on with the run."""
+        self._lock.release()
+
+    def withdraw(self) -> None:
+        """Takes back a run whose settings turned out unusable before it began: its folder is free again."""
+        for path in (self._version_path(0), self.path / "env.json", self.path / "config.yaml"):
+            path.unlink(missing_ok=True)
 
     def publish(self, version: Version) -> None:
         """Writes a rubric version; one that is there already is the same, from before a kill."""
@@ -113,12 +152,19 @@ class Run:
         write_atomically(self._version_path(version.number), text)
 
     def version(self, number: int) -> Version:
-        """Reads a rubric version back. Raises ``TaskError`` where its file was damaged."""
+        """Reads a rubric version back. Raises ``TaskError`` where its file is gone or was damaged."""
         path = self._version_path(number)
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TaskError(f"{path}: cannot be read ({error}); the run needs this rubric") from error
         lines = takewhile(lambda line: line.startswith("# "), text.splitlines())
         head: dict[str, Any] = yaml.safe_load("\n".join(line[2:] for line in lines))
-        return Version(number, head["parent"], head["batch"], head["author"], parse_rubric(text, str(path)))
+        rubric = parse_rubric(text, str(path))
+        try:
+            return Version(number, head["parent"], head["batch"], head["author"], rubric)
+        except (KeyError, TypeError) as error:
+            raise TaskError(f"{path}: its first lines, which say where it comes from, are gone") from error
 
     def rewind(self, batch: int) -> None:
         """Takes the run back to where ``batch`` generation batches were done; keeps what is cut in
@@ -151,8 +197,21 @@ class Run:
 
     def last_checkpoint(self) -> Path | None:
         """The newest whole checkpoint: one whose state file, written last, is there."""
-        whole = (path.parent for path in self.checkpoints.glob(f"checkpoint-*/{STATE_FILE}"))
-        return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+        whole = {step: path for step, path in self._checkpoints().items() if (path / STATE_FILE).exists()}
+        return whole[max(whole)] if whole else None
+
+    def remove_torn_checkpoints(self) -> None:
+        """Removes checkpoints that a kill left without a state file."""
+        for path in self._checkpoints().values():
+            if not (path / STATE_FILE).exists():
+                shutil.rmtree(path)
+
+    def _checkpoints(self) -> dict[int, Path]:
+        """The trainer's checkpoints by optimiser step; folders of other names are somebody else's."""
+        found = (
+            (path.name.removeprefix("checkpoint-"), path) for path in self.checkpoints.glob("checkpoint-*")
+        )
+        return {int(step): path for step, path in found if step.isdecimal()}
 
     def _version_path(self, number: int) -> Path:
         return self.path / "rubrics" / f"v{number:03d}.yaml"
@@ -172,11 +231,12 @@ def read_state(checkpoint: Path) -> JsonRow:
     """
     path = checkpoint / STATE_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise ConfigError(
-            f"{path}: damaged ({error}); delete this checkpoint to go on from the one before"
-        ) from error
+        state: Any = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError:
+        state = None
+    if not isinstance(state, dict):
+        raise ConfigError(f"{path}: damaged; delete this checkpoint to go on from the one before")
+    return cast(JsonRow, state)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -202,18 +262,10 @@ def read_rows(path: Path) -> list[JsonRow]:
     rows: list[JsonRow] = []
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                continue  # torn by a kill
+            with contextlib.suppress(ValueError):  # torn by a kill
+                row = json.loads(line)
+                rows += [row] if isinstance(row, dict) else []
     return rows
-
-
-def remove_torn_checkpoints(run: Run) -> None:
-    """Removes checkpoints that a kill left without a state file."""
-    for path in run.checkpoints.glob("checkpoint-*"):
-        if not (path / STATE_FILE).exists():
-            shutil.rmtree(path)
 
 
 def _rewrite(path: Path, rows: list[JsonRow]) -> None:

@@ -10,6 +10,8 @@ import pytest
 from mpo_lite.cli.main import COMMANDS, main
 from mpo_lite.cli.progress import Display
 from mpo_lite.config import Config
+from mpo_lite.tasks.data import load_prompts
+from mpo_lite.tasks.spec import DataSource
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -83,6 +85,38 @@ def test_wrong_data_is_refused_before_anything_is_loaded(
     assert (code, message in line, str(data) in line) == (2, True, True), line
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("latin.csv", "prompt\ncafé\n".encode("latin-1"), "latin.csv: cannot be read"),
+        ("latin.jsonl", '{"prompt": "café"}\n'.encode("latin-1"), "latin.jsonl: cannot be read"),
+        ("huge.csv", b"prompt\n" + b"a" * 200_000 + b"\n", "huge.csv: not a csv file"),
+        (":x", b"", ":x"),
+        (".a:b", b"", "cannot import .a:b"),
+        ("os:sep", b"", "os:sep is no function"),
+        ("os:getcwd", b"", "os:getcwd: must take 'train' or 'held_out'"),
+        ("builtins:list", b"", "builtins:list: each row must be a mapping"),
+    ],
+)
+def test_odd_data_is_refused_in_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    data = name
+    if content:
+        (tmp_path / name).write_bytes(content)
+        data = str(tmp_path / name)
+    code, line = fails(capsys, "train", "--judge", "gpt-4o", "--freeze-rubric", "--data", data)
+    assert code == 2 and message in line
+
+
+def test_files_saved_by_a_spreadsheet_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("prompt\r\ncafé\r\ntea\r\n".encode("utf-8-sig"))
+    (tmp_path / "a.jsonl").write_bytes('{"prompt": "café"}\r\n{"prompt": "tea"}\r\n'.encode("utf-8-sig"))
+    for name in ("a.csv", "a.jsonl"):
+        prompts = load_prompts(DataSource(source=str(tmp_path / name)))
+        assert sorted(prompts.train) == ["café", "tea"]
+
+
 def test_an_endpoint_that_does_not_answer_is_named(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -119,7 +153,9 @@ def shown(*events: tuple[str, dict[str, Any]]) -> str:
 
 def test_progress_away_from_a_terminal_is_one_plain_line_per_batch() -> None:
     text = shown(
-        ("gold", {"gold": 0.45, "n": 64}), ("step", ROW), ("step", ROW | {"reward": None, "usd": None})
+        ("gold", {"batch": 0, "gold": 0.45, "n": 64}),
+        ("step", ROW),
+        ("step", ROW | {"reward": None, "usd": None}),
     )
     lines = text.splitlines()
     assert lines[0] == "gold before training: 0.450 on 64 held-out prompts"

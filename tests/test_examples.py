@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from mpo_lite.runs import Run, read_rows
 from mpo_lite.sandbox.data import policy_dir
@@ -14,10 +15,10 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_example_script_trains_and_evolves_its_rubric(tmp_path: Path) -> None:
     with running(seed=0) as url:
-        settings = {
+        environ = os.environ | {
             "MPO_TASK": "sandbox",
-            "MPO_JUDGE": "openai/sandbox-judge",
-            "MPO_META": "openai/sandbox-meta",
+            "MPO_JUDGE": "openai/sandbox-judge-0",
+            "MPO_META": "openai/sandbox-meta-0",
             "MPO_JUDGE_API_BASE": url,
             "MPO_META_API_BASE": url,
             "MPO_CACHE_DIR": str(tmp_path / "cache"),
@@ -28,13 +29,29 @@ def test_the_example_script_trains_and_evolves_its_rubric(tmp_path: Path) -> Non
             str(policy_dir()),
             str(tmp_path / "out"),
         ]
-        subprocess.run(command, env=os.environ | settings, check=True, capture_output=True, cwd=tmp_path)
+        subprocess.run(command, env=environ, check=True, capture_output=True, cwd=tmp_path)
+        again = subprocess.run(command, env=environ, capture_output=True, text=True, cwd=tmp_path)
+        assert "has batches already" in again.stderr and "resume_from_checkpoint=True" in again.stderr
+        assert_it_goes_on(command, environ, tmp_path)
     run = Run(tmp_path / "out" / "mpo")
-    assert [row["batch"] for row in read_rows(run.metrics)] == [1, 2, 3, 4]
-    assert [row["batch"] for row in read_rows(run.lineage)] == [2]
-    assert len(read_rows(run.rollouts)) == 4 * 16
+    assert [row["batch"] for row in read_rows(run.metrics)] == [1, 2, 3, 4, 5]
+    assert [row["batch"] for row in read_rows(run.lineage)] == [2, 4]
+    assert len(read_rows(run.rollouts)) == 5 * 16
     assert read_rows(run.gold)[0]["n"] >= 64
-    assert (tmp_path / "out" / "checkpoint-4" / "mpo_state.json").exists()
+    assert (tmp_path / "out" / "checkpoint-5" / "mpo_state.json").exists()
+
+
+def assert_it_goes_on(command: list[Any], environ: dict[str, str], tmp_path: Path) -> None:
+    """The script goes on in its run once told to resume; the command line leaves such a run alone."""
+    resumed = tmp_path / "resumed.py"
+    text = Path(command[1]).read_text().replace("train()", "train(resume_from_checkpoint=True)")
+    resumed.write_text(text.replace("steps=4", "steps=5"))
+    before = read_rows(tmp_path / "out" / "mpo" / "metrics.jsonl")
+    subprocess.run([command[0], resumed, *command[2:]], env=environ, check=True, capture_output=True)
+    assert read_rows(tmp_path / "out" / "mpo" / "metrics.jsonl")[: len(before)] == before
+    cli = [sys.executable, "-m", "mpo_lite", "resume", str(tmp_path / "out" / "mpo")]
+    refused = subprocess.run(cli, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "a trainer of your own" in refused.stderr
 
 
 def test_the_wheel_runs_outside_the_repository(tmp_path: Path) -> None:

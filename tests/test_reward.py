@@ -40,6 +40,8 @@ def open_session(tmp_path: Path) -> Iterator[Callable[..., Session]]:
         given = {"judge": "openai/m", "judge_api_base": server.url, "freeze_rubric": True, "data": str(data),
                  "cache_dir": tmp_path / "cache", "breaker_pause": 0.0, "group_size": GROUP}  # fmt: skip
         session = Session(load_config(given=given | options, environ={}))
+        for earlier in opened:  # their processes would be gone
+            earlier.run.unlock()
         path = tmp_path / "run"
         session.attach(Run(path) if path.exists() else Run.create(path, Config(), {}))
         opened.append(session)
@@ -102,6 +104,19 @@ def test_a_judge_that_comes_back_during_the_pause_is_used(open_session: Callable
     with LLMServer(lambda kind, body: "no JSON" if next(failures, False) else None) as server:
         rewards = [r.reward for r in score_batch(open_session(server), batch(groups=2), GROUP)]
     assert None not in rewards
+
+
+def test_a_batch_too_small_to_tolerate_failures_stops_when_all_of_it_failed(
+    open_session: Callable[..., Session],
+) -> None:
+    pair = [Sample("prompt", f"answer {row} {mark}") for row, mark in enumerate(("FAILS", ""))]
+    with LLMServer(failing_on("FAILS")) as server:
+        session = open_session(server)
+        assert [rollout.verdict.failure for rollout in score_batch(session, pair, 2)] == ["parse", None]
+        with pytest.raises(JudgeDown, match="1 of 1 judgements failed"):
+            score_batch(session, pair[:1], 1)
+        everything = open_session(server, max_judge_failures=1.0)
+        assert score_batch(everything, pair[:1], 1)[0].reward is None
 
 
 def test_refusals_are_counted_apart_and_do_not_open_the_breaker(open_session: Callable[..., Session]) -> None:

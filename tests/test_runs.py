@@ -6,15 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpo_lite.config import Config
-from mpo_lite.errors import ConfigError
-from mpo_lite.rubric import Rubric
+from mpo_lite.errors import ConfigError, TaskError
+from mpo_lite.rubric import Rubric, dump_rubric, load_rubric
 from mpo_lite.runs import (
     Run,
     Version,
     append_rows,
     read_rows,
     read_state,
-    remove_torn_checkpoints,
     write_state,
 )
 from mpo_lite.types import Assessment, Rollout, Verdict
@@ -34,6 +33,47 @@ def test_a_run_is_never_written_over(run: Run) -> None:
     with pytest.raises(ConfigError, match="mpo-lite resume"):
         Run.create(run.path, Config(), {})
     assert Run.open(run.path, {"max_calls": 7})[1] == Config(judge="j", max_calls=7)
+
+
+def test_a_run_goes_on_by_its_own_first_rubric(run: Run, rubric: Rubric) -> None:
+    run.publish(Version(0, None, 0, "my_rubric.yaml", rubric))
+    config = Run.open(run.path, {})[1]
+    assert config.rubric and load_rubric(config.rubric) == rubric
+
+
+def test_two_processes_never_write_one_run(run: Run) -> None:
+    run.lock()
+    with pytest.raises(ConfigError, match="another process is training this run"):
+        Run(run.path).lock()
+    run.unlock()
+    Run(run.path).lock()
+
+
+def test_a_run_that_never_began_leaves_its_folder_free(run: Run, rubric: Rubric) -> None:
+    run.publish(Version(0, None, 0, "task", rubric))
+    run.withdraw()
+    assert not run.exists()
+    Run.create(run.path, Config(), {"begun_by": "library"})
+    assert run.begun_by == "library"
+
+
+def test_damaged_files_are_named(run: Run, rubric: Rubric) -> None:
+    with pytest.raises(TaskError, match=r"v003.yaml: cannot be read"):
+        run.version(3)
+    (run.path / "rubrics" / "v001.yaml").write_text(dump_rubric(rubric))
+    with pytest.raises(TaskError, match=r"v001.yaml: its first lines"):
+        run.version(1)
+    (run.path / "env.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"env.json: missing or damaged"):
+        _ = run.begun_by
+    for state in ("{", "[1]"):
+        checkpoint = run.checkpoints / "checkpoint-1"
+        checkpoint.mkdir(exist_ok=True)
+        (checkpoint / "mpo_state.json").write_text(state)
+        with pytest.raises(ConfigError, match="delete this checkpoint"):
+            read_state(checkpoint)
+    run.metrics.write_text('[1]\n"text"\n{"batch": 1}\n')
+    assert read_rows(run.metrics) == [{"batch": 1}]
 
 
 def test_opening_what_is_no_run_says_so(tmp_path: Path) -> None:
@@ -86,6 +126,7 @@ def test_rewind_keeps_what_the_checkpoint_knew_and_moves_the_rest(run: Run) -> N
 
 
 def test_only_a_checkpoint_with_its_state_file_counts(run: Run) -> None:
+    (run.checkpoints / "checkpoint-best").mkdir()  # a user's own copy: neither ours to use nor to remove
     for number in (9, 10, 11):
         (run.checkpoints / f"checkpoint-{number}").mkdir()
     assert run.last_checkpoint() is None
@@ -93,8 +134,9 @@ def test_only_a_checkpoint_with_its_state_file_counts(run: Run) -> None:
         write_state(run.checkpoints / f"checkpoint-{number}", {"batch": number})
     last = run.last_checkpoint()
     assert last is not None and (last.name, read_state(last)) == ("checkpoint-10", {"batch": 10})
-    remove_torn_checkpoints(run)
-    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+    run.remove_torn_checkpoints()
+    left = sorted(path.name for path in run.checkpoints.iterdir())
+    assert left == ["checkpoint-10", "checkpoint-9", "checkpoint-best"]
 
 
 def test_no_pickle_of_the_trainer_is_kept(run: Run) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -249,11 +250,15 @@ def test_ctrl_c_saves_and_resumes_to_the_same_bits(tmp_path: Path, prompts: Path
     same_run(tmp_path, "whole", "stopped")
 
 
-def fails_on_a_tenth(kind: str, body: Any) -> str | None:
-    """A judge that never judges certain completions, about one in ten."""
-    text = completion_of(body)
-    fails = kind == "judge" and int(hashlib.sha256(text.encode()).hexdigest(), 16) % 10 == 0
-    return "I would rather not say." if fails or kind == "repair" else None
+def fails_on_every(nth: int) -> Callable[[str, Any], str | None]:
+    """A judge that never judges every ``nth`` of the completions it comes to see."""
+    seen: dict[str, int] = {}
+
+    def fault(kind: str, body: Any) -> str | None:
+        fails = kind == "judge" and seen.setdefault(completion_of(body), len(seen)) % nth == 0
+        return "I would rather not say." if fails or kind == "repair" else None
+
+    return fault
 
 
 def test_a_judge_that_fails_on_a_tenth_costs_no_other_completion_its_score(
@@ -263,7 +268,7 @@ def test_a_judge_that_fails_on_a_tenth_costs_no_other_completion_its_score(
     with LLMServer() as server:
         flags = ("--judge", "openai/j", "--judge-api-base", server.url, "--freeze-rubric")
         train(*flags, name="healthy", **settings)
-        server.fault = fails_on_a_tenth
+        server.fault = fails_on_every(10)
         summary = train(*flags, name="failing", max_judge_failures=0.4, **settings)
         healthy, failing = (
             read_rows(tmp_path / name / "rollouts.jsonl")[:48] for name in ("healthy", "failing")
@@ -320,7 +325,7 @@ def test_trl_gives_rows_without_a_reward_no_advantage(train: Train, monkeypatch:
 
     monkeypatch.setattr(MPO, "reward", watched_reward)
     monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", watched_generate)
-    with LLMServer(fails_on_a_tenth) as server:
+    with LLMServer(fails_on_every(5)) as server:
         train(
             "--judge",
             "openai/j",
@@ -340,6 +345,75 @@ def test_trl_gives_rows_without_a_reward_no_advantage(train: Train, monkeypatch:
                 # A row counts above or below the mean of those that were judged, or not at all.
                 expected = 0 if value is None else (value > mean + 1e-6) - (value < mean - 1e-6)
                 assert (advantage > 1e-6) - (advantage < -1e-6) == expected
+
+
+def test_a_row_without_a_reward_puts_no_prompt_into_the_log(tmp_path: Path, prompts: Path) -> None:
+    """TRL warns of such rows by printing them; the filter on that fails to match when TRL changes it."""
+    with LLMServer(fails_on_every(5)) as server:
+        code, said = ended(start(tmp_path, prompts, "run", server, steps=1, max_judge_failures=1.0))
+    assert code == 0
+    rollout = read_rows(tmp_path / "run" / "rollouts.jsonl")[0]
+    assert any(row["reward"] is None for row in read_rows(tmp_path / "run" / "rollouts.jsonl"))
+    assert rollout["prompt"] not in said and rollout["completion"] not in said
+
+
+def test_changed_prompts_are_noticed_on_resume(
+    tmp_path: Path, prompts: Path, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.jsonl"
+    own.write_text("".join(f'{{"prompt": "question {n}"}}\n' for n in range(9)))
+    flags = ("--judge", "sandbox", "--freeze-rubric", "--data", str(own))
+    train(*flags, steps=2)
+    own.write_text("".join(f'{{"prompt": "question {n}"}}\n' for n in range(8)))
+    with pytest.raises(SystemExit) as stopped:
+        main(["resume", str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    assert "the prompts are no longer those it was trained on" in capsys.readouterr().err
+
+
+UNUSABLE = {
+    "lora.targets=nothing": "lora or trainer",
+    "micro_batch=3": "micro_batch 3: must divide",
+    "trainer.no_such_field=1": "no_such_field",
+    "trainer.gradient_accumulation_steps=0": "trainer: ",
+    "trainer.num_iterations=x": "trainer: ",
+    "trainer.generation_batch_size=32": "a generation batch would hold 32 completions in groups of 4",
+    "trainer.eval_strategy=steps": "lora or trainer",
+    "trainer.max_steps=3": "set by mpo-lite itself",
+}
+
+
+@pytest.mark.parametrize("setting", UNUSABLE)
+def test_settings_that_cannot_work_are_one_line_and_leave_the_folder_free(
+    setting: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--judge", "sandbox", "--freeze-rubric")
+    with pytest.raises(SystemExit) as stopped:
+        train(*flags, "-o", setting, steps=1)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2
+    assert said.startswith("mpo-lite: ") and UNUSABLE[setting] in said
+    assert not Run(tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("model.safetensors", "policy "),
+        ("tokenizer.json", "policy "),
+        ("chat_template.jinja", "its tokenizer has no chat template"),
+    ],
+)
+def test_a_policy_that_cannot_be_used_is_one_line(
+    lost: str, message: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = tmp_path / "policy"
+    shutil.copytree(policy_dir(), policy)
+    (policy / lost).unlink()
+    with pytest.raises(SystemExit) as stopped:
+        train("--judge", "sandbox", "--freeze-rubric", "--policy", str(policy), steps=1)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2 and said.startswith("mpo-lite: ") and message in said
 
 
 def test_a_wrong_key_stops_in_one_line_before_a_model_is_loaded(

@@ -15,8 +15,9 @@ import click
 
 from mpo_lite.cli.progress import Display
 from mpo_lite.config import Config
+from mpo_lite.errors import ConfigError
 from mpo_lite.llm.models import SANDBOX
-from mpo_lite.runs import Run, read_rows, remove_torn_checkpoints
+from mpo_lite.runs import Run, read_rows
 from mpo_lite.tasks.hub import go_offline_without_hub
 from mpo_lite.training.session import Session
 
@@ -90,15 +91,21 @@ def _train(session: Session, config: Config, run: Run | None, display: Display) 
     from mpo_lite.training.mpo import open_run
 
     trainer.check_policy(session.config)
-    checkpoint = run.last_checkpoint() if run else None
-    if run:
-        remove_torn_checkpoints(run)
-    run = run or open_run(config)
+    trainer.check_settings(session)
+    fresh = run is None
+    run = run or open_run(config, "train")
     session.attach(run)
+    run.remove_torn_checkpoints()
+    checkpoint = run.last_checkpoint()
     display(
         "note", {"text": f"run directory: {run.path}" + (f", from {checkpoint.name}" if checkpoint else "")}
     )
-    return run, trainer.train(session, checkpoint)
+    try:
+        return run, trainer.train(session, checkpoint)
+    except ConfigError:
+        if fresh:
+            run.withdraw()
+        raise
 
 
 def summarise(run: Run, config: Config, session: Session, seconds: float) -> dict[str, Any]:

@@ -56,5 +56,5 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("mpo-lite: stopped at once; go on with mpo-lite resume RUN", err=True)
+        click.echo("mpo-lite: stopped at once; go on with a run by mpo-lite resume RUN", err=True)
         sys.exit(130)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import click
 
@@ -47,4 +47,6 @@ def _kind(annotation: Any) -> Any:
     """The one type that a field holds apart from None; addresses and other refinements are text to click."""
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(part for part in get_args(annotation) if part is not type(None))
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
     return annotation if annotation in (int, float, bool, Path) else str

@@ -40,7 +40,7 @@ class Display:
             self._print(Text(row["text"], style="dim"))
         elif kind == "gold":
             self._gold.append(row["gold"])
-            if len(self._gold) == 1:
+            if row["batch"] == 0:
                 self._print(Text(f"gold before training: {row['gold']:.3f} on {row['n']} held-out prompts"))
         elif kind == "meta":
             self._print(_meta_line(row))

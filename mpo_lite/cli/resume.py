@@ -10,6 +10,7 @@ from dotenv import load_dotenv
 
 from mpo_lite.cli.job import run_job
 from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.errors import ConfigError
 from mpo_lite.runs import Run
 
 
@@ -30,4 +31,9 @@ def command(run_dir: Path, as_json: bool, **flags: Any) -> None:
     """
     load_dotenv(Path(".env"))
     run, config = Run.open(run_dir, flags)
+    if run.begun_by == "library":
+        raise ConfigError(
+            f"{run_dir}: written by a trainer of your own; start that script again, with "
+            "trainer.train(resume_from_checkpoint=True)"
+        )
     run_job(config, run, as_json)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from mpo_lite.errors import ConfigError
+
 
 @click.group("sandbox", short_help="Serve the simulated judge, or rebuild the tiny policy.")
 def command() -> None:
@@ -16,7 +18,9 @@ def command() -> None:
 
 @command.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8010, show_default=True, help="Port to listen on.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=8010, show_default=True, help="Port to listen on."
+)
 @click.option("--seed", default=0, show_default=True, help="Decides the judge's weaknesses and errors.")
 @click.option(
     "--bad-rate",
@@ -34,8 +38,14 @@ def serve(host: str, port: int, seed: int, bad_rate: float) -> None:
     """
     from mpo_lite.sandbox.judge_server import serve_forever
 
-    click.echo(f"simulated judge at http://{host}:{port}/v1 (Ctrl-C stops it)")
-    serve_forever(host, port, seed, bad_rate)
+    # Answers are cached by model name: one that behaves otherwise must be called otherwise.
+    kind = f"{seed}" + (f"-bad{bad_rate:g}" if bad_rate else "")
+    click.echo(f"simulated judge openai/sandbox-judge-{kind} and meta-judge openai/sandbox-meta-{kind}")
+    click.echo(f"at http://{host}:{port}/v1 (Ctrl-C stops them)")
+    try:
+        serve_forever(host, port, seed, bad_rate)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port} ({error}); name another --port") from error
 
 
 @command.command("policy")
@@ -50,5 +60,8 @@ def policy(out: Path | None, seed: int) -> None:
         return
     from mpo_lite.sandbox.policy import build
 
-    build(out, seed)
+    try:
+        build(out, seed)
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot be written ({error}); name a folder") from error
     click.echo(f"built {out}")

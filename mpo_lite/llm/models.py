@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 from mpo_lite.config import Config, Role
 from mpo_lite.errors import ConfigError
@@ -79,12 +80,18 @@ def backend(config: Config, role: Role, environ: Mapping[str, str] | None = None
     if not name:
         raise ConfigError(_HINTS[role])
     api_base = config.judge_api_base if role == "judge" else config.meta_api_base
+    if name == SANDBOX and not api_base:
+        raise ConfigError(
+            f"{role} {SANDBOX!r}: only the command line serves it by itself; run mpo-lite sandbox serve "
+            f"and name what it prints"
+        )
     api_key = environ.get(f"MPO_{role.upper()}_API_KEY") or None
     if api_base and not api_key:
         # A server of one's own needs no key; the provider's key in the environment is not for it.
         api_key = KEYLESS
     return Backend(
-        label=f"{SANDBOX}/{role}-{config.seed}" if name == SANDBOX else full_name(name),
+        # A simulated model is the program's own: another version of it may answer otherwise.
+        label=f"{SANDBOX}-{version('mpo-lite')}/{role}-{config.seed}" if name == SANDBOX else full_name(name),
         model=f"openai/{SANDBOX}-{role}" if name == SANDBOX else full_name(name),
         api_base=api_base,
         api_key=api_key,

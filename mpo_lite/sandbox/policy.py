@@ -10,13 +10,12 @@ chooses the tokenizer class by the model type, and this type leaves a tokenizer 
 a word-level tokenizer is loaded as a byte-level one and mangles text. Role tokens are special tokens; the
 chat template breaks their brackets inside messages, so that no message can type one.
 
-Rebuild: ``python -m mpo_lite.sandbox.policy OUT``. The same versions on the same machine give the same
+Rebuild: ``mpo-lite sandbox policy OUT``. The same versions on the same machine give the same
 bytes.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 from pathlib import Path
@@ -247,16 +246,3 @@ def _train(model: GraniteForCausalLM, batches: list[dict[str, torch.Tensor]], rn
             schedule.step()
             optimizer.zero_grad()
     model.eval()
-
-
-def main() -> None:
-    """``python -m mpo_lite.sandbox.policy OUT [--seed N]``."""
-    parser = argparse.ArgumentParser(description="Build the sandbox's tiny policy from nothing.")
-    parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    build(arguments.out, arguments.seed)
-
-
-if __name__ == "__main__":
-    main()

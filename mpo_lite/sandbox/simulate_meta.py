@@ -257,7 +257,7 @@ def _criterion(aspect: str) -> dict[str, Any]:
 
 
 def _kept(item: Item, labels: list[str], proposed: dict[str, Any] | None) -> dict[str, Any]:
-    """A criterion of the rubric in force; weights are not shown, so a known one gets its own back."""
+    """A criterion of the rubric in force; a known one begins at its own weight again."""
     weight = next((entry[3] for entry in _LIBRARY.values() if entry[0] == item.id), 2)
     if proposed is not None and len(labels) >= 3:
         weight = min(5, weight + 1)  # still at fault in many answers: it pays too little

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mpo_lite.errors import TaskError
 from mpo_lite.tasks.hub import go_offline_without_hub
@@ -46,9 +47,8 @@ def load_prompts(data: DataSource, override: str | None = None) -> Prompts:
     source = override or data.source
     if ":" in source and not Path(source).exists():
         function = load_function(source, "data.source")
-        return Prompts(
-            *(tuple(_texts(function(part), data.prompt, source)) for part in ("train", "held_out"))
-        )
+        parts = (_made(function, part, source) for part in ("train", "held_out"))
+        return Prompts(*(tuple(_texts(rows, data.prompt, source)) for rows in parts))
     texts = sorted(set(_texts(_rows(source, data.split), data.prompt, source)), key=text_hash)
     held_out = min(data.held_out, len(texts) // 5)
     if len(texts) < 2:
@@ -65,6 +65,17 @@ def training_order(prompts: tuple[str, ...], count: int, seed: int) -> list[str]
     while len(order) < count:
         order += shuffler.sample(prompts, len(prompts))
     return order[:count]
+
+
+def _made(function: Callable[..., Any], part: str, source: str) -> list[Row]:
+    """The rows that a function of the user's gives for one part."""
+    try:
+        rows: list[Any] = list(function(part))
+    except TypeError as error:
+        raise TaskError(f"{source}: must take 'train' or 'held_out' and give rows ({error})") from error
+    if not all(isinstance(row, dict) for row in rows):
+        raise TaskError(f'{source}: each row must be a mapping such as {{"prompt": "…"}}')
+    return rows
 
 
 def _texts(rows: Iterator[Row] | list[Row], column: str, source: str) -> Iterator[str]:
@@ -92,7 +103,7 @@ def _rows(source: str, split: str) -> Iterator[Row]:
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
+    with _opened(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
@@ -105,8 +116,21 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
+    with _opened(path) as file:
+        try:
+            yield from csv.DictReader(file)
+        except csv.Error as error:
+            raise TaskError(f"{path}: not a csv file ({error})") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[TextIO]:
+    """A text file in UTF-8, with or without the mark that spreadsheets put first."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path}: cannot be read ({error}); save it as UTF-8") from error
 
 
 def _parquet(path: Path) -> Iterator[Row]:

@@ -115,8 +115,10 @@ def load_function(reference: str, where: str) -> Callable[..., Any]:
     module, _, name = reference.partition(":")
     try:
         function: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise TaskError(f"{where}: cannot import {reference} ({error})") from error
+    if not callable(function):
+        raise TaskError(f"{where}: {reference} is no function")
     return function
 
 

@@ -34,10 +34,16 @@ _TRL_METRICS = {
 
 
 class MPOCallback(TrainerCallback):
-    """Meta steps, gold evaluations, metrics and resume state, at the borders of generation batches."""
+    """Meta steps, gold evaluations, metrics and resume state, at the borders of generation batches.
 
-    def __init__(self, session: Session) -> None:
+    Args:
+        session: The run.
+        must_resume: Refuse to begin at its first batch: the run has batches that would be overwritten.
+    """
+
+    def __init__(self, session: Session, must_resume: bool = False) -> None:
         self.session = session
+        self._must_resume = must_resume
         self.group_size = session.config.group_size
         self.random_state: dict[str, Any] = {}
         self._every = 1
@@ -51,10 +57,20 @@ class MPOCallback(TrainerCallback):
         self._every = steps_per_batch(args)
         batch = state.global_step // self._every
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if self._must_resume and not batch:
+            raise ConfigError(
+                f"{self.session.run.path}: has batches already; go on by "
+                "trainer.train(resume_from_checkpoint=True), or name another run_dir"
+            )
         saved = read_state(checkpoint) if batch else {}
         if batch and saved.get("batch") != batch:
             raise ConfigError(
                 f"{checkpoint}: holds no state of this run; resume from a checkpoint it has written"
+            )
+        if batch and saved.get("prompts") != self.session.prompts_hash:
+            raise ConfigError(
+                f"{checkpoint}: the prompts are no longer those it was trained on; give it its data again, "
+                "or begin a new run"
             )
         self.session.resume(batch, saved.get("version", 0))
         if not batch and not read_rows(self.session.run.gold):
@@ -114,7 +130,8 @@ class MPOCallback(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Completes the checkpoint."""
+        """Completes the checkpoint, the batch's row before it: rows up to a checkpoint are whole."""
+        self._flush({})
         self.complete_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
     def on_train_end(
@@ -126,7 +143,12 @@ class MPOCallback(TrainerCallback):
     def complete_checkpoint(self, checkpoint: Path) -> None:
         """Writes the state file that makes a checkpoint one of this run."""
         session = self.session
-        state = {"batch": session.batch, "version": session.version.number, "set_hash": session.set_hash}
+        state = {
+            "batch": session.batch,
+            "version": session.version.number,
+            "set_hash": session.set_hash,
+            "prompts": session.prompts_hash,
+        }
         write_state(checkpoint, state)
 
     def _evaluate(self, model: Any, tokenizer: Any) -> None:

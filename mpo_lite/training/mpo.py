@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mpo_lite.config import Config, load_config
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm.models import SANDBOX, full_name
-from mpo_lite.runs import Run
+from mpo_lite.runs import Run, read_rows
 from mpo_lite.tasks.data import training_order
 from mpo_lite.training.callback import MPOCallback
 from mpo_lite.training.environment import environment, refuse_several_processes
@@ -38,7 +39,8 @@ class MPO:
             trainer, because beside a second function a judge's None would count as 0.
         session: A prepared session instead of ``options``; it has its run directory already.
         options: Any field of ``mpo_lite.config.Config``; what is left out comes from ``MPO_*`` variables,
-            ``.env`` and defaults.
+            ``.env`` and defaults. A ``run_dir`` that holds such a run is gone on in, by
+            ``trainer.train(resume_from_checkpoint=True)``.
 
     Attributes:
         callback: For the trainer's ``callbacks``.
@@ -52,12 +54,15 @@ class MPO:
         self, extra: Sequence[ExtraReward] = (), session: Session | None = None, **options: Any
     ) -> None:
         refuse_several_processes()
+        resumes = False
         if session is None:
             session = Session(load_config(given=options))
+            atexit.register(session.close)
             session.check_endpoints()
-            session.attach(open_run(session.config))
+            run, resumes = _library_run(session.config)
+            session.attach(run)
         self.session = session
-        self.callback = MPOCallback(session)
+        self.callback = MPOCallback(session, must_resume=resumes)
         self._extra = tuple(extra)
         # TRL warns about rows without a reward by printing them whole: prompts do not belong in logs.
         logging.getLogger("trl.trainer.grpo_trainer").addFilter(_no_prompts)
@@ -124,10 +129,17 @@ class MPO:
         )
 
 
-def open_run(config: Config) -> Run:
+def open_run(config: Config, begun_by: Literal["train", "library"]) -> Run:
     """Makes the run directory of a new run. Raises ``ConfigError`` where there is one already."""
     path = config.run_dir or Path("runs") / f"{Path(config.task).name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return Run.create(path, _pinned(config), environment())
+    return Run.create(path, _pinned(config), {"begun_by": begun_by, **environment()})
+
+
+def _library_run(config: Config) -> tuple[Run, bool]:
+    """The run of a user's own trainer: a new one, or the one in ``run_dir``; and whether it has batches."""
+    if config.run_dir and (run := Run(config.run_dir)).exists() and run.begun_by == "library":
+        return run, bool(read_rows(run.rollouts))
+    return open_run(config, "library"), False
 
 
 def _pinned(config: Config) -> Config:
@@ -152,4 +164,5 @@ def _text(message: Any) -> str:
 
 
 def _no_prompts(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("All reward functions returned None")
+    # accelerate puts the process's number before the text.
+    return "All reward functions returned None" not in str(record.msg)

@@ -20,7 +20,7 @@ from mpo_lite.training.session import Session
 from mpo_lite.types import Rollout, Verdict, text_hash
 
 TOLERATED_FAILURES = 3
-"""Failures per batch that never open the breaker, however small the batch is."""
+"""Failures per batch that do not open the breaker, unless nothing else is in the batch."""
 
 Reward = float | None
 
@@ -145,7 +145,8 @@ def _replayed(session: Session, row: int, sample: Sample, rubric: str) -> Verdic
 def _with_breaker(session: Session, samples: Sequence[Sample], batch_size: int) -> list[Verdict]:
     """Judges; where too many judgements fail, pauses and tries those once more, then stops the run."""
     verdicts = judge_samples(session, samples)
-    allowed = max(TOLERATED_FAILURES, session.config.max_judge_failures * batch_size)
+    tolerated = min(TOLERATED_FAILURES, batch_size - 1)
+    allowed = max(tolerated, session.config.max_judge_failures * batch_size)
     if len(failed := _failed(verdicts)) > allowed:
         pause = session.config.breaker_pause
         session.note(f"{len(failed)} of {batch_size} judgements failed; trying those again in {pause:g} s")

@@ -5,6 +5,7 @@ Everything that can be wrong with a user's input is found here, before torch is 
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 
@@ -22,7 +23,7 @@ from mpo_lite.rubric import Rubric, load_rubric, set_hash
 from mpo_lite.runs import JsonRow, Run, Version
 from mpo_lite.tasks.data import load_prompts
 from mpo_lite.tasks.spec import load_task
-from mpo_lite.types import Rollout
+from mpo_lite.types import Rollout, text_hash
 
 Observer = Callable[[str, JsonRow], None]
 """Told of ``note``, ``gold``, ``step`` and ``meta`` events as they happen, each with its row."""
@@ -77,6 +78,11 @@ class Session:
         return set_hash({"": self.version.rubric})
 
     @property
+    def prompts_hash(self) -> str:
+        """Identity of the prompts trained on: a checkpoint's place in their order holds for these alone."""
+        return text_hash(json.dumps(self.prompts.train))
+
+    @property
     def max_new_tokens(self) -> int:
         """Longest completion of the policy in tokens."""
         return self.config.max_new_tokens or self.task.generation.max_new_tokens
@@ -95,7 +101,12 @@ class Session:
                 raise EndpointError(f"{which.model} does not answer at {where}: {error}") from error
 
     def attach(self, run: Run) -> None:
-        """Takes ``run`` as the place to write to; its spend so far counts."""
+        """Takes ``run`` as the place to write to; its spend so far counts.
+
+        Raises:
+            ConfigError: Another process writes there.
+        """
+        run.lock()
         self._run = run
         self.ledger.attach(run.calls)
         if not (run.path / "rubrics" / "v000.yaml").exists():
@@ -132,6 +143,8 @@ class Session:
         """Keeps the answers still in flight, then closes connections and cache."""
         background.wait(self.client.close())
         self.client.cache.close()
+        if self._run:
+            self._run.unlock()
 
     def spend(self) -> JsonRow:
         """Calls, cache hits and USD so far; ``usd`` is None where some answer had no known price."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 from peft import LoraConfig
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
@@ -21,7 +22,7 @@ from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, StopRun
 from mpo_lite.runs import STATE_FILE
 from mpo_lite.tasks.data import Prompts
-from mpo_lite.training.callback import MPOCallback, set_random_state
+from mpo_lite.training.callback import MPOCallback, set_random_state, steps_per_batch
 from mpo_lite.training.mpo import MPO
 from mpo_lite.training.session import Session
 
@@ -58,6 +59,12 @@ def check_policy(config: Config) -> None:
         ) from error
 
 
+def check_settings(session: Session) -> None:
+    """Sees that TRL takes the settings, before a model is loaded. Raises ``ConfigError`` if not."""
+    _quiet_libraries()
+    _arguments(session, Path("checkpoints"))
+
+
 def train(session: Session, checkpoint: Path | None = None) -> Outcome:
     """Trains a prepared session to its last step, or until something stops it.
 
@@ -69,16 +76,16 @@ def train(session: Session, checkpoint: Path | None = None) -> Outcome:
         The outcome; whatever stopped the run, a checkpoint of the last whole batch is in place.
 
     Raises:
-        ConfigError: The trainer refuses a setting.
+        ConfigError: The policy or a setting cannot be used, or the checkpoint is damaged.
     """
     started = time.monotonic()
     config = session.config
-    transformers.utils.logging.disable_progress_bar()
-    # Deprecations inside the libraries: the user can do nothing about them, and they tear the display.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    _quiet_libraries()
     transformers.set_seed(config.seed)
     mpo = MPO(session=session)
     trainer = _trainer(config, mpo)
+    if checkpoint and not (checkpoint / SAFETENSORS_WEIGHTS_NAME).exists():
+        raise ConfigError(f"{checkpoint}: holds no adapter; delete it to go on from the checkpoint before")
     try:
         with _stoppable(session):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -89,13 +96,26 @@ def train(session: Session, checkpoint: Path | None = None) -> Outcome:
     return Outcome(stop, time.monotonic() - started)
 
 
+def _quiet_libraries() -> None:
+    """Silences bars and deprecations inside the libraries: users can do nothing about them, and they tear
+    the display.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
 def _trainer(config: Config, mpo: MPO) -> GRPOTrainer:
-    tokenizer = AutoTokenizer.from_pretrained(config.policy, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(
-        config.policy,
-        dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
-        trust_remote_code=False,
-    )
+    with _refusals(f"policy {config.policy!r}"):
+        tokenizer = AutoTokenizer.from_pretrained(config.policy, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            config.policy,
+            dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+            trust_remote_code=False,
+        )
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"policy {config.policy!r}: its tokenizer has no chat template; name a chat or instruct model"
+        )
     lora = LoraConfig(
         r=config.lora.r,
         lora_alpha=config.lora.alpha,
@@ -106,15 +126,16 @@ def _trainer(config: Config, mpo: MPO) -> GRPOTrainer:
         task_type="CAUSAL_LM",
     )
     _drop_long_prompts(mpo.session, tokenizer, model.config.max_position_embeddings)
-    trainer = GRPOTrainer(
-        model=model,
-        processing_class=tokenizer,
-        reward_funcs=mpo.reward,
-        args=_arguments(config, mpo.session),
-        train_dataset=mpo.dataset("train"),
-        callbacks=[mpo.callback],
-        peft_config=lora,
-    )
+    with _refusals("the trainer refuses a setting (lora or trainer)"):
+        trainer = GRPOTrainer(
+            model=model,
+            processing_class=tokenizer,
+            reward_funcs=mpo.reward,
+            args=_arguments(mpo.session, mpo.run.checkpoints),
+            train_dataset=mpo.dataset("train"),
+            callbacks=[mpo.callback],
+            peft_config=lora,
+        )
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.remove_callback(transformers.ProgressCallback)
     if not any(parameter.requires_grad for parameter in trainer.model.parameters()):
@@ -147,9 +168,19 @@ def _drop_long_prompts(session: Session, tokenizer: Any, context: int) -> None:
         )
 
 
-def _arguments(config: Config, session: Session) -> GRPOConfig:
+@contextmanager
+def _refusals(what: str) -> Generator[None]:
+    """Makes one line of what the libraries raise for input they cannot use."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError, ArithmeticError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"{what}: {said[:300] or type(error).__name__}") from error
+
+
+def _arguments(session: Session, output: Path) -> GRPOConfig:
     """TRL's arguments. Unequal ones of the user win, but for what resume and journal rest on."""
-    on_gpu = torch.cuda.is_available()
+    config, on_gpu = session.config, torch.cuda.is_available()
     micro_batch = min(config.micro_batch, config.batch_completions)
     if config.batch_completions % micro_batch:
         raise ConfigError(
@@ -171,14 +202,12 @@ def _arguments(config: Config, session: Session) -> GRPOConfig:
         "disable_tqdm": True,
         "report_to": [],
     } | config.trainer
-    micro_steps = settings.get("steps_per_generation") or settings["gradient_accumulation_steps"]
-    per_batch = micro_steps * settings.get("num_iterations", 1) // settings["gradient_accumulation_steps"]
     fixed: dict[str, Any] = {
-        "output_dir": str(session.run.checkpoints),
-        "max_steps": config.steps * per_batch,
+        "output_dir": str(output),
+        "max_steps": config.steps,
         "num_train_epochs": 1,
         "save_strategy": "steps",
-        "save_steps": config.save_every * per_batch,
+        "save_steps": config.save_every,
         "save_total_limit": KEPT_CHECKPOINTS,
         "seed": config.seed,
         "shuffle_dataset": False,
@@ -187,10 +216,19 @@ def _arguments(config: Config, session: Session) -> GRPOConfig:
         raise ConfigError(
             f"trainer.{taken[0]}: set by mpo-lite itself; use steps, save_every, seed or run_dir"
         )
-    try:
-        return GRPOConfig(**settings, **fixed)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    with _refusals("trainer"):
+        arguments = GRPOConfig(**settings, **fixed)
+        per_batch = steps_per_batch(arguments)
+        given = arguments.generation_batch_size, arguments.num_generations
+    if given != (config.batch_completions, config.group_size):
+        raise ConfigError(
+            f"trainer: a generation batch would hold {given[0]} completions in groups of {given[1]}, but "
+            f"batch_prompts x group_size is {config.batch_prompts} x {config.group_size}; set those instead"
+        )
+    # TRL counts optimiser steps; ours are generation batches.
+    arguments.max_steps *= per_batch
+    arguments.save_steps *= per_batch
+    return arguments
 
 
 def _save_border(trainer: GRPOTrainer, callback: MPOCallback) -> None:
