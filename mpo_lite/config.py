@@ -18,7 +18,15 @@ from urllib.parse import urlsplit
 
 import yaml
 from dotenv import load_dotenv
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
 
 from mpo_lite.errors import ConfigError
 
@@ -41,8 +49,53 @@ def _plain_url(url: str) -> str:
 LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]
 PathOrName = Annotated[str, AfterValidator(os.path.expanduser)]
 Url = Annotated[str, AfterValidator(_plain_url)]
-Price = Annotated[
-    tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], "USD per million tokens"
+Price = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=2, max_length=3)]
+"""USD per million input and output tokens and, if wanted, input tokens from the provider's cache."""
+
+
+class Model(BaseModel):
+    """A judge: its name alone, or with an address, key, price and cache name of its own.
+
+    Attributes:
+        model: LiteLLM name, short name, or ``sandbox``.
+        api_base: Address of its server.
+        api_key_env: Name of the variable that holds its key; never the key.
+        price: Its price.
+        label: Name in cache and figures; needed where two servers serve different models under one name.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: Annotated[str, Field(min_length=1)]
+    api_base: Url | None = None
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    price: Price | None = None
+    label: str | None = None
+
+
+def _named(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str) else value
+
+
+def _listed(value: Any) -> Any:
+    entries = cast(list[Any], value) if isinstance(value, list | tuple) else [] if value is None else [value]
+    return tuple(_named(entry) for entry in entries)
+
+
+def _short(model: Model) -> Any:
+    told = model.model_dump(mode="json", exclude_none=True)
+    return told["model"] if set(told) == {"model"} else told
+
+
+NamedModel = Annotated[
+    Model, BeforeValidator(_named), PlainSerializer(lambda model: _short(model) if model else None)
+]
+Judges = Annotated[
+    tuple[Model, ...],
+    BeforeValidator(_listed),
+    PlainSerializer(
+        lambda models: _short(models[0]) if len(models) == 1 else [_short(each) for each in models]
+    ),
 ]
 
 
@@ -62,7 +115,19 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    judge: str | None = Field(None, description="Judge: a LiteLLM model name, a short name, or 'sandbox'.")
+    judge: Judges = Field(
+        (), description="Judge: a LiteLLM model name, a short name, or 'sandbox'; several form a panel."
+    )
+    judge_fallback: NamedModel | None = Field(
+        None, description="Judge that takes over for good where the judge is down."
+    )
+    judge_mode: Literal["pointwise", "groupwise"] = Field(
+        "pointwise", description="Judge answers one by one, or all answers to a prompt in one call."
+    )
+    replicates: int = Field(1, ge=1, description="Times each judge is asked; the reward is the mean.")
+    judge_temperature: float | None = Field(
+        None, ge=0, description="Sampling temperature of the judge; default 0, or 0.7 with replicates."
+    )
     meta: str | None = Field(None, description="Meta-judge: likewise.")
     judge_api_base: Url | None = Field(None, description="Address of the judge's server.")
     meta_api_base: Url | None = Field(None, description="Address of the meta-judge's server.")
@@ -89,22 +154,27 @@ class Config(BaseModel):
     eval_every: int = Field(5, ge=1, description="Generation batches between gold evaluations.")
     max_usd: float | None = Field(None, gt=0, description="Hard cap on spend in USD.")
     max_calls: int | None = Field(None, gt=0, description="Hard cap on model calls.")
+    max_tokens: int | None = Field(None, gt=0, description="Hard cap on tokens, sent and received.")
     max_judge_failures: float = Field(
         0.05, ge=0, le=1, description="Share of a batch whose judging may fail before the run stops."
     )
     breaker_pause: float = Field(
         30.0, ge=0, description="Seconds to wait before failed judgements are tried again."
     )
-    concurrency: int = Field(64, ge=1, description="Model calls in flight, at most.")
+    concurrency: int = Field(64, ge=1, description="Judge calls in flight, at most, in the whole job.")
     call_timeout: float = Field(120.0, gt=0, description="Seconds one attempt of a call may take.")
+    verdict_timeout: float = Field(
+        300.0, gt=0, description="Seconds a call may take with all its attempts, from the first one on."
+    )
+    batch_timeout: float = Field(
+        480.0, gt=0, description="Seconds a batch is judged for; what is late then counts as not judged."
+    )
     judge_max_tokens: int = Field(1024, ge=16, description="Longest reply of the judge in tokens.")
     meta_max_tokens: int = Field(4096, ge=16, description="Longest reply of the meta-judge in tokens.")
     judge_price: Price | None = Field(
-        None, description="USD per million input and output tokens of the judge."
+        None, description="USD per million input, output and, if wanted, cached input tokens of the judge."
     )
-    meta_price: Price | None = Field(
-        None, description="USD per million input and output tokens of the meta-judge."
-    )
+    meta_price: Price | None = Field(None, description="The same of the meta-judge.")
     cache_dir: LocalPath = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mpo-lite",
         description="Disk cache of model answers, shared by all runs.",
@@ -115,12 +185,15 @@ class Config(BaseModel):
     )
 
     @property
+    def model_names(self) -> tuple[str, ...]:
+        """Names of all judges and of the meta-judge, as they were given."""
+        judges = [*self.judge, *([self.judge_fallback] if self.judge_fallback else [])]
+        return (*(judge.model for judge in judges), *([self.meta] if self.meta else []))
+
+    @property
     def batch_completions(self) -> int:
         """Completions per generation batch."""
         return self.batch_prompts * self.group_size
-
-
-Role = Literal["judge", "meta"]
 
 
 @dataclass(frozen=True)
@@ -253,12 +326,12 @@ def _complaint(path: str, kind: str, message: str, merged: Mapping[str, _Given])
     origin = next((entry.origin for key, entry in merged.items() if _related(path, key)), "configuration")
     if kind != "extra_forbidden":
         return f"{origin} {path}: {message.removeprefix('Value error, ')}"
-    if path.endswith("api_key"):
-        return (
-            f"{origin} {path}: keys are never read from files or flags; set the variable MPO_{path.upper()}"
-        )
     *parents, leaf = path.split(".")
-    names = Lora.model_fields if parents == ["lora"] else Config.model_fields
+    if leaf.endswith("api_key"):
+        mend = "name the variable that holds it by api_key_env" if parents else f"set MPO_{leaf.upper()}"
+        return f"{origin} {path}: keys are never read from files or flags; {mend}"
+    level = parents[0] if parents else ""
+    names = {"lora": Lora, "judge": Model, "judge_fallback": Model}.get(level, Config).model_fields
     close = difflib.get_close_matches(leaf, names, n=1)
     hint = f', did you mean "{close[0]}"?' if close else f"; known keys: {', '.join(names)}"
     return f"{origin} {path}: unknown key{hint}"

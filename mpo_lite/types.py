@@ -40,6 +40,7 @@ class Verdict:
         assessments: Criterion id → assessment; empty where a rule decided or the judgement failed.
         source: Who decided: the judge, or a rule that needs no judge.
         failure: Why there is no reward; None when there is one.
+        disagreement: Largest minus smallest reward of a panel's judges, in [0, 1]; None where one judged.
         set_hash: Identity of the rubric that was in force.
     """
 
@@ -48,6 +49,7 @@ class Verdict:
     assessments: dict[str, Assessment] = field(default_factory=dict[str, Assessment])
     source: Literal["judge", "rule"] = "judge"
     failure: FailureKind | None = None
+    disagreement: float | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -29,24 +30,23 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits between attempts are not what is tested."""
+    monkeypatch.setattr("mpo_lite.llm.sender._wait", lambda state: 0.01)
+
+
+@pytest.fixture
 def make_client(tmp_path: Path) -> Iterator[MakeClient]:
     """Makes clients on a cache of the test's own."""
     made: list[Client] = []
 
-    async def build(
-        max_usd: float | None, max_calls: int | None, concurrency: int, timeout_s: float
-    ) -> Client:
+    async def build(caps: dict[str, Any], limits: dict[str, Any]) -> Client:
         ledger = Ledger()
-        budget = Budget(ledger, max_usd, max_calls)
-        return Client(AnswerCache(tmp_path / "cache"), ledger, budget, concurrency, timeout_s)
+        return Client(AnswerCache(tmp_path / "cache"), ledger, Budget(ledger, **caps), **limits)
 
-    def make(
-        max_usd: float | None = None,
-        max_calls: int | None = None,
-        concurrency: int = 16,
-        timeout_s: float = 10.0,
-    ) -> Client:
-        made.append(background.wait(build(max_usd, max_calls, concurrency, timeout_s)))
+    def make(concurrency: int = 16, timeout_s: float = 10.0, verdict_s: float = 60.0, **caps: Any) -> Client:
+        limits = {"concurrency": concurrency, "timeout_s": timeout_s, "verdict_s": verdict_s}
+        made.append(background.wait(build(caps, limits)))
         return made[-1]
 
     yield make

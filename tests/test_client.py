@@ -13,8 +13,8 @@ from llm_server import LLMServer, kind_of, openai_reply, prompt_text
 
 from mpo_lite.errors import BudgetReached, CallFailed, EndpointError
 from mpo_lite.llm import background
-from mpo_lite.llm import client as client_module
-from mpo_lite.llm.client import Call, Client
+from mpo_lite.llm.call import Call
+from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
 from mpo_lite.llm.structured import object_schema
 from mpo_lite.types import Message
@@ -23,10 +23,7 @@ SCHEMA = object_schema({"level": {"type": "integer", "enum": [0, 1, 2]}})
 MakeClient = Callable[..., Client]
 
 
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waits between attempts are not what is tested here."""
-    monkeypatch.setattr(client_module, "_wait", lambda state: 0.01)
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 def parse(data: dict[str, Any]) -> int:
@@ -116,14 +113,12 @@ def test_a_dead_server_is_a_transport_failure(make_client: MakeClient) -> None:
     assert caught.value.kind == "transport"
 
 
-def test_a_hanging_server_is_given_up_in_time(
-    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client_module, "ATTEMPTS", 2)
+def test_a_hanging_server_is_given_up_in_time(make_client: MakeClient) -> None:
     with LLMServer(delay=30) as server:
-        client = make_client(timeout_s=0.2)
-        with pytest.raises(CallFailed, match=r"within 0\.2 s"):
-            background.wait(client._send(call(server), call(server).messages, 0, 50, attempts=2))
+        with pytest.raises(CallFailed, match=r"within 0\.2 s, 5 times"):
+            background.wait(make_client(timeout_s=0.2).ask(call(server)))
+        with pytest.raises(CallFailed, match=r"no answer within 0\.3 s"):
+            background.wait(make_client(timeout_s=9, verdict_s=0.3).ask(call(server, text="other")))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +214,7 @@ def test_a_refused_schema_steps_down_the_ladder_and_is_remembered(make_client: M
         assert background.wait(client.ask(call(server))) == 2
         assert background.wait(client.ask(call(server, text="second"))) == 2
         forms = [(body.get("response_format") or {}).get("type") for body in server.requests]
-        assert forms == ["json_schema", "json_object", "json_object"]
+        assert forms == ["json_schema", None, None]
 
 
 def test_a_refused_parameter_is_dropped_and_remembered(make_client: MakeClient) -> None:
@@ -237,8 +232,10 @@ def test_a_refused_parameter_is_dropped_and_remembered(make_client: MakeClient) 
 def test_retry_after_holds_back_all_calls_to_the_backend(
     make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr("mpo_lite.llm.limiter.Limiter.pause", lambda self, seconds: pauses.append(seconds))
+    pauses: list[float | None] = []
+    monkeypatch.setattr(
+        "mpo_lite.llm.limiter.Limiter.overloaded", lambda self, started, pause: pauses.append(pause)
+    )
     with LLMServer(faults(error(429, "slow down", **{"retry-after": "7"}))) as server:
         background.wait(make_client().ask(call(server)))
     assert pauses == [7.0]
@@ -249,7 +246,7 @@ def test_the_cap_on_calls_stops_before_the_call_that_would_pass_it(make_client: 
         client = make_client(max_calls=2)
         for text in ("one", "two"):
             background.wait(client.ask(call(server, text=text)))
-        with pytest.raises(BudgetReached, match="cap of 2 calls"):
+        with pytest.raises(BudgetReached, match="cap --max-calls 2 is reached"):
             background.wait(client.ask(call(server, text="three")))
         assert len(server.requests) == 2
         background.wait(client.ask(call(server, text="one")))  # the cache costs nothing

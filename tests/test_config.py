@@ -5,7 +5,7 @@ import yaml
 
 from mpo_lite.config import Config, load_config, save_config
 from mpo_lite.errors import ConfigError
-from mpo_lite.llm.models import backend
+from mpo_lite.llm.models import fallback_backend, judge_backends, meta_backend
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -18,7 +18,7 @@ def test_flags_beat_environment_beats_yaml_beats_defaults(tmp_path: Path) -> Non
     path = write(tmp_path, "judge: from-yaml\nmeta: from-yaml\nsteps: 7\n")
     environ = {"MPO_JUDGE": "from-env", "MPO_META": "from-env"}
     config = load_config(path, {"judge": "from-flag", "seed": None}, environ=environ)
-    assert (config.judge, config.meta, config.steps, config.seed) == ("from-flag", "from-env", 7, 0)
+    assert (config.model_names, config.steps, config.seed) == (("from-flag", "from-env"), 7, 0)
 
 
 def test_every_field_has_a_variable() -> None:
@@ -36,7 +36,7 @@ def test_dot_env_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / ".env").write_text("MPO_JUDGE=from-dotenv\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPO_META", "from-env")
-    assert (load_config().judge, load_config().meta) == ("from-dotenv", "from-env")
+    assert load_config().model_names == ("from-dotenv", "from-env")
     monkeypatch.delenv("MPO_JUDGE")  # load_dotenv put it there
 
 
@@ -97,18 +97,63 @@ def test_a_saved_configuration_reads_back_equal(tmp_path: Path) -> None:
 
 def test_short_names_are_pinned_and_claude_alone_works() -> None:
     config = Config(judge="gpt-4o", meta="claude")
-    assert backend(config, "judge", {}).model == "openai/gpt-4o-2024-11-20"
-    assert backend(config, "meta", {}).model.startswith("anthropic/claude-")
+    assert judge_backends(config, {})[0].model == "openai/gpt-4o-2024-11-20"
+    assert meta_backend(config, {}).model.startswith("anthropic/claude-")
 
 
 def test_a_server_of_ones_own_never_gets_the_providers_key() -> None:
     config = Config(judge="openai/x", judge_api_base="http://localhost:8000/v1")
     environ = {"OPENAI_API_KEY": "sk-secret"}
-    assert backend(config, "judge", environ).api_key == "none"
-    assert backend(config, "judge", environ | {"MPO_JUDGE_API_KEY": "k-123"}).api_key == "k-123"
-    assert "k-123" not in repr(backend(config, "judge", environ | {"MPO_JUDGE_API_KEY": "k-123"}))
+    assert judge_backends(config, environ)[0].api_key == "none"
+    keyed = judge_backends(config, environ | {"MPO_JUDGE_API_KEY": "k-123"})[0]
+    assert keyed.api_key == "k-123" and "k-123" not in repr(keyed)
 
 
 def test_no_judge_names_flag_variable_and_quickstart() -> None:
     with pytest.raises(ConfigError, match=r"--judge.*MPO_JUDGE.*mpo-lite quickstart"):
-        backend(Config(), "judge", {})
+        judge_backends(Config(), {})
+
+
+def test_several_judges_have_addresses_keys_and_prices_of_their_own(tmp_path: Path) -> None:
+    text = """
+judge:
+  - gpt-4o
+  - {model: hosted_vllm/qwen, api_base: "http://localhost:8000/v1", api_key_env: QWEN_KEY, price: [0.1, 0.2]}
+judge_fallback: {model: openai/last, api_base: "http://localhost:9000/v1"}
+"""
+    config = load_config(write(tmp_path, text), environ={})
+    hosted, own = judge_backends(config, {"QWEN_KEY": "q-1", "MPO_JUDGE_API_KEY": "of-one-judge"})
+    assert (hosted.api_base, hosted.api_key) == (None, None)
+    assert (own.api_base, own.api_key, own.price) == ("http://localhost:8000/v1", "q-1", (0.1, 0.2))
+    fallback = fallback_backend(config, {})
+    assert fallback and (fallback.model, fallback.api_key) == ("openai/last", "none")
+    saved = save_config(config)
+    assert "q-1" not in saved and load_config(write(tmp_path, saved), environ={}) == config
+    assert judge_backends(load_config(given={"judge": ("a/x", "b/y")}, environ={}), {})[1].model == "b/y"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "judge: [{model: a/b, api_key: sk-1234567890}]",
+            r"essay.yaml:1 judge.0.api_key: keys are never.*api_key_env",
+        ),
+        ("judge: [{model: a/b, api_key_env: sk-1234567890}]", r"judge.0.api_key_env: String should match"),
+        ("judge: [{model: a/b, api_bas: x}]", r'did you mean "api_base"'),
+        ("judge: [{model: a/b, price: [1]}]", r"judge.0.price"),
+    ],
+)
+def test_a_wrong_judge_is_refused_without_its_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
+        load_config(write(tmp_path, text), environ={})
+    assert "sk-1234567890" not in str(refused.value)
+
+
+def test_judges_that_could_not_be_told_apart_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"named twice.*--replicates"):
+        judge_backends(Config(judge=("gpt-4o", "gpt-4o")), {})  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match=r"MY_KEY.*is not set"):
+        judge_backends(
+            load_config(given={"judge": [{"model": "a/b", "api_key_env": "MY_KEY"}]}, environ={}), {}
+        )

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from llm_server import LLMServer, kind_of, prompt_text
 
 from mpo_lite.llm import background
-from mpo_lite.llm import client as client_module
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
 from mpo_lite.meta.select import select
@@ -26,9 +25,7 @@ CRITERION = {
 }
 
 
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_wait", lambda state: 0.01)
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 def rollout(row: int, reward: float | None, source: Any = "judge") -> Rollout:

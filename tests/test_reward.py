@@ -15,7 +15,6 @@ from llm_server import LLMServer, completion_of, openai_reply
 from mpo_lite.config import Config, load_config
 from mpo_lite.errors import ConfigError, JudgeDown
 from mpo_lite.judge.base import Sample
-from mpo_lite.llm import client as client_module
 from mpo_lite.runs import Run, read_rows
 from mpo_lite.training.reward import drop_thin_groups, has_spread, score_batch
 from mpo_lite.training.session import Session
@@ -24,9 +23,7 @@ GROUP = 4
 REWARDS = st.lists(st.none() | st.floats(0, 1), min_size=0, max_size=6)
 
 
-@pytest.fixture(autouse=True)
-def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_wait", lambda state: 0.01)
+pytestmark = pytest.mark.usefixtures("quick_retries")
 
 
 @pytest.fixture

@@ -227,7 +227,7 @@ def test_a_cap_stops_with_exit_code_3_and_more_budget_resumes_to_the_same_bits(
         capped = start(tmp_path, prompts, "capped", server, max_calls=60)
         code, errors = ended(capped)
         assert code == 3
-        assert "the cap of 60 calls is reached; raise --max-calls" in errors
+        assert "the cap --max-calls 60 is reached" in errors
         assert "Traceback" not in errors
         assert Run(tmp_path / "capped").last_checkpoint() is not None
         assert len(read_rows(tmp_path / "capped" / "calls.jsonl")) == 60

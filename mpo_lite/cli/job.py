@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpo_lite.cli.progress import Display
-from mpo_lite.config import Config
+from mpo_lite.config import Config, Model
 from mpo_lite.errors import ConfigError
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.runs import Run, read_rows
@@ -29,9 +29,9 @@ LAST = 3
 SIMULATED = "judge and meta-judge are simulated: no evidence about real ones"
 
 FLAGS = (
-    "judge", "meta", "judge_api_base", "meta_api_base", "policy", "task", "data", "rubric", "steps",
-    "group_size", "interval", "meta_samples", "freeze_rubric", "run_dir", "seed", "max_usd", "max_calls",
-    "max_judge_failures", "concurrency", "cache_dir",
+    "judge", "meta", "judge_api_base", "meta_api_base", "judge_fallback", "judge_mode", "replicates",
+    "policy", "task", "data", "rubric", "steps", "group_size", "interval", "meta_samples", "freeze_rubric",
+    "run_dir", "seed", "max_usd", "max_calls", "max_tokens", "max_judge_failures", "concurrency", "cache_dir",
 )  # fmt: skip
 """Fields with a flag of their own; the others are set by ``-o``, ``MPO_*`` or YAML."""
 
@@ -78,10 +78,10 @@ def run_job(
 
 def _train(session: Session, config: Config, run: Run | None, display: Display) -> tuple[Run, Outcome]:
     """Checks what can be checked, then loads torch and trains."""
-    for role, which in zip(("judge", "meta-judge"), session.backends, strict=False):
+    for role, which in session.backends:
         display("note", {"text": f"{role}: {which.model}{f' at {which.api_base}' if which.api_base else ''}"})
     session.check_endpoints()
-    if SANDBOX in (config.judge, config.meta):
+    if SANDBOX in config.model_names:
         display("note", {"text": SIMULATED})
     display("note", {"text": f"loading the policy {config.policy}"})
     if not Path(session.config.policy).exists():
@@ -127,7 +127,7 @@ def summarise(run: Run, config: Config, session: Session, seconds: float) -> dic
         **session.spend(),
         "judge_failures": sum(row["judge_failures"] for row in metrics),
         "seconds": round(seconds, 1),
-        "simulated_judge": config.judge == SANDBOX,
+        "simulated_judge": SANDBOX in config.model_names,
     }
 
 
@@ -163,11 +163,23 @@ def _sandboxed(config: Config) -> Generator[Config]:
         from mpo_lite.sandbox.data import policy_dir
 
         changes["policy"] = str(policy_dir())
-    if SANDBOX not in (config.judge, config.meta):
+    if SANDBOX not in config.model_names:
         yield config.model_copy(update=changes)
         return
     from mpo_lite.sandbox.judge_server import running
 
     with running(seed=config.seed) as url:
-        changes |= {f"{role}_api_base": url for role in ("judge", "meta") if getattr(config, role) == SANDBOX}
-        yield config.model_copy(update=changes)
+        yield config.model_copy(update=changes | _served(config, url))
+
+
+def _served(config: Config, url: str) -> dict[str, Any]:
+    """The models of the configuration, the simulated ones at ``url``."""
+
+    def at(model: Model | None) -> Model | None:
+        return model.model_copy(update={"api_base": url}) if model and model.model == SANDBOX else model
+
+    return {
+        "judge": tuple(at(model) for model in config.judge),
+        "judge_fallback": at(config.judge_fallback),
+        "meta_api_base": url if config.meta == SANDBOX else config.meta_api_base,
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
 
@@ -40,7 +40,13 @@ def _option(name: str) -> Callable[[Decorated], Decorated]:
     flag = f"--{name.replace('_', '-')}"
     if kind is bool:
         return click.option(flag, name, is_flag=True, default=None, help=text)
+    if name == "judge":
+        return click.option(flag, name, multiple=True, callback=_given, help=text)
     return click.option(flag, name, type=click.Path(path_type=Path) if kind is Path else kind, help=text)
+
+
+def _given(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> Any:
+    return values or None
 
 
 def _kind(annotation: Any) -> Any:
@@ -49,4 +55,6 @@ def _kind(annotation: Any) -> Any:
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
+    if get_origin(annotation) is Literal:
+        return click.Choice(get_args(annotation))
     return annotation if annotation in (int, float, bool, Path) else str

@@ -17,7 +17,14 @@ from mpo_lite.runs import Run
 @click.command("resume", short_help="Continue a run that was stopped or killed.")
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 @config_options(
-    "judge_api_base", "meta_api_base", "max_usd", "max_calls", "max_judge_failures", "concurrency"
+    "judge_api_base",
+    "meta_api_base",
+    "judge_fallback",
+    "max_usd",
+    "max_calls",
+    "max_tokens",
+    "max_judge_failures",
+    "concurrency",
 )
 @json_option
 def command(run_dir: Path, as_json: bool, **flags: Any) -> None:

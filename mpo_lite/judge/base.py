@@ -1,16 +1,21 @@
-"""What a judge is, and the form of a verdict that all judges share."""
+"""What a judge is, the form of a verdict that all judges share, and how a batch of them ends in time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar, cast
 
 from mpo_lite.llm.structured import Schema, object_schema
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Verdict
 
 MAX_REASON = 2000
+TOKENS_PER_CRITERION = 96
+"""Room for one reason and level; a long rubric raises the reply's limit accordingly."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,43 @@ class Judge(Protocol):
             StopRun: A cap is reached, or the judge refuses for good.
         """
         ...
+
+
+def shortened(sample: Sample) -> Sample:
+    """The sample with half of its longer text left out, from the middle, for a model it does not fit.
+
+    The judge is told what is missing; opening and ending stay, where a text shows what it is.
+    """
+    name = "completion" if len(sample.completion) >= len(sample.prompt) else "prompt"
+    text: str = getattr(sample, name)
+    kept = len(text) // 4
+    gap = f"\n[… {len(text) - 2 * kept} characters left out …]\n"
+    return replace(sample, **{name: text[:kept] + gap + text[len(text) - kept :]})
+
+
+async def in_time(works: Sequence[Coroutine[Any, Any, T]], seconds: float | None, late: T) -> list[T]:
+    """Runs all works at once.
+
+    Args:
+        works: What to run; an error of one of them ends all.
+        seconds: When to give up those that are not done; None waits for all.
+        late: Stands in their place.
+
+    Returns:
+        One result per work, in order.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+        for task in tasks:
+            if task.done() and (error := task.exception()):
+                raise error
+        return [task.result() if task.done() else late for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def verdict_schema(rubric: Rubric) -> Schema:

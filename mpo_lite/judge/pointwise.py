@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mpo_lite.errors import CallFailed
-from mpo_lite.judge.base import Sample, parse_verdict, verdict_schema
-from mpo_lite.llm.client import Call, Client
+from mpo_lite.errors import CallFailed, FailureKind
+from mpo_lite.judge.base import (
+    TOKENS_PER_CRITERION,
+    Sample,
+    in_time,
+    parse_verdict,
+    shortened,
+    verdict_schema,
+)
+from mpo_lite.llm.call import Call
+from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
 from mpo_lite.prompts import fence, render
 from mpo_lite.rubric import Rubric, set_hash
 from mpo_lite.types import Assessment, Verdict
 
-TOKENS_PER_CRITERION = 96
-"""Room for one reason and level; a long rubric raises the reply's limit accordingly."""
+CUTS = 3
+"""How often a sample that does not fit the judge's context is halved before it is given up."""
 
 _log = logging.getLogger(__name__)
 
@@ -30,25 +37,35 @@ class PointwiseJudge:
         client: Asks the model.
         backend: The judge's model.
         persona: Who the judge is to be, from the task.
+        batch_s: Seconds after which completions not judged yet count as not judged.
+        draw: Tells replicates of one judge apart.
     """
 
     client: Client
     backend: Backend
     persona: str
+    batch_s: float | None = None
+    draw: str = ""
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
-        # Gathered without return_exceptions: what is no CallFailed must stop the run, not one sample.
-        return list(await asyncio.gather(*(self._verdict(sample, rubric) for sample in samples)))
+        late = Verdict(None, set_hash({"": rubric}), failure="transport")
+        return await in_time([self._verdict(sample, rubric) for sample in samples], self.batch_s, late)
 
     async def _verdict(self, sample: Sample, rubric: Rubric) -> Verdict:
         identity = set_hash({"": rubric})
-        try:
-            assessments = await self.client.ask(self._call(sample, rubric))
-        except CallFailed as failure:
-            _log.debug("not judged: %s", failure)
-            return Verdict(None, identity, failure=failure.kind)
-        return Verdict(rubric.reward(assessments), identity, assessments)
+        failed: FailureKind = "context"
+        for _ in range(1 + CUTS):
+            try:
+                assessments = await self.client.ask(self._call(sample, rubric))
+                return Verdict(rubric.reward(assessments), identity, assessments)
+            except CallFailed as failure:
+                _log.debug("not judged: %s", failure)
+                failed = failure.kind
+            if failed != "context":
+                break
+            sample = shortened(sample)
+        return Verdict(None, identity, failure=failed)
 
     def _call(self, sample: Sample, rubric: Rubric) -> Call[dict[str, Assessment]]:
         key = self.client.cache.nonce_key
@@ -66,4 +83,5 @@ class PointwiseJudge:
             completion=fence("completion", sample.completion, key),
         )
         room = max(self.backend.max_tokens, TOKENS_PER_CRITERION * len(rubric.criteria))
-        return Call(replace(self.backend, max_tokens=room), "judge", messages, verdict_schema(rubric), parse)
+        backend = replace(self.backend, max_tokens=room)
+        return Call(backend, "judge", messages, verdict_schema(rubric), parse, self.draw)

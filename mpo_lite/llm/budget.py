@@ -1,4 +1,4 @@
-"""Hard caps on spend and calls. A call's worst case is reserved before it is sent, so no cap is ever
+"""Caps on spend, calls and tokens. A call's worst case is reserved before it is sent, so no cap is ever
 passed.
 """
 
@@ -11,6 +11,9 @@ from contextlib import asynccontextmanager
 from mpo_lite.errors import BudgetReached
 from mpo_lite.llm.ledger import Ledger
 
+WARN_AT = 0.8
+"""Share of a cap that is worth a word."""
+
 
 class Budget:
     """What may still be spent. Lives on the client's event loop.
@@ -19,47 +22,81 @@ class Budget:
         ledger: Knows what was spent so far, also before a resume.
         max_usd: Cap in USD, or None.
         max_calls: Cap on calls sent to a model, retries included, or None.
+        max_tokens: Cap on tokens sent and received, or None.
     """
 
-    def __init__(self, ledger: Ledger, max_usd: float | None = None, max_calls: int | None = None) -> None:
-        self.max_usd, self.max_calls = max_usd, max_calls
+    def __init__(
+        self,
+        ledger: Ledger,
+        max_usd: float | None = None,
+        max_calls: int | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
+        self._caps = {"usd": max_usd, "calls": max_calls, "tokens": max_tokens}
+        self._reserved = {"usd": 0.0, "calls": 0.0, "tokens": 0.0}
         self._ledger = ledger
-        self._reserved_usd = 0.0
-        self._in_flight = 0
+        self._warned: set[str] = set()
         self._settled = asyncio.Condition()
 
     @asynccontextmanager
-    async def reserve(self, worst_usd: float) -> AsyncGenerator[None]:
+    async def reserve(self, worst_usd: float, worst_tokens: int) -> AsyncGenerator[None]:
         """Holds a call's worst case while it is in flight; what it really cost must be in the
         ledger before it is released.
 
-        Near the cap, waits for calls in flight to settle before it refuses: their worst case is seldom
+        Near a cap, waits for calls in flight to settle before it refuses: their worst case is seldom
         reached.
 
         Raises:
             BudgetReached: The call does not fit under a cap.
         """
+        wanted = {"usd": worst_usd, "calls": 1, "tokens": worst_tokens}
         async with self._settled:
-            while blocked := self._blocked(worst_usd):
-                if not self._in_flight:
+            while blocked := self._blocked(wanted):
+                if not self._reserved["calls"]:
                     raise BudgetReached(blocked)
                 await self._settled.wait()
-            self._reserved_usd += worst_usd
-            self._in_flight += 1
+            self._reserve(wanted, 1)
         try:
             yield
         finally:
             async with self._settled:
-                self._reserved_usd -= worst_usd
-                self._in_flight -= 1
+                self._reserve(wanted, -1)
                 self._settled.notify_all()
 
-    def _blocked(self, worst_usd: float) -> str:
-        if self.max_calls is not None and self._ledger.total + self._in_flight >= self.max_calls:
-            return f"the cap of {self.max_calls} calls is reached; raise --max-calls to go on"
-        if self.max_usd is not None and self._ledger.usd + self._reserved_usd + worst_usd > self.max_usd:
-            return (
-                f"the cap of ${self.max_usd:g} is reached: ${self._ledger.usd:.4f} spent, and the next call "
-                f"may cost ${worst_usd:.4f}; raise --max-usd to go on"
-            )
+    def warnings(self) -> list[str]:
+        """One line for each cap of which most is used; each is told once."""
+        spent = self._spent()
+        near = {
+            name: cap for name, cap in self._caps.items() if cap is not None and spent[name] >= WARN_AT * cap
+        }
+        fresh = [name for name in near if name not in self._warned]
+        self._warned.update(fresh)
+        return [
+            f"{spent[name] / near[name]:.0%} of {_flag(name, near[name])} is used; the run stops at it"
+            for name in fresh
+        ]
+
+    def _spent(self) -> dict[str, float]:
+        return {"usd": self._ledger.usd, "calls": self._ledger.total, "tokens": self._ledger.tokens}
+
+    def _reserve(self, wanted: dict[str, float], sign: int) -> None:
+        for name, amount in wanted.items():
+            self._reserved[name] += sign * amount
+
+    def _blocked(self, wanted: dict[str, float]) -> str:
+        spent = self._spent()
+        for name, cap in self._caps.items():
+            if cap is not None and spent[name] + self._reserved[name] + wanted[name] > cap:
+                return (
+                    f"{_flag(name, cap)} is reached: {_amount(name, spent[name])} spent, and the next call "
+                    f"may take {_amount(name, wanted[name])}; raise it to go on"
+                )
         return ""
+
+
+def _flag(name: str, cap: float) -> str:
+    return f"the cap --max-{name} {cap:g}"
+
+
+def _amount(name: str, value: float) -> str:
+    return f"${value:.4f}" if name == "usd" else f"{value:.0f} {name if value != 1 else name[:-1]}"

@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import sqlite3
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ from mpo_lite.errors import ConfigError
 FORMAT = 1
 """Version of key and value; a change makes all older entries misses."""
 
+
+LOCK_S = 10
+"""Seconds to wait for another process's transaction before an answer is used without the cache."""
 
 _TROUBLE = (sqlite3.Error, OSError, diskcache.Timeout)
 _log = logging.getLogger(__name__)
@@ -63,29 +67,28 @@ class AnswerCache:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Nothing is evicted behind the user's back: an evicted answer would be paid for twice.
             self._cache: Any = diskcache.Cache(
-                str(directory / "answers"), disk=_BytesDisk, eviction_policy="none", cull_limit=0, timeout=60
+                str(directory / "answers"),
+                disk=_BytesDisk,
+                eviction_policy="none",
+                cull_limit=0,
+                timeout=LOCK_S,
             )
             self.nonce_key = _nonce_key(directory / "nonce.key")
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(
-                f"{directory}: cannot use the cache ({error}); "
+                f"{directory}: cannot use the cache ({error}); delete it if it is damaged, or "
                 "name another folder by --cache-dir or MPO_CACHE_DIR"
             ) from error
+        self._warned: set[str] = set()
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The stored answer; None for a miss, which an unreadable or tampered row also is."""
         try:
             data: Any = self._cache.get(key)
         except _TROUBLE as error:
-            _log.warning("cannot read the answer cache (%s); the answer is asked for", error)
+            self._warn("cannot read the answer cache (%s); answers are asked for", error)
             return None
-        if not isinstance(data, bytes):
-            return None
-        try:
-            value: Any = json.loads(data)
-        except ValueError:
-            return None
-        return value if isinstance(value, dict) and isinstance(value.get("text"), str) else None  # pyright: ignore
+        return _entry(data)
 
     def put(self, key: str, answer: dict[str, Any]) -> None:
         """Commits an answer: once this returns, a kill does not lose it.
@@ -95,11 +98,50 @@ class AnswerCache:
         try:
             self._cache.set(key, json.dumps(answer).encode())
         except _TROUBLE as error:
-            _log.warning("cannot write the answer cache (%s); the answer is used, but not kept", error)
+            self._warn("cannot write the answer cache (%s); answers are used, but not kept", error)
+
+    def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """All keys with their answers, oldest first; rows that hold none are left out."""
+        for key in self._cache:
+            if entry := self.get(key):
+                yield key, entry
+
+    def size(self) -> tuple[int, int]:
+        """Number of rows and bytes on disk."""
+        return len(self._cache), self._cache.volume()
+
+    def remove(self, keys: Iterable[str]) -> int:
+        """Removes answers; gives how many there were, and their room back to the disk."""
+        removed = sum(bool(self._cache.delete(key)) for key in keys)
+        self._cache._sql("VACUUM")
+        return removed
+
+    def clear(self) -> int:
+        """Removes all answers, unreadable rows too; gives how many there were."""
+        removed = int(self._cache.clear())
+        self._cache._sql("VACUUM")
+        return removed
 
     def close(self) -> None:
         """Closes this process's connections; the data stays."""
         self._cache.close()
+
+    def _warn(self, text: str, error: Exception) -> None:
+        """Says it once: a cache in trouble is so for every call."""
+        if text not in self._warned:
+            self._warned.add(text)
+            _log.warning(text, error)
+
+
+def _entry(data: Any) -> dict[str, Any] | None:
+    """A row's answer; None where it holds none, e.g. because somebody tampered with it."""
+    if not isinstance(data, bytes):
+        return None
+    try:
+        value: Any = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) and isinstance(value.get("text"), str) else None  # pyright: ignore
 
 
 def cache_key(**parts: Any) -> str:

@@ -20,12 +20,14 @@ class CallRecord:
         time: Unix time at its end, in seconds.
         purpose: What it was for.
         model: Full model name.
-        outcome: ``ok``, or ``failed`` where no answer came.
+        outcome: ``ok``; ``overload`` where too many requests were under way; ``failed``.
         seconds: From sending to the answer.
-        input_tokens: Prompt tokens, the provider-cached ones included; None where the server reports no
-        usage. cached_tokens: Of these, read from the provider's prefix cache.
+        input_tokens: Prompt tokens, the provider-cached ones included.
         output_tokens: Answer tokens, thinking included.
-        usd: What it cost, at most where the server reports no usage; None where the price is unknown.
+        usd: What it cost; None where the price is unknown.
+        cached_tokens: Prompt tokens that were read from the provider's prefix cache.
+        metered: Whether tokens and USD are the server's own count. Where it told none, or its answer got lost
+            on the way, they are the most it can have been.
     """
 
     time: float
@@ -33,10 +35,11 @@ class CallRecord:
     model: str
     outcome: str
     seconds: float
-    input_tokens: int | None = None
-    cached_tokens: int | None = None
-    output_tokens: int | None = None
-    usd: float | None = None
+    input_tokens: int
+    output_tokens: int
+    usd: float | None
+    cached_tokens: int = 0
+    metered: bool = True
 
 
 class Ledger:
@@ -44,12 +47,21 @@ class Ledger:
 
     Counts in memory until it is attached to a file: the calls that check the endpoints come before the run
     exists.
+
+    Attributes:
+        calls: Calls by purpose.
+        usd: What is known to be spent.
+        tokens: Sent and received.
+        cached_tokens: Of these, read from providers' prefix caches.
+        unpriced: Calls whose price is unknown; they are not in ``usd``.
+        unmetered: Calls counted at the most they can have cost.
     """
 
     def __init__(self) -> None:
         self.calls = {"judge": 0, "meta": 0, "check": 0}
         self.usd = 0.0
-        self.unpriced = 0
+        self.tokens = self.cached_tokens = 0
+        self.unpriced = self.unmetered = 0
         self._path: Path | None = None
         self._pending: list[str] = []
 
@@ -88,4 +100,7 @@ class Ledger:
     def _count(self, row: dict[str, Any]) -> None:
         self.calls[row["purpose"]] += 1
         self.usd += row["usd"] or 0.0
-        self.unpriced += row["usd"] is None and row["outcome"] == "ok"
+        self.tokens += row["input_tokens"] + row["output_tokens"]
+        self.cached_tokens += row["cached_tokens"]
+        self.unpriced += row["usd"] is None
+        self.unmetered += not row["metered"]

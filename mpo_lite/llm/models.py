@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
-from mpo_lite.config import Config, Role
+from mpo_lite.config import Config, Model, Price
 from mpo_lite.errors import ConfigError
 
 ALIASES = {
@@ -33,26 +33,19 @@ KEYLESS = "none"
 SANDBOX = "sandbox"
 """The model name that stands for the embedded, simulated judge and meta-judge."""
 
-_HINTS = {
-    "judge": "no judge: give --judge MODEL (for example gpt-4o), set MPO_JUDGE, "
-    "or see it work without a key: mpo-lite quickstart",
-    "meta": "no meta-judge: give --meta MODEL (for example claude; it may be the judge's model), "
-    "set MPO_META, or train without one: --freeze-rubric",
-}
-
 
 @dataclass(frozen=True)
 class Backend:
     """One model at one address, with how it is to be asked.
 
     Attributes:
-        label: Identity in the cache: the full model name. Not the address, which may move.
+        label: Identity in the cache: the full model name unless set. Not the address, which may move.
         model: LiteLLM's name of the model.
         api_base: Address of the server, or None for the provider's own.
         api_key: Key to send; never shown. None leaves it to the provider's usual variable.
         temperature: Sampling temperature of the answers.
         max_tokens: Longest answer in tokens.
-        price: USD per million input and output tokens, or None: LiteLLM's table decides.
+        price: See ``mpo_lite.config.Price``; None leaves it to LiteLLM's table.
     """
 
     label: str
@@ -61,7 +54,7 @@ class Backend:
     api_key: str | None = field(default=None, repr=False)
     temperature: float = 0.0
     max_tokens: int = 1024
-    price: tuple[float, float] | None = None
+    price: Price | None = None
 
 
 def full_name(name: str) -> str:
@@ -69,35 +62,83 @@ def full_name(name: str) -> str:
     return ALIASES.get(name, name)
 
 
-def backend(config: Config, role: Role, environ: Mapping[str, str] | None = None) -> Backend:
-    """The model that plays ``role`` in this configuration.
+def judge_backends(config: Config, environ: Mapping[str, str] | None = None) -> tuple[Backend, ...]:
+    """The judges of this configuration; several form a panel.
+
+    ``judge_api_base`` and ``judge_price`` hold for judges without their own; ``MPO_JUDGE_API_KEY`` for a
+    single judge: keys of several are named by ``api_key_env``, or come from their providers' variables.
 
     Raises:
-        ConfigError: No model is named for the role; says how to name one.
+        ConfigError: No judge is named, or two of them could not be told apart.
     """
     environ = os.environ if environ is None else environ
-    name = config.judge if role == "judge" else config.meta
-    if not name:
-        raise ConfigError(_HINTS[role])
-    api_base = config.judge_api_base if role == "judge" else config.meta_api_base
-    if name == SANDBOX and not api_base:
+    if not config.judge:
         raise ConfigError(
-            f"{role} {SANDBOX!r}: only the command line serves it by itself; run mpo-lite sandbox serve "
-            f"and name what it prints"
+            "no judge: give --judge MODEL (for example gpt-4o), set MPO_JUDGE, "
+            "or see it work without a key: mpo-lite quickstart"
         )
-    api_key = environ.get(f"MPO_{role.upper()}_API_KEY") or None
-    if api_base and not api_key:
-        # A server of one's own needs no key; the provider's key in the environment is not for it.
-        api_key = KEYLESS
+    key = environ.get("MPO_JUDGE_API_KEY") if len(config.judge) == 1 else None
+    common = {"api_base": config.judge_api_base, "price": config.judge_price}
+    judges = tuple(_judge(_with_defaults(spec, common), config, environ, key) for spec in config.judge)
+    labels = [judge.label for judge in judges]
+    if repeated := sorted({label for label in labels if labels.count(label) > 1}):
+        raise ConfigError(
+            f"judge {repeated[0]}: named twice; ask one judge several times by --replicates, "
+            "or give different servers different labels"
+        )
+    return judges
+
+
+def fallback_backend(config: Config, environ: Mapping[str, str] | None = None) -> Backend | None:
+    """The judge that takes over where the others are down, or None."""
+    environ = os.environ if environ is None else environ
+    return _judge(config.judge_fallback, config, environ) if config.judge_fallback else None
+
+
+def meta_backend(config: Config, environ: Mapping[str, str] | None = None) -> Backend:
+    """The meta-judge. Raises ``ConfigError`` where none is named; says how to name one."""
+    environ = os.environ if environ is None else environ
+    if not config.meta:
+        raise ConfigError(
+            "no meta-judge: give --meta MODEL (for example claude; it may be the judge's model), "
+            "set MPO_META, or train without one: --freeze-rubric"
+        )
+    spec = Model(model=config.meta, api_base=config.meta_api_base, price=config.meta_price)
+    key = environ.get("MPO_META_API_KEY")
+    return _backend(spec, f"meta-{config.seed}", key, temperature=0.7, max_tokens=config.meta_max_tokens)
+
+
+def _judge(spec: Model, config: Config, environ: Mapping[str, str], key: str | None = None) -> Backend:
+    if spec.api_key_env and not (key := environ.get(spec.api_key_env)):
+        raise ConfigError(
+            f"judge {spec.model}: the variable {spec.api_key_env} named by api_key_env is not set"
+        )
+    several = config.replicates > 1
+    temperature = config.judge_temperature if config.judge_temperature is not None else 0.7 * several
+    return _backend(spec, f"judge-{config.seed}", key, temperature, config.judge_max_tokens)
+
+
+def _backend(spec: Model, sandbox: str, key: str | None, temperature: float, max_tokens: int) -> Backend:
+    simulated = spec.model == SANDBOX
+    if simulated and not spec.api_base:
+        raise ConfigError(
+            f"{sandbox.partition('-')[0]} {SANDBOX!r}: only the command line serves it by itself; "
+            "run mpo-lite sandbox serve and name what it prints"
+        )
+    name = full_name(spec.model)
     return Backend(
         # A simulated model is the program's own: another version of it may answer otherwise.
-        label=f"{SANDBOX}-{version('mpo-lite')}/{role}-{config.seed}" if name == SANDBOX else full_name(name),
-        model=f"openai/{SANDBOX}-{role}" if name == SANDBOX else full_name(name),
-        api_base=api_base,
-        api_key=api_key,
-        temperature=0.0 if role == "judge" else 0.7,
-        max_tokens=config.judge_max_tokens if role == "judge" else config.meta_max_tokens,
-        price=(0.0, 0.0)
-        if name == SANDBOX
-        else (config.judge_price if role == "judge" else config.meta_price),
+        label=spec.label or (f"{SANDBOX}-{version('mpo-lite')}/{sandbox}" if simulated else name),
+        model=f"openai/{SANDBOX}-{sandbox.partition('-')[0]}" if simulated else name,
+        api_base=spec.api_base,
+        # A server of one's own needs no key; the provider's key in the environment is not for it.
+        api_key=key or (KEYLESS if spec.api_base else None),
+        temperature=temperature,
+        max_tokens=max_tokens,
+        price=(0.0, 0.0) if simulated else spec.price,
     )
+
+
+def _with_defaults(spec: Model, common: Mapping[str, object]) -> Model:
+    missing = {name: value for name, value in common.items() if getattr(spec, name) is None}
+    return spec.model_copy(update=missing)

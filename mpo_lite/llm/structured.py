@@ -1,8 +1,9 @@
 """From a model's text to checked data. Strict: a value that is not exactly what was asked for is no value.
 
-A model is first asked by JSON Schema; where a server refuses that, by plain JSON mode, then by the prompt
-alone. The rung that worked is remembered per model. Schemas use an object with one key per criterion, which
-leaves guided decoding no room to repeat or drop one, and enums for levels, which every provider keeps.
+A model is first asked by JSON Schema; where a server refuses that, by a call of a tool with that schema, then
+by plain JSON mode, then by the prompt alone. Which rungs a model refuses is remembered. Schemas use an object
+with one key per criterion, which leaves guided decoding no room to repeat or drop one, and enums for levels,
+which every provider keeps.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 Schema = dict[str, Any]
-Rung = Literal["json_schema", "json_object", "text"]
-LADDER: tuple[Rung, ...] = ("json_schema", "json_object", "text")
+Rung = Literal["json_schema", "tool", "json_object", "text"]
+LADDER: tuple[Rung, ...] = ("json_schema", "tool", "json_object", "text")
+"""Ways to ask for an object, strictest first; the last one always works."""
 
-MAX_ANSWER = 64 * 1024
+MAX_ANSWER = 256 * 1024
 MAX_DEPTH = 16
 
 _THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
@@ -32,18 +34,30 @@ def object_schema(properties: Mapping[str, Schema]) -> Schema:
     }
 
 
-def response_format(rung: Rung, schema: Schema) -> dict[str, Any] | None:
-    """The request's ``response_format`` on this rung; None where the prompt alone must do."""
+def form(rung: Rung, schema: Schema) -> dict[str, Any]:
+    """The request's parameters that ask for an object on this rung; none where the prompt alone must do."""
     if rung == "json_schema":
-        return {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": schema}}
-    return {"type": "json_object"} if rung == "json_object" else None
+        named = {"name": "reply", "strict": True, "schema": schema}
+        return {"response_format": {"type": "json_schema", "json_schema": named}}
+    if rung == "tool":
+        function = {"name": "reply", "description": "Gives the reply.", "parameters": schema}
+        return {
+            "tools": [{"type": "function", "function": function}],
+            "tool_choice": {"type": "function", "function": {"name": "reply"}},
+        }
+    return {"response_format": {"type": "json_object"}} if rung == "json_object" else {}
+
+
+def blank_loop(text: str) -> bool:
+    """Whether an answer trails off in white space: guided decoding allows it, small models fall for it."""
+    return len(text) - len(text.rstrip()) > 64 and len(text.split()) * 8 < len(text)
 
 
 def parse_object(text: str) -> dict[str, Any]:
     """The one JSON object that ``text`` is, or that stands last in it.
 
     ``<think>`` blocks are cut first. Raw control characters inside strings are accepted (vLLM writes them);
-    duplicate keys, NaN, infinities, depth over 16 and texts over 64 KiB are not.
+    duplicate keys, NaN, infinities, depth over 16 and texts over 256 KiB are not.
 
     Raises:
         ValueError: There is no such object; the message says what was wrong and quotes nothing.

@@ -1,37 +1,51 @@
-"""One attempt at one call through LiteLLM, and what its failure means.
+"""One attempt at one call through LiteLLM, and what it costs.
 
 LiteLLM's part ends at the wire: retries, limits, cache and cost are the client's, because its own retries
-multiply the SDK's and repeat what can never succeed. Failures are told apart by status code, not by exception
-class, which differs from provider to provider.
+multiply the SDK's and repeat what can never succeed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 
-from mpo_lite.errors import CallFailed, EndpointError
-from mpo_lite.llm.models import KEYLESS, Backend
+from mpo_lite.llm.failures import Retryable, meaning
+from mpo_lite.llm.models import Backend
 from mpo_lite.types import Message
 
 CONNECTIONS = 512
 """Sockets per process; above the concurrency ceiling, so that queueing for one never counts as a timeout."""
 
-_PARAMETERS = ("response_format", "temperature", "seed")
-_QUOTA = re.compile(
-    r"insufficient_quota|exceeded your current quota|credit balance is too low", re.IGNORECASE
-)
-_CONTEXT = re.compile(
-    r"context.{0,20}(length|window)|maximum.{0,20}(tokens|length)|too long|too many tokens", re.I
-)
-_POLICY = re.compile(r"content.{0,3}(policy|filter|management)|safety", re.IGNORECASE)
-_SCHEMA = re.compile(r"response.?format|json.?schema|output_format|structured.?output|guided", re.IGNORECASE)
+
+class Tariff(NamedTuple):
+    """USD per million tokens: sent, received, read from and written to the provider's prompt cache."""
+
+    input: float
+    output: float
+    cached: float
+    written: float
+
+    def cost(self, reply: Reply) -> float | None:
+        """USD of an answer; None where it came without usage: unknown is not free."""
+        if reply.input_tokens is None or reply.output_tokens is None:
+            return None
+        plain = reply.input_tokens - reply.cached_tokens - reply.written_tokens
+        parts = (
+            plain * self.input,
+            reply.cached_tokens * self.cached,
+            reply.written_tokens * self.written,
+            reply.output_tokens * self.output,
+        )
+        return sum(parts) / 1e6
+
+    def worst(self, input_tokens: int, output_tokens: int) -> float:
+        """USD that a call costs at most."""
+        return (max(self.input, self.written) * input_tokens + self.output * output_tokens) / 1e6
 
 
 @dataclass(frozen=True)
@@ -39,41 +53,24 @@ class Reply:
     """What came back.
 
     Attributes:
-        text: The answer's text; empty where the server sent none.
+        text: The answer's text, or the arguments of the tool call; empty where the server sent none.
         finish_reason: ``stop``, ``length``, ``content_filter`` or the provider's own word.
-        input_tokens: Prompt tokens, cached ones included; None where no usage was reported.
-        cached_tokens: Prompt tokens read from the provider's cache.
-        output_tokens: Answer tokens.
         refused: The model declined to answer.
+        input_tokens: Prompt tokens, cached ones included; None where no usage was reported.
+        output_tokens: Answer tokens, thinking included; None likewise.
+        cached_tokens: Prompt tokens read from the provider's cache.
+        written_tokens: Prompt tokens written to the provider's cache.
+        thinks: The model thought before it answered.
     """
 
     text: str
     finish_reason: str
-    input_tokens: int | None
-    cached_tokens: int | None
-    output_tokens: int | None
-    refused: bool
-
-
-class Retryable(Exception):
-    """The attempt failed in a way that another may not.
-
-    Args:
-        message: What was seen.
-        retry_after: Seconds the server asks to wait, or None.
-    """
-
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class ParameterRefused(Exception):
-    """The model takes the call without ``parameter`` only."""
-
-    def __init__(self, parameter: str) -> None:
-        super().__init__(parameter)
-        self.parameter = parameter
+    refused: bool = False
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int = 0
+    written_tokens: int = 0
+    thinks: bool = False
 
 
 @cache
@@ -88,10 +85,11 @@ def _litellm() -> Any:
 
 
 @cache
-def price(backend: Backend) -> tuple[float, float] | None:
-    """USD per million input and output tokens; None where neither the user nor LiteLLM's table knows."""
+def tariff(backend: Backend) -> Tariff | None:
+    """What a model charges; None where neither the user nor LiteLLM's table knows."""
     if backend.price is not None:
-        return backend.price
+        sent, received, *cached = backend.price
+        return Tariff(sent, received, cached[0] if cached else sent, sent)
     if backend.api_base:
         return None  # a server of one's own: the provider's prices do not hold there
     litellm = _litellm()
@@ -99,8 +97,16 @@ def price(backend: Backend) -> tuple[float, float] | None:
         entry: dict[str, Any] = litellm.get_model_info(backend.model)
     except Exception:  # noqa: BLE001 - it raises bare Exception for a model it does not know
         return None
-    cost = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
-    return None if None in cost else (float(cost[0] or 0) * 1e6, float(cost[1] or 0) * 1e6)
+    sent, received = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
+    if sent is None or received is None:
+        return None
+    cached, written = entry.get("cache_read_input_token_cost"), entry.get("cache_creation_input_token_cost")
+    return Tariff(
+        1e6 * float(sent),
+        1e6 * float(received),
+        1e6 * float(sent if cached is None else cached),
+        1e6 * float(sent if written is None else written),
+    )
 
 
 async def open_session() -> aiohttp.ClientSession:
@@ -120,8 +126,8 @@ async def attempt(
     Args:
         backend: Whom to ask.
         messages: The conversation.
-        parameters: ``max_tokens`` and, where the model takes them, ``temperature``, ``seed``,
-            ``response_format``.
+        parameters: ``max_tokens`` and, where the model takes them, ``temperature``, ``seed`` and what
+            ``structured.form`` asks for.
         session: Connections to use, from ``open_session``.
         timeout_s: Seconds from sending to the last byte.
 
@@ -137,22 +143,40 @@ async def attempt(
         async with asyncio.timeout(timeout_s):
             response = await litellm.acompletion(
                 model=backend.model,
-                messages=messages,
+                messages=_cacheable(messages, backend),
                 api_base=backend.api_base,
                 api_key=backend.api_key,
                 timeout=timeout_s,
                 num_retries=0,
                 max_retries=0,
                 shared_session=session,
+                # Its gateway for MCP tools wants another package, for tools that are none of it.
+                _skip_mcp_handler=True,
                 **parameters,
             )
         return _reply(response)
-    except TimeoutError as error:
-        raise Retryable(f"no whole answer within {timeout_s:g} s") from error
+    except TimeoutError:
+        raise Retryable(f"no whole answer within {timeout_s:g} s", billed=True) from None
     except asyncio.CancelledError:
         raise
-    except Exception as error:
-        raise _meaning(error, backend, parameters) from error
+    except Exception as error:  # noqa: BLE001 - LiteLLM raises classes of all its providers
+        # Not chained: a traceback must not print the provider's words, which may repeat prompt and key.
+        raise meaning(error, backend, messages, parameters) from None
+
+
+def _cacheable(messages: list[Message], backend: Backend) -> list[Any]:
+    """Marks the system prompt, equal for a whole batch, as the prefix to keep where a provider wants that
+    told; the others find it by themselves.
+    """
+    if not backend.model.startswith("anthropic/"):
+        return list(messages)
+    mark = {"cache_control": {"type": "ephemeral"}}
+    return [
+        {"role": "system", "content": [{"type": "text", "text": message["content"], **mark}]}
+        if message["role"] == "system"
+        else message
+        for message in messages
+    ]
 
 
 def _reply(response: Any) -> Reply:
@@ -160,71 +184,24 @@ def _reply(response: Any) -> Reply:
     message: Any = choice.message
     usage: Any = getattr(response, "usage", None)
     extras: dict[str, Any] = getattr(message, "provider_specific_fields", None) or {}
-    details = getattr(usage, "prompt_tokens_details", None)
+    calls: list[Any] = getattr(message, "tool_calls", None) or []
+    text: str = (calls[0].function.arguments if calls else message.content) or ""
+    details = getattr(usage, "completion_tokens_details", None)
+    thinks = (
+        bool(getattr(message, "reasoning_content", None))
+        or bool(getattr(details, "reasoning_tokens", None))
+        or "<think" in text[:64]
+    )
     # LiteLLM fills in a usage of zeros where the server sent none.
     counted = bool(getattr(usage, "prompt_tokens", 0))
+    prompt = getattr(usage, "prompt_tokens_details", None)
     return Reply(
-        text=message.content or "",
+        text=text,
         finish_reason=choice.finish_reason or "",
-        input_tokens=usage.prompt_tokens if counted else None,
-        cached_tokens=(getattr(details, "cached_tokens", None) or 0) if counted else None,
-        output_tokens=usage.completion_tokens if counted else None,
         refused=choice.finish_reason == "content_filter" or bool(extras.get("refusal")),
+        input_tokens=usage.prompt_tokens if counted else None,
+        output_tokens=usage.completion_tokens if counted else None,
+        cached_tokens=(getattr(prompt, "cached_tokens", None) or 0) if counted else 0,
+        written_tokens=(getattr(usage, "cache_creation_input_tokens", None) or 0) if counted else 0,
+        thinks=thinks,
     )
-
-
-def _meaning(error: Exception, backend: Backend, parameters: dict[str, Any]) -> Exception:
-    """What a failed attempt is to us, in our own words: the provider's may repeat the sample."""
-    status = getattr(error, "status_code", None)
-    text = str(error)
-    where = f"{backend.model}{f' at {backend.api_base}' if backend.api_base else ''}"
-    if status == 429 and _QUOTA.search(text):
-        return EndpointError(
-            f"{where}: the account has no quota left (429); add credit or name another model"
-        )
-    if status in (401, 403):
-        return EndpointError(f"{where}: the key is missing or refused ({status}); {_key_hint(backend)}")
-    if status == 404:
-        return EndpointError(f"{where}: no such model or address (404); check the name and the --…-api-base")
-    if "LLM Provider NOT provided" in text:
-        return EndpointError(
-            f"{where}: unknown model name; write provider/model as LiteLLM does, e.g. openai/gpt-4o"
-        )
-    if status == 422 and getattr(error, "body", None) is None:
-        return Retryable(f"{where}: an error object in place of an answer")  # sent with status 200
-    if status in (400, 413, 422):
-        return _bad_request(text, parameters, backend.api_key)
-    return Retryable(
-        f"{where}: {type(error).__name__}{f' ({status})' if status else ''}", _retry_after(error)
-    )
-
-
-def _bad_request(text: str, parameters: dict[str, Any], api_key: str | None) -> Exception:
-    if _POLICY.search(text):
-        return CallFailed("refusal", "the provider's content policy declined the sample")
-    if "response_format" in parameters and _SCHEMA.search(text):
-        return ParameterRefused("response_format")
-    for name in _PARAMETERS:
-        if name in parameters and name in text:
-            return ParameterRefused(name)
-    if _CONTEXT.search(text):
-        return CallFailed("context", "the sample does not fit the model's context window")
-    # Nothing we know: the server's own words help, as long as they do not repeat our key.
-    if api_key and api_key != KEYLESS:
-        text = text.replace(api_key, "…")
-    said = " ".join(text.split())[:300]
-    return CallFailed("transport", f"refused: {said}")
-
-
-def _retry_after(error: Exception) -> float | None:
-    headers: Any = getattr(error, "litellm_response_headers", None) or {}
-    try:
-        return max(0.0, float(headers["retry-after"]))
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def _key_hint(backend: Backend) -> str:
-    if backend.api_base:
-        return "set MPO_JUDGE_API_KEY or MPO_META_API_KEY to the server's key"
-    return f"set {backend.model.split('/')[0].upper()}_API_KEY, MPO_JUDGE_API_KEY or MPO_META_API_KEY"

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mpo_lite.errors import CallFailed
-from mpo_lite.llm.client import Call, Client, T
+from mpo_lite.llm.call import Call, T
+from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
 from mpo_lite.llm.structured import Schema, object_schema
 from mpo_lite.prompts import fence, render

@@ -29,6 +29,7 @@ DRIFT = 0.08
 _IMPRESSION = 0.85  # what form weighs in a vague criterion; the rest is substance
 _ROLES = (
     ("You judge one answer to a task", "judge/pointwise"),
+    ("You judge several answers to one task", "judge/groupwise"),
     ("You mend JSON", "judge/repair"),
     ("You supervise a judge", "meta/analyse"),
     ("You improve the rubric of a judge", "meta/refine"),
@@ -81,6 +82,9 @@ def reply(messages: Sequence[Message], seed: int = 0, bad_rate: float = 0.0) -> 
         raise ValueError("the prompt shows no rubric with criteria and levels")
     if role == "judge/pointwise":
         return judge(items, _only(user, "task"), _only(user, "completion"), seed)
+    if role == "judge/groupwise":
+        answers = enumerate(fenced("completion", user), start=1)
+        return {f"answer_{number}": judge(items, _only(user, "task"), text, seed) for number, text in answers}
     purpose = measures.section(system, "Purpose of the task")
     if role == "meta/analyse":
         return simulate_meta.analyse(purpose, items, _only(user, "task"), _only(user, "completion"), user)

@@ -48,6 +48,14 @@ class Generation(BaseModel):
     max_new_tokens: Annotated[int, Field(ge=1)] = 256
 
 
+class Rules(BaseModel):
+    """What is decided without a judge: an answer of fewer than ``min_words`` words earns 0."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_words: Annotated[int, Field(ge=1)] = 1
+
+
 class Task(BaseModel):
     """What is trained for.
 
@@ -58,6 +66,7 @@ class Task(BaseModel):
         persona: Who the judge is to be.
         data: Where prompts come from.
         generation: How the policy answers.
+        rules: What is decided without a judge.
         gold: ``module:function`` of a metric the policy is not trained on, or None.
     """
 
@@ -69,6 +78,7 @@ class Task(BaseModel):
     persona: str
     data: DataSource
     generation: Generation = Generation()
+    rules: Rules = Rules()
     gold: Reference | None = None
     _folder: Path = PrivateAttr()
 

@@ -56,6 +56,14 @@ class MPOCallback(TrainerCallback):
         self.group_size = args.num_generations
         self._every = steps_per_batch(args)
         batch = state.global_step // self._every
+        whole_groups = (
+            args.per_device_train_batch_size * args.steps_per_generation % args.num_generations == 0
+        )
+        if self.session.config.judge_mode == "groupwise" and not whole_groups:
+            raise ConfigError(
+                "judge_mode groupwise: per_device_train_batch_size x steps_per_generation must be a multiple "
+                f"of num_generations ({args.num_generations}), so that each process holds whole groups"
+            )
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if self._must_resume and not batch:
             raise ConfigError(
@@ -72,7 +80,7 @@ class MPOCallback(TrainerCallback):
                 f"{checkpoint}: the prompts are no longer those it was trained on; give it its data again, "
                 "or begin a new run"
             )
-        self.session.resume(batch, saved.get("version", 0))
+        self.session.resume(batch, saved.get("version", 0), saved.get("fell_back", False))
         if not batch and not read_rows(self.session.run.gold):
             self._evaluate(kwargs["model"], kwargs["processing_class"])
 
@@ -148,6 +156,7 @@ class MPOCallback(TrainerCallback):
             "version": session.version.number,
             "set_hash": session.set_hash,
             "prompts": session.prompts_hash,
+            "fell_back": session.fell_back,
         }
         write_state(checkpoint, state)
 

@@ -43,7 +43,7 @@ def _meta_step(session: Session, meta: MetaJudge) -> JsonRow:
             work = meta.propose(old.rubric, samples, session.batch)
             proposal = background.wait(work, session.check_interrupt)
         except EndpointError as error:
-            raise JudgeDown(str(error)) from error
+            raise JudgeDown(str(error)) from None
     new = proposal.rubric
     unchanged = new is not None and new.reward_hash == old.rubric.reward_hash
     accepted = new is not None and not unchanged

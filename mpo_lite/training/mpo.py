@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mpo_lite.config import Config, load_config
+from mpo_lite.config import Config, Model, load_config
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm.models import SANDBOX, full_name
 from mpo_lite.runs import Run, read_rows
@@ -144,7 +144,15 @@ def _library_run(config: Config) -> tuple[Run, bool]:
 
 def _pinned(config: Config) -> Config:
     """The configuration as it is saved: with full model names, and with paths that hold from any folder."""
-    names = {role: full_name(name) for role in ("judge", "meta") if (name := getattr(config, role))}
+
+    def pin(model: Model) -> Model:
+        return model.model_copy(update={"model": full_name(model.model)})
+
+    names = {
+        "judge": tuple(pin(model) for model in config.judge),
+        "judge_fallback": config.judge_fallback and pin(config.judge_fallback),
+        "meta": config.meta and full_name(config.meta),
+    }
     given = {
         name: path for name in ("policy", "data", "rubric") if (path := getattr(config, name)) != SANDBOX
     }

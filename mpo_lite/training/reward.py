@@ -9,13 +9,15 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import ceil
 
-from mpo_lite.errors import EndpointError, JudgeDown
+from mpo_lite.errors import EndpointError, JudgeDown, StopRun
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import background
 from mpo_lite.runs import JsonRow
 from mpo_lite.tasks.rules import rule_verdict
+from mpo_lite.training.ranks import exchange
 from mpo_lite.training.session import Session
 from mpo_lite.types import Rollout, Verdict, text_hash
 
@@ -31,7 +33,9 @@ def judge_samples(session: Session, samples: Sequence[Sample]) -> list[Verdict]:
     Raises:
         StopRun: A cap is reached, the judge refuses for good, or the user stops the run.
     """
-    verdicts = [rule_verdict(sample.completion, session.set_hash) for sample in samples]
+    session.check_interrupt()
+    words = session.task.rules.min_words
+    verdicts = [rule_verdict(sample.completion, session.set_hash, words) for sample in samples]
     asked = [row for row, verdict in enumerate(verdicts) if verdict is None]
     try:
         judged = background.wait(
@@ -39,7 +43,7 @@ def judge_samples(session: Session, samples: Sequence[Sample]) -> list[Verdict]:
             session.check_interrupt,
         )
     except EndpointError as error:
-        raise JudgeDown(str(error)) from error
+        raise JudgeDown(str(error)) from None
     found = dict(zip(asked, judged, strict=True))
     return [verdict or found[row] for row, verdict in enumerate(verdicts)]
 
@@ -65,9 +69,8 @@ def score_batch(session: Session, samples: Sequence[Sample], group_size: int) ->
         _replayed(session, row, sample, rubric) for row, sample in enumerate(samples)
     ]
     open_rows = [row for row, verdict in enumerate(verdicts) if verdict is None]
-    for row, verdict in zip(
-        open_rows, _with_breaker(session, [samples[row] for row in open_rows], len(samples)), strict=False
-    ):
+    fresh = _with_fallback(session, [samples[row] for row in open_rows], len(samples))
+    for row, verdict in zip(open_rows, fresh, strict=True):
         verdicts[row] = verdict
     whole = [verdict for verdict in verdicts if verdict is not None]
     rewards = drop_thin_groups([verdict.reward for verdict in whole], group_size)
@@ -83,9 +86,11 @@ def score_batch(session: Session, samples: Sequence[Sample], group_size: int) ->
         "batch": session.batch,
         "version": session.version.number,
         "set_hash": rubric,
+        "judge": session.judged_by,
         "cached": session.client.cache_hits - hits,
         "judge_seconds": round(time.monotonic() - started, 3),
     }
+    session.warn()
     return rollouts
 
 
@@ -116,13 +121,16 @@ def has_spread(rewards: Sequence[Reward], group_size: int) -> bool:
 
 def batch_row(rollouts: Sequence[Rollout], group_size: int) -> JsonRow:
     """Figures of one batch for ``metrics.jsonl``; ``reward`` and ``spread`` are None where nothing was
-    judged.
+    judged, ``disagreement`` without a panel.
     """
     rewards = [rollout.reward for rollout in rollouts]
     known = [reward for reward in rewards if reward is not None]
     per_group = [[reward for reward in group if reward is not None] for group in groups(rewards, group_size)]
     spreads = [statistics.pstdev(group) for group in per_group if len(group) > 1]
     failures = [rollout.verdict.failure for rollout in rollouts if rollout.verdict.failure]
+    differing = [
+        rollout.verdict.disagreement for rollout in rollouts if rollout.verdict.disagreement is not None
+    ]
     return {
         "reward": statistics.fmean(known) if known else None,
         "spread": statistics.fmean(spreads) if spreads else None,
@@ -130,6 +138,7 @@ def batch_row(rollouts: Sequence[Rollout], group_size: int) -> JsonRow:
         "rows": len(rollouts),
         "judge_failures": len(failures),
         "refusals": failures.count("refusal"),
+        "disagreement": statistics.fmean(differing) if differing else None,
     }
 
 
@@ -142,30 +151,88 @@ def _replayed(session: Session, row: int, sample: Sample, rubric: str) -> Verdic
     return old.verdict if old and same else None
 
 
+def _with_fallback(session: Session, samples: Sequence[Sample], batch_size: int) -> list[Verdict]:
+    """Judges; where the judge is down, the fallback judge takes over, if there is one.
+
+    It judges the whole of them: rewards of two judges do not belong in one group.
+    """
+    try:
+        return _with_breaker(session, samples, batch_size)
+    except JudgeDown as down:
+        if not session.fall_back(str(down)):
+            raise
+    return _with_breaker(session, samples, batch_size)
+
+
 def _with_breaker(session: Session, samples: Sequence[Sample], batch_size: int) -> list[Verdict]:
-    """Judges; where too many judgements fail, pauses and tries those once more, then stops the run."""
-    verdicts = judge_samples(session, samples)
-    tolerated = min(TOLERATED_FAILURES, batch_size - 1)
-    allowed = max(tolerated, session.config.max_judge_failures * batch_size)
-    if len(failed := _failed(verdicts)) > allowed:
+    """Judges; where too many judgements fail, pauses and tries those once more, then stops the run.
+
+    Failures are counted over all processes, so that all of them go the same way.
+    """
+    verdicts, whole = _round(session, samples, batch_size)
+    if whole.broken:
         pause = session.config.breaker_pause
-        session.note(f"{len(failed)} of {batch_size} judgements failed; trying those again in {pause:g} s")
-        until = time.monotonic() + pause
-        while time.monotonic() < until:
-            session.check_interrupt()
-            time.sleep(min(0.2, pause))
-        for row, verdict in zip(
-            failed, judge_samples(session, [samples[row] for row in failed]), strict=True
-        ):
+        session.note(f"{whole}; trying those again in {pause:g} s")
+        _pause(session, pause)
+        failed = _failed(verdicts)
+        again, _ = _round(session, [samples[row] for row in failed], batch_size)
+        for row, verdict in zip(failed, again, strict=True):
             verdicts[row] = verdict
-    if len(failed := _failed(verdicts)) > allowed:
-        kinds = sorted({str(verdicts[row].failure) for row in failed})
+        whole = _counted(session, verdicts, batch_size)
+    if whole.broken:
         raise JudgeDown(
-            f"{len(failed)} of {batch_size} judgements failed ({', '.join(kinds)}), more than "
-            f"--max-judge-failures {session.config.max_judge_failures:g} allows; "
+            f"{whole}, more than --max-judge-failures {session.config.max_judge_failures:g} allows; "
             "see that the judge is up and answers in JSON"
         )
     return verdicts
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Judgements of a batch over all processes, and how many of them failed, of which kinds."""
+
+    size: int
+    failed: int
+    kinds: tuple[str, ...]
+    allowed: float
+
+    @property
+    def broken(self) -> bool:
+        return self.failed > self.allowed
+
+    def __str__(self) -> str:
+        return f"{self.failed} of {self.size} judgements failed ({', '.join(self.kinds)})"
+
+
+def _round(session: Session, samples: Sequence[Sample], batch_size: int) -> tuple[list[Verdict], _Whole]:
+    """Judges once; a reason to stop in one process stops all of them."""
+    verdicts: list[Verdict] = []
+    stop: StopRun | None = None
+    try:
+        verdicts = judge_samples(session, samples)
+    except StopRun as reason:
+        stop = reason
+    stops = exchange((type(stop), str(stop)) if stop else None)
+    if reasons := [reason for reason in stops if reason]:
+        kind, text = reasons[0]
+        raise stop or kind(text)
+    return verdicts, _counted(session, verdicts, batch_size)
+
+
+def _counted(session: Session, verdicts: Sequence[Verdict], batch_size: int) -> _Whole:
+    mine = [str(verdicts[row].failure) for row in _failed(verdicts)]
+    shares = exchange((batch_size, mine))
+    size = sum(share[0] for share in shares)
+    failed = [kind for share in shares for kind in share[1]]
+    tolerated = min(TOLERATED_FAILURES, size - 1)
+    allowed = max(tolerated, session.config.max_judge_failures * size)
+    return _Whole(size, len(failed), tuple(sorted(set(failed))), allowed)
+
+
+def _pause(session: Session, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not session.interrupted:
+        time.sleep(min(0.2, seconds))
 
 
 def _failed(verdicts: Sequence[Verdict]) -> list[int]:

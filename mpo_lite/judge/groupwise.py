@@ -1,0 +1,112 @@
+"""Groupwise judging: one structured call for all completions of a prompt, which also compares them."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any
+
+from mpo_lite.errors import CallFailed
+from mpo_lite.judge.base import (
+    TOKENS_PER_CRITERION,
+    Sample,
+    in_time,
+    parse_verdict,
+    verdict_schema,
+)
+from mpo_lite.judge.pointwise import PointwiseJudge
+from mpo_lite.llm.call import Call
+from mpo_lite.llm.structured import object_schema
+from mpo_lite.prompts import fence, render
+from mpo_lite.rubric import Rubric, set_hash
+from mpo_lite.types import Assessment, Verdict, text_hash
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GroupwiseJudge:
+    """A judge that sees the completions of a prompt side by side.
+
+    They are shown in an order drawn from their own text, so that no place in a batch is favoured, and found
+    again by their names. A group that cannot be judged at once, because it does not fit or its answer stays
+    broken, is judged one by one.
+
+    Attributes:
+        single: Judges one by one; its model, persona and time hold for groups too.
+        group_size: Completions per prompt, at most.
+    """
+
+    single: PointwiseJudge
+    group_size: int
+
+    async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
+        """See ``Judge.verdicts``."""
+        groups = _groups(samples, self.group_size)
+        late = Verdict(None, set_hash({"": rubric}), failure="transport")
+        # A group that is late is as many verdicts that are.
+        judged = await in_time(
+            [self._group(group, rubric) for group in groups], self.single.batch_s, list[Verdict]()
+        )
+        return [
+            verdict
+            for group, verdicts in zip(groups, judged, strict=True)
+            for verdict in verdicts or [late] * len(group)
+        ]
+
+    async def _group(self, group: list[Sample], rubric: Rubric) -> list[Verdict]:
+        if len(group) == 1:
+            return await self.single.verdicts(group, rubric)
+        order = list(range(len(group)))
+        random.Random(text_hash("\x1f".join(sample.completion for sample in group))).shuffle(order)
+        try:
+            found = await self.single.client.ask(self._call([group[place] for place in order], rubric))
+        except CallFailed as failure:
+            _log.debug("a group was not judged: %s", failure)
+            if failure.kind != "transport":
+                return await self.single.verdicts(group, rubric)
+            return [Verdict(None, set_hash({"": rubric}), failure=failure.kind)] * len(group)
+        verdicts = {
+            place: Verdict(rubric.reward(assessments), set_hash({"": rubric}), assessments)
+            for place, assessments in zip(order, found, strict=True)
+        }
+        return [verdicts[place] for place in range(len(group))]
+
+    def _call(self, shown: Sequence[Sample], rubric: Rubric) -> Call[list[dict[str, Assessment]]]:
+        single, key = self.single, self.single.client.cache.nonce_key
+        names = [f"answer_{number}" for number, _ in enumerate(shown, start=1)]
+
+        def parse(data: dict[str, Any]) -> list[dict[str, Assessment]]:
+            if sorted(data) != sorted(names) or not all(isinstance(data[name], dict) for name in names):
+                raise ValueError(f"the keys must be exactly: {', '.join(names)}, each an object")
+            return [parse_verdict(data[name], rubric) for name in names]
+
+        answers = "\n\n".join(
+            f"{name}:\n{fence('completion', sample.completion, key)}"
+            for name, sample in zip(names, shown, strict=True)
+        )
+        messages = render(
+            "judge/groupwise",
+            persona=single.persona,
+            rubric=rubric.render(),
+            ids=", ".join(criterion.id for criterion in rubric.criteria),
+            task=fence("task", shown[0].prompt, key),
+            names=", ".join(names),
+            completions=answers,
+        )
+        needed = TOKENS_PER_CRITERION * len(rubric.criteria) * len(shown)
+        backend = replace(single.backend, max_tokens=max(single.backend.max_tokens, needed))
+        schema = object_schema(dict.fromkeys(names, verdict_schema(rubric)))
+        return Call(backend, "judge", messages, schema, parse, single.draw)
+
+
+def _groups(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
+    """Neighbours with one prompt, ``size`` at most."""
+    groups: list[list[Sample]] = []
+    for _, neighbours in groupby(samples, key=lambda sample: sample.prompt):
+        run = list(neighbours)
+        groups += [run[start : start + size] for start in range(0, len(run), size)]
+    return groups

@@ -1,0 +1,82 @@
+"""Several judgements of one completion: by several judges, or by one judge asked again."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mpo_lite.config import Config
+from mpo_lite.judge.base import Judge, Sample, in_time
+from mpo_lite.judge.groupwise import GroupwiseJudge
+from mpo_lite.judge.pointwise import PointwiseJudge
+from mpo_lite.llm.client import Client
+from mpo_lite.llm.models import Backend
+from mpo_lite.rubric import Rubric
+from mpo_lite.types import Assessment, Verdict
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The mean of several judges.
+
+    All of them must judge a completion: in a mean over those that happened to answer, rewards would move by
+    who was missing.
+
+    Attributes:
+        members: Name → judge.
+    """
+
+    members: dict[str, Judge]
+
+    async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
+        """See ``Judge.verdicts``."""
+        works = [judge.verdicts(samples, rubric) for judge in self.members.values()]
+        found = await in_time(works, None, list[Verdict]())
+        return [combine(dict(zip(self.members, each, strict=True))) for each in zip(*found, strict=True)]
+
+
+def combine(verdicts: dict[str, Verdict]) -> Verdict:
+    """One verdict out of those of all judges.
+
+    Returns:
+        The mean reward, and per criterion the lower median of the levels with every judge's reason; without a
+        reward where any judge gave none.
+    """
+    given = list(verdicts.values())
+    if missing := next((verdict for verdict in given if verdict.reward is None), None):
+        return missing
+    rewards = [verdict.reward or 0.0 for verdict in given]
+    assessments = {
+        name: Assessment(
+            "\n".join(
+                f"{judge} ({verdict.assessments[name].level}): {verdict.assessments[name].reason}"
+                for judge, verdict in verdicts.items()
+            ),
+            statistics.median_low(verdict.assessments[name].level for verdict in given),
+        )
+        for name in given[0].assessments
+    }
+    spread = max(rewards) - min(rewards)
+    return Verdict(statistics.fmean(rewards), given[0].set_hash, assessments, disagreement=spread)
+
+
+def build_judge(config: Config, client: Client, backends: Sequence[Backend], persona: str) -> Judge:
+    """The judge that a configuration asks for: one model asked once, or a panel.
+
+    Args:
+        config: Decides mode, replicates and time.
+        client: Asks the models.
+        backends: The panel's models, at least one.
+        persona: Who they are to be.
+    """
+    members: dict[str, Judge] = {}
+    for which in backends:
+        for replicate in range(config.replicates):
+            draw = f"replicate-{replicate}" if replicate else ""
+            single = PointwiseJudge(client, which, persona, config.batch_timeout, draw)
+            name = which.label + (f" #{replicate + 1}" if config.replicates > 1 else "")
+            members[name] = (
+                single if config.judge_mode == "pointwise" else GroupwiseJudge(single, config.group_size)
+            )
+    return Panel(members) if len(members) > 1 else next(iter(members.values()))

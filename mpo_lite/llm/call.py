@@ -1,0 +1,49 @@
+"""One question to a model, as the layers above put it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from mpo_lite.llm.cache import cache_key
+from mpo_lite.llm.ledger import Purpose
+from mpo_lite.llm.models import Backend
+from mpo_lite.llm.structured import Schema
+from mpo_lite.types import Message
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One question to a model.
+
+    Attributes:
+        backend: Whom to ask.
+        purpose: What for; the ledger counts by it.
+        messages: The conversation.
+        schema: JSON Schema of the answer.
+        parse: Checks the answer's object and makes the value; ValueError for one that is not as asked.
+        draw: Distinguishes calls with equal text that shall get answers of their own: a batch index, a
+            replicate.
+    """
+
+    backend: Backend
+    purpose: Purpose
+    messages: list[Message]
+    schema: Schema
+    parse: Callable[[dict[str, Any]], T]
+    draw: str = ""
+
+    @property
+    def key(self) -> str:
+        """Identity in the cache: everything that could change the answer."""
+        return cache_key(
+            backend=self.backend.label,
+            messages=self.messages,
+            temperature=self.backend.temperature,
+            max_tokens=self.backend.max_tokens,
+            schema=self.schema,
+            draw=self.draw,
+        )

@@ -1,0 +1,149 @@
+"""What a failed attempt means: retry, ask otherwise, give the sample up, or stop the run.
+
+Failures are told apart by status code, not by exception class, which differs from provider to provider; only
+where a status leaves it open do class and text decide.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from mpo_lite.errors import CallFailed, EndpointError
+from mpo_lite.llm.models import Backend
+from mpo_lite.types import Message
+
+_PARAMETERS = ("temperature", "seed", "max_tokens")
+_QUOTA = re.compile(
+    r"insufficient_quota|exceeded your current quota|credit balance is too low|insufficient balance", re.I
+)
+_CONTEXT = re.compile(
+    r"context.{0,20}(length|window)|maximum.{0,20}(tokens|length)|too long|too many tokens", re.I
+)
+_POLICY = re.compile(
+    r"content.{0,3}(policy|filter|management)|safety.{0,3}(policy|system|filter|setting)", re.I
+)
+_FORMS = {
+    "tools": re.compile(r"\btools?\b|tool_choice|function.?call", re.I),
+    "response_format": re.compile(
+        r"response.?format|json.?(schema|object|mode)|output_format|structured.?output|guided|grammar", re.I
+    ),
+}
+"""What asks for an object → how a refusal of it reads."""
+
+
+class Retryable(Exception):
+    """The attempt failed in a way that another may not.
+
+    Args:
+        message: What was seen.
+        retry_after: Seconds the server asks to wait, or None.
+        overload: The server is there and has too much to do.
+        billed: The model may have worked for it, so that it may be charged.
+    """
+
+    def __init__(
+        self, message: str, retry_after: float | None = None, overload: bool = False, billed: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.retry_after, self.overload, self.billed = retry_after, overload, billed
+
+
+class ParameterRefused(Exception):
+    """The model takes the call without ``parameter`` only."""
+
+    def __init__(self, parameter: str) -> None:
+        super().__init__(parameter)
+        self.parameter = parameter
+
+
+def meaning(
+    error: Exception, backend: Backend, messages: list[Message], parameters: dict[str, Any]
+) -> Exception:
+    """What a failed attempt is to us, in our own words: the provider's may repeat sample or key.
+
+    Args:
+        error: What LiteLLM raised.
+        backend: Who was asked.
+        messages: What was sent.
+        parameters: With which parameters.
+
+    Returns:
+        ``Retryable``, ``ParameterRefused``, ``CallFailed`` or ``EndpointError``, to be raised.
+    """
+    status = getattr(error, "status_code", None)
+    text = str(error)
+    where = f"{backend.model}{f' at {backend.api_base}' if backend.api_base else ''}"
+    if status == 402 or (status == 429 and _QUOTA.search(text)):
+        return EndpointError(
+            f"{where}: the account has no quota left ({status}); add credit or name another model"
+        )
+    if status in (401, 403):
+        return EndpointError(f"{where}: the key is missing or refused ({status}); {_key_hint(backend)}")
+    if status == 404:
+        return EndpointError(f"{where}: no such model or address (404); check the name and the --…-api-base")
+    if "LLM Provider NOT provided" in text:
+        return EndpointError(
+            f"{where}: unknown model name; write provider/model as LiteLLM does, e.g. openai/gpt-4o"
+        )
+    if status == 422 and getattr(error, "body", None) is None:
+        return Retryable(f"{where}: an error object in place of an answer")  # sent with status 200
+    if status in (400, 413, 422):
+        return _bad_request(error, backend, messages, parameters)
+    seen = f"{where}: {type(error).__name__}{f' ({status})' if status else ''}"
+    # Without a refusal of the server's own, the model may have answered and the answer got lost.
+    lost = status is None or status == 200
+    return Retryable(seen, _retry_after(error), overload=status == 429, billed=lost)
+
+
+def _bad_request(
+    error: Exception, backend: Backend, messages: list[Message], parameters: dict[str, Any]
+) -> Exception:
+    text, kind = str(error), type(error).__name__
+    if kind == "ContentPolicyViolationError" or _POLICY.search(text):
+        return CallFailed("refusal", "the provider's content policy declined the sample")
+    for name, refusal in _FORMS.items():
+        if name in parameters and refusal.search(text):
+            return ParameterRefused(name)
+    if kind == "ContextWindowExceededError" or _CONTEXT.search(text):
+        return CallFailed("context", "the sample does not fit the model's context window")
+    for name in _PARAMETERS:
+        if name in parameters and name in text:
+            return ParameterRefused(name)
+    return CallFailed("transport", f"refused: {_harmless(text, backend, messages)}")
+
+
+def _harmless(text: str, backend: Backend, messages: list[Message]) -> str:
+    """The server's own words, which help, unless they repeat a key or the prompt."""
+    keys = [value for name, value in os.environ.items() if name.endswith(("_KEY", "_TOKEN", "_SECRET"))]
+    for secret in [*keys, backend.api_key or ""]:
+        text = text.replace(secret, "…") if len(secret) >= 8 else text
+    lines = (line.strip() for message in messages for line in message["content"].splitlines())
+    if any(line in text for line in lines if len(line) >= 16):
+        return "(its message repeats the prompt and is not shown)"
+    return " ".join(text.split())[:300]
+
+
+def _retry_after(error: Exception) -> float | None:
+    """Seconds by ``Retry-After``, a number or a date (RFC 9110), or by OpenAI's ``retry-after-ms``."""
+    headers: Any = getattr(error, "litellm_response_headers", None) or {}
+    given = headers.get("retry-after")
+    try:
+        if "retry-after-ms" in headers:
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        return max(0.0, float(given))
+    except (TypeError, ValueError):
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(given).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
+
+
+def _key_hint(backend: Backend) -> str:
+    if backend.api_base:
+        return "set MPO_JUDGE_API_KEY or MPO_META_API_KEY, or api_key_env, to the server's key"
+    return f"set {backend.model.split('/')[0].upper()}_API_KEY, MPO_JUDGE_API_KEY or MPO_META_API_KEY"

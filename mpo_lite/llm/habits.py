@@ -1,0 +1,81 @@
+"""What a model has shown to take and to need; learned once, kept for the process, and said once."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from mpo_lite.llm.structured import LADDER, Rung, Schema, form
+
+THINKING_ROOM = 8192
+"""Tokens added to the limit of a model that thinks: providers count its thoughts against the limit."""
+_LEAST_ROOM = 512
+_LOOPS = 3
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Habits:
+    """One model's habits.
+
+    Attributes:
+        model: Its name.
+        refused: Rungs of the ladder and parameters it does not take.
+        room: Tokens to add to the answer's limit.
+    """
+
+    model: str
+    refused: set[str] = field(default_factory=set[str])
+    room: int = 0
+    _most_room: int = THINKING_ROOM
+    _loops: int = 0
+
+    def rungs(self) -> list[Rung]:
+        """The ways to ask it for an object, strictest first; at least one."""
+        return [rung for rung in LADDER if rung not in self.refused]
+
+    def parameters(
+        self, rung: Rung, schema: Schema, max_tokens: int, temperature: float, seed: int | None
+    ) -> dict[str, Any]:
+        """A request's parameters, without those it refuses."""
+        limit = "max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"
+        wanted = {"temperature": temperature, "seed": seed, **form(rung, schema)}
+        kept = {
+            name: value for name, value in wanted.items() if value is not None and name not in self.refused
+        }
+        return {limit: max_tokens + self.room, **kept}
+
+    def refuses(self, parameter: str, rung: Rung) -> Rung:
+        """Remembers a refusal of ``parameter`` in a request on ``rung``; gives the rung to go on with."""
+        what = rung if parameter in form(rung, {}) else parameter
+        if what not in self.refused:
+            self.refused.add(what)
+            _log.warning("%s does not take %s; left out from now on", self.model, what)
+        lower = LADDER[LADDER.index(rung) :]
+        return next(each for each in lower if each not in self.refused)
+
+    def thinks(self) -> None:
+        """Remembers that it thinks before it answers."""
+        self.room = self._most_room
+
+    def narrow(self) -> bool:
+        """Halves the added room, where the limit does not fit its context; whether there was room to give."""
+        if not self.room:
+            return False
+        self._most_room = self.room // 2 if self.room >= 2 * _LEAST_ROOM else 0
+        self.room = self._most_room
+        return True
+
+    def loops(self) -> None:
+        """Remembers an answer that ended in endless white space: by and by, guided decoding is given up."""
+        self._loops += 1
+        if self._loops == _LOOPS:
+            self.refused |= set(LADDER) - {"text"}
+            _log.warning(
+                "%s fills its answers with white space under guided decoding; asked by the prompt alone from "
+                "now on. On vLLM, start the server with --structured-outputs-config "
+                '\'{"backend":"xgrammar","disable_any_whitespace":true}\'',
+                self.model,
+            )

@@ -1,0 +1,199 @@
+"""One request to a model: limited, reserved, sent, accounted for, and sent again while a failure may pass."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from mpo_lite.errors import CallFailed
+from mpo_lite.llm import transport
+from mpo_lite.llm.budget import Budget
+from mpo_lite.llm.call import Call
+from mpo_lite.llm.failures import ParameterRefused, Retryable
+from mpo_lite.llm.habits import Habits
+from mpo_lite.llm.ledger import CallRecord, Ledger
+from mpo_lite.llm.limiter import Limiter
+from mpo_lite.llm.models import Backend
+from mpo_lite.llm.structured import Rung
+from mpo_lite.llm.transport import Reply
+from mpo_lite.types import Message
+
+ATTEMPTS = 5
+"""Attempts per request at failures that may pass. A full server is no failure: the call's time ends those."""
+MAX_WAIT_S = 60.0
+
+
+class Sender:
+    """Sends requests for a client.
+
+    Args:
+        ledger: Where attempts are counted.
+        budget: Caps on spend, calls and tokens.
+        concurrency: Attempts in flight per backend, at most.
+        timeout_s: Seconds per attempt.
+        verdict_s: Seconds per call, from its first attempt on.
+    """
+
+    def __init__(
+        self, ledger: Ledger, budget: Budget, concurrency: int, timeout_s: float, verdict_s: float
+    ) -> None:
+        self._ledger, self._budget = ledger, budget
+        self._timeout_s, self._verdict_s = timeout_s, verdict_s
+        self._limiters: defaultdict[str, Limiter] = defaultdict(lambda: Limiter(concurrency))
+        self._habits: dict[str, Habits] = {}
+        self._session: aiohttp.ClientSession | None = None
+
+    def habits(self, backend: Backend) -> Habits:
+        """What is known of a model's ways."""
+        return self._habits.setdefault(backend.label, Habits(backend.model))
+
+    async def send(
+        self,
+        call: Call[Any],
+        messages: list[Message],
+        clock: asyncio.Timeout,
+        *,
+        rung: Rung,
+        max_tokens: int,
+        seed: int | None = None,
+        attempts: int = ATTEMPTS,
+    ) -> tuple[Reply, Rung]:
+        """One request, retried while its failure may pass; what the model refuses is left out for good.
+
+        Args:
+            call: What is asked, of whom.
+            messages: The conversation; not the call's own where an answer is to be mended.
+            clock: The call's time; set off by its first attempt.
+            rung: How to ask for the object.
+            max_tokens: Longest answer.
+            seed: Seed to send, or None.
+            attempts: How many failures end it.
+
+        Returns:
+            The reply, and the rung it was asked on in the end.
+
+        Raises:
+            CallFailed: No reply; or the sample is refused, or too long.
+            EndpointError: The model refuses for good.
+            BudgetReached: The call does not fit under a cap.
+        """
+        habits = self.habits(call.backend)
+        while True:
+            parameters = habits.parameters(rung, call.schema, max_tokens, call.backend.temperature, seed)
+            retrying = AsyncRetrying(
+                retry=retry_if_exception_type(Retryable), stop=_stop(attempts), wait=_wait, reraise=True
+            )
+            try:
+                return await retrying(self._attempt, call, messages, parameters, clock), rung
+            except ParameterRefused as refusal:
+                rung = habits.refuses(refusal.parameter, rung)
+            except CallFailed as failure:
+                if failure.kind != "context" or not habits.narrow():
+                    raise
+            except Retryable as error:
+                raise CallFailed("transport", f"{error}, {attempts} times") from None
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        if self._session:
+            await self._session.close()
+            self._session = None
+
+    async def _attempt(
+        self,
+        call: Call[Any],
+        messages: list[Message],
+        parameters: dict[str, Any],
+        clock: asyncio.Timeout,
+    ) -> Reply:
+        tariff = transport.tariff(call.backend)
+        # UTF-8 bytes bound the tokens of any byte-level tokenizer from above.
+        sent = sum(len(message["content"].encode("utf-8", "replace")) for message in messages)
+        most = sent, parameters.get("max_tokens") or parameters["max_completion_tokens"]
+        limiter = self._limiters[call.backend.label]
+        self._session = self._session or await transport.open_session()
+        async with (
+            limiter.slot(urgent=clock.when() is not None),
+            self._budget.reserve(tariff.worst(*most) if tariff else 0.0, sum(most)),
+        ):
+            started, loop = time.monotonic(), asyncio.get_running_loop()
+            if clock.when() is None:
+                clock.reschedule(loop.time() + self._verdict_s)
+            outcome: Reply | BaseException = asyncio.CancelledError()
+            try:
+                outcome = await transport.attempt(
+                    call.backend, messages, parameters, self._session, self._timeout_s
+                )
+                limiter.succeeded()
+                return outcome
+            except Retryable as error:
+                outcome = error
+                if error.overload:
+                    limiter.overloaded(started, min(error.retry_after or 0.0, MAX_WAIT_S))
+                raise
+            except Exception as error:
+                outcome = error
+                raise
+            finally:
+                record = _record(call, outcome, time.monotonic() - started, tariff, most)
+                self._ledger.record(record)
+
+
+def _record(
+    call: Call[Any],
+    outcome: Reply | BaseException,
+    seconds: float,
+    tariff: transport.Tariff | None,
+    most: tuple[int, int],
+) -> CallRecord:
+    """What an attempt cost. Without usage, and where the model may have worked in vain, the worst case: what
+    may have been charged must not slip past a cap.
+    """
+    reply = outcome if isinstance(outcome, Reply) else None
+    retry = outcome if isinstance(outcome, Retryable) else None
+    lost = isinstance(outcome, asyncio.CancelledError) or (retry is not None and retry.billed)
+    sent, received = most if reply or lost else (0, 0)
+    metered = reply is not None and reply.input_tokens is not None and reply.output_tokens is not None
+    if reply and metered:
+        sent, received = reply.input_tokens or 0, reply.output_tokens or 0
+    usd = None if sent else 0.0
+    if tariff:
+        usd = tariff.cost(reply) if reply and metered else tariff.worst(sent, received)
+    return CallRecord(
+        time=time.time(),
+        purpose=call.purpose,
+        model=call.backend.model,
+        outcome="ok" if reply else "overload" if retry and retry.overload else "failed",
+        seconds=round(seconds, 4),
+        input_tokens=sent,
+        cached_tokens=reply.cached_tokens if reply else 0,
+        output_tokens=received,
+        metered=metered or not sent,
+        usd=usd,
+    )
+
+
+def _stop(attempts: int) -> Callable[[RetryCallState], bool]:
+    failures = 0
+
+    def stop(state: RetryCallState) -> bool:
+        nonlocal failures
+        error = state.outcome.exception() if state.outcome else None
+        failures += not (isinstance(error, Retryable) and error.overload)
+        return failures >= attempts
+
+    return stop
+
+
+def _wait(state: RetryCallState) -> float:
+    """Seconds before the next attempt: what the server asked for, or a jittered, growing time."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, Retryable) else None
+    backoff = wait_random_exponential(multiplier=0.25, max=MAX_WAIT_S)(state)
+    return min(asked, MAX_WAIT_S) + 0.1 * backoff if asked else backoff
