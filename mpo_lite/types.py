@@ -42,6 +42,7 @@ class Verdict:
         failure: Why there is no reward; None when there is one.
         disagreement: Largest minus smallest reward of a panel's judges, in [0, 1]; None where one judged.
         set_hash: Identity of the rubric that was in force.
+        judge: Label of the model that judged; those of a panel joined by " + "; empty where a rule decided.
     """
 
     reward: float | None
@@ -49,6 +50,7 @@ class Verdict:
     assessments: dict[str, Assessment] = field(default_factory=dict[str, Assessment])
     source: Literal["judge", "rule"] = "judge"
     failure: FailureKind | None = None
+    judge: str = ""
     disagreement: float | None = None
 
 

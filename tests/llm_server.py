@@ -61,6 +61,8 @@ class LLMServer:
         self.requests.append(body)
         # Asked without a schema, a model reads the form off the prompt: ours remembers the last one seen.
         form = body.get("output_format") or (body.get("response_format") or {}).get("json_schema", {})
+        for tool in body.get("tools") or []:
+            form = {"schema": tool.get("input_schema") or tool["function"]["parameters"]}
         self._schema = form.get("schema") or self._schema
         if self.delay:
             await asyncio.sleep(self.delay)
@@ -75,20 +77,28 @@ class LLMServer:
         body, answer = await self._body(request)
         if isinstance(answer, web.Response):
             return answer
-        return web.json_response(openai_reply(answer_for(self._schema, body) if answer is None else answer))
+        text = answer_for(self._schema, body) if answer is None else answer
+        if body.get("tools") and answer is None:
+            call = {"id": "t1", "type": "function", "function": {"name": "reply", "arguments": text}}
+            return web.json_response(openai_reply(None, "tool_calls", tool_calls=[call]))
+        return web.json_response(openai_reply(text))
 
     async def _anthropic(self, request: web.Request) -> web.Response:
         body, answer = await self._body(request)
         if isinstance(answer, web.Response):
             return answer
         text = answer_for(self._schema, body) if answer is None else answer
+        content: Body = {"type": "text", "text": text}
+        if body.get("tools") and answer is None:
+            name = body["tools"][0]["name"]
+            content = {"type": "tool_use", "id": "t1", "name": name, "input": json.loads(text)}
         return web.json_response(
             {
                 "id": "msg_1",
                 "type": "message",
                 "role": "assistant",
                 "model": body["model"],
-                "content": [{"type": "text", "text": text}],
+                "content": [content],
                 "stop_reason": "end_turn",
                 "usage": {"input_tokens": 100, "output_tokens": 20},
             }
@@ -125,6 +135,7 @@ def kind_of(text: str) -> str:
     """Which of our prompts this is."""
     openings = {
         "You judge one answer": "judge",
+        "You judge several answers": "group",
         "You mend JSON": "repair",
         "You supervise a judge": "analyse",
         "You improve the rubric": "refine",

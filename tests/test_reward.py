@@ -1,6 +1,8 @@
 """Rewards of a batch: rules, groups, breaker, journal. The judge is a local server."""
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
-from llm_server import LLMServer, completion_of, openai_reply
+from llm_server import LLMServer, completion_of, openai_reply, prompt_text
 
 from mpo_lite.config import Config, load_config
 from mpo_lite.errors import ConfigError, JudgeDown
@@ -180,9 +182,122 @@ def test_a_cap_in_usd_is_refused_for_a_model_without_a_price(open_session: Calla
 
 
 def test_a_session_needs_no_torch() -> None:
-    import subprocess
-
     code = (
         "import sys, mpo_lite.training.session, mpo_lite.training.reward; assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_fallback_takes_over_for_good_and_judges_the_whole_batch(
+    open_session: Callable[..., Session],
+) -> None:
+    def fault(kind: str, body: Any) -> str | None:
+        fails = kind == "repair" or "FAILS" in prompt_text(body)
+        return "no JSON" if body["model"] == "m" and fails else None
+
+    with LLMServer(fault) as server:
+        fallback = {"model": "openai/second", "api_base": server.url}
+        session = open_session(server, judge_fallback=fallback)
+        assert score_batch(session, batch(), GROUP)[0].verdict.judge == "openai/m"
+        samples = batch(mark=lambda row: "FAILS" if row % 2 else "")
+        second = score_batch(session, samples, GROUP)
+        assert {rollout.verdict.judge for rollout in second} == {"openai/second"}
+        assert None not in [rollout.reward for rollout in second]
+        assert session.batch_row["judge"] == "openai/second"
+        # A run resumed from before goes the same way, and does not ask the first judge again.
+        asked = len(server.requests)
+        resumed = open_session(server, judge_fallback=fallback)
+        resumed.resume(1, 0)
+        assert score_batch(resumed, samples, GROUP) == second
+        assert resumed.fell_back and len(server.requests) == asked
+
+
+def test_the_fallback_takes_over_where_the_judge_refuses_for_good(
+    open_session: Callable[..., Session],
+) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        return web.json_response({"error": {"message": "gone"}}, status=404) if body["model"] == "m" else None
+
+    with LLMServer(fault) as server:
+        session = open_session(server, judge_fallback={"model": "openai/second", "api_base": server.url})
+        assert None not in [rollout.reward for rollout in score_batch(session, batch(), GROUP)]
+        server.fault = lambda kind, body: web.json_response({"error": {"message": "gone"}}, status=404)
+        with pytest.raises(JudgeDown, match="openai/second"):
+            score_batch(session, batch(groups=1, mark=lambda row: "new"), GROUP)
+
+
+def test_a_cap_that_comes_near_is_said_once(open_session: Callable[..., Session]) -> None:
+    with LLMServer() as server:
+        session = open_session(server, max_calls=18)
+        told: list[str] = []
+        session.observe = lambda kind, row: told.append(row["text"]) if kind == "note" else None
+        score_batch(session, batch(), GROUP)
+        score_batch(session, batch(), GROUP)  # from the cache
+        assert told == ["89% of the cap --max-calls 18 is used; the run stops at it"]
+
+
+TWO_RANKS = """
+import sys
+from pathlib import Path
+import torch.distributed
+from mpo_lite.config import Config, load_config
+from mpo_lite.errors import StopRun
+from mpo_lite.judge.base import Sample
+from mpo_lite.llm import sender
+from mpo_lite.runs import Run
+from mpo_lite.training.reward import score_batch
+from mpo_lite.training.session import Session
+
+rank, url, folder, mark = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4]
+sender._wait = lambda state: 0.01
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+given = {"judge": "openai/m", "judge_api_base": url, "freeze_rubric": True, "breaker_pause": 0.0}
+given |= {"data": str(folder / "data.jsonl"), "cache_dir": folder / f"cache{rank}", "concurrency": 10}
+session = Session(load_config(given=given, environ={}))
+session.attach(Run.create(folder / f"run{rank}", Config(), {}))
+print("ceiling", session.client._sender._limiters["x"]._ceiling)
+marks = [mark if rank == 0 and row < 6 else "" for row in range(16)]
+samples = [Sample(f"prompt {row // 4}", f"answer {rank} {row} {marks[row]}") for row in range(16)]
+try:
+    score_batch(session, samples, 4)
+    print("scored")
+except StopRun as stop:
+    print(type(stop).__name__, stop)
+session.close()
+"""
+
+
+def two_ranks(server: LLMServer, folder: Path, mark: str) -> list[list[str]]:
+    (folder / "data.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"prompt {n}"}) + "\n" for n in range(10))
+    )
+    script = folder / "rank.py"
+    script.write_text(TWO_RANKS)
+    environ = os.environ | {"WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(rank), server.url, str(folder), mark],
+            stdout=subprocess.PIPE, text=True, env=environ,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    return [rank.communicate(timeout=120)[0].splitlines() for rank in ranks]
+
+
+def test_the_breaker_opens_in_all_processes_or_in_none(tmp_path: Path) -> None:
+    with LLMServer(failing_on("FAILS")) as server:
+        first, second = two_ranks(server, tmp_path, "FAILS")
+    # Six of one process's 16 fail: of both, six of 32. Both say so and stop.
+    assert first == second
+    assert first[0] == "ceiling 5"
+    assert first[1].startswith("JudgeDown 6 of 32 judgements failed (parse)")
+
+
+def test_a_reason_to_stop_in_one_process_stops_all(tmp_path: Path) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        locked = "LOCKED" in completion_of(body)
+        return web.json_response({"error": {"message": "key"}}, status=401) if locked else None
+
+    with LLMServer(fault) as server:
+        first, second = two_ranks(server, tmp_path, "LOCKED")
+    assert first[1] == second[1] and first[1].startswith("JudgeDown openai/m at ")

@@ -19,6 +19,7 @@ from mpo_lite.errors import ConfigError
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.runs import Run, read_rows
 from mpo_lite.tasks.hub import go_offline_without_hub
+from mpo_lite.training.estimate import estimate
 from mpo_lite.training.session import Session
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run_job(
     Raises:
         MPOError: What stopped the run; its state is saved and the way to go on was printed.
     """
-    with _sandboxed(config) as served:
+    with sandboxed(config) as served:
         display = Display(config.steps, sys.stderr if as_json else sys.stdout)
         session = Session(served, display)
         try:
@@ -78,6 +79,19 @@ def run_job(
 
 def _train(session: Session, config: Config, run: Run | None, display: Display) -> tuple[Run, Outcome]:
     """Checks what can be checked, then loads torch and trains."""
+    expected = estimate(session)["total"]
+    tokens = [sum(pair) for pair in zip(expected["input_tokens"], expected["output_tokens"], strict=True)]
+    usd = expected["usd"]
+    cost = "unpriced" if usd is None else f"${usd[0]:.2f} to ${usd[1]:.2f}"
+    display(
+        "note",
+        {
+            "text": "estimated: {:,} to {:,} calls, {:.2g} to {:.2g} million tokens, {} "
+            "(mpo-lite estimate says how)".format(
+                *expected["calls"], *(count / 1e6 for count in tokens), cost
+            )
+        },
+    )
     for role, which in session.backends:
         display("note", {"text": f"{role}: {which.model}{f' at {which.api_base}' if which.api_base else ''}"})
     session.check_endpoints()
@@ -152,7 +166,7 @@ def _span(values: list[float]) -> dict[str, float | None]:
 
 
 @contextmanager
-def _sandboxed(config: Config) -> Generator[Config]:
+def sandboxed(config: Config) -> Generator[Config]:
     """Fills in what the name ``sandbox`` stands for: the shipped policy, and a local server in a judge's
     place.
     """

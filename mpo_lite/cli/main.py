@@ -15,6 +15,8 @@ COMMANDS = {
     "quickstart": "See Meta Policy Optimization work in three minutes: no key, no GPU, no network.",
     "train": "Train a policy against a judge whose rubric evolves.",
     "resume": "Continue a run that was stopped or killed.",
+    "estimate": "Say what a run will cost, before it is begun.",
+    "cache": "Look at the answers kept on disk, or remove some.",
     "sandbox": "Serve the simulated judge, or rebuild the tiny policy.",
 }
 """Command → its line in the listing, so that listing them imports none of them."""

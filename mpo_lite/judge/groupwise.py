@@ -21,7 +21,7 @@ from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.structured import object_schema
 from mpo_lite.prompts import fence, render
-from mpo_lite.rubric import Rubric, set_hash
+from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Verdict, text_hash
 
 _log = logging.getLogger(__name__)
@@ -46,7 +46,6 @@ class GroupwiseJudge:
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
         groups = _groups(samples, self.group_size)
-        late = Verdict(None, set_hash({"": rubric}), failure="transport")
         # A group that is late is as many verdicts that are.
         judged = await in_time(
             [self._group(group, rubric) for group in groups], self.single.batch_s, list[Verdict]()
@@ -54,7 +53,7 @@ class GroupwiseJudge:
         return [
             verdict
             for group, verdicts in zip(groups, judged, strict=True)
-            for verdict in verdicts or [late] * len(group)
+            for verdict in verdicts or [self.single.none("transport", rubric)] * len(group)
         ]
 
     async def _group(self, group: list[Sample], rubric: Rubric) -> list[Verdict]:
@@ -63,19 +62,20 @@ class GroupwiseJudge:
         order = list(range(len(group)))
         random.Random(text_hash("\x1f".join(sample.completion for sample in group))).shuffle(order)
         try:
-            found = await self.single.client.ask(self._call([group[place] for place in order], rubric))
+            found = await self.single.client.ask(self.call([group[place] for place in order], rubric))
         except CallFailed as failure:
             _log.debug("a group was not judged: %s", failure)
             if failure.kind != "transport":
                 return await self.single.verdicts(group, rubric)
-            return [Verdict(None, set_hash({"": rubric}), failure=failure.kind)] * len(group)
+            return [self.single.none(failure.kind, rubric)] * len(group)
         verdicts = {
-            place: Verdict(rubric.reward(assessments), set_hash({"": rubric}), assessments)
+            place: self.single.verdict(assessments, rubric)
             for place, assessments in zip(order, found, strict=True)
         }
         return [verdicts[place] for place in range(len(group))]
 
-    def _call(self, shown: Sequence[Sample], rubric: Rubric) -> Call[list[dict[str, Assessment]]]:
+    def call(self, shown: Sequence[Sample], rubric: Rubric) -> Call[list[dict[str, Assessment]]]:
+        """The question about all answers to one prompt, in the order shown."""
         single, key = self.single, self.single.client.cache.nonce_key
         names = [f"answer_{number}" for number, _ in enumerate(shown, start=1)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpo_lite.config import Config
 from mpo_lite.judge.base import Judge, Sample, in_time
@@ -44,8 +44,9 @@ def combine(verdicts: dict[str, Verdict]) -> Verdict:
         reward where any judge gave none.
     """
     given = list(verdicts.values())
+    judges = " + ".join(dict.fromkeys(verdict.judge for verdict in given))
     if missing := next((verdict for verdict in given if verdict.reward is None), None):
-        return missing
+        return replace(missing, judge=judges)
     rewards = [verdict.reward or 0.0 for verdict in given]
     assessments = {
         name: Assessment(
@@ -58,7 +59,8 @@ def combine(verdicts: dict[str, Verdict]) -> Verdict:
         for name in given[0].assessments
     }
     spread = max(rewards) - min(rewards)
-    return Verdict(statistics.fmean(rewards), given[0].set_hash, assessments, disagreement=spread)
+    mean, identity = statistics.fmean(rewards), given[0].set_hash
+    return Verdict(mean, identity, assessments, judge=judges, disagreement=spread)
 
 
 def build_judge(config: Config, client: Client, backends: Sequence[Backend], persona: str) -> Judge:

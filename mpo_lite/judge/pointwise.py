@@ -49,25 +49,33 @@ class PointwiseJudge:
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
-        late = Verdict(None, set_hash({"": rubric}), failure="transport")
-        return await in_time([self._verdict(sample, rubric) for sample in samples], self.batch_s, late)
+        works = [self._verdict(sample, rubric) for sample in samples]
+        return await in_time(works, self.batch_s, late=self.none("transport", rubric))
+
+    def verdict(self, assessments: dict[str, Assessment], rubric: Rubric) -> Verdict:
+        """The verdict that assessments of all criteria make."""
+        identity = set_hash({"": rubric})
+        return Verdict(rubric.reward(assessments), identity, assessments, judge=self.backend.label)
+
+    def none(self, failure: FailureKind, rubric: Rubric) -> Verdict:
+        """The record that there is no verdict."""
+        return Verdict(None, set_hash({"": rubric}), failure=failure, judge=self.backend.label)
 
     async def _verdict(self, sample: Sample, rubric: Rubric) -> Verdict:
-        identity = set_hash({"": rubric})
         failed: FailureKind = "context"
         for _ in range(1 + CUTS):
             try:
-                assessments = await self.client.ask(self._call(sample, rubric))
-                return Verdict(rubric.reward(assessments), identity, assessments)
+                return self.verdict(await self.client.ask(self.call(sample, rubric)), rubric)
             except CallFailed as failure:
                 _log.debug("not judged: %s", failure)
                 failed = failure.kind
             if failed != "context":
                 break
             sample = shortened(sample)
-        return Verdict(None, identity, failure=failed)
+        return self.none(failed, rubric)
 
-    def _call(self, sample: Sample, rubric: Rubric) -> Call[dict[str, Assessment]]:
+    def call(self, sample: Sample, rubric: Rubric) -> Call[dict[str, Assessment]]:
+        """The question about one sample."""
         key = self.client.cache.nonce_key
 
         def parse(data: dict[str, Any]) -> dict[str, Assessment]:

@@ -63,6 +63,7 @@ class AnswerCache:
     """
 
     def __init__(self, directory: Path) -> None:
+        self.directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Nothing is evicted behind the user's back: an evicted answer would be paid for twice.

@@ -71,7 +71,7 @@ class Client:
         key = call.key
         if not (flight := self._flights.get(key)):
             flight = self._flights[key] = asyncio.create_task(self._answer(call, key))
-            flight.add_done_callback(lambda _: self._flights.pop(key, None))
+            flight.add_done_callback(lambda done: self._landed(key, done))
         # One waiter that gives up must not take the answer from the others.
         return call.parse(await asyncio.shield(flight))
 
@@ -102,6 +102,11 @@ class Client:
                 flight.cancel()
             await asyncio.gather(*flights, return_exceptions=True)
         await self._sender.close()
+
+    def _landed(self, key: str, flight: asyncio.Task[Any]) -> None:
+        del self._flights[key]
+        if not flight.cancelled():
+            flight.exception()  # looked at: its waiters may have given up before it failed
 
     async def _answer(self, call: Call[T], key: str) -> dict[str, Any]:
         """The answer's object, already seen to satisfy ``call.parse``."""

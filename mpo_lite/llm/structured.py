@@ -68,7 +68,8 @@ def parse_object(text: str) -> dict[str, Any]:
     try:
         return _load(text)
     except ValueError as whole:
-        tail = _last_object(text)
+        # A list around the object is no prose around it.
+        tail = None if text.startswith("[") else _last_object(text)
         if tail is None or tail == text:
             raise whole
         return _load(tail)

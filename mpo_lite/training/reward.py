@@ -68,6 +68,8 @@ def score_batch(session: Session, samples: Sequence[Sample], group_size: int) ->
     verdicts: list[Verdict | None] = [
         _replayed(session, row, sample, rubric) for row, sample in enumerate(samples)
     ]
+    if session.fallback and any(verdict and verdict.judge == session.fallback.label for verdict in verdicts):
+        session.fall_back("it did before the run was stopped")
     open_rows = [row for row, verdict in enumerate(verdicts) if verdict is None]
     fresh = _with_fallback(session, [samples[row] for row in open_rows], len(samples))
     for row, verdict in zip(open_rows, fresh, strict=True):

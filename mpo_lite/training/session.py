@@ -124,7 +124,7 @@ class Session:
     def resume(self, batch: int, version: int, fell_back: bool = False) -> None:
         """Goes back to where ``batch`` generation batches were done under rubric ``version``."""
         self.run.rewind(batch)
-        if fell_back and not self.fall_back("it had before the run was stopped"):
+        if fell_back and not self.fall_back("it did before the run was stopped"):
             raise ConfigError(f"{self.run.path}: its fallback judge took over; name it by --judge-fallback")
         self.batch, self.version = batch, self.run.version(version)
         # What was generated since the last meta step; one that is due at this very batch is still to come.

@@ -1,0 +1,116 @@
+"""``mpo-lite cache``: what is kept of models' answers, and how to be rid of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.config import load_config
+from mpo_lite.errors import ConfigError
+from mpo_lite.llm.cache import AnswerCache
+
+_DAY_S = 86_400
+
+
+@click.group("cache", short_help="Look at the answers kept on disk, or remove some.")
+def command() -> None:
+    """Judges' and meta-judges' answers, shared by all runs. What is removed has to be paid for again."""
+
+
+@command.command("stats")
+@config_options("cache_dir")
+@json_option
+def stats(cache_dir: Path | None, as_json: bool) -> None:
+    """Say how many answers there are, of which models, how old and how large.
+
+    \b
+    mpo-lite cache stats
+    """
+    with _opened(cache_dir) as cache:
+        entries = [entry for _, entry in cache.entries()]
+        rows, size = cache.size()
+        times = [entry["time"] for entry in entries if "time" in entry]
+        found: dict[str, Any] = {
+            "directory": str(cache.directory),
+            "answers": len(entries),
+            "unreadable": rows - len(entries),
+            "bytes": size,
+            "oldest_days": round((time.time() - min(times)) / _DAY_S, 2) if times else None,
+            "newest_days": round((time.time() - max(times)) / _DAY_S, 2) if times else None,
+            "models": dict(Counter(str(entry.get("model")) for entry in entries).most_common()),
+        }
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    click.echo(f"{found['directory']}: {found['answers']} answers, {size / 1e6:.1f} MB")
+    if times:
+        click.echo(f"from {found['oldest_days']:.1f} to {found['newest_days']:.1f} days ago")
+    for model, count in found["models"].items():
+        click.echo(f"  {count:>8}  {model}")
+    if found["unreadable"]:
+        click.echo(f"{found['unreadable']} rows cannot be read and count as not there; clear removes them")
+
+
+@command.command("prune")
+@click.option(
+    "--older-than", type=click.FloatRange(0), metavar="DAYS", help="Remove answers older than this."
+)
+@click.option("--model", help="Remove the answers of this model (its full name, as stats shows it).")
+@config_options("cache_dir")
+@json_option
+def prune(older_than: float | None, model: str | None, cache_dir: Path | None, as_json: bool) -> None:
+    """Remove some answers: old ones, those of one model, or those that are both.
+
+    \b
+    mpo-lite cache prune --older-than 90
+    mpo-lite cache prune --model openai/gpt-4o-2024-11-20
+    """
+    if older_than is None and model is None:
+        raise ConfigError("say what to remove: --older-than DAYS, --model NAME, or both; clear removes all")
+    before = time.time() - (older_than or 0.0) * _DAY_S
+    with _opened(cache_dir) as cache:
+        chosen = [
+            key
+            for key, entry in cache.entries()
+            if (older_than is None or entry.get("time", 0.0) < before)
+            and (model is None or entry.get("model") == model)
+        ]
+        _report(cache.remove(chosen), as_json)
+
+
+@command.command("clear")
+@click.confirmation_option("--yes", prompt="Remove all answers? They would have to be paid for again")
+@config_options("cache_dir")
+@json_option
+def clear(cache_dir: Path | None, as_json: bool) -> None:
+    """Remove all answers.
+
+    \b
+    mpo-lite cache clear --yes
+    """
+    with _opened(cache_dir) as cache:
+        _report(cache.clear(), as_json)
+
+
+@contextmanager
+def _opened(cache_dir: Path | None) -> Generator[AnswerCache]:
+    directory = load_config(given={"cache_dir": cache_dir}).cache_dir
+    if not directory.exists():
+        raise ConfigError(f"{directory}: there is no cache; name its folder by --cache-dir or MPO_CACHE_DIR")
+    cache = AnswerCache(directory)
+    try:
+        yield cache
+    finally:
+        cache.close()
+
+
+def _report(removed: int, as_json: bool) -> None:
+    click.echo(json.dumps({"removed": removed}) if as_json else f"{removed} answers removed")
