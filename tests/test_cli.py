@@ -35,7 +35,7 @@ def test_help_lists_all_commands_and_loads_neither_torch_nor_litellm() -> None:
     assert all(name in output for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "sandbox serve", "sandbox policy"])
+@pytest.mark.parametrize("command", [*COMMANDS, "sandbox serve", "sandbox policy", "cache prune"])
 def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     main([*command.split(), "--help"])
     output = capsys.readouterr().out

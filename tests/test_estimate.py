@@ -1,0 +1,148 @@
+"""What a run is said to cost, held against what it then takes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpo_lite.cli.main import main
+from mpo_lite.config import load_config
+from mpo_lite.training.estimate import estimate
+from mpo_lite.training.session import Session
+
+
+def write_prompts(folder: Path, words: int = 4) -> Path:
+    path = folder / "prompts.jsonl"
+    path.write_text(
+        "".join(json.dumps({"prompt": f"number {n} " + "word " * words}) + "\n" for n in range(50))
+    )
+    return path
+
+
+def expected(folder: Path, **options: Any) -> dict[str, Any]:
+    given = {"judge": "openai/m", "meta": "openai/n", "judge_price": [1.0, 10.0], "meta_price": [2.0, 20.0]}
+    given |= dict.fromkeys(("judge_api_base", "meta_api_base"), "http://127.0.0.1:9/v1")
+    given |= {"data": str(write_prompts(folder)), "cache_dir": folder / "cache", "steps": 25} | options
+    session = Session(load_config(given=given, environ={}))
+    try:
+        return estimate(session)
+    finally:
+        session.close()
+
+
+def test_the_estimate_holds_what_a_run_then_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = (
+        "--judge sandbox --meta sandbox --policy sandbox --task sandbox --steps 7 --interval 3 --group-size 4"
+    )
+    flags += f" --meta-samples 4 -o batch_prompts=4 --cache-dir {tmp_path / 'cache'} --json"
+    main(["estimate", *flags.split()])
+    told = json.loads(capsys.readouterr().out)
+    main(["train", *flags.split(), "--run-dir", str(tmp_path / "run")])
+    output = capsys.readouterr()
+    took = json.loads(output.out.splitlines()[-1])
+    for role in ("judge", "meta"):
+        low, high = told[role]["calls"]
+        assert low <= took[f"{role}_calls"] <= high
+    tokens = [
+        sum(pair) for pair in zip(told["total"]["input_tokens"], told["total"]["output_tokens"], strict=True)
+    ]
+    # The sandbox counts words and has no prices; a word has more than a token.
+    assert took["tokens_spent"] <= tokens[1]
+    assert output.err.splitlines()[0].startswith("estimated: ")
+    assert told["total"]["usd"] == [0.0, 0.0]
+
+
+def test_calls_scale_with_panel_replicates_and_groups(tmp_path: Path) -> None:
+    single = expected(tmp_path)
+    rows = 25 * 8 * 8
+    assert single["judge"]["calls"][0] <= rows <= single["judge"]["calls"][1]
+    assert single["meta"]["calls"][0] <= 2 * 17 <= single["meta"]["calls"][1]
+    assert expected(tmp_path, replicates=3)["judge"]["calls"][1] == 3 * single["judge"]["calls"][1]
+    assert expected(tmp_path, judge=["a/b", "c/d"])["judge"]["calls"][1] == 2 * single["judge"]["calls"][1]
+    grouped = expected(tmp_path, judge_mode="groupwise")
+    assert grouped["judge"]["calls"][1] == round(single["judge"]["calls"][1] / 8)
+    assert grouped["judge"]["input_tokens"][0] < single["judge"]["input_tokens"][0]
+    assert expected(tmp_path, freeze_rubric=True)["meta"] == {
+        "calls": [0, 0], "input_tokens": [0, 0], "output_tokens": [0, 0], "usd": [0, 0]
+    }  # fmt: skip
+
+
+def test_usd_follows_tokens_and_prices_and_is_unknown_without_a_price(tmp_path: Path) -> None:
+    found = expected(tmp_path)
+    for role, (sent, received) in {"judge": (1.0, 10.0), "meta": (2.0, 20.0)}.items():
+        high = found[role]["input_tokens"][1] * sent + found[role]["output_tokens"][1] * received
+        assert found[role]["usd"][1] == pytest.approx(high / 1e6, rel=1e-3)
+    total = found["total"]["usd"]
+    assert total == [
+        pytest.approx(found["judge"]["usd"][n] + found["meta"]["usd"][n], abs=1e-3) for n in (0, 1)
+    ]
+    unpriced = expected(tmp_path, judge_price=None)
+    assert unpriced["judge"]["usd"] is None and unpriced["total"]["usd"] is None
+    assert any("openai/m is unpriced" in line for line in unpriced["assumptions"])
+    assert unpriced["meta"]["usd"] is not None
+
+
+def test_estimate_reads_a_file_and_shows_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(
+        f"judge: openai/gpt-4o-mini\nmeta: claude\nsteps: 100\ndata: {write_prompts(tmp_path)}\n"
+        f"cache_dir: {tmp_path / 'cache'}\n"
+    )
+    main(["estimate", str(path), "--steps", "50"])
+    output = capsys.readouterr().out
+    assert "50 batches of 64 completions" in output
+    assert output.count("$") == 3 and "unpriced" not in output
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A cache with two old answers and a new one."""
+    import time
+
+    from mpo_lite.llm.cache import AnswerCache
+
+    store = AnswerCache(tmp_path / "cache")
+    for number, (model, days) in enumerate([("a/old", 100), ("a/old", 50), ("b/new", 0)]):
+        store.put(f"k{number}", {"text": "{}", "model": model, "time": time.time() - days * 86_400})
+    store.close()
+    return tmp_path / "cache"
+
+
+def cache(capsys: pytest.CaptureFixture[str], kept: Path, *arguments: str) -> dict[str, Any]:
+    main(["cache", *arguments, "--cache-dir", str(kept), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_cache_stats_prune_and_clear(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stats = cache(capsys, kept, "stats")
+    assert (stats["answers"], stats["models"]) == (3, {"a/old": 2, "b/new": 1})
+    assert stats["oldest_days"] == pytest.approx(100, abs=0.1) and stats["bytes"] > 0
+    assert cache(capsys, kept, "prune", "--older-than", "60") == {"removed": 1}
+    assert cache(capsys, kept, "prune", "--model", "a/old", "--older-than", "60") == {"removed": 0}
+    assert cache(capsys, kept, "prune", "--model", "a/old") == {"removed": 1}
+    key = (kept / "nonce.key").read_bytes()
+    assert cache(capsys, kept, "clear", "--yes") == {"removed": 1}
+    assert cache(capsys, kept, "stats")["answers"] == 0
+    assert (kept / "nonce.key").read_bytes() == key
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cache", "prune"], "--older-than"),
+        (["cache", "stats", "--cache-dir", "nowhere"], "there is no cache"),
+    ],
+)
+def test_cache_says_what_is_wrong(
+    arguments: list[str],
+    message: str,
+    kept: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(kept)
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert message in capsys.readouterr().err
+    assert not (kept / "nowhere").exists()
