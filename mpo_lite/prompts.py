@@ -14,18 +14,10 @@ from functools import cache
 from pathlib import Path
 from string import Template
 
+from mpo_lite.text import defuse
 from mpo_lite.types import Message
 
 _HEADING = re.compile(r"^=== (system|user)\n", re.MULTILINE)
-_CONTROL = re.compile(
-    r"<(?=[|｜])|(?<=[|｜])>"  # <|im_end|> and its like
-    r"|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>)|<(?=</?SYS>>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS)\])"
-    r"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
-    r"|[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]"  # text that nobody sees, or sees turned round
-    r"|[\ud800-\udfff]"  # halves of characters, which cannot be sent
-)
-"""What a chat template may take for a token of its own, where models use it, and invisible text."""
 _BEGIN = re.compile(r"^<(\w+)-([0-9a-f]{12})>\n", re.MULTILINE)
 
 
@@ -55,8 +47,7 @@ def render(name: str, **values: str) -> list[Message]:
     Raises:
         KeyError: A slot has no value.
     """
-    # Rubrics and critiques are written by models that have read what the policy wrote.
-    return render_text(_template(name), **{slot: _CONTROL.sub(" ", text) for slot, text in values.items()})
+    return render_text(_template(name), **values)
 
 
 def render_text(template: str, **values: str) -> list[Message]:
@@ -74,16 +65,15 @@ def fence(tag: str, text: str, key: bytes) -> str:
     """Wraps text in ``<tag-nonce>`` lines that the text cannot forge.
 
     The nonce is an HMAC of the text: unpredictable without the key, yet equal for equal text, so that caches
-    work. Control characters and the brackets of ``<|…|>``, ``[INST]`` and the like are broken: a server's
-    chat template must not take a sample's ``<|im_end|>`` for the end of its turn.
+    work. The text is defused (``mpo_lite.text``).
 
     Args:
         tag: What the text is: ``task``, ``completion``, ...
         text: Anything.
         key: The secret of the cache directory.
     """
-    clean = _CONTROL.sub(" ", text)
-    nonce = hmac.new(key, clean.encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:12]
+    clean = defuse(text)
+    nonce = hmac.new(key, clean.encode(), hashlib.sha256).hexdigest()[:12]
     clean = clean.replace(nonce, "")
     return f"<{tag}-{nonce}>\n{clean}\n</{tag}-{nonce}>"
 

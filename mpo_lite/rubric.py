@@ -13,13 +13,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from mpo_lite.errors import TaskError
+from mpo_lite.text import defuse
 from mpo_lite.types import Assessment, text_hash
 
 VETO_FACTOR = 0.1
@@ -28,7 +38,10 @@ MAX_VETOES = 3
 MAX_CRITERIA = 12
 MAX_FILE_BYTES = 256 * 1024
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+# Rubrics are written by models that have read what the policy wrote.
+Text = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), AfterValidator(defuse)
+]
 
 
 class Criterion(BaseModel):
@@ -70,7 +83,9 @@ class Rubric(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     criteria: Annotated[tuple[Criterion, ...], Field(min_length=1, max_length=MAX_CRITERIA)]
-    guidelines: Annotated[str, StringConstraints(strip_whitespace=True, max_length=4000)] = ""
+    guidelines: Annotated[
+        str, StringConstraints(strip_whitespace=True, max_length=4000), AfterValidator(defuse)
+    ] = ""
 
     @model_validator(mode="after")
     def _is_coherent(self) -> Self:
@@ -86,6 +101,10 @@ class Rubric(BaseModel):
 
     def render(self) -> str:
         """The exact text a judge reads."""
+        return self._text
+
+    @cached_property  # asked for with every answer that is judged
+    def _text(self) -> str:
         blocks = [
             "\n".join(
                 [f"### {criterion.id}", criterion.description, "Levels, worst to best:"]
@@ -102,7 +121,7 @@ class Rubric(BaseModel):
         """Identity of the text judged by: two rubrics with one ``judge_hash`` get the same verdicts."""
         return text_hash(self.render())
 
-    @property
+    @cached_property
     def reward_hash(self) -> str:
         """Identity of the reward: adds weights and kinds to ``judge_hash``."""
         scale = [[criterion.weight, criterion.kind] for criterion in self.criteria]

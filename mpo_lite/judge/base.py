@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar, cast
 
 from mpo_lite.llm.structured import Schema, object_schema
@@ -83,16 +84,18 @@ async def in_time(works: Sequence[Coroutine[Any, Any, T]], seconds: float | None
 
 
 def verdict_schema(rubric: Rubric) -> Schema:
-    """Schema of a verdict: per criterion id a reason, then a level out of the criterion's own."""
+    """Schema of a verdict: per criterion id a reason, then a level out of the criterion's own. Not to be changed."""
+    return _schema(tuple((criterion.id, len(criterion.levels)) for criterion in rubric.criteria))
+
+
+@lru_cache(maxsize=64)  # thousands of calls wait with one rubric's schema
+def _schema(levels: tuple[tuple[str, int], ...]) -> Schema:
     return object_schema(
         {
-            criterion.id: object_schema(
-                {
-                    "reason": {"type": "string"},
-                    "level": {"type": "integer", "enum": list(range(len(criterion.levels)))},
-                }
+            name: object_schema(
+                {"reason": {"type": "string"}, "level": {"type": "integer", "enum": list(range(count))}}
             )
-            for criterion in rubric.criteria
+            for name, count in levels
         }
     )
 

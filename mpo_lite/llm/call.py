@@ -24,7 +24,8 @@ class Call(Generic[T]):
         purpose: What for; the ledger counts by it.
         messages: The conversation.
         schema: JSON Schema of the answer.
-        parse: Checks the answer's object and makes the value; ValueError for one that is not as asked.
+        parse: Checks the answer's object and makes the value; ValueError for one that is not as asked. Calls
+            that are equal otherwise must have equal ones: they share an answer.
         draw: Distinguishes calls with equal text that shall get answers of their own: a batch index, a
             replicate.
     """

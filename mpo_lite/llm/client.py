@@ -73,7 +73,7 @@ class Client:
             flight = self._flights[key] = asyncio.create_task(self._answer(call, key))
             flight.add_done_callback(lambda done: self._landed(key, done))
         # One waiter that gives up must not take the answer from the others.
-        return call.parse(await asyncio.shield(flight))
+        return await asyncio.shield(flight)
 
     async def check(self, backend: Backend) -> None:
         """One tiny, uncached call that shows whether the model can be reached and paid for.
@@ -108,20 +108,18 @@ class Client:
         if not flight.cancelled():
             flight.exception()  # looked at: its waiters may have given up before it failed
 
-    async def _answer(self, call: Call[T], key: str) -> dict[str, Any]:
-        """The answer's object, already seen to satisfy ``call.parse``."""
+    async def _answer(self, call: Call[T], key: str) -> T:
         stored = await asyncio.to_thread(self.cache.get, key)
         if stored is not None:
             try:
-                data = parse_object(stored["text"])
-                call.parse(data)
+                value = _checked(call, stored["text"])
                 self.cache_hits += 1
-                return data
+                return value
             except ValueError:
                 _log.warning("an answer in the cache does not parse any more; it is asked for again")
         try:
             async with asyncio.timeout(None) as clock:
-                reply, data = await self._parsed(call, clock)
+                reply, value = await self._parsed(call, clock)
         except TimeoutError:
             raise CallFailed("transport", f"no answer within {self._verdict_s:g} s") from None
         entry = {
@@ -132,9 +130,9 @@ class Client:
             "time": time.time(),
         }
         await asyncio.to_thread(self.cache.put, key, entry)
-        return data
+        return value
 
-    async def _parsed(self, call: Call[T], clock: asyncio.Timeout) -> tuple[Reply, dict[str, Any]]:
+    async def _parsed(self, call: Call[T], clock: asyncio.Timeout) -> tuple[Reply, T]:
         """Asks, asks once more in another form if the answer does not parse, then has it mended once."""
         habits = self._sender.habits(call.backend)
         rung, max_tokens = habits.rungs()[0], call.backend.max_tokens
@@ -154,7 +152,7 @@ class Client:
                 problem, max_tokens = "cut at the token limit, or empty", 2 * max_tokens
             else:
                 try:
-                    return reply, _checked(call, reply)
+                    return reply, _checked(call, reply.text)
                 except ValueError as error:
                     # At temperature 0 the same request would get the same answer.
                     problem, rung = str(error), _next(habits.rungs(), rung)
@@ -162,7 +160,7 @@ class Client:
 
     async def _repaired(
         self, call: Call[T], reply: Reply | None, problem: str, clock: asyncio.Timeout
-    ) -> tuple[Reply, dict[str, Any]]:
+    ) -> tuple[Reply, T]:
         if reply is None or not reply.text.strip() or reply.finish_reason == "length":
             _give_up(call, problem)
         messages = render(
@@ -176,7 +174,7 @@ class Client:
             call, messages, clock, rung=rung, max_tokens=call.backend.max_tokens
         )
         try:
-            return mended, _checked(call, mended)
+            return mended, _checked(call, mended.text)
         except ValueError as error:
             _give_up(call, str(error))
 
@@ -186,10 +184,8 @@ def _next(rungs: list[Rung], rung: Rung) -> Rung:
     return rungs[min(rungs.index(rung) + 1, len(rungs) - 1)] if rung in rungs else rungs[-1]
 
 
-def _checked(call: Call[T], reply: Reply) -> dict[str, Any]:
-    data = parse_object(reply.text)
-    call.parse(data)
-    return data
+def _checked(call: Call[T], text: str) -> T:
+    return call.parse(parse_object(text))
 
 
 def _give_up(call: Call[Any], problem: str) -> NoReturn:

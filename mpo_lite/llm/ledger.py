@@ -5,7 +5,7 @@ keys.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,7 +79,7 @@ class Ledger:
 
     def record(self, call: CallRecord) -> None:
         """Counts a call and appends it."""
-        row = asdict(call)
+        row = vars(call)
         self._count(row)
         line = json.dumps(row) + "\n"
         if self._path:

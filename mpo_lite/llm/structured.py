@@ -101,13 +101,13 @@ def _no_constant(name: str) -> Any:
 
 
 def _depth(data: Any) -> int:
+    """How deep objects and lists are nested, ``data`` itself counted."""
     deepest, stack = 0, [(data, 1)]
     while stack:
         node, level = stack.pop()
         deepest = max(deepest, level)
-        if isinstance(node, dict | list):
-            children = cast(list[Any], list(node.values()) if isinstance(node, dict) else node)
-            stack += [(child, level + 1) for child in children]
+        children = cast(list[Any], list(node.values()) if isinstance(node, dict) else node)
+        stack += [(child, level + 1) for child in children if isinstance(child, dict | list)]
     return deepest
 
 

@@ -1,0 +1,188 @@
+"""A model server for benchmarks, in a process of its own: latency, a rate limit and faults on request.
+
+    python benchmarks/stub_server.py        # prints its port
+
+``POST /set`` gives new settings and forgets all counts; ``GET /stats`` tells them. It judges nothing: the
+level of every criterion is the item's number (``item N`` in the prompt) modulo the number of levels.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections import Counter
+
+from aiohttp import web
+
+ITEM = re.compile(rb"item (\d+)")
+LASTING = (
+    "refusal",
+    "garbage",
+    "out of range",
+    "a float",
+    "filtered",
+    "null",
+    "html",
+    "error object",
+    "unknown 400",
+)
+PASSING = (
+    "500",
+    "503",
+    "529",
+    "409",
+    "cut body",
+    "429",
+    "bad JSON once",
+    "cut answer once",
+    "no choices",
+    "dropped",
+)
+PROSE = "The second sentence names the evidence for this, and it is plain enough to see."
+HELPLESS = set(LASTING)
+"""Faults after which there must be no score; after the others there must be the right one."""
+
+
+def fault_of(item: int, share: float) -> str | None:
+    """The fault of an item: about ``share`` of them have one, all kinds in turn."""
+    period = round(1 / share) if share else 0
+    if not period or item % period:
+        return None
+    kinds = LASTING + PASSING
+    return kinds[(item // period) % len(kinds)]
+
+
+class Server:
+    def __init__(self) -> None:
+        self.change({})
+
+    def change(self, settings: dict) -> None:
+        self.latency = settings.get("latency", 0.0)
+        self.rate = settings.get("rate", 0.0)
+        self.retry_after = settings.get("retry_after")
+        self.faults = settings.get("faults", 0.0)
+        self.tokens, self.filled = float(self.rate), time.monotonic()
+        self.items: Counter[int] = Counter()
+        self.requests = self.rejected = self.flying = self.most = 0
+
+    async def complete(self, request: web.Request) -> web.StreamResponse:
+        raw = await request.read()
+        self.requests += 1
+        found = ITEM.search(raw)
+        item = int(found[1]) if found else 0
+        self.items[item] += 1
+        if self.rate and not self.take():
+            self.rejected += 1
+            headers = {"retry-after": str(self.retry_after)} if self.retry_after else {}
+            return problem(429, headers)
+        self.flying += 1
+        self.most = max(self.most, self.flying)
+        try:
+            await asyncio.sleep(self.latency)
+            kind = fault_of(item, self.faults)
+            if kind and (kind in HELPLESS or self.items[item] == 1):
+                return faulty(kind, request, item)
+            return web.json_response(answered(json.loads(raw), item))
+        finally:
+            self.flying -= 1
+
+    def take(self) -> bool:
+        """Takes from a token bucket that holds one second's worth."""
+        now = time.monotonic()
+        self.tokens = min(float(self.rate), self.tokens + (now - self.filled) * self.rate)
+        self.filled = now
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
+
+    async def set(self, request: web.Request) -> web.Response:
+        self.change(await request.json())
+        return web.json_response({})
+
+    async def stats(self, request: web.Request) -> web.Response:
+        return web.json_response(
+            {"requests": self.requests, "rejected": self.rejected, "most": self.most, "items": self.items}
+        )
+
+
+def answered(body: dict, item: int) -> dict:
+    """The reply in the form that was asked for."""
+    for tool in body.get("tools") or []:
+        arguments = json.dumps(fill(tool["function"]["parameters"], item))
+        call = {"id": "t", "type": "function", "function": {"name": "reply", "arguments": arguments}}
+        return reply(None, "tool_calls", tool_calls=[call])
+    schema = (body.get("response_format") or {}).get("json_schema", {}).get("schema")
+    return reply(json.dumps(fill(schema, item)) if schema else PROSE)
+
+
+def fill(schema: dict, item: int) -> object:
+    if "enum" in schema:
+        return schema["enum"][item % len(schema["enum"])]
+    if schema["type"] == "object":
+        return {name: fill(part, item) for name, part in schema["properties"].items()}
+    return f"{PROSE} item-{item}"
+
+
+def reply(text: str | None, finish: str = "stop", **message: object) -> dict:
+    return {
+        "id": "c", "object": "chat.completion", "created": 1, "model": "m",
+        "choices": [{"index": 0, "finish_reason": finish,
+                     "message": {"role": "assistant", "content": text, **message}}],
+        "usage": {"prompt_tokens": 900, "completion_tokens": 150, "total_tokens": 1050},
+    }  # fmt: skip
+
+
+def problem(status: int, headers: dict | None = None) -> web.Response:
+    return web.json_response(
+        {"error": {"message": "failure", "type": "error"}}, status=status, headers=headers
+    )
+
+
+def faulty(kind: str, request: web.Request, item: int) -> web.StreamResponse:
+    if kind.isdigit():
+        return problem(int(kind), {"retry-after": "0.2"} if kind == "429" else None)
+    if kind in ("cut body", "dropped"):
+        whole = json.dumps(reply("{}")).encode()
+        assert request.transport
+        if kind == "cut body":
+            head = (
+                f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(whole)}\r\n\r\n"
+            )
+            request.transport.write(head.encode() + whole[:40])
+        request.transport.close()
+        return web.Response()
+    made = {
+        "refusal": lambda: reply(None, refusal="I cannot."),
+        "garbage": lambda: reply(f"I would give item {item} full marks."),
+        "out of range": lambda: reply('{"c1": {"reason": "x", "level": 9}}'),
+        "a float": lambda: reply('{"c1": {"reason": "x", "level": 1.0}}'),
+        "filtered": lambda: reply("", "content_filter"),
+        "null": lambda: reply(None),
+        "error object": lambda: {"error": {"message": "overloaded"}},
+        "bad JSON once": lambda: reply('{"c1": {"reason": "x", '),
+        "cut answer once": lambda: reply('{"c1": {"reason": "x', "length"),
+        "no choices": lambda: reply("x") | {"choices": []},
+    }
+    if kind == "html":
+        return web.Response(text="<html>busy</html>", content_type="text/html")
+    if kind == "unknown 400":
+        return problem(400)
+    return web.json_response(made[kind]())
+
+
+async def main() -> None:
+    server = Server()
+    app = web.Application(client_max_size=2**24)
+    app.router.add_post("/v1/chat/completions", server.complete)
+    app.router.add_post("/set", server.set)
+    app.router.add_get("/stats", server.stats)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
