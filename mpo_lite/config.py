@@ -116,7 +116,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     judge: Judges = Field(
-        (), description="Judge: a LiteLLM model name, a short name, or 'sandbox'; several form a panel."
+        (), description="Judge: a LiteLLM model name, a short name, or 'sandbox'. Given again: a panel."
     )
     judge_fallback: NamedModel | None = Field(
         None, description="Judge that takes over for good where the judge is down."

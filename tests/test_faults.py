@@ -77,8 +77,9 @@ def test_a_dripping_body_ends_with_the_attempt(make_client: MakeClient) -> None:
         assert client.ledger.unmetered == 1
 
 
+@pytest.mark.parametrize("model", ["openai/m", "hosted_vllm/m"])
 @pytest.mark.parametrize("cut", [len(GOOD) // 2, 0])
-def test_a_cut_body_is_asked_for_again(make_client: MakeClient, cut: int) -> None:
+def test_a_cut_body_is_asked_for_again(make_client: MakeClient, cut: int, model: str) -> None:
     def answer(connection: socket.socket, hit: int) -> None:
         connection.sendall(HEAD.format(len(GOOD)).encode() + GOOD.encode()[: None if hit > 1 else cut])
         if hit == 1:
@@ -86,8 +87,8 @@ def test_a_cut_body_is_asked_for_again(make_client: MakeClient, cut: int) -> Non
 
     with raw_server(answer) as server:
         client = make_client()
-        assert background.wait(client.ask(call(server))) == 1
-        assert server.hits == 2
+        assert background.wait(client.ask(call(server, model=model))) == 1
+        assert (server.hits, client.ledger.unmetered) == (2, 1)
 
 
 def test_a_connection_dropped_without_a_word_is_asked_for_again(make_client: MakeClient) -> None:
@@ -103,7 +104,10 @@ def test_a_connection_dropped_without_a_word_is_asked_for_again(make_client: Mak
 
 def test_a_name_that_does_not_resolve_is_a_transport_failure(make_client: MakeClient) -> None:
     nowhere = type("Nowhere", (), {"url": "http://no-such-host.invalid:1/v1"})
-    assert failure(make_client(), call(nowhere)).kind == "transport"
+    client = make_client()
+    assert failure(client, call(nowhere)).kind == "transport"
+    # Nobody was reached, so nothing can have been charged.
+    assert (client.ledger.usd, client.ledger.unmetered, client.ledger.calls["judge"]) == (0.0, 0, 5)
 
 
 def test_a_full_server_is_asked_until_the_calls_time_is_over(make_client: MakeClient) -> None:
@@ -171,6 +175,25 @@ def test_a_refused_request_is_not_repeated(
     with LLMServer(lambda _, body: error(status, message)()) as server:
         assert failure(make_client(), call(server)).kind == kind
         assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "An essay on the content filter and on safety policy.",
+        "My context window is too long, says the house.",
+        "The response_format json_schema tool_choice grammar.",
+        "temperature is not supported",
+    ],
+)
+def test_words_of_the_prompt_do_not_decide_what_an_error_means(make_client: MakeClient, prompt: str) -> None:
+    with LLMServer(lambda kind, body: error(400, f"request {json.dumps(body)} is bad")()) as server:
+        client = make_client()
+        asked = call(server, text=prompt)
+        # What is left of the body names json_schema and tools: the ladder is walked down to its end.
+        failed = failure(client, asked)
+        assert failed.kind == "transport" and prompt not in str(failed)
+        assert "temperature" in server.requests[-1]
 
 
 @pytest.mark.parametrize(

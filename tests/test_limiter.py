@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mpo_lite.errors import BudgetReached
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.ledger import CallRecord, Ledger
-from mpo_lite.llm.limiter import CUT, START, Limiter
+from mpo_lite.llm.limiter import CUT, FIRST_CUT, START, Limiter
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -70,7 +70,7 @@ def test_an_episode_of_overload_cuts_once() -> None:
         return limits
 
     first, same, later = run(work())
-    assert first == same == CUT * 16
+    assert first == same == FIRST_CUT * 16
     assert later == pytest.approx(CUT * first)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,6 @@ def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool,
 
 
 def _estimate(config: Config) -> dict[str, Any]:
-    logging.getLogger("mpo_lite").setLevel(logging.ERROR)
     with sandboxed(config) as served:
         session = Session(served)
         try:

@@ -149,6 +149,8 @@ def _closing_line(summary: dict[str, Any]) -> str:
     """The summary for a person."""
     reward, gold = summary["reward"]["end"], summary["gold"]
     usd = "an unknown sum (unpriced)" if summary["usd"] is None else f"${summary['usd']:.4f}"
+    if summary["unmetered"]:
+        usd += f" at most ({summary['unmetered']} unmetered)"
     parts = [
         f"{summary['steps']} batches in {summary['seconds']:.0f} s, rubric v{summary['rubric_version']}",
         "no reward" if reward is None else f"reward {reward:.3f}",

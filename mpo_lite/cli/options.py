@@ -35,7 +35,7 @@ def _option(name: str) -> Callable[[Decorated], Decorated]:
     field = Config.model_fields[name]
     kind = _kind(field.annotation)
     text = field.description or ""
-    if field.default is not None and not field.default_factory and kind is not bool:
+    if field.default not in (None, ()) and not field.default_factory and kind is not bool:
         text += f" [default: {field.default}]"
     flag = f"--{name.replace('_', '-')}"
     if kind is bool:

@@ -99,6 +99,8 @@ class Display:
 
 def _figures(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[str, str]]:
     usd = "unpriced" if row["usd"] is None else f"${row['usd']:.4f}"
+    if row.get("unmetered"):
+        usd += f" at most ({row['unmetered']} calls unmetered)"
     return [
         ("reward", f"{_number(row['reward'])} (v{row['version']})"),
         ("gold", _number(gold[-1] if gold else None)),

@@ -84,7 +84,7 @@ async def in_time(works: Sequence[Coroutine[Any, Any, T]], seconds: float | None
 
 
 def verdict_schema(rubric: Rubric) -> Schema:
-    """Schema of a verdict: per criterion id a reason, then a level out of the criterion's own. Not to be changed."""
+    """Schema of a verdict: per criterion id a reason, then a level. Shared: not to be changed."""
     return _schema(tuple((criterion.id, len(criterion.levels)) for criterion in rubric.criteria))
 
 

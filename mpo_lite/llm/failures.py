@@ -6,6 +6,7 @@ where a status leaves it open do class and text decide.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -17,6 +18,13 @@ from mpo_lite.llm.models import Backend
 from mpo_lite.types import Message
 
 _PARAMETERS = ("temperature", "seed", "max_tokens")
+# A message may list all parameters: the one that is refused stands beside a word that says so.
+_REFUSED = (
+    r"(?:support|unknown|unexpected|unrecogni[sz]ed|unpermitted|extra|allowed|invalid).{{0,40}}\b{name}\b"
+    r"|\b{name}\b.{{0,60}}(?:support|unknown|unexpected|permitted|allowed|deprecated|default|only)"
+)
+_CUT = {"ReadError", "RemoteProtocolError", "ReadTimeout", "ClientPayloadError", "ServerDisconnectedError"}
+"""Errors under LiteLLM's that mean: the request had arrived."""
 _QUOTA = re.compile(
     r"insufficient_quota|exceeded your current quota|credit balance is too low|insufficient balance", re.I
 )
@@ -94,37 +102,50 @@ def meaning(
     if status in (400, 413, 422):
         return _bad_request(error, backend, messages, parameters)
     seen = f"{where}: {type(error).__name__}{f' ({status})' if status else ''}"
-    # Without a refusal of the server's own, the model may have answered and the answer got lost.
-    lost = status is None or status == 200
-    return Retryable(seen, _retry_after(error), overload=status == 429, billed=lost)
+    return Retryable(seen, _retry_after(error), overload=status == 429, billed=_lost(error, status, text))
 
 
 def _bad_request(
     error: Exception, backend: Backend, messages: list[Message], parameters: dict[str, Any]
 ) -> Exception:
-    text, kind = str(error), type(error).__name__
+    text, kind = _own_words(str(error), backend, messages), type(error).__name__
     if kind == "ContentPolicyViolationError" or _POLICY.search(text):
         return CallFailed("refusal", "the provider's content policy declined the sample")
+    if kind == "ContextWindowExceededError" or _CONTEXT.search(text):
+        return CallFailed("context", "the sample does not fit the model's context window")
     for name, refusal in _FORMS.items():
         if name in parameters and refusal.search(text):
             return ParameterRefused(name)
-    if kind == "ContextWindowExceededError" or _CONTEXT.search(text):
-        return CallFailed("context", "the sample does not fit the model's context window")
     for name in _PARAMETERS:
-        if name in parameters and name in text:
+        if name in parameters and re.search(_REFUSED.format(name=name), text, re.IGNORECASE):
             return ParameterRefused(name)
-    return CallFailed("transport", f"refused: {_harmless(text, backend, messages)}")
+    return CallFailed("transport", f"refused: {' '.join(text.split())[:300]}")
 
 
-def _harmless(text: str, backend: Backend, messages: list[Message]) -> str:
-    """The server's own words, which help, unless they repeat a key or the prompt."""
+def _own_words(text: str, backend: Backend, messages: list[Message]) -> str:
+    """The server's message without what it repeats of the prompt, and without any key.
+
+    Neither may be shown, and the prompt's words must not decide what the message means.
+    """
     keys = [value for name, value in os.environ.items() if name.endswith(("_KEY", "_TOKEN", "_SECRET"))]
     for secret in [*keys, backend.api_key or ""]:
         text = text.replace(secret, "…") if len(secret) >= 8 else text
     lines = (line.strip() for message in messages for line in message["content"].splitlines())
-    if any(line in text for line in lines if len(line) >= 16):
-        return "(its message repeats the prompt and is not shown)"
-    return " ".join(text.split())[:300]
+    for line in lines:
+        for form in (line, json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1]):
+            text = text.replace(form, "…") if len(form) >= 16 else text
+    return text
+
+
+def _lost(error: BaseException, status: Any, text: str) -> bool:
+    """Whether the model may have answered, and the answer was broken or got lost on the way."""
+    classes: set[str] = set()
+    link: BaseException | None = error
+    while link is not None and len(classes) < 20:
+        classes.add(type(link).__name__)
+        link = link.__cause__ or link.__context__
+    broken = "json response" in text or "invalid response" in text
+    return status in (None, 200) or broken or bool(classes & _CUT)
 
 
 def _retry_after(error: Exception) -> float | None:

@@ -14,8 +14,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 START = 16
-CUT = 0.8
-"""What an episode of overload leaves of the limit."""
+CUT, FIRST_CUT = 0.8, 0.5
+"""What an episode of overload leaves of the limit; the first one ends slow start, which had doubled it."""
 GROWTH = 0.25
 """Calls that the limit grows by per round trip, after slow start."""
 BUSY = 0.8
@@ -78,7 +78,8 @@ class Limiter:
         """
         now = time.monotonic()
         if started >= self._cut_at:
-            self.limit = max(1.0, CUT * min(self.limit, self._in_flight))
+            cut = FIRST_CUT if self._slow_start else CUT
+            self.limit = max(1.0, cut * min(self.limit, self._in_flight))
             self._slow_start = False
             self._cut_at = now
         if retry_after:

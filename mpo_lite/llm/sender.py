@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from mpo_lite.types import Message
 ATTEMPTS = 5
 """Attempts per request at failures that may pass. A full server is no failure: the call's time ends those."""
 MAX_WAIT_S = 60.0
+MARKUP_TOKENS = 512
+"""What chat templates and a provider's own words on tools may add to a prompt."""
 
 
 class Sender:
@@ -113,9 +116,7 @@ class Sender:
         clock: asyncio.Timeout,
     ) -> Reply:
         tariff = transport.tariff(call.backend)
-        # UTF-8 bytes bound the tokens of any byte-level tokenizer from above.
-        sent = sum(len(message["content"].encode("utf-8", "replace")) for message in messages)
-        most = sent, parameters.get("max_tokens") or parameters["max_completion_tokens"]
+        most = _most(call, messages, parameters)
         limiter = self._limiters[call.backend.label]
         self._session = self._session or await transport.open_session()
         async with (
@@ -143,6 +144,17 @@ class Sender:
             finally:
                 record = _record(call, outcome, time.monotonic() - started, tariff, most)
                 self._ledger.record(record)
+
+
+def _most(call: Call[Any], messages: list[Message], parameters: dict[str, Any]) -> tuple[int, int]:
+    """Tokens that a call can take at most, sent and received.
+
+    UTF-8 bytes bound the tokens of any byte-level tokenizer from above; a schema, too, is shown to the model.
+    """
+    sent = sum(len(message["content"].encode("utf-8", "replace")) for message in messages)
+    shown = len(json.dumps(call.schema)) if call.schema else 0
+    received = parameters.get("max_tokens") or parameters["max_completion_tokens"]
+    return sent + shown + MARKUP_TOKENS, received
 
 
 def _record(
