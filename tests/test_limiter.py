@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Coroutine
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from mpo_lite.errors import BudgetReached
 from mpo_lite.llm.budget import Budget
+from mpo_lite.llm.coalesce import Coalesced
 from mpo_lite.llm.ledger import CallRecord, Ledger
 from mpo_lite.llm.limiter import CUT, FIRST_CUT, START, Limiter
 
@@ -176,3 +178,38 @@ def test_the_cap_on_tokens_holds_and_each_cap_warns_once_at_four_fifths() -> Non
     assert (before, again) == ([], [])
     assert "80% of the cap --max-tokens 1000" in first[0]
     assert len(last) == 1 and "85% of the cap --max-usd 1" in last[0]
+
+
+def test_what_arrives_while_a_turn_runs_goes_with_the_next() -> None:
+    turns: list[list[int]] = []
+
+    def double(numbers: list[int]) -> list[int]:
+        turns.append(numbers)
+        time.sleep(0.02)
+        return [2 * number for number in numbers]
+
+    async def work() -> list[int]:
+        coalesced = Coalesced(double)
+        return await asyncio.gather(*(coalesced(number) for number in range(50)))
+
+    assert run(work()) == [2 * number for number in range(50)]
+    assert list(chain.from_iterable(turns)) == list(range(50)) and len(turns) <= 2
+
+
+def test_an_error_reaches_all_of_its_turn_and_no_other_and_who_gave_up_is_not_missed() -> None:
+    def picky(numbers: list[int]) -> list[int]:
+        if 0 in numbers:
+            raise OSError("no")
+        return numbers
+
+    async def work() -> list[int | BaseException]:
+        coalesced = Coalesced(picky)
+        first = asyncio.gather(coalesced(0), return_exceptions=True)
+        gave_up = asyncio.create_task(coalesced(1))
+        await asyncio.sleep(0)
+        gave_up.cancel()
+        results = [*await first, *await asyncio.gather(gave_up, return_exceptions=True)]
+        return [*results, await coalesced(2)]
+
+    failed, cancelled, good = run(work())
+    assert isinstance(failed, OSError) and isinstance(cancelled, asyncio.CancelledError) and good == 2

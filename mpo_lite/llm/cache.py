@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,15 +91,26 @@ class AnswerCache:
             return None
         return _entry(data)
 
-    def put(self, key: str, answer: dict[str, Any]) -> None:
-        """Commits an answer: once this returns, a kill does not lose it.
+    def get_all(self, keys: Sequence[str]) -> list[dict[str, Any] | None]:
+        """See ``get``."""
+        return [self.get(key) for key in keys]
 
-        A cache that cannot be written (disk full, locked, read-only) costs its use, and not the answer.
+    def put(self, key: str, answer: dict[str, Any]) -> None:
+        """See ``put_all``."""
+        self.put_all([(key, answer)])
+
+    def put_all(self, answers: Sequence[tuple[str, dict[str, Any]]]) -> list[None]:
+        """Commits answers in one transaction: once this returns, a kill does not lose them.
+
+        A cache that cannot be written (disk full, locked, read-only) costs its use, and not the answers.
         """
         try:
-            self._cache.set(key, json.dumps(answer).encode())
+            with self._cache.transact():
+                for key, answer in answers:
+                    self._cache.set(key, json.dumps(answer).encode())
         except _TROUBLE as error:
             self._warn("cannot write the answer cache (%s); answers are used, but not kept", error)
+        return [None] * len(answers)
 
     def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """All keys with their answers, oldest first; rows that hold none are left out."""

@@ -19,6 +19,7 @@ from mpo_lite.errors import CallFailed
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.call import Call, T
+from mpo_lite.llm.coalesce import Coalesced
 from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.models import Backend
 from mpo_lite.llm.sender import Sender
@@ -58,6 +59,9 @@ class Client:
         self.cache_hits = 0
         self._verdict_s = verdict_s
         self._sender = Sender(ledger, budget, concurrency, timeout_s, verdict_s)
+        # SQLite blocks: it never runs on the loop.
+        self._read = Coalesced(cache.get_all)
+        self._write = Coalesced(cache.put_all)
         self._flights: dict[str, asyncio.Task[Any]] = {}
 
     async def ask(self, call: Call[T]) -> T:
@@ -109,7 +113,7 @@ class Client:
             flight.exception()  # looked at: its waiters may have given up before it failed
 
     async def _answer(self, call: Call[T], key: str) -> T:
-        stored = await asyncio.to_thread(self.cache.get, key)
+        stored = await self._read(key)
         if stored is not None:
             try:
                 value = _checked(call, stored["text"])
@@ -129,7 +133,7 @@ class Client:
             "output_tokens": reply.output_tokens,
             "time": time.time(),
         }
-        await asyncio.to_thread(self.cache.put, key, entry)
+        await self._write((key, entry))
         return value
 
     async def _parsed(self, call: Call[T], clock: asyncio.Timeout) -> tuple[Reply, T]:
