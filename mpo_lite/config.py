@@ -166,8 +166,10 @@ class Config(BaseModel):
     verdict_timeout: float = Field(
         300.0, gt=0, description="Seconds a call may take with all its attempts, from the first one on."
     )
+    # Two rounds and a pause, and the same once more for a fallback, stay below the 1800 s after which torch
+    # takes a process that waits for the others for dead.
     batch_timeout: float = Field(
-        480.0, gt=0, description="Seconds a batch is judged for; what is late then counts as not judged."
+        400.0, gt=0, description="Seconds a batch is judged for; what is late then counts as not judged."
     )
     judge_max_tokens: int = Field(1024, ge=16, description="Longest reply of the judge in tokens.")
     meta_max_tokens: int = Field(4096, ge=16, description="Longest reply of the meta-judge in tokens.")

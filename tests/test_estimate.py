@@ -127,6 +127,22 @@ def test_cache_stats_prune_and_clear(kept: Path, capsys: pytest.CaptureFixture[s
     assert (kept / "nonce.key").read_bytes() == key
 
 
+def test_a_cache_in_use_is_one_line(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sqlite3
+
+    from mpo_lite.errors import ConfigError
+    from mpo_lite.llm import cache as module
+
+    monkeypatch.setattr(module, "LOCK_S", 0.1)
+    other = sqlite3.connect(kept / "answers" / "cache.db", isolation_level=None)
+    store = module.AnswerCache(kept)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(ConfigError, match="is a run using it"):
+        store.clear()
+    other.close()
+    store.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -277,7 +277,21 @@ def test_room_to_think_shrinks_where_the_context_is_small(make_client: MakeClien
         for text in ("one", "two", "three"):
             assert background.wait(client.ask(call(server, text=text))) == 2
         limits = [body["max_tokens"] for body in server.requests]
-        assert limits == [1024, 9216, 5120, 3072, 3072] or limits[-2:] == [limits[-1]] * 2 <= [3000] * 2
+        assert limits == [1024, 9216, 5120, 3072, 2048, 2048]  # room 8192, 4096, 2048, 1024
+
+
+def test_a_long_sample_takes_no_room_to_think_from_the_others(make_client: MakeClient) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        if "long" in body["messages"][0]["content"]:
+            return error(400, "This model's maximum context length is 4096 tokens.")()
+        return '<think>hm</think>{"level": 2}'
+
+    with LLMServer(fault) as server:
+        client = make_client()
+        background.wait(client.ask(call(server)))
+        assert failure(client, call(server, text="a long sample")).kind == "context"
+        background.wait(client.ask(call(server, text="another")))
+        assert server.requests[-1]["max_tokens"] == 1024 + THINKING_ROOM
 
 
 def test_endless_white_space_is_no_answer_and_gives_guided_decoding_up(

@@ -236,6 +236,27 @@ def test_a_cap_that_comes_near_is_said_once(open_session: Callable[..., Session]
         assert told == ["89% of the cap --max-calls 18 is used; the run stops at it"]
 
 
+def test_groupwise_judging_refuses_groups_that_straddle_processes(
+    open_session: Callable[..., Session],
+) -> None:
+    from types import SimpleNamespace
+
+    from mpo_lite.training.callback import MPOCallback
+
+    def begin(session: Session, per_device: int) -> None:
+        args = SimpleNamespace(
+            num_generations=4, per_device_train_batch_size=per_device, steps_per_generation=1,
+            num_iterations=1, gradient_accumulation_steps=1, output_dir="nowhere",
+        )  # fmt: skip
+        state: Any = SimpleNamespace(global_step=0)
+        MPOCallback(session).on_train_begin(args, state, None, model=None, processing_class=None)
+
+    with LLMServer() as server:
+        with pytest.raises(ConfigError, match=r"groupwise.*multiple of num_generations \(4\)"):
+            begin(open_session(server, judge_mode="groupwise"), 6)
+        begin(open_session(server, judge_mode="groupwise"), 8)
+
+
 TWO_RANKS = """
 import sys
 from pathlib import Path

@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +123,25 @@ class AnswerCache:
         return len(self._cache), self._cache.volume()
 
     def remove(self, keys: Iterable[str]) -> int:
-        """Removes answers; gives how many there were, and their room back to the disk."""
-        removed = sum(bool(self._cache.delete(key)) for key in keys)
-        self._cache._sql("VACUUM")
-        return removed
+        """Removes answers; gives how many there were, and their room back to the disk.
+
+        Raises:
+            ConfigError: Another process keeps the cache busy.
+        """
+        return self._freed(lambda: sum(bool(self._cache.delete(key)) for key in keys))
 
     def clear(self) -> int:
-        """Removes all answers, unreadable rows too; gives how many there were."""
-        removed = int(self._cache.clear())
-        self._cache._sql("VACUUM")
+        """Removes all answers, unreadable rows too; see ``remove``."""
+        return self._freed(lambda: int(self._cache.clear()))
+
+    def _freed(self, remove: Callable[[], int]) -> int:
+        try:
+            removed = remove()
+            self._cache._sql("VACUUM")
+        except _TROUBLE as error:
+            raise ConfigError(
+                f"{self.directory}: cannot change the cache now ({error}); is a run using it?"
+            ) from error
         return removed
 
     def close(self) -> None:

@@ -149,7 +149,7 @@ class Client:
                 raise CallFailed("refusal", f"{call.backend.model} declined to answer")
             if reply.thinks:
                 habits.thinks()
-            if blank_loop(reply.text):
+            if reply.finish_reason == "length" and blank_loop(reply.text):
                 problem, rung = "filled with white space", "text"
                 habits.loops()
             elif reply.finish_reason == "length" or not reply.text.strip():

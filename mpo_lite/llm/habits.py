@@ -10,7 +10,6 @@ from mpo_lite.llm.structured import LADDER, Rung, Schema, form
 
 THINKING_ROOM = 8192
 """Tokens added to the limit of a model that thinks: providers count its thoughts against the limit."""
-_LEAST_ROOM = 512
 _LOOPS = 3
 
 _log = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class Habits:
         kept = {
             name: value for name, value in wanted.items() if value is not None and name not in self.refused
         }
-        return {limit: max_tokens + self.room, **kept}
+        return {limit: max_tokens, **kept}
 
     def refuses(self, parameter: str, rung: Rung) -> Rung:
         """Remembers a refusal of ``parameter`` in a request on ``rung``; gives the rung to go on with."""
@@ -60,13 +59,10 @@ class Habits:
         """Remembers that it thinks before it answers."""
         self.room = self._most_room
 
-    def narrow(self) -> bool:
-        """Halves the added room, where the limit does not fit its context; whether there was room to give."""
-        if not self.room:
-            return False
-        self._most_room = self.room // 2 if self.room >= 2 * _LEAST_ROOM else 0
-        self.room = self._most_room
-        return True
+    def fits(self, room: int) -> None:
+        """Remembers how much added room was taken; less than asked for is all that the context has."""
+        if room < self.room:
+            self.room = self._most_room = room
 
     def loops(self) -> None:
         """Remembers an answer that ended in endless white space: by and by, guided decoding is given up."""

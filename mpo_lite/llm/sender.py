@@ -28,6 +28,8 @@ from mpo_lite.types import Message
 ATTEMPTS = 5
 """Attempts per request at failures that may pass. A full server is no failure: the call's time ends those."""
 MAX_WAIT_S = 60.0
+LEAST_ROOM = 512
+"""Tokens added for thinking that are worth asking for, where a context is too small for more."""
 MARKUP_TOKENS = 512
 """What chat templates and a provider's own words on tools may add to a prompt."""
 
@@ -87,18 +89,24 @@ class Sender:
             BudgetReached: The call does not fit under a cap.
         """
         habits = self.habits(call.backend)
+        room = habits.room
         while True:
-            parameters = habits.parameters(rung, call.schema, max_tokens, call.backend.temperature, seed)
+            parameters = habits.parameters(
+                rung, call.schema, max_tokens + room, call.backend.temperature, seed
+            )
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(Retryable), stop=_stop(attempts), wait=_wait, reraise=True
             )
             try:
-                return await retrying(self._attempt, call, messages, parameters, clock), rung
+                reply: Reply = await retrying(self._attempt, call, messages, parameters, clock)
+                habits.fits(room)
+                return reply, rung
             except ParameterRefused as refusal:
                 rung = habits.refuses(refusal.parameter, rung)
             except CallFailed as failure:
-                if failure.kind != "context" or not habits.narrow():
+                if failure.kind != "context" or not room:
                     raise
+                room = room // 2 if room > LEAST_ROOM else 0
             except Retryable as error:
                 raise CallFailed("transport", f"{error}, {attempts} times") from None
 

@@ -36,7 +36,7 @@ class Tariff(NamedTuple):
             return None
         plain = reply.input_tokens - reply.cached_tokens - reply.written_tokens
         parts = (
-            plain * self.input,
+            max(0, plain) * self.input,
             reply.cached_tokens * self.cached,
             reply.written_tokens * self.written,
             reply.output_tokens * self.output,
