@@ -1,5 +1,7 @@
 """``python -m mpo_lite`` is the command ``mpo-lite``."""
 
+import sys
+
 from mpo_lite.cli.main import main
 
-main()
+sys.exit(main())

@@ -17,6 +17,7 @@ COMMANDS = {
     "resume": "Continue a run that was stopped or killed.",
     "estimate": "Say what a run will cost, before it is begun.",
     "cache": "Look at the answers kept on disk, or remove some.",
+    "alarms": "Look for signs of reward hacking in a file of responses.",
     "sandbox": "Serve the simulated judge, or rebuild the tiny policy.",
 }
 """Command → its line in the listing, so that listing them imports none of them."""

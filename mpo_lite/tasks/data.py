@@ -17,6 +17,7 @@ from mpo_lite.tasks.spec import DataSource, load_function
 from mpo_lite.types import text_hash
 
 Row = dict[str, Any]
+_SUFFIXES = (".jsonl", ".csv", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,22 @@ def _texts(rows: Iterator[Row] | list[Row], column: str, source: str) -> Iterato
         yield text.strip()
 
 
+def file_rows(path: Path) -> Iterator[Row]:
+    """The rows of a jsonl, csv or parquet file.
+
+    Raises:
+        TaskError: There is no such file, it is of another kind, or one of its rows is malformed; says which.
+    """
+    if path.suffix not in _SUFFIXES:
+        raise TaskError(f"{path}: give a .jsonl, .csv or .parquet file, or the id of a hub data set")
+    if not path.is_file():
+        raise TaskError(f"{path}: no such file")
+    return {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[path.suffix](path)
+
+
 def _rows(source: str, split: str) -> Iterator[Row]:
     path = Path(source).expanduser()
-    readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-    if path.suffix in readers:
-        if not path.is_file():
-            raise TaskError(f"{source}: no such file")
-        return readers[path.suffix](path)
-    if path.exists():
-        raise TaskError(f"{source}: give a .jsonl, .csv or .parquet file, or the id of a hub data set")
-    return _hub(source, split)
+    return file_rows(path) if path.suffix in _SUFFIXES or path.exists() else _hub(source, split)
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
