@@ -135,6 +135,31 @@ def test_a_run_begun_with_relative_paths_resumes_from_another_folder(
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def test_a_panel_at_two_addresses_stops_at_its_cap_on_tokens_and_resumes(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LLMServer() as one, LLMServer(key="second-key") as other:
+        monkeypatch.setenv("SECOND_KEY", "second-key")
+        monkeypatch.setenv(
+            "MPO_JUDGE",
+            f"[{{model: openai/one, api_base: '{one.url}'}}, "
+            f"{{model: openai/two, api_base: '{other.url}', api_key_env: SECOND_KEY}}]",
+        )
+        with pytest.raises(SystemExit, match="3"):
+            train("--freeze-rubric", "--max-tokens", "19400")
+        errors = capsys.readouterr().err
+        assert "is used; the run stops at it" in errors
+        assert "the cap --max-tokens 19400 is reached" in errors
+        main(["resume", str(tmp_path / "run"), "--max-tokens", "1000000", "--json"])
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 6
+        for server in (one, other):
+            asked = server.prompts("judge")
+            assert len(asked) == len(set(asked)) > 80  # nothing twice, and nearly all rows differ
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert all(row["judge"] == "openai/one + openai/two" and row["disagreement"] > 0 for row in rows)
+    assert "second-key" not in (tmp_path / "run" / "config.yaml").read_text()
+
+
 def start(
     tmp_path: Path, prompts: Path, name: str, server: LLMServer, **settings: Any
 ) -> "subprocess.Popen[str]":

@@ -44,6 +44,8 @@ def _meta_step(session: Session, meta: MetaJudge) -> JsonRow:
             proposal = background.wait(work, session.check_interrupt)
         except EndpointError as error:
             raise JudgeDown(str(error)) from None
+        finally:
+            session.warn()
     new = proposal.rubric
     unchanged = new is not None and new.reward_hash == old.rubric.reward_hash
     accepted = new is not None and not unchanged

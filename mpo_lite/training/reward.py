@@ -44,6 +44,8 @@ def judge_samples(session: Session, samples: Sequence[Sample]) -> list[Verdict]:
         )
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
+    finally:
+        session.warn()
     found = dict(zip(asked, judged, strict=True))
     return [verdict or found[row] for row, verdict in enumerate(verdicts)]
 
@@ -92,7 +94,6 @@ def score_batch(session: Session, samples: Sequence[Sample], group_size: int) ->
         "cached": session.client.cache_hits - hits,
         "judge_seconds": round(time.monotonic() - started, 3),
     }
-    session.warn()
     return rollouts
 
 
