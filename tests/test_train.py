@@ -138,7 +138,10 @@ def test_a_run_begun_with_relative_paths_resumes_from_another_folder(
 def test_a_panel_at_two_addresses_stops_at_its_cap_on_tokens_and_resumes(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with LLMServer() as one, LLMServer(key="second-key") as other:
+    def harsh(kind: str, body: Any) -> str | None:
+        return json.dumps({"discourse": {"reason": "weak", "level": 0}}) if kind == "judge" else None
+
+    with LLMServer() as one, LLMServer(harsh, key="second-key") as other:
         monkeypatch.setenv("SECOND_KEY", "second-key")
         monkeypatch.setenv(
             "MPO_JUDGE",
