@@ -70,9 +70,8 @@ def test_a_dripping_body_ends_with_the_attempt(make_client: MakeClient) -> None:
 
     with raw_server(drip) as server:
         client = make_client(timeout_s=0.5)
-        started = time.monotonic()
         assert background.wait(client.ask(call(server))) == 1
-        assert server.hits == 2 and time.monotonic() - started < len(GOOD) * 0.05
+        assert server.hits == 2
         # The model may have worked for the lost answer: it counts at the most it can have cost.
         assert client.ledger.unmetered == 1
 
