@@ -3,8 +3,8 @@
     python benchmarks/quickstart.py --seeds 0-9 --workers 2
 
 Judge and meta-judge are simulated: the table shows the mechanism and says nothing about real judges. Between
-the two arms nothing differs but ``--freeze-rubric``. Results are kept in the output file: a stopped benchmark
-goes on.
+the two arms nothing differs but ``--baseline iter0``. Results are kept in the output file: a stopped
+benchmark goes on.
 """
 
 import argparse
@@ -23,7 +23,7 @@ T_975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
-ARMS = {"frozen": ["--freeze-rubric"], "evolving": []}
+ARMS = {"frozen": ["--baseline", "iter0"], "evolving": []}
 
 
 def run(arm: str, seed: int) -> dict:

@@ -36,12 +36,15 @@ VETO_FACTOR = 0.1
 """What a failed veto leaves of the reward."""
 MAX_VETOES = 3
 MAX_CRITERIA = 12
+MAX_CLUSTERS = 64
 MAX_FILE_BYTES = 256 * 1024
 
 # Rubrics are written by models that have read what the policy wrote.
 Text = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), AfterValidator(defuse)
 ]
+
+Guidelines = Annotated[str, StringConstraints(strip_whitespace=True, max_length=4000), AfterValidator(defuse)]
 
 
 class Criterion(BaseModel):
@@ -78,14 +81,14 @@ class Rubric(BaseModel):
     Attributes:
         criteria: 1 to 12 criteria with distinct ids, at least one merit, at most three vetoes.
         guidelines: Further advice to the judge, or empty.
+        clusters: Cluster of prompts → what is to be looked at in these alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     criteria: Annotated[tuple[Criterion, ...], Field(min_length=1, max_length=MAX_CRITERIA)]
-    guidelines: Annotated[
-        str, StringConstraints(strip_whitespace=True, max_length=4000), AfterValidator(defuse)
-    ] = ""
+    guidelines: Guidelines = ""
+    clusters: Annotated[dict[str, Guidelines], Field(max_length=MAX_CLUSTERS)] = {}
 
     @model_validator(mode="after")
     def _is_coherent(self) -> Self:
@@ -99,9 +102,10 @@ class Rubric(BaseModel):
             raise ValueError(f"a rubric has at most {MAX_VETOES} vetoes")
         return self
 
-    def render(self) -> str:
-        """The exact text a judge reads."""
-        return self._text
+    def render(self, cluster: str = "") -> str:
+        """The exact text a judge reads, for a prompt of ``cluster``."""
+        own = self.clusters.get(cluster)
+        return f"{self._text}\n\n### For this kind of task\n{own}" if own else self._text
 
     @cached_property  # asked for with every answer that is judged
     def _text(self) -> str:
@@ -124,8 +128,18 @@ class Rubric(BaseModel):
     @cached_property
     def reward_hash(self) -> str:
         """Identity of the reward: adds weights and kinds to ``judge_hash``."""
+        return self._reward_hash("")
+
+    @cached_property
+    def set_hash(self) -> str:
+        """Identity of the rubric in all clusters; without clusters there is the one cluster ``""``."""
+        return text_hash(
+            json.dumps([(name, self._reward_hash(name)) for name in sorted({"", *self.clusters})])
+        )
+
+    def _reward_hash(self, cluster: str) -> str:
         scale = [[criterion.weight, criterion.kind] for criterion in self.criteria]
-        return text_hash(json.dumps([self.judge_hash, scale]))
+        return text_hash(json.dumps([text_hash(self.render(cluster)), scale]))
 
     def reward(self, assessments: Mapping[str, Assessment]) -> float:
         """Weighted mean of the merits' ranks, cut by failed vetoes.
@@ -156,15 +170,6 @@ class Rubric(BaseModel):
             elif level == 0:
                 factor = VETO_FACTOR
         return min(1.0, total / weight) * factor
-
-
-def set_hash(rubrics: Mapping[str, Rubric]) -> str:
-    """Identity of the rubrics in force.
-
-    Args:
-        rubrics: Cluster name → its rubric; a task without clusters has the one cluster ``""``.
-    """
-    return text_hash(json.dumps(sorted((cluster, rubric.reward_hash) for cluster, rubric in rubrics.items())))
 
 
 def load_rubric(path: Path) -> Rubric:

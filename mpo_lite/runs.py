@@ -21,8 +21,9 @@ from typing import Any, cast
 import yaml
 from filelock import FileLock, Timeout
 
-from mpo_lite.config import Config, load_config, save_config
+from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, TaskError
+from mpo_lite.resolve import load_config, save_config
 from mpo_lite.rubric import Rubric, dump_rubric, parse_rubric
 from mpo_lite.types import Assessment, Rollout, Verdict, text_hash
 
@@ -63,6 +64,11 @@ class Run:
         self.gold = path / "gold.jsonl"
         self.rollouts = path / "rollouts.jsonl"
         self.calls = path / "calls.jsonl"
+        self.anchor = path / "anchor.jsonl"
+        self.probes = path / "probes.jsonl"
+        self.trials = path / "trials.jsonl"
+        self.alarms = path / "alarms.jsonl"
+        self.pinned = path / "pin.json"
         self.checkpoints = path / "checkpoints"
         self._superseded = path / "superseded"
         self._lock = FileLock(path / ".lock")
@@ -166,12 +172,22 @@ class Run:
         except (KeyError, TypeError) as error:
             raise TaskError(f"{path}: its first lines, which say where it comes from, are gone") from error
 
+    def latest(self) -> Version:
+        """The newest rubric version. Raises ``TaskError`` where there is none."""
+        numbers = [int(path.stem[1:]) for path in (self.path / "rubrics").glob("v[0-9]*.yaml")]
+        return self.version(max(numbers, default=0))
+
     def rewind(self, batch: int) -> None:
         """Takes the run back to where ``batch`` generation batches were done; keeps what is cut in
         ``superseded/``.
         """
         # The meta step of a batch comes after its checkpoint: it is still to be done.
-        for file, kept_until in ((self.metrics, batch), (self.gold, batch), (self.lineage, batch - 1)):
+        for file, kept_until in (
+            (self.metrics, batch),
+            (self.gold, batch),
+            (self.alarms, batch),
+            (self.lineage, batch - 1),
+        ):
             rows = read_rows(file)
             if tail := [row for row in rows if row["batch"] > kept_until]:
                 self._superseded.mkdir(exist_ok=True)
@@ -215,6 +231,13 @@ class Run:
 
     def _version_path(self, number: int) -> Path:
         return self.path / "rubrics" / f"v{number:03d}.yaml"
+
+
+def verdict_of(row: JsonRow) -> Verdict:
+    """A verdict from the form in which it is journalled, that of ``dataclasses.asdict``."""
+    assessments = {key: Assessment(**value) for key, value in row["assessments"].items()}
+    told: JsonRow = row | {"assessments": assessments}
+    return Verdict(**told)
 
 
 def write_state(checkpoint: Path, state: JsonRow) -> None:
@@ -285,7 +308,5 @@ def _rollout_row(rollout: Rollout) -> JsonRow:
 
 
 def _rollout(row: JsonRow) -> Rollout:
-    verdict: JsonRow = dict(row["verdict"])
-    verdict["assessments"] = {key: Assessment(**value) for key, value in verdict["assessments"].items()}
-    names = ("batch", "row", "prompt", "completion", "version", "reward")
-    return Rollout(**{name: row[name] for name in names}, verdict=Verdict(**verdict))
+    names = ("batch", "row", "prompt", "completion", "version", "reward", "cluster")
+    return Rollout(**{name: row[name] for name in names}, verdict=verdict_of(row["verdict"]))

@@ -66,6 +66,8 @@ class Rollout:
         verdict: What the judge said.
         version: Rubric version the verdict was given under.
         reward: The verdict's reward, or None where its prompt group has too few verdicts.
+        cluster: The kind of prompt, where the task tells kinds apart.
+        label: What a person said of it, in a line for the meta-judge; None where nobody did.
     """
 
     batch: int
@@ -75,6 +77,8 @@ class Rollout:
     verdict: Verdict
     version: int
     reward: float | None
+    cluster: str = ""
+    label: str | None = None
 
     @property
     def id(self) -> str:

@@ -137,11 +137,17 @@ def kind_of(text: str) -> str:
         "You judge one answer": "judge",
         "You judge several answers": "group",
         "You mend JSON": "repair",
+        "one task, two answers by the same model": "compare",
         "You supervise a judge": "analyse",
+        "You check a judge": "prescreen",
+        "You revise the rubric": "revise",
+        "You write guidelines": "guide",
+        "You plan how answers": "plan",
         "You improve the rubric": "refine",
         "You edit the rubric": "merge",
     }
-    return next((kind for opening, kind in openings.items() if opening in text), "check")
+    plain = " ".join(text.split())
+    return next((kind for opening, kind in openings.items() if opening in plain), "check")
 
 
 def completion_of(body: Body) -> str:
@@ -155,7 +161,7 @@ def answer_for(schema: Body | None, body: Body) -> str:
     # Fence nonces differ between cache directories; answers must not.
     text = re.sub(r"-[0-9a-f]{12}>", ">", prompt_text(body))
     kind = kind_of(text)
-    if kind in ("refine", "merge"):
+    if kind in ("refine", "merge", "revise"):
         number = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 1000
         criterion = {
             "id": f"criterion_{number}",

@@ -52,7 +52,7 @@ def test_no_judge_is_one_line_that_names_the_ways_to_name_one(capsys: pytest.Cap
 def test_no_meta_judge_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
     code, line = fails(capsys, "train", "--judge", "gpt-4o")
     assert code == 2
-    assert all(word in line for word in ("--meta", "MPO_META", "--freeze-rubric"))
+    assert all(word in line for word in ("--meta", "MPO_META", "--baseline", "iter0"))
 
 
 def test_a_hub_out_of_reach_is_one_line_that_names_policy_and_data(
@@ -81,7 +81,7 @@ def test_wrong_data_is_refused_before_anything_is_loaded(
     data = tmp_path / "data.jsonl"
     if rows is not None:
         data.write_text(rows)
-    code, line = fails(capsys, "train", "--judge", "gpt-4o", "--freeze-rubric", "--data", str(data))
+    code, line = fails(capsys, "train", "--judge", "gpt-4o", "--baseline", "iter0", "--data", str(data))
     assert (code, message in line, str(data) in line) == (2, True, True), line
 
 
@@ -105,7 +105,7 @@ def test_odd_data_is_refused_in_one_line(
     if content:
         (tmp_path / name).write_bytes(content)
         data = str(tmp_path / name)
-    code, line = fails(capsys, "train", "--judge", "gpt-4o", "--freeze-rubric", "--data", data)
+    code, line = fails(capsys, "train", "--judge", "gpt-4o", "--baseline", "iter0", "--data", data)
     assert code == 2 and message in line
 
 
@@ -122,7 +122,7 @@ def test_an_endpoint_that_does_not_answer_is_named(
 ) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"prompt": f"p {n}"}) + "\n" for n in range(9)))
-    flags = ["--judge", "openai/x", "--judge-api-base", "http://127.0.0.1:9/v1", "--freeze-rubric"]
+    flags = ["--judge", "openai/x", "--judge-api-base", "http://127.0.0.1:9/v1", "--baseline", "iter0"]
     with pytest.raises(SystemExit) as stopped:
         main(["train", *flags, "--data", str(data), "--json", "--cache-dir", str(tmp_path / "cache")])
     output = capsys.readouterr()

@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mpo_lite.config import Config, load_config, save_config
+from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.llm.models import fallback_backend, judge_backends, meta_backend
+from mpo_lite.resolve import load_config, save_config
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -24,12 +25,12 @@ def test_flags_beat_environment_beats_yaml_beats_defaults(tmp_path: Path) -> Non
 def test_every_field_has_a_variable() -> None:
     environ = {
         "MPO_MAX_USD": "2.5",
-        "MPO_FREEZE_RUBRIC": "true",
+        "MPO_PRESCREEN": "true",
         "MPO_LEARNING_RATE": "1e-4",
         "MPO_LORA": "{r: 4}",
     }
     config = load_config(environ=environ)
-    assert (config.max_usd, config.freeze_rubric, config.learning_rate, config.lora.r) == (2.5, True, 1e-4, 4)
+    assert (config.max_usd, config.prescreen, config.learning_rate, config.lora.r) == (2.5, True, 1e-4, 4)
 
 
 def test_dot_env_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

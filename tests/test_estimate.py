@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mpo_lite.cli.main import main
-from mpo_lite.config import load_config
+from mpo_lite.resolve import load_config
 from mpo_lite.training.estimate import estimate
 from mpo_lite.training.session import Session
 
@@ -35,7 +35,7 @@ def test_the_estimate_holds_what_a_run_then_takes(tmp_path: Path, capsys: pytest
     flags = (
         "--judge sandbox --meta sandbox --policy sandbox --task sandbox --steps 7 --interval 3 --group-size 4"
     )
-    flags += f" --meta-samples 4 -o batch_prompts=4 --cache-dir {tmp_path / 'cache'} --json"
+    flags += f" --meta-samples 4 --mode paper -o batch_prompts=4 --cache-dir {tmp_path / 'cache'} --json"
     main(["estimate", *flags.split()])
     told = json.loads(capsys.readouterr().out)
     main(["train", *flags.split(), "--run-dir", str(tmp_path / "run")])
@@ -63,7 +63,7 @@ def test_calls_scale_with_panel_replicates_and_groups(tmp_path: Path) -> None:
     grouped = expected(tmp_path, judge_mode="groupwise")
     assert grouped["judge"]["calls"][1] == round(single["judge"]["calls"][1] / 8)
     assert grouped["judge"]["input_tokens"][0] < single["judge"]["input_tokens"][0]
-    assert expected(tmp_path, freeze_rubric=True)["meta"] == {
+    assert expected(tmp_path, baseline="iter0")["meta"] == {
         "calls": [0, 0], "input_tokens": [0, 0], "output_tokens": [0, 0], "usd": [0, 0]
     }  # fmt: skip
 

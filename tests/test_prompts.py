@@ -10,8 +10,11 @@ KEY = b"secret of a cache directory"
 
 
 def test_every_shipped_template_renders_with_a_system_and_a_user_message() -> None:
-    slots = "persona rubric weights ids task completion problem schema reply purpose reward verdict critique"
-    values = {name: f"<{name}>" for name in [*slots.split(), "limit", "proposals", "names", "completions"]}
+    slots = (
+        "persona rubric weights ids task completion problem schema reply purpose critique plan limit words "
+        "proposals names completions material figures guidelines critiques refused objections"
+    )
+    values = {name: f"<{name}>" for name in slots.split()}
     names = [
         str(path.relative_to(prompts_dir()).with_suffix("")) for path in prompts_dir().glob("[jm]*/*.md")
     ]

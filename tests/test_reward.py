@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llm_server import LLMServer, completion_of, openai_reply, prompt_text
 
-from mpo_lite.config import Config, load_config
+from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, JudgeDown
 from mpo_lite.judge.base import Sample
+from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run, read_rows
 from mpo_lite.training.reward import drop_thin_groups, has_spread, score_batch
 from mpo_lite.training.session import Session
@@ -36,7 +37,7 @@ def open_session(tmp_path: Path) -> Iterator[Callable[..., Session]]:
     data.write_text("".join(json.dumps({"prompt": f"prompt {n}"}) + "\n" for n in range(10)))
 
     def open_one(server: LLMServer, **options: Any) -> Session:
-        given = {"judge": "openai/m", "judge_api_base": server.url, "freeze_rubric": True, "data": str(data),
+        given = {"judge": "openai/m", "judge_api_base": server.url, "baseline": "iter0", "data": str(data),
                  "cache_dir": tmp_path / "cache", "breaker_pause": 0.0, "group_size": GROUP}  # fmt: skip
         session = Session(load_config(given=given | options, environ={}))
         for earlier in opened:  # their processes would be gone
@@ -209,7 +210,7 @@ def test_the_fallback_takes_over_for_good_and_judges_the_whole_batch(
         resumed = open_session(server, judge_fallback=fallback)
         resumed.resume(1, 0)
         assert score_batch(resumed, samples, GROUP) == second
-        assert resumed.fell_back and len(server.requests) == asked
+        assert resumed.models.fell_back and len(server.requests) == asked
 
 
 def test_the_fallback_takes_over_where_the_judge_refuses_for_good(
@@ -261,7 +262,8 @@ TWO_RANKS = """
 import sys
 from pathlib import Path
 import torch.distributed
-from mpo_lite.config import Config, load_config
+from mpo_lite.config import Config
+from mpo_lite.resolve import load_config
 from mpo_lite.errors import StopRun
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import sender
@@ -272,7 +274,7 @@ from mpo_lite.training.session import Session
 rank, url, folder, mark = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4]
 sender._wait = lambda state: 0.01
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-given = {"judge": "openai/m", "judge_api_base": url, "freeze_rubric": True, "breaker_pause": 0.0}
+given = {"judge": "openai/m", "judge_api_base": url, "baseline": "iter0", "breaker_pause": 0.0}
 given |= {"data": str(folder / "data.jsonl"), "cache_dir": folder / f"cache{rank}", "concurrency": 10}
 session = Session(load_config(given=given, environ={}))
 session.attach(Run.create(folder / f"run{rank}", Config(), {}))

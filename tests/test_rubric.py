@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mpo_lite.errors import TaskError
-from mpo_lite.rubric import Criterion, Rubric, dump_rubric, load_rubric, parse_rubric, set_hash
+from mpo_lite.rubric import Criterion, Rubric, dump_rubric, load_rubric, parse_rubric
 from mpo_lite.types import Assessment
 
 TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=60).filter(
@@ -83,13 +83,17 @@ def test_judge_hash_ignores_weight_and_provenance_and_reward_hash_does_not_ignor
     assert sourced.reward_hash == rubric.reward_hash != heavier.reward_hash
 
 
-def test_set_hash_does_not_depend_on_the_order_of_clusters(rubric: Rubric) -> None:
-    other = rubric.model_copy(update={"guidelines": "Be strict."})
-    assert (
-        set_hash({"a": rubric, "b": other})
-        == set_hash({"b": other, "a": rubric})
-        != set_hash({"a": other, "b": rubric})
-    )
+def test_clusters_have_guidelines_of_their_own_and_are_part_of_the_identity(rubric: Rubric) -> None:
+    def with_clusters(clusters: dict[str, str]) -> Rubric:
+        return Rubric(criteria=rubric.criteria, clusters=clusters)
+
+    one = with_clusters({"algebra": "Check signs.", "geometry": "Check the figure."})
+    assert one.set_hash == with_clusters(dict(reversed(one.clusters.items()))).set_hash
+    swapped = with_clusters({"algebra": "Check the figure.", "geometry": "Check signs."})
+    assert len({one.set_hash, swapped.set_hash, rubric.set_hash}) == 3
+    assert one.reward_hash == rubric.reward_hash  # outside of these clusters nothing differs
+    assert "Check signs." in one.render("algebra")
+    assert one.render("number theory") == one.render() == rubric.render()
 
 
 @pytest.mark.parametrize(

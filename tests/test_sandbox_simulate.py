@@ -53,21 +53,26 @@ def specific(*aspects: str) -> Rubric:
     return Rubric.model_validate(simulate_meta.refine("The rubric has nothing on " + ", ".join(aspects)))
 
 
-def meta_step(rubric: Rubric, completions: list[str], bad_rate: float = 0.0, limit: int = 8) -> Rubric:
+def material(**texts: str) -> str:
+    return "\n\n".join(fence(tag, text, KEY) for tag, text in texts.items())
+
+
+def meta_step(
+    rubric: Rubric, completions: list[str], bad_rate: float = 0.0, limit: int = 8, seed: int = 0
+) -> Rubric:
     proposals: list[str] = []
     for index, completion in enumerate(completions):
+        verdict = json.dumps(reply(judge_messages(rubric, completion)))
         shown = {
             "purpose": PURPOSE,
             "rubric": rubric.render(),
-            "task": fence("task", TASK, KEY),
-            "completion": fence("completion", completion, KEY),
+            "material": material(task=TASK, completion=completion, verdict=verdict),
         }
-        verdict = json.dumps(reply(judge_messages(rubric, completion)))
-        analysed = render("meta/analyse", **shown, reward="0.9", verdict=fence("verdict", verdict, KEY))
+        analysed = render("meta/analyse", **shown)
         critique = reply(analysed)["critique"]
         assert len(critique.split()) <= 120
         proposal = reply(
-            render("meta/refine", **shown, weights="", critique=fence("critique", critique, KEY))
+            render("meta/refine", **shown, figures="", weights="", critique=fence("critique", critique, KEY))
         )
         assert 1 <= len(proposal["criteria"]) <= 4
         Rubric.model_validate(proposal)
@@ -78,10 +83,13 @@ def meta_step(rubric: Rubric, completions: list[str], bad_rate: float = 0.0, lim
             purpose=PURPOSE,
             rubric=rubric.render(),
             weights="",
+            figures="",
             limit=str(limit),
+            words="900",
             proposals="\n\n".join(proposals),
         ),
-        bad_rate=bad_rate,
+        seed,
+        bad_rate,
     )
     labels = {label for criterion in merged["criteria"] for label in criterion.pop("from")}
     assert labels <= {f"s{index + 1}" for index in range(len(completions))}
@@ -193,20 +201,78 @@ def test_merge_keeps_the_limit_and_the_order_in_force() -> None:
     assert [criterion.id for criterion in new.criteria][:3] == [criterion.id for criterion in rubric.criteria]
 
 
-def test_a_bad_merge_is_vague_or_pays_for_length() -> None:
-    bad = meta_step(specific("topic", "reasons"), [GOOD] * 3, bad_rate=1.0)
-    item = measures.parse_rubric(bad.render())[0]
-    assert measures.meant(item) in ([], ["length"])
-    assert measures.wanted(item)
+def test_a_bad_merge_is_vague_or_pays_for_length_or_for_a_form() -> None:
+    kinds: set[str] = set()
+    for seed in range(30):
+        bad = meta_step(specific("topic", "reasons"), [GOOD] * 3, bad_rate=1.0, seed=seed)
+        item = measures.parse_rubric(bad.render())[-1]
+        assert measures.wanted(item)
+        kinds.add("".join(measures.meant(item)))
+    assert {"", "length"} < kinds and kinds & set(simulate_meta._FORMS)
+
+
+def test_a_refused_rubric_is_mended_by_the_reasons() -> None:
+    refused = meta_step(specific("topic", "reasons"), [GOOD] * 3, bad_rate=1.0)
+    shown = {"purpose": PURPOSE, "rubric": specific("topic").render(), "weights": "", "limit": "8"}
+    reasons = "- one sentence said again and again: scored only 0.05 below honest answers"
+    data = json.dumps({"criteria": [each.model_dump(mode="json") for each in refused.criteria]})
+    messages = render(
+        "meta/revise", **shown, words="900", refused=fence("refused", data, KEY), objections=reasons
+    )
+    revised = reply(messages)
+    names = [criterion["id"] for criterion in revised["criteria"]]
+    assert "no_repetition" in names and "on_topic" in names
+    assert not {"impression", "length"} & set(names)
+
+
+def test_what_became_worse_since_the_reference_is_named_first() -> None:
+    shown = {"purpose": PURPOSE, "rubric": VAGUE.render()}
+    bare = GOOD.split("one reason")[0]
+    padded = "superb perfect excellent " + bare
+    alone = reply(render("meta/analyse", **shown, material=material(task=TASK, completion=padded)))
+    texts = {"task": TASK, "reference": bare, "completion": padded}
+    pair = reply(render("meta/compare", **shown, material=material(**texts)))
+    praise = simulate_meta._FAULTS["praise"]
+    assert pair["critique"].index(praise) < alone["critique"].index(praise)
+
+
+@pytest.mark.parametrize(("reward", "judged"), [("0.95", "too_high"), ("0.05", "too_low")])
+def test_prescreening_tells_a_reward_that_is_off(reward: str, judged: str) -> None:
+    text = "superb superb superb superb" if judged == "too_high" else GOOD
+    told = material(task=TASK, completion=text) + f"\nReward under this rubric: {reward} (0 is worst)"
+    answer = reply(render("meta/prescreen", purpose=PURPOSE, rubric=VAGUE.render(), material=told))
+    assert answer["judged"] == judged
+
+
+def test_planned_judging_plans_and_judges_as_pointwise_does() -> None:
+    rubric = specific("topic", "example")
+    shown = {"persona": "p", "rubric": rubric.render(), "task": fence("task", TASK, KEY)}
+    plan = reply(render("judge/plan", **shown))["plan"]
+    assert "on_topic" in plan
+    ids = "on_topic, example"
+    texts = {"plan": fence("plan", plan, KEY), "completion": fence("completion", GOOD, KEY)}
+    planned = reply(render("judge/planned", **shown, ids=ids, **texts))
+    assert planned == reply(judge_messages(rubric, GOOD))
+
+
+def test_guidelines_of_a_kind_of_task_grow_by_what_its_critiques_name() -> None:
+    shown = {"purpose": PURPOSE, "rubric": VAGUE.render()}
+    texts = {
+        "guidelines": fence("guidelines", "Look closely at: topic.", KEY),
+        "critiques": fence("critique", "No reason is given.", KEY),
+    }
+    told = reply(render("meta/guide", **shown, **texts))["guidelines"]
+    assert told == "Look closely at: topic. Look closely at: reasons."
 
 
 def test_bad_merges_come_at_the_asked_rate() -> None:
     asked, seen = json.dumps(simulate_meta.refine("topic")), 0
     shown = {"purpose": "p", "rubric": VAGUE.render(), "weights": "", "limit": "8"}
+    shown |= {"words": "900", "figures": ""}
     for index in range(400):
         user = fence("proposal", f"label: s{index}\n{asked}", KEY)
         messages = render("meta/merge", **shown, proposals=user)
-        seen += reply(messages, 1, 0.1)["criteria"][0]["id"] != "on_topic"
+        seen += [one["id"] for one in reply(messages, 1, 0.1)["criteria"]] != ["on_topic"]
     assert 20 <= seen <= 65
 
 
@@ -244,18 +310,21 @@ def test_arbitrary_text_never_breaks_a_role(task: str, completion: str, seed: in
     if "###" not in words and "\n" not in words and "\n## " not in words:
         verdict = reply(judge_messages(rubric, completion, task), seed)
         assert 0.0 <= rubric.reward({name: Assessment(**value) for name, value in verdict.items()}) <= 1.0
-    shown = {"purpose": task, "rubric": VAGUE.render(), "task": fence("task", task, KEY)}
-    shown["completion"] = fence("completion", completion, KEY)
-    assert reply(render("meta/analyse", **shown, reward="0.1", verdict=completion), seed)["critique"]
+    shown = {"purpose": task, "rubric": VAGUE.render()}
+    shown["material"] = material(task=task, reference=task, completion=completion) + completion
+    for role in ("analyse", "compare"):
+        assert reply(render(f"meta/{role}", **shown), seed)["critique"]
+    assert reply(render("meta/prescreen", **shown), seed)["judged"]
+    critique = fence("critique", task, KEY)
     Rubric.model_validate(
-        reply(render("meta/refine", **shown, weights="", critique=fence("critique", task, KEY)), seed)
+        reply(render("meta/refine", **shown, figures="", weights="", critique=critique), seed)
     )
+    limits = {"purpose": task, "rubric": VAGUE.render(), "weights": "", "limit": "8", "words": "900"}
     proposals = fence("proposal", completion, KEY)
-    merged = reply(
-        render("meta/merge", purpose=task, rubric=VAGUE.render(), weights="", limit="8", proposals=proposals),
-        seed,
-        0.5,
-    )
-    for entry in merged["criteria"]:
-        entry.pop("from")
-    Rubric.model_validate(merged)
+    merged = reply(render("meta/merge", **limits, figures="", proposals=proposals), seed, 0.5)
+    refused = fence("refused", completion, KEY)
+    revised = reply(render("meta/revise", **limits, refused=refused, objections=task), seed, 0.5)
+    for answer in (merged, revised):
+        for entry in answer["criteria"]:
+            entry.pop("from")
+        Rubric.model_validate(answer)

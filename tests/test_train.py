@@ -34,6 +34,10 @@ SETTINGS = {
     "learning_rate": 1e-3,
     "save_every": 2,
     "breaker_pause": 0.0,
+    # Models that judge nothing: no gate would let their rubrics pass.
+    "mode": "paper",
+    "schedule": "interval",
+    "strategy": "samples",
 }
 Train = Callable[..., dict[str, Any]]
 
@@ -115,7 +119,7 @@ def test_two_judges_in_two_runs_differ_only_by_the_environment(
         with LLMServer() as server:
             monkeypatch.setenv("MPO_JUDGE", f"openai/{name}")
             monkeypatch.setenv("MPO_JUDGE_API_BASE", server.url)
-            train("--freeze-rubric", name=name, steps=1)
+            train("--baseline", "iter0", name=name, steps=1)
             asked.append({body["model"] for body in server.requests})
     assert asked == [{"one"}, {"two"}]
 
@@ -125,7 +129,7 @@ def test_a_run_begun_with_relative_paths_resumes_from_another_folder(
 ) -> None:
     (tmp_path / "data.jsonl").write_text("".join(f'{{"prompt": "question {n}"}}\n' for n in range(9)))
     monkeypatch.chdir(tmp_path)
-    flags = ["--judge", "sandbox", "--policy", "sandbox", "--freeze-rubric", "--data", "data.jsonl"]
+    flags = ["--judge", "sandbox", "--policy", "sandbox", "--baseline", "iter0", "--data", "data.jsonl"]
     small = ["-o", "batch_prompts=1", "-o", "max_new_tokens=16", "--group-size", "4", "--steps", "1"]
     main(["train", *flags, *small, "--run-dir", "run", "--cache-dir", "cache"])
     (tmp_path / "elsewhere").mkdir()
@@ -149,7 +153,7 @@ def test_a_panel_at_two_addresses_stops_at_its_cap_on_tokens_and_resumes(
             f"{{model: openai/two, api_base: '{other.url}', api_key_env: SECOND_KEY}}]",
         )
         with pytest.raises(SystemExit, match="3"):
-            train("--freeze-rubric", "--max-tokens", "19400")
+            train("--baseline", "iter0", "--max-tokens", "19400")
         errors = capsys.readouterr().err
         assert "is used; the run stops at it" in errors
         assert "the cap --max-tokens 19400 is reached" in errors
@@ -294,7 +298,7 @@ def test_a_judge_that_fails_on_a_tenth_costs_no_other_completion_its_score(
 ) -> None:
     settings = {"steps": 2, "batch_prompts": 12, "micro_batch": 48}
     with LLMServer() as server:
-        flags = ("--judge", "openai/j", "--judge-api-base", server.url, "--freeze-rubric")
+        flags = ("--judge", "openai/j", "--judge-api-base", server.url, "--baseline", "iter0")
         train(*flags, name="healthy", **settings)
         server.fault = fails_on_every(10)
         summary = train(*flags, name="failing", max_judge_failures=0.4, **settings)
@@ -359,7 +363,8 @@ def test_trl_gives_rows_without_a_reward_no_advantage(train: Train, monkeypatch:
             "openai/j",
             "--judge-api-base",
             server.url,
-            "--freeze-rubric",
+            "--baseline",
+            "iter0",
             steps=2,
             max_judge_failures=0.5,
         )
@@ -390,7 +395,7 @@ def test_changed_prompts_are_noticed_on_resume(
 ) -> None:
     own = tmp_path / "own.jsonl"
     own.write_text("".join(f'{{"prompt": "question {n}"}}\n' for n in range(9)))
-    flags = ("--judge", "sandbox", "--freeze-rubric", "--data", str(own))
+    flags = ("--judge", "sandbox", "--baseline", "iter0", "--data", str(own))
     train(*flags, steps=2)
     own.write_text("".join(f'{{"prompt": "question {n}"}}\n' for n in range(8)))
     with pytest.raises(SystemExit) as stopped:
@@ -415,7 +420,7 @@ UNUSABLE = {
 def test_settings_that_cannot_work_are_one_line_and_leave_the_folder_free(
     setting: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ("--judge", "sandbox", "--freeze-rubric")
+    flags = ("--judge", "sandbox", "--baseline", "iter0")
     with pytest.raises(SystemExit) as stopped:
         train(*flags, "-o", setting, steps=1)
     said = capsys.readouterr().err.splitlines()[-1]
@@ -439,7 +444,7 @@ def test_a_policy_that_cannot_be_used_is_one_line(
     shutil.copytree(policy_dir(), policy)
     (policy / lost).unlink()
     with pytest.raises(SystemExit) as stopped:
-        train("--judge", "sandbox", "--freeze-rubric", "--policy", str(policy), steps=1)
+        train("--judge", "sandbox", "--baseline", "iter0", "--policy", str(policy), steps=1)
     said = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == 2 and said.startswith("mpo-lite: ") and message in said
 
@@ -449,7 +454,7 @@ def test_a_wrong_key_stops_in_one_line_before_a_model_is_loaded(
 ) -> None:
     monkeypatch.setenv("MPO_JUDGE_API_KEY", "sk-wrong-key")
     with LLMServer(key="right") as server, pytest.raises(SystemExit) as stopped:
-        train("--judge", "openai/j", "--judge-api-base", server.url, "--freeze-rubric")
+        train("--judge", "openai/j", "--judge-api-base", server.url, "--baseline", "iter0")
     output = capsys.readouterr()
     assert stopped.value.code == 2
     assert "mpo-lite: openai/j at" in output.err and "MPO_JUDGE_API_KEY" in output.err
@@ -467,7 +472,7 @@ def test_a_batch_without_spread_moves_no_weight(train: Train, tmp_path: Path) ->
         return flat if late or len(completion_of(body).split()) < 5 else None
 
     with LLMServer(same_for_late_batches) as server:
-        train("--judge", "openai/j", "--judge-api-base", server.url, "--freeze-rubric", steps=4, beta=0.0)
+        train("--judge", "openai/j", "--judge-api-base", server.url, "--baseline", "iter0", steps=4, beta=0.0)
     run = tmp_path / "run"
     spreads = [row["spread"] for row in read_rows(run / "metrics.jsonl")]
     assert min(spreads[:2]) > 0 == max(spreads[2:])

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from mpo_lite.cli.job import FLAGS, sandboxed
 from mpo_lite.cli.options import config_options, json_option
-from mpo_lite.config import Config, load_config
+from mpo_lite.config import Config
+from mpo_lite.resolve import load_config
 from mpo_lite.training.estimate import estimate
 from mpo_lite.training.session import Session
 

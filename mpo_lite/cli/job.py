@@ -31,8 +31,9 @@ SIMULATED = "judge and meta-judge are simulated: no evidence about real ones"
 
 FLAGS = (
     "judge", "meta", "judge_api_base", "meta_api_base", "judge_fallback", "judge_mode", "replicates",
-    "policy", "task", "data", "rubric", "steps", "group_size", "interval", "meta_samples", "freeze_rubric",
-    "run_dir", "seed", "max_usd", "max_calls", "max_tokens", "max_judge_failures", "concurrency", "cache_dir",
+    "policy", "task", "data", "rubric", "steps", "group_size", "interval", "meta_samples", "mode", "schedule",
+    "strategy", "prescreen", "publish_after", "baseline", "run_dir", "seed", "max_usd", "max_calls",
+    "max_tokens", "max_judge_failures", "concurrency", "cache_dir",
 )  # fmt: skip
 """Fields with a flag of their own; the others are set by ``-o``, ``MPO_*`` or YAML."""
 
@@ -92,9 +93,9 @@ def _train(session: Session, config: Config, run: Run | None, display: Display) 
             )
         },
     )
-    for role, which in session.backends:
+    for role, which in session.models.all:
         display("note", {"text": f"{role}: {which.model}{f' at {which.api_base}' if which.api_base else ''}"})
-    session.check_endpoints()
+    session.models.check(session.check_interrupt)
     if SANDBOX in config.model_names:
         display("note", {"text": SIMULATED})
     display("note", {"text": f"loading the policy {config.policy}"})
@@ -138,7 +139,7 @@ def summarise(run: Run, config: Config, session: Session, seconds: float) -> dic
         "rubric_version": session.version.number,
         "reward": _span(rewards),
         "gold": {**_span(gold), "min": min(gold)} if gold else None,
-        **session.spend(),
+        **session.models.spend(),
         "judge_failures": sum(row["judge_failures"] for row in metrics),
         "seconds": round(seconds, 1),
         "simulated_judge": SANDBOX in config.model_names,

@@ -18,6 +18,8 @@ COMMANDS = {
     "estimate": "Say what a run will cost, before it is begun.",
     "cache": "Look at the answers kept on disk, or remove some.",
     "alarms": "Look for signs of reward hacking in a file of responses.",
+    "refine": "Refine a rubric on answers at hand, without training.",
+    "rubric": "Pin a rubric version of a run.",
     "sandbox": "Serve the simulated judge, or rebuild the tiny policy.",
 }
 """Command → its line in the listing, so that listing them imports none of them."""

@@ -10,8 +10,8 @@ import click
 
 from mpo_lite.cli.job import SIMULATED, run_job
 from mpo_lite.cli.options import config_options, json_option
-from mpo_lite.config import load_config
 from mpo_lite.llm.models import SANDBOX
+from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run, read_rows
 
 SETTINGS: dict[str, Any] = {
@@ -35,7 +35,7 @@ SETTINGS: dict[str, Any] = {
 
 
 @click.command("quickstart", short_help="See Meta Policy Optimization work in three minutes.")
-@config_options("seed", "freeze_rubric", "run_dir", "cache_dir")
+@config_options("seed", "mode", "baseline", "run_dir", "cache_dir")
 @json_option
 def command(as_json: bool, **flags: Any) -> None:
     """Train a tiny policy against a simulated judge: watch it hack a vague rubric, see the rubric mended.
@@ -45,7 +45,7 @@ def command(as_json: bool, **flags: Any) -> None:
 
     \b
     mpo-lite quickstart
-    mpo-lite quickstart --freeze-rubric      # the same without the meta step: the hack stays
+    mpo-lite quickstart --baseline iter0     # the same without the meta step: the hack stays
     """
     given = {"run_dir": Path("runs") / f"quickstart-{time.strftime('%Y%m%d-%H%M%S')}"} | SETTINGS
     config = load_config(given=given | {k: v for k, v in flags.items() if v is not None}, environ={})

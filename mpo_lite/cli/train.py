@@ -9,7 +9,7 @@ import click
 
 from mpo_lite.cli.job import FLAGS, run_job
 from mpo_lite.cli.options import config_options, json_option
-from mpo_lite.config import load_config
+from mpo_lite.resolve import load_config
 
 
 @click.command("train", short_help="Train a policy against a judge whose rubric evolves.")

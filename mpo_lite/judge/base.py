@@ -21,10 +21,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sample:
-    """What is judged: a task prompt and one answer to it."""
+    """What is judged: a task prompt, one answer to it, and the cluster of the prompt if it has one."""
 
     prompt: str
     completion: str
+    cluster: str = ""
 
 
 class Judge(Protocol):

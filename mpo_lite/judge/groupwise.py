@@ -91,7 +91,7 @@ class GroupwiseJudge:
         messages = render(
             "judge/groupwise",
             persona=single.persona,
-            rubric=rubric.render(),
+            rubric=rubric.render(shown[0].cluster),
             ids=", ".join(criterion.id for criterion in rubric.criteria),
             task=fence("task", shown[0].prompt, key),
             names=", ".join(names),
@@ -100,7 +100,7 @@ class GroupwiseJudge:
         needed = TOKENS_PER_CRITERION * len(rubric.criteria) * len(shown)
         backend = replace(single.backend, max_tokens=max(single.backend.max_tokens, needed))
         schema = object_schema(dict.fromkeys(names, verdict_schema(rubric)))
-        return Call(backend, "judge", messages, schema, parse, single.draw)
+        return Call(backend, single.purpose, messages, schema, parse, single.draw)
 
 
 def _groups(samples: Sequence[Sample], size: int) -> list[list[Sample]]:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from mpo_lite.config import Config
 from mpo_lite.judge.base import Judge, Sample, in_time
 from mpo_lite.judge.groupwise import GroupwiseJudge
+from mpo_lite.judge.planned import PlannedJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm.client import Client
+from mpo_lite.llm.ledger import Purpose
 from mpo_lite.llm.models import Backend
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Verdict
@@ -63,7 +65,14 @@ def combine(verdicts: dict[str, Verdict]) -> Verdict:
     return Verdict(mean, identity, assessments, judge=judges, disagreement=spread)
 
 
-def build_judge(config: Config, client: Client, backends: Sequence[Backend], persona: str) -> Judge:
+def build_judge(
+    config: Config,
+    client: Client,
+    backends: Sequence[Backend],
+    persona: str,
+    purpose: Purpose = "judge",
+    draw: str = "",
+) -> Judge:
     """The judge that a configuration asks for: one model asked once, or a panel.
 
     Args:
@@ -71,14 +80,20 @@ def build_judge(config: Config, client: Client, backends: Sequence[Backend], per
         client: Asks the models.
         backends: The panel's models, at least one.
         persona: Who they are to be.
+        purpose: What the ledger counts their calls as.
+        draw: Gives a second judgement of the same answers a draw of its own.
     """
     members: dict[str, Judge] = {}
     for which in backends:
         for replicate in range(config.replicates):
-            draw = f"replicate-{replicate}" if replicate else ""
-            single = PointwiseJudge(client, which, persona, config.batch_timeout, draw)
+            own = f"{draw}replicate-{replicate}" if replicate else draw
+            single = PointwiseJudge(client, which, persona, config.batch_timeout, own, purpose)
             name = which.label + (f" #{replicate + 1}" if config.replicates > 1 else "")
-            members[name] = (
-                single if config.judge_mode == "pointwise" else GroupwiseJudge(single, config.group_size)
-            )
+            members[name] = _in_mode(config, single)
     return Panel(members) if len(members) > 1 else next(iter(members.values()))
+
+
+def _in_mode(config: Config, single: PointwiseJudge) -> Judge:
+    if config.judge_mode == "groupwise":
+        return GroupwiseJudge(single, config.group_size)
+    return PlannedJudge(single) if config.judge_mode == "planned" else single

@@ -18,9 +18,10 @@ from mpo_lite.judge.base import (
 )
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.client import Client
+from mpo_lite.llm.ledger import Purpose
 from mpo_lite.llm.models import Backend
 from mpo_lite.prompts import fence, render
-from mpo_lite.rubric import Rubric, set_hash
+from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Verdict
 
 CUTS = 3
@@ -39,6 +40,7 @@ class PointwiseJudge:
         persona: Who the judge is to be, from the task.
         batch_s: Seconds after which completions not judged yet count as not judged.
         draw: Tells replicates of one judge apart.
+        purpose: What the ledger counts its calls as.
     """
 
     client: Client
@@ -46,26 +48,27 @@ class PointwiseJudge:
     persona: str
     batch_s: float | None = None
     draw: str = ""
+    purpose: Purpose = "judge"
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
-        works = [self._verdict(sample, rubric) for sample in samples]
+        works = [self.judged(sample, rubric) for sample in samples]
         return await in_time(works, self.batch_s, late=self.none("transport", rubric))
 
     def verdict(self, assessments: dict[str, Assessment], rubric: Rubric) -> Verdict:
         """The verdict that assessments of all criteria make."""
-        identity = set_hash({"": rubric})
-        return Verdict(rubric.reward(assessments), identity, assessments, judge=self.backend.label)
+        return Verdict(rubric.reward(assessments), rubric.set_hash, assessments, judge=self.backend.label)
 
     def none(self, failure: FailureKind, rubric: Rubric) -> Verdict:
         """The record that there is no verdict."""
-        return Verdict(None, set_hash({"": rubric}), failure=failure, judge=self.backend.label)
+        return Verdict(None, rubric.set_hash, failure=failure, judge=self.backend.label)
 
-    async def _verdict(self, sample: Sample, rubric: Rubric) -> Verdict:
+    async def judged(self, sample: Sample, rubric: Rubric, plan: str = "") -> Verdict:
+        """Judges one sample, by a plan if there is one; shortened as often as it must be to fit."""
         failed: FailureKind = "context"
         for _ in range(1 + CUTS):
             try:
-                return self.verdict(await self.client.ask(self.call(sample, rubric)), rubric)
+                return self.verdict(await self.client.ask(self.call(sample, rubric, plan)), rubric)
             except CallFailed as failure:
                 _log.debug("not judged: %s", failure)
                 failed = failure.kind
@@ -74,7 +77,7 @@ class PointwiseJudge:
             sample = shortened(sample)
         return self.none(failed, rubric)
 
-    def call(self, sample: Sample, rubric: Rubric) -> Call[dict[str, Assessment]]:
+    def call(self, sample: Sample, rubric: Rubric, plan: str = "") -> Call[dict[str, Assessment]]:
         """The question about one sample."""
         key = self.client.cache.nonce_key
 
@@ -83,13 +86,14 @@ class PointwiseJudge:
 
         # What stays equal comes first: providers cache prompts by prefix.
         messages = render(
-            "judge/pointwise",
+            "judge/planned" if plan else "judge/pointwise",
             persona=self.persona,
-            rubric=rubric.render(),
+            rubric=rubric.render(sample.cluster),
+            plan=fence("plan", plan, key),
             ids=", ".join(criterion.id for criterion in rubric.criteria),
             task=fence("task", sample.prompt, key),
             completion=fence("completion", sample.completion, key),
         )
         room = max(self.backend.max_tokens, TOKENS_PER_CRITERION * len(rubric.criteria))
         backend = replace(self.backend, max_tokens=room)
-        return Call(backend, "judge", messages, verdict_schema(rubric), parse, self.draw)
+        return Call(backend, self.purpose, messages, verdict_schema(rubric), parse, self.draw)

@@ -31,13 +31,17 @@ def submit(work: Coroutine[Any, Any, T]) -> Future[T]:
 
 
 def wait(work: Coroutine[Any, Any, T], check: Callable[[], None] = lambda: None) -> T:
-    """Runs ``work`` on the loop and waits for its result.
+    """Runs ``work`` on the loop and waits for its result; see ``result``."""
+    return result(submit(work), check)
+
+
+def result(future: Future[T], check: Callable[[], None]) -> T:
+    """Waits for what ``submit`` started.
 
     Args:
-        work: What to run.
+        future: What to wait for.
         check: Called several times a second; what it raises ends the waiting and cancels the work.
     """
-    future = submit(work)
     try:
         while True:
             try:

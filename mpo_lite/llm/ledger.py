@@ -7,9 +7,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Purpose = Literal["judge", "meta", "check"]
+Purpose = Literal["judge", "gate", "meta", "check"]
+"""``judge``: of what is trained on; ``gate``: of all else that is judged; ``check``: whether one is there."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.calls = {"judge": 0, "meta": 0, "check": 0}
+        self.calls = dict.fromkeys(get_args(Purpose), 0)
         self.usd = 0.0
         self.tokens = self.cached_tokens = 0
         self.unpriced = self.unmetered = 0

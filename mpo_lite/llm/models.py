@@ -101,7 +101,7 @@ def meta_backend(config: Config, environ: Mapping[str, str] | None = None) -> Ba
     if not config.meta:
         raise ConfigError(
             "no meta-judge: give --meta MODEL (for example claude; it may be the judge's model), "
-            "set MPO_META, or train without one: --freeze-rubric"
+            "set MPO_META, or train without one: --baseline iter0"
         )
     spec = Model(model=config.meta, api_base=config.meta_api_base, price=config.meta_price)
     key = environ.get("MPO_META_API_KEY")

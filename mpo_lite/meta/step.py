@@ -1,106 +1,52 @@
-"""The meta step: analyse each sample's judgement, refine the rubric for each, merge the refinements into one.
+"""The meta-judge: analyses judgements, refines the rubric for each, merges the refinements into one.
 
 Source: arXiv 2504.20157, section 3. Unlike its first implementation, the meta-judge sees the judge's reasons,
-and refine and merge return data that is validated: what does not make a sound rubric never replaces one.
+and refine and merge return data that is validated: what does not make a sound rubric never replaces one. A
+call that fails drops its sample; without a merged rubric there is no proposal.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from mpo_lite.errors import CallFailed
 from mpo_lite.llm.call import Call, T
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
-from mpo_lite.llm.structured import Schema, object_schema
+from mpo_lite.llm.structured import Schema
+from mpo_lite.meta import drafts
+from mpo_lite.meta.strategies.base import Block, Case
 from mpo_lite.prompts import fence, render
 from mpo_lite.rubric import MAX_CRITERIA, Criterion, Rubric, first_problem
-from mpo_lite.types import Rollout
-
-_TEXT: Schema = {"type": "string"}
-_TEXTS: Schema = {"type": "array", "items": _TEXT}
-_CRITERION: dict[str, Schema] = {
-    "id": _TEXT,
-    "description": _TEXT,
-    "levels": _TEXTS,
-    "weight": {"type": "integer", "enum": [1, 2, 3, 4, 5]},
-    "kind": {"type": "string", "enum": ["merit", "veto"]},
-}
-_REFINE = object_schema({"criteria": {"type": "array", "items": object_schema(_CRITERION)}})
-_MERGE = object_schema(
-    {
-        "criteria": {"type": "array", "items": object_schema(_CRITERION | {"from": _TEXTS})},
-        "guidelines": _TEXT,
-    }
-)
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Critique(_Strict):
-    critique: Annotated[str, Field(min_length=1, max_length=4000)]
-
-
-class _Refined(_Strict):
-    criteria: Annotated[list[_Draft], Field(min_length=1, max_length=MAX_CRITERIA)]
-
-
-class _Draft(_Strict):
-    id: str
-    description: str
-    levels: list[str]
-    weight: int
-    kind: Literal["merit", "veto"]
-
-    def criterion(self, provenance: Sequence[str] = ()) -> Criterion:
-        """The draft as a checked criterion."""
-        return Criterion(
-            id=self.id,
-            description=self.description,
-            levels=tuple(self.levels),
-            weight=self.weight,
-            kind=self.kind,
-            provenance=tuple(provenance),
-        )
-
-
-class _SourcedDraft(_Draft):
-    sources: Annotated[list[str], Field(alias="from")]
-
-
-class _Merged(_Strict):
-    criteria: list[_SourcedDraft]
-    guidelines: str
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a meta step came to.
+    """What analysis, refinement and merging came to.
 
     Attributes:
         rubric: The proposed rubric; None where the step failed and the old one stays.
         reason: Why there is none; empty otherwise.
-        samples: Ids of the rollouts that were looked at.
-        failed: How many of them were dropped because a call on them failed.
+        failed: How many of the cases were dropped because a call on them failed.
     """
 
     rubric: Rubric | None
     reason: str
-    samples: tuple[str, ...]
     failed: int
 
 
 @dataclass(frozen=True)
 class MetaJudge:
-    """Rewrites rubrics.
+    """Rewrites rubrics; all calls of a phase run at once.
+
+    Every method takes ``draw``, which tells steps apart: a later step gets answers of its own, the same step
+    done again those from the cache. All of them raise ``StopRun`` where a cap is reached, and
+    ``EndpointError`` where the model refuses for good.
 
     Attributes:
         client: Asks the model.
@@ -112,96 +58,140 @@ class MetaJudge:
     backend: Backend
     purpose: str
 
-    async def propose(self, rubric: Rubric, samples: Sequence[Rollout], batch: int) -> Proposal:
-        """Makes the next rubric from judged samples; all calls of a phase run at once.
+    async def misjudged(self, rubric: Rubric, cases: Sequence[Case], draw: str) -> list[str]:
+        """Prescreens: ids of the rollouts that the meta-judge finds badly judged.
+
+        Source: arXiv 2504.20157, section 3 (its first implementation has it switched off).
+        """
+
+        async def screen(case: Case) -> bool:
+            try:
+                return await self._ask(
+                    "prescreen",
+                    draw,
+                    drafts.SCREENED,
+                    drafts.misjudged,
+                    material=self._material(case.blocks),
+                    **self._shown(rubric, case.rollout.cluster),
+                )
+            except CallFailed:
+                return False
+
+        found = await asyncio.gather(*(screen(case) for case in cases))
+        return [case.rollout.id for case, bad in zip(cases, found, strict=True) if bad]
+
+    async def propose(self, rubric: Rubric, cases: Sequence[Case], figures: str, draw: str) -> Proposal:
+        """Makes the next rubric.
 
         Args:
-            rubric: The rubric in force; the samples were judged by it.
-            samples: At least one judged rollout.
-            batch: Generation batches done: part of the cache key, so that a later step draws afresh.
-
-        Raises:
-            StopRun: A cap is reached.
-            EndpointError: The meta-judge refuses for good.
+            rubric: The rubric in force; the rollouts were judged by it.
+            cases: What is to be learnt from, at least one.
+            figures: What is measured of criteria and answers, or empty.
+            draw: See above.
         """
-        ids = tuple(sample.id for sample in samples)
-        refined = await asyncio.gather(*(self._refined(rubric, sample, batch) for sample in samples))
-        proposals = {f"s{n}": criteria for n, criteria in enumerate(refined, start=1) if criteria}
-        failed = len(samples) - len(proposals)
-        if not proposals:
-            return Proposal(None, "no sample could be analysed", ids, failed)
+        examined = await asyncio.gather(*(self._examined(rubric, case, figures, draw) for case in cases))
+        labels = {f"s{n}": case.rollout.id for n, case in enumerate(cases, start=1)}
+        found = {label: one for label, one in zip(labels, examined, strict=True) if one}
+        failed = len(cases) - len(found)
+        if not found:
+            return Proposal(None, "no sample could be analysed", failed)
+        critiques: dict[str, list[str]] = {}
+        for case, one in zip(cases, examined, strict=True):
+            if one and case.rollout.cluster:
+                critiques.setdefault(case.rollout.cluster, []).append(one[0])
         try:
-            merged = await self._merged(
-                rubric, proposals, dict(zip(_labels(samples), ids, strict=True)), batch
+            merged, guided = await asyncio.gather(
+                self._merged(rubric, {label: one[1] for label, one in found.items()}, labels, figures, draw),
+                asyncio.gather(*(self._guided(rubric, *each, draw) for each in critiques.items())),
             )
         except CallFailed as failure:
-            return Proposal(None, f"merging failed: {failure}", ids, failed)
-        return Proposal(merged, "", ids, failed)
+            return Proposal(None, f"merging failed: {failure}", failed)
+        # Clusters of which nothing new was seen keep what they have.
+        clusters = rubric.clusters | dict(zip(critiques, guided, strict=True))
+        whole = Rubric(criteria=merged.criteria, guidelines=merged.guidelines, clusters=clusters)
+        return Proposal(whole, "", failed)
 
-    async def _refined(self, rubric: Rubric, sample: Rollout, batch: int) -> tuple[Criterion, ...]:
-        """The criteria that one sample calls for; none where a call on it failed."""
-        shown = {"purpose": self.purpose, "rubric": rubric.render()} | {
-            name: self._fence(name, text)
-            for name, text in (("task", sample.prompt), ("completion", sample.completion))
-        }
-        verdict = {
-            name: {"reason": assessment.reason, "level": assessment.level}
-            for name, assessment in sample.verdict.assessments.items()
-        }
+    async def revise(self, rubric: Rubric, refused: Rubric, objections: Sequence[str], draw: str) -> Proposal:
+        """Makes another rubric of one that the gate refused, told why."""
         try:
-            critique = await self._ask(
-                "analyse",
-                batch,
-                object_schema({"critique": _TEXT}),
-                lambda data: _Critique.model_validate(data).critique,
-                verdict=self._fence("verdict", json.dumps(verdict, ensure_ascii=False, indent=1)),
-                reward=f"{sample.verdict.reward:.2f}",
-                **shown,
+            revised = await self._ask(
+                "revise",
+                draw,
+                drafts.MERGED,
+                lambda data: drafts.merged(data, refused, {}),
+                refused=self._fence("refused", drafts.proposal_json(refused.criteria)),
+                objections="\n".join(f"- {objection}" for objection in objections),
+                weights=_weights(rubric),
+                **_LIMITS,
+                **self._shown(rubric),
             )
-            return await self._ask(
+        except CallFailed as failure:
+            return Proposal(None, f"revising failed: {failure}", 0)
+        return Proposal(revised, "", 0)
+
+    async def _examined(
+        self, rubric: Rubric, case: Case, figures: str, draw: str
+    ) -> tuple[str, tuple[Criterion, ...]] | None:
+        """The critique of one case and the criteria it calls for; None where a call on it failed."""
+        shown = self._shown(rubric, case.rollout.cluster) | {"material": self._material(case.blocks)}
+        try:
+            critique = await self._ask(case.template, draw, drafts.CRITIQUE, drafts.critique, **shown)
+            criteria = await self._ask(
                 "refine",
-                batch,
-                _REFINE,
-                lambda data: tuple(draft.criterion() for draft in _Refined.model_validate(data).criteria),
+                draw,
+                drafts.REFINED,
+                drafts.refined,
                 critique=self._fence("critique", critique),
+                figures=self._figures(figures),
                 weights=_weights(rubric),
                 **shown,
             )
         except CallFailed:
-            return ()
+            return None
+        return critique, criteria
 
     async def _merged(
-        self, rubric: Rubric, proposals: dict[str, tuple[Criterion, ...]], labels: dict[str, str], batch: int
+        self,
+        rubric: Rubric,
+        proposals: dict[str, tuple[Criterion, ...]],
+        labels: dict[str, str],
+        figures: str,
+        draw: str,
     ) -> Rubric:
-        known = {criterion.id: criterion for criterion in rubric.criteria}
-
-        def parse(data: dict[str, Any]) -> Rubric:
-            merged = _Merged.model_validate(data)
-            criteria: list[Criterion] = []
-            for draft in merged.criteria:
-                old = known.get(draft.id)
-                asked = [labels[label] for label in draft.sources if label in labels]
-                criteria.append(draft.criterion([*(old.provenance if old else ()), *asked]))
-            return Rubric(criteria=tuple(criteria), guidelines=merged.guidelines)
-
         blocks = [
-            self._fence("proposal", f"label: {label}\n{_proposal_json(criteria)}")
+            Block("", "proposal", f"label: {label}\n{drafts.proposal_json(criteria)}")
             for label, criteria in proposals.items()
         ]
         return await self._ask(
             "merge",
-            batch,
-            _MERGE,
-            parse,
-            purpose=self.purpose,
-            rubric=rubric.render(),
+            draw,
+            drafts.MERGED,
+            lambda data: drafts.merged(data, rubric, labels),
+            proposals=self._material(blocks),
+            figures=self._figures(figures),
             weights=_weights(rubric),
-            limit=str(MAX_CRITERIA),
-            proposals="\n\n".join(blocks),
+            **_LIMITS,
+            **self._shown(rubric),
         )
 
+    async def _guided(self, rubric: Rubric, cluster: str, critiques: Sequence[str], draw: str) -> str:
+        """The next guidelines of one cluster; the old ones where the call failed."""
+        old = rubric.clusters.get(cluster, "")
+        try:
+            return await self._ask(
+                "guide",
+                draw,
+                drafts.GUIDED,
+                drafts.guided,
+                guidelines=self._fence("guidelines", old),
+                critiques=self._material([Block("", "critique", text) for text in critiques]),
+                **self._shown(rubric),
+            )
+        except CallFailed:
+            return old
+
     async def _ask(
-        self, phase: str, batch: int, schema: Schema, parse: Callable[[dict[str, Any]], T], **values: str
+        self, template: str, draw: str, schema: Schema, parse: Callable[[dict[str, Any]], T], **values: str
     ) -> T:
         def checked(data: dict[str, Any]) -> T:
             try:
@@ -209,13 +199,28 @@ class MetaJudge:
             except ValidationError as error:
                 raise ValueError(first_problem(error)) from error
 
-        messages = render(f"meta/{phase}", **values)
-        return await self.client.ask(
-            Call(self.backend, "meta", messages, schema, checked, draw=f"batch-{batch}")
+        messages = render(f"meta/{template}", **values)
+        return await self.client.ask(Call(self.backend, "meta", messages, schema, checked, draw=draw))
+
+    def _shown(self, rubric: Rubric, cluster: str = "") -> dict[str, str]:
+        return {"purpose": self.purpose, "rubric": rubric.render(cluster)}
+
+    def _figures(self, figures: str) -> str:
+        """Figures hold phrases that the policy wrote."""
+        lead = "What was measured since the last change:"
+        return f"{lead}\n{self._fence('figures', figures)}" if figures else ""
+
+    def _material(self, blocks: Sequence[Block]) -> str:
+        return "\n\n".join(
+            f"{lead}\n{self._fence(tag, text)}" if lead else self._fence(tag, text)
+            for lead, tag, text in blocks
         )
 
     def _fence(self, tag: str, text: str) -> str:
         return fence(tag, text, self.client.cache.nonce_key)
+
+
+_LIMITS = {"limit": str(MAX_CRITERIA), "words": str(drafts.MAX_WORDS)}
 
 
 def changes(old: Rubric, new: Rubric) -> dict[str, list[str]]:
@@ -240,15 +245,3 @@ def _weights(rubric: Rubric) -> str:
     return "\n".join(
         f"{criterion.id}: weight {criterion.weight}, {criterion.kind}" for criterion in rubric.criteria
     )
-
-
-def _labels(samples: Sequence[Rollout]) -> list[str]:
-    return [f"s{n}" for n, _ in enumerate(samples, start=1)]
-
-
-def _proposal_json(criteria: Sequence[Criterion]) -> str:
-    data = [criterion.model_dump(mode="json", exclude={"provenance"}) for criterion in criteria]
-    return json.dumps({"criteria": data}, ensure_ascii=False, indent=1)
-
-
-_Refined.model_rebuild()

@@ -20,7 +20,8 @@ from mpo_lite.monitor.rows import Row
 Q = 0.1
 """False discovery rate."""
 LEAST_GAIN, LEAST_COUNT = 0.25, 4
-"""A candidate must stand in a quarter more of the responses than before, and in this many."""
+"""A candidate must stand in a quarter more of the responses than before, and in this many, to as many
+different prompts: what the answers to one prompt share comes from the prompt."""
 LEAST_LOG_ODDS = 2.0
 """Its odds must have grown seven times: what is merely significant is no shortcut."""
 _PRIOR = 0.5
@@ -77,6 +78,8 @@ def drifts(window: Sequence[Row], baseline: Baseline) -> list[Drift]:
         Phrases that pass the test at ``Q`` and have grown by ``LEAST_LOG_ODDS`` and ``LEAST_GAIN``.
     """
     size, least = len(window), max(LEAST_COUNT, math.ceil(LEAST_GAIN * len(window)))
+    asked = len({row.prompt for row in window})
+    least_prompts = min(asked, max(LEAST_COUNT, math.ceil(LEAST_GAIN * asked)))
     tested = [
         (_fisher(seen, size, baseline.counts[family][phrase], baseline.size), family, phrase, seen)
         for family in _FAMILIES
@@ -93,7 +96,8 @@ def drifts(window: Sequence[Row], baseline: Baseline) -> list[Drift]:
         log_odds = _log_odds(seen, size) - _log_odds(before, baseline.size)
         holders = [row for row in window if phrase in row.phrases[family]]
         grown = log_odds >= LEAST_LOG_ODDS and share - share_before >= LEAST_GAIN
-        if grown and _pays(window, holders):
+        general = len({row.prompt for row in holders}) >= least_prompts
+        if grown and general and _pays(window, holders):
             ids = tuple(row.id for row in holders)
             found.append(Drift(family, phrase, log_odds, p, share, share_before, ids))
     return found

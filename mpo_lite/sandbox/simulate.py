@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mpo_lite.prompts import fenced
@@ -28,12 +28,18 @@ DRIFT = 0.08
 """Largest change of strictness that a wording of the rubric brings, on the scale of 0 to 1."""
 _IMPRESSION = 0.85  # what form weighs in a vague criterion; the rest is substance
 _ROLES = (
+    ("You judge one answer to a task by the rubric below, following a plan", "judge/planned"),
     ("You judge one answer to a task", "judge/pointwise"),
+    ("You plan how answers to one task will be judged", "judge/plan"),
     ("You judge several answers to one task", "judge/groupwise"),
     ("You mend JSON", "judge/repair"),
+    ("one task, two answers by the same model", "meta/compare"),
     ("You supervise a judge", "meta/analyse"),
+    ("You check a judge that scores answers", "meta/prescreen"),
     ("You improve the rubric of a judge", "meta/refine"),
     ("You edit the rubric of a judge", "meta/merge"),
+    ("You revise the rubric of a judge", "meta/revise"),
+    ("You write guidelines for a judge", "meta/guide"),
 )
 
 
@@ -49,10 +55,11 @@ def role_of(system: str) -> str:
     Raises:
         ValueError: It is none of ours.
     """
-    found = [(system.find(opening), role) for opening, role in _ROLES if opening in system]
+    plain = " ".join(system.split())
+    found = [role for opening, role in _ROLES if opening in plain]
     if not found:
         raise ValueError("the sandbox plays only the judge and meta-judge prompts of mpo-lite")
-    return min(found)[1]
+    return found[0]
 
 
 def reply(messages: Sequence[Message], seed: int = 0, bad_rate: float = 0.0) -> dict[str, Any]:
@@ -80,21 +87,42 @@ def reply(messages: Sequence[Message], seed: int = 0, bad_rate: float = 0.0) -> 
     items = measures.parse_rubric(measures.section(system, "Rubric", "Rubric in force"))
     if not items:
         raise ValueError("the prompt shows no rubric with criteria and levels")
-    if role == "judge/pointwise":
+    if role == "judge/plan":
+        return {"plan": "; ".join(f"{item.id}: look for {item.description.lower()}" for item in items)[:2000]}
+    if role in ("judge/pointwise", "judge/planned"):
         return judge(items, _only(user, "task"), _only(user, "completion"), seed)
     if role == "judge/groupwise":
         answers = enumerate(fenced("completion", user), start=1)
         return {f"answer_{number}": judge(items, _only(user, "task"), text, seed) for number, text in answers}
+    return _meta(role, items, system, user, lambda *parts: _luck(seed, bad_rate, *parts))
+
+
+def _meta(
+    role: str, items: Sequence[Item], system: str, user: str, luck: Callable[..., float]
+) -> dict[str, Any]:
+    """Answers as the meta-judge."""
     purpose = measures.section(system, "Purpose of the task")
-    if role == "meta/analyse":
-        return simulate_meta.analyse(purpose, items, _only(user, "task"), _only(user, "completion"), user)
+    task, completion = _only(user, "task"), _only(user, "completion")
+    if role in ("meta/analyse", "meta/compare"):
+        return simulate_meta.analyse(purpose, items, task, completion, user, _only(user, "reference"))
+    if role == "meta/prescreen":
+        return simulate_meta.prescreen(purpose, task, completion, user)
     if role == "meta/refine":
         return simulate_meta.refine(_only(user, "critique") or user.rpartition("judgement:")[2])
-    proposals = fenced("proposal", user)
+    if role == "meta/guide":
+        return simulate_meta.guide(_only(user, "guidelines"), fenced("critique", user))
+    shown = [item.render() for item in items]
     # Not of the whole prompt: its fences differ from cache directory to cache directory.
-    drawn = chance(seed, "bad", *(item.render() for item in items), *proposals)
-    luck = drawn / bad_rate if bad_rate > 0 else 1.0
-    return simulate_meta.merge(items, proposals, _limit(system), luck)
+    if role == "meta/revise":
+        refused, reasons = _only(user, "refused"), user.rpartition("refused:")[2]
+        return simulate_meta.revise(items, refused, reasons, _limit(system), luck(*shown, refused, reasons))
+    proposals = fenced("proposal", user)
+    return simulate_meta.merge(items, proposals, _limit(system), luck(*shown, *proposals))
+
+
+def _luck(seed: int, bad_rate: float, *parts: object) -> float:
+    """Below 1, in ``bad_rate`` of the cases, the meta-judge writes a bad rubric."""
+    return chance(seed, "bad", *parts) / bad_rate if bad_rate > 0 else 1.0
 
 
 def weaknesses(seed: int) -> tuple[str, ...]:

@@ -1,11 +1,13 @@
-"""The simulated meta-judge: analyse, refine, merge.
+"""The simulated meta-judge: prescreen, analyse, refine, merge, revise, guide.
 
 *Analyse* looks for faults of the answer, worst first and those before all that the rubric does not name.
 Faults of substance count where the task's purpose asks for the thing; padding of any kind counts once it
 can be seen. Room left goes to what the purpose asks for and the rubric has nothing on. *Refine* writes the
 criteria that the critique's words call for. *Merge* keeps what is in force and specific, drops what is
 vague as soon as something specific stands beside it, and takes over what several proposals ask for. When it
-is unlucky it writes a bad rubric, as real models do: back to an impression, or pay for length.
+is unlucky it writes a bad rubric, as real models do: back to an impression, pay for length, or a sound one
+that also pays well for a form. *Revise* answers the reasons it is told: what was vague or paid for form goes,
+and what the reasons call for is added.
 
 It knows its prompt and nothing else: not the step, not earlier rubrics, not the gold metric.
 """
@@ -137,6 +139,20 @@ _LIBRARY: dict[str, tuple[str, str, tuple[str, ...], int]] = {
 }
 """Aspect → id, description, levels and weight of the criterion that measures it."""
 
+_FORMS = ("connectives", "praise", "insistence", "marks")
+_ANSWERS = {
+    "a title without": ("claim", "reasons"),
+    "word for word": ("claim", "reasons"),
+    "again and again": ("repetition", "reasons"),
+    "another task": ("topic",),
+    "another script": ("topic", "claim"),
+    "full marks": ("topic", "claim"),
+    "not told apart": ("reasons", "example", "closing"),
+}
+"""Words of a reason for refusal → the aspects that a criterion against it looks at."""
+_REWARD = re.compile(r"Reward under this rubric: (\d\.\d+)")
+_FAR_OFF = 0.25  # a reward this far from what an answer is worth is a wrong one
+
 _VAGUE = {
     "id": "impression",
     "description": "How good the answer sounds as a whole.",
@@ -161,7 +177,24 @@ _LONG = {
 }
 
 
-def analyse(purpose: str, items: Sequence[Item], task: str, completion: str, assessed: str) -> dict[str, Any]:
+def prescreen(purpose: str, task: str, completion: str, assessed: str) -> dict[str, Any]:
+    """Compares the reward that is told with what the purpose's aspects are worth to this reader.
+
+    Returns:
+        ``{"reason": sentence, "judged": "too_low", "well" or "too_high"}``.
+    """
+    essay = measures.read(task, completion)
+    asked = {*measures.named(purpose), *_ALWAYS}
+    worth = sum(ASPECTS[name].measure(essay) for name in asked) / len(asked)
+    told = _REWARD.search(assessed)
+    gap = float(told[1]) - worth if told else 0.0
+    judged = "too_high" if gap > _FAR_OFF else "too_low" if gap < -_FAR_OFF else "well"
+    return {"reason": f"To this purpose it is worth about {worth:.1f}.", "judged": judged}
+
+
+def analyse(
+    purpose: str, items: Sequence[Item], task: str, completion: str, assessed: str, reference: str = ""
+) -> dict[str, Any]:
     """Names the worst faults of an answer, those the rubric is silent about first.
 
     Args:
@@ -170,6 +203,7 @@ def analyse(purpose: str, items: Sequence[Item], task: str, completion: str, ass
         task: The writing prompt.
         completion: The answer.
         assessed: The message with the judge's own words, searched for what it was impressed by.
+        reference: An earlier answer by the same model; what has become worse since counts twice. Or empty.
 
     Returns:
         ``{"critique": text}``, at most 120 words.
@@ -177,11 +211,13 @@ def analyse(purpose: str, items: Sequence[Item], task: str, completion: str, ass
     essay = measures.read(task, completion)
     covered = {aspect for item in items for aspect in measures.meant(item) if not _pays_for_form(item)}
     asked = {*measures.named(purpose), *_ALWAYS}
+    before = measures.read(task, reference) if reference else None
     faults: list[tuple[float, str]] = []
     for name, aspect in ASPECTS.items():
         value = aspect.measure(essay)
         if name in asked and value < _FINE:
-            faults.append(((1 - value) * _LIBRARY[name][3] * (0.3 if name in covered else 1.0), name))
+            worse = 2.0 if before and aspect.measure(before) >= _FINE else 1.0
+            faults.append(((1 - value) * _LIBRARY[name][3] * (0.3 if name in covered else worse), name))
     worst = [name for _, name in sorted(faults, key=lambda fault: (-fault[0], fault[1]))[:4]]
     vague = [item.id for item in items if not measures.meant(item) or _pays_for_form(item)]
     said: list[str] = []
@@ -214,13 +250,13 @@ def merge(items: Sequence[Item], proposals: Sequence[str], limit: int, luck: flo
         items: The rubric in force.
         proposals: Each a line ``label: NAME`` and a JSON object; unreadable ones are passed over.
         limit: Most criteria allowed, at least 1.
-        luck: Below 1 the rubric is a bad one; which kind depends on where below 1.
+        luck: Below 1 the rubric is a bad one; which of three kinds depends on where below 1.
 
     Returns:
         ``{"criteria": [...], "guidelines": text}``.
     """
-    if luck < 1.0:
-        bad = dict(_VAGUE if luck < 0.5 else _LONG)
+    if luck < 2 / 3:
+        bad = dict(_VAGUE if luck < 1 / 3 else _LONG)
         return {"criteria": [bad], "guidelines": "Trust the first impression."}
     asked: dict[str, list[str]] = {}
     texts: dict[str, dict[str, Any]] = {}
@@ -239,9 +275,69 @@ def merge(items: Sequence[Item], proposals: Sequence[str], limit: int, luck: flo
     if not added and not kept:
         kept = list(items)
     old = [_kept(item, asked.get(item.id, []), texts.get(item.id)) for item in kept]
+    return _written(old + added, limit, luck)
+
+
+def revise(items: Sequence[Item], refused: str, reasons: str, limit: int, luck: float) -> dict[str, Any]:
+    """Writes a refused rubric anew.
+
+    Args:
+        items: The rubric in force.
+        refused: The refused one, as JSON.
+        reasons: Why it was refused.
+        limit: Most criteria allowed.
+        luck: As in ``merge``.
+
+    Returns:
+        As ``merge`` does.
+    """
+    if luck < 2 / 3:
+        return merge(items, [], limit, luck)
+    known = {item.id: _kept(item, [], None) for item in items}
+    _, proposed = _proposal(f"label: refused\n{refused}")
+    found: dict[str, dict[str, Any]] = dict(known)
+    found |= {criterion["id"]: {**criterion, "from": []} for criterion in proposed}
+    sound: dict[str, dict[str, Any]] = {}
+    for name, criterion in found.items():
+        item = Item(name, criterion["description"], tuple(criterion["levels"]))
+        if measures.meant(item) and not _pays_for_form(item):
+            sound[name] = criterion
+    called = [aspect for words, aspects in _ANSWERS.items() if words in reasons for aspect in aspects]
+    for aspect in dict.fromkeys(called):
+        name = _LIBRARY[aspect][0]
+        stood = sound.get(name)
+        sound[name] = {**_criterion(aspect), "from": []}
+        if stood:  # it is there and does not tell: it weighs too little
+            sound[name]["weight"] = min(5, stood["weight"] + 1)
+    return _written(list(sound.values()) or [{**_criterion("topic"), "from": []}], limit, luck)
+
+
+def guide(guidelines: str, critiques: Sequence[str]) -> dict[str, Any]:
+    """Keeps the guidelines of a kind of task and adds what its critiques name."""
+    found = list(dict.fromkeys(name for text in critiques for name in measures.named(text)))
+    fresh = [name for name in found if name not in measures.named(guidelines)]
+    added = f"Look closely at: {', '.join(fresh)}." if fresh else ""
+    return {"guidelines": " ".join(part for part in (guidelines.strip(), added) if part)}
+
+
+def _written(criteria: list[dict[str, Any]], limit: int, luck: float) -> dict[str, Any]:
+    """The rubric as it is given back; an unlucky one also pays for a form."""
+    fits = criteria[: max(1, limit)]
+    if luck < 1.0:
+        aspect = _FORMS[int(luck * 1000) % len(_FORMS)]
+        fits = [*fits[: max(1, limit) - 1], _paying(aspect)]
+    return {"criteria": fits, "guidelines": "Count what stands in the answer; how it sounds earns nothing."}
+
+
+def _paying(aspect: str) -> dict[str, Any]:
+    """A criterion that pays for a form word: the more, the better."""
     return {
-        "criteria": (old + added)[: max(1, limit)],
-        "guidelines": "Count what stands in the answer; how it sounds earns nothing.",
+        "id": f"uses_{aspect}",
+        "description": f"How much use is made of {aspect}.",
+        "levels": ["Hardly any.", "A little.", "Some.", "Much.", "Throughout."],
+        "weight": 5,
+        "kind": "merit",
+        "from": [],
     }
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import random
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from mpo_lite.errors import TaskError
+from mpo_lite.rubric import MAX_CLUSTERS
 from mpo_lite.tasks.hub import go_offline_without_hub
 from mpo_lite.tasks.spec import DataSource, load_function
 from mpo_lite.types import text_hash
@@ -27,10 +28,12 @@ class Prompts:
     Attributes:
         train: To train on; distinct.
         held_out: Kept apart for the gold metric; none of them is in ``train``.
+        clusters: Prompt → its cluster, where the task tells kinds of prompts apart.
     """
 
     train: tuple[str, ...]
     held_out: tuple[str, ...]
+    clusters: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def load_prompts(data: DataSource, override: str | None = None) -> Prompts:
@@ -48,13 +51,16 @@ def load_prompts(data: DataSource, override: str | None = None) -> Prompts:
     source = override or data.source
     if ":" in source and not Path(source).exists():
         function = load_function(source, "data.source")
-        parts = (_made(function, part, source) for part in ("train", "held_out"))
-        return Prompts(*(tuple(_texts(rows, data.prompt, source)) for rows in parts))
-    texts = sorted(set(_texts(_rows(source, data.split), data.prompt, source)), key=text_hash)
+        parts = [_made(function, part, source) for part in ("train", "held_out")]
+        clusters = _clusters([row for rows in parts for row in rows], data, source)
+        train, held_out = (tuple(_texts(rows, data.prompt, source)) for rows in parts)
+        return Prompts(train, held_out, clusters)
+    rows = list(_rows(source, data.split))
+    texts = sorted(set(_texts(rows, data.prompt, source)), key=text_hash)
     held_out = min(data.held_out, len(texts) // 5)
     if len(texts) < 2:
         raise TaskError(f"{source}: {len(texts)} distinct prompts; at least 2 are needed")
-    return Prompts(tuple(texts[held_out:]), tuple(texts[:held_out]))
+    return Prompts(tuple(texts[held_out:]), tuple(texts[:held_out]), _clusters(rows, data, source))
 
 
 def training_order(prompts: tuple[str, ...], count: int, seed: int) -> list[str]:
@@ -77,6 +83,18 @@ def _made(function: Callable[..., Any], part: str, source: str) -> list[Row]:
     if not all(isinstance(row, dict) for row in rows):
         raise TaskError(f'{source}: each row must be a mapping such as {{"prompt": "…"}}')
     return rows
+
+
+def _clusters(rows: list[Row], data: DataSource, source: str) -> dict[str, str]:
+    if data.cluster is None:
+        return {}
+    names = _texts(rows, data.cluster, source)
+    found = dict(zip(_texts(rows, data.prompt, source), names, strict=True))
+    if (kinds := len(set(found.values()))) > MAX_CLUSTERS:
+        raise TaskError(
+            f"{source}: {kinds} kinds in {data.cluster!r}; a rubric tells at most {MAX_CLUSTERS} apart"
+        )
+    return found
 
 
 def _texts(rows: Iterator[Row] | list[Row], column: str, source: str) -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError
@@ -18,6 +18,7 @@ from mpo_lite.rubric import Rubric, first_problem, load_rubric
 from mpo_lite.types import Message
 
 Reference = Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
+Sentinel = Literal["empty", "title", "prompt", "repeated", "other_prompt", "foreign", "injection"]
 GoldMetric = Callable[[str, str], float]
 """(prompt, completion) → quality in [0, 1]; never shown to judge or meta-judge."""
 
@@ -29,6 +30,7 @@ class DataSource(BaseModel):
         source: Hub id, file, or ``module:function`` that takes ``train`` or ``held_out`` and gives rows.
         split: Split of a hub data set.
         prompt: Name of the column that holds the prompt.
+        cluster: Name of the column that tells kinds of prompts apart, or None.
         held_out: Rows kept out of training.
     """
 
@@ -37,6 +39,7 @@ class DataSource(BaseModel):
     source: str
     split: str = "train"
     prompt: str = "prompt"
+    cluster: str | None = None
     held_out: Annotated[int, Field(ge=0)] = 64
 
 
@@ -67,6 +70,7 @@ class Task(BaseModel):
         data: Where prompts come from.
         generation: How the policy answers.
         rules: What is decided without a judge.
+        sentinels: Known-bad answers that no rubric may pay for; see ``mpo_lite.meta.sentinels``.
         gold: ``module:function`` of a metric the policy is not trained on, or None.
     """
 
@@ -79,6 +83,7 @@ class Task(BaseModel):
     data: DataSource
     generation: Generation = Generation()
     rules: Rules = Rules()
+    sentinels: tuple[Sentinel, ...] = get_args(Sentinel)
     gold: Reference | None = None
     _folder: Path = PrivateAttr()
 
@@ -90,6 +95,14 @@ class Task(BaseModel):
     def rubric(self) -> Rubric:
         """The task's first rubric. Raises ``TaskError`` where it is malformed."""
         return load_rubric(self._folder / "rubric.yaml")
+
+    @property
+    def expert_rubric(self) -> Rubric:
+        """The rubric an expert wrote for the task. Raises ``TaskError`` where it has none."""
+        path = self._folder / "expert.yaml"
+        if not path.is_file():
+            raise TaskError(f"{path}: task {self.name} has no expert rubric; write one there")
+        return load_rubric(path)
 
     def policy_messages(self, prompt: str) -> list[Message]:
         """The conversation the policy is to continue, for one prompt of the data."""

@@ -8,6 +8,7 @@ repeats that step.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mpo_lite.errors import ConfigError
-from mpo_lite.evaluation.generate import gold_row
+from mpo_lite.evaluation.generate import gold_row, sample
 from mpo_lite.runs import append_rows, read_rows, read_state, write_state
-from mpo_lite.training.evolve import evolve
+from mpo_lite.training.evolve import Answer
 from mpo_lite.training.session import Session
 
 # TRL's names of what the metrics of a batch take over from its log.
@@ -80,7 +81,10 @@ class MPOCallback(TrainerCallback):
                 f"{checkpoint}: the prompts are no longer those it was trained on; give it its data again, "
                 "or begin a new run"
             )
-        self.session.resume(batch, saved.get("version", 0), saved.get("fell_back", False))
+        self.session.resume(
+            batch, saved.get("version", 0), saved.get("fell_back", False), saved.get("evolution", {})
+        )
+        self.session.take_anchor(self._answer(**kwargs))
         if not batch and not read_rows(self.session.run.gold):
             self._evaluate(kwargs["model"], kwargs["processing_class"])
 
@@ -94,7 +98,7 @@ class MPOCallback(TrainerCallback):
             self._flush({})
             self.random_state = random_state()
             self.session.check_interrupt()
-            evolve(self.session)
+            self.session.evolution.at_border(self._answer(**kwargs))
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -156,9 +160,25 @@ class MPOCallback(TrainerCallback):
             "version": session.version.number,
             "set_hash": session.set_hash,
             "prompts": session.prompts_hash,
-            "fell_back": session.fell_back,
+            "fell_back": session.models.fell_back,
+            "evolution": session.evolution.state(),
         }
         write_state(checkpoint, state)
+
+    def _answer(self, model: Any, processing_class: Any, **_: Any) -> Answer:
+        """The policy as it is now, as a function from prompts to answers."""
+        session = self.session
+
+        def answer(prompts: Sequence[str]) -> list[str]:
+            return sample(
+                model,
+                processing_class,
+                [session.task.policy_messages(prompt) for prompt in prompts],
+                max_new_tokens=session.max_new_tokens,
+                temperature=session.config.temperature,
+            )
+
+        return answer
 
     def _evaluate(self, model: Any, tokenizer: Any) -> None:
         session = self.session
@@ -182,7 +202,7 @@ class MPOCallback(TrainerCallback):
         """Writes the batch's row once."""
         row, self.session.batch_row = self.session.batch_row, {}
         if "batch" in row:
-            row = row | logged | self.session.spend()
+            row = row | logged | self.session.models.spend()
             append_rows(self.session.run.metrics, [row])
             self.session.observe("step", row)
 

@@ -69,7 +69,7 @@ def estimate(session: Session) -> JsonRow:
         ``judge``, ``meta`` and ``total``, each with ``calls``, ``input_tokens``, ``output_tokens`` and
         ``usd`` as ``[low, high]`` (``usd`` None where a price is unknown), and ``assumptions``: sentences.
     """
-    judge = [_judge_load(session, backend) for backend in session.judges]
+    judge = [_judge_load(session, backend) for backend in session.models.judges]
     meta = [_meta_load(session)] if session.meta else []
     return {
         "judge": _sum(judge),
@@ -91,15 +91,18 @@ def _judge_load(session: Session, backend: Backend) -> Load:
     )
     fixed, grown = _chars(call.messages), _rubric_growth(session)
     calls = config.steps * config.batch_completions * config.replicates / at_once
+    if config.judge_mode == "planned":
+        calls += config.steps * config.batch_prompts * config.replicates
     answers = [at_once * tokens for tokens in _completion_tokens(session)]
-    criteria = len(rubric.criteria), len(rubric.criteria) if config.freeze_rubric else MAX_CRITERIA
+    criteria = len(rubric.criteria), MAX_CRITERIA if session.meta else len(rubric.criteria)
+    judged = calls, calls * (1 + _gate_share(session))
     return Load(
         backend,
-        _scaled(calls),
+        _scaled(judged),
         _scaled(
-            calls, fixed / CHARS_PER_TOKEN[0] + answers[0], (fixed + grown) / CHARS_PER_TOKEN[1] + answers[1]
+            judged, fixed / CHARS_PER_TOKEN[0] + answers[0], (fixed + grown) / CHARS_PER_TOKEN[1] + answers[1]
         ),
-        _scaled(calls, *(at_once * n * each for n, each in zip(criteria, CRITERION_TOKENS, strict=True))),
+        _scaled(judged, *(at_once * n * each for n, each in zip(criteria, CRITERION_TOKENS, strict=True))),
         _chars(call.messages[:1]) / CHARS_PER_TOKEN[0],
     )
 
@@ -107,7 +110,7 @@ def _judge_load(session: Session, backend: Backend) -> Load:
 def _meta_load(session: Session) -> Load:
     config, meta = session.config, session.meta
     assert meta is not None
-    steps = (config.steps - 1) // config.interval
+    steps = _meta_steps(session)
     samples = config.meta_samples
     template = {
         name: len((prompts_dir() / f"meta/{name}.md").read_text(encoding="utf-8"))
@@ -126,21 +129,51 @@ def _meta_load(session: Session) -> Load:
         )
         refine = template["refine"] / chars + text + ANALYSIS_TOKENS[level]
         merge = (template["merge"] + shown) / chars + samples * REFINEMENT_TOKENS[level]
-        sent.append(steps * (samples * (analyse + refine) + merge))
+        screen = 2 * samples * config.prescreen * analyse
+        sent.append(steps[level] * (screen + samples * (analyse + refine) + (1 + level) * merge))
         merged = min(meta.backend.max_tokens, 2 * REFINEMENT_TOKENS[level])
-        received.append(steps * (samples * (ANALYSIS_TOKENS[level] + REFINEMENT_TOKENS[level]) + merged))
-    calls = steps * (2 * samples + 1)
+        answers = samples * (ANALYSIS_TOKENS[level] + REFINEMENT_TOKENS[level])
+        received.append(steps[level] * (answers + (1 + level) * merged))
+    calls = [steps[level] * each for level, each in enumerate(_step_calls(session))]
     low, high = CALLED
     return Load(
         meta.backend,
-        (low * calls, high * calls),
+        (low * calls[0], high * calls[1]),
         (low * sent[0], high * sent[1]),
         (low * received[0], high * received[1]),
     )
 
 
-def _scaled(calls: float, low: float = 1.0, high: float = 1.0) -> tuple[float, float]:
-    return CALLED[0] * calls * low, CALLED[1] * calls * high
+def _scaled(calls: tuple[float, float], low: float = 1.0, high: float = 1.0) -> tuple[float, float]:
+    return CALLED[0] * calls[0] * low, CALLED[1] * calls[1] * high
+
+
+def _gate_share(session: Session) -> float:
+    """Judgements besides those trained on, at most, as a share of them."""
+    config = session.config
+    if session.meta is None or config.baseline:
+        return 0.0
+    if config.mode == "guarded":
+        return config.gate.share
+    # Without a gate there are the probes that pairs are made of, and what the initial policy answered.
+    return config.meta_samples / (config.interval * config.batch_completions)
+
+
+def _meta_steps(session: Session) -> tuple[int, int]:
+    """Meta steps of the run, at least and at most."""
+    config = session.config
+    if config.baseline:
+        return config.rounds, config.rounds
+    low, early = ((config.steps - 1) // every for every in (config.interval, config.cooldown))
+    return low, max(low, early) if config.schedule == "alarms" else low
+
+
+def _step_calls(session: Session) -> tuple[int, int]:
+    """Calls to the meta-judge per step, at least and at most."""
+    config = session.config
+    calls = 2 * config.meta_samples + 1 + 2 * config.meta_samples * config.prescreen
+    kinds = len(set(session.prompts.clusters.values()))
+    return calls, calls + (config.mode == "guarded") + min(config.meta_samples, kinds)
 
 
 def _sum(loads: Sequence[Load]) -> JsonRow:
@@ -167,8 +200,8 @@ def _assumptions(session: Session) -> list[str]:
     low, high = _completion_tokens(session)
     lines = [
         f"{config.steps} batches of {config.batch_completions} completions, {per_call}, "
-        f"{len(session.judges) * config.replicates} time(s); {CALLED[0]:.0%} to {CALLED[1]:.0%} of these "
-        "calls are made: rules and the cache save some, retries add some",
+        f"{len(session.models.judges) * config.replicates} time(s); {CALLED[0]:.0%} to {CALLED[1]:.0%} of "
+        "these calls are made: rules and the cache save some, retries add some",
         f"a completion has {low:.0f} to {high:.0f} tokens, a prompt {_mean_prompt(session):.0f} characters "
         f"(the mean of the data); {CHARS_PER_TOKEN[1]:g} to {CHARS_PER_TOKEN[0]:g} characters per token",
         f"a criterion takes the judge {CRITERION_TOKENS[0]} to {CRITERION_TOKENS[1]} tokens to answer; a "
@@ -176,7 +209,8 @@ def _assumptions(session: Session) -> list[str]:
     ]
     if session.meta:
         lines.append(
-            f"{(config.steps - 1) // config.interval} meta steps of {2 * config.meta_samples + 1} calls; the "
+            "{} to {} meta steps of {} to {} calls; ".format(*_meta_steps(session), *_step_calls(session))
+            + f"up to {_gate_share(session):.0%} more judgements than are trained on, for the gate; the "
             f"rubric has {len(session.version.rubric.criteria)} criteria at first, up to {MAX_CRITERIA} later"
         )
     lines.append(
@@ -184,7 +218,7 @@ def _assumptions(session: Session) -> list[str]:
     )
     lines += [
         f"{which.model} is unpriced: give its price to have USD"
-        for _, which in session.backends
+        for _, which in session.models.all
         if transport.tariff(which) is None
     ]
     return lines
@@ -200,7 +234,7 @@ def _mean_prompt(session: Session) -> float:
 
 def _rubric_growth(session: Session) -> int:
     """Characters by which the rubric grows at most."""
-    if session.config.freeze_rubric:
+    if session.meta is None:
         return 0
     return max(0, MAX_CRITERIA * CRITERION_CHARS - len(session.version.rubric.render()))
 

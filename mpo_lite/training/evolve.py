@@ -1,63 +1,286 @@
-"""When the rubric is rewritten, and how the outcome is put on record.
+"""When the rubric is rewritten, and how the outcome is put in force and on record.
 
-Every ``interval`` generation batches, before the next one is generated. Mode ``paper``: what the meta-judge
-proposes is taken, if it is a valid rubric. Each outcome goes to ``lineage.jsonl``; a resumed run takes
-outcomes from there, so that it follows the same rubrics even where a call that failed then would succeed now.
+A step is due every ``interval`` generation batches, and early when an alarm is raised. It begins between two
+batches; what it comes to is published there and then, or, with ``publish_after``, that many batches later.
+Each outcome goes to ``lineage.jsonl``; a resumed run takes outcomes from there, so that it follows the same
+rubrics even where a call that failed then would succeed now.
 """
 
 from __future__ import annotations
 
+import json
+import random
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
 from mpo_lite.errors import EndpointError, JudgeDown
+from mpo_lite.judge.base import Sample
 from mpo_lite.llm import background
-from mpo_lite.meta.select import select
-from mpo_lite.meta.step import MetaJudge, Proposal, changes
+from mpo_lite.meta.offline import refine
+from mpo_lite.meta.step import changes
+from mpo_lite.monitor.alarms import Alarm
 from mpo_lite.rubric import Rubric
-from mpo_lite.runs import JsonRow, append_rows
-from mpo_lite.training.session import Session
+from mpo_lite.runs import JsonRow, append_rows, read_rows
+from mpo_lite.training.metastep import RECENT_ANSWERS, RECENT_GROUPS, Situation, meta_step
+from mpo_lite.training.watch import Watch, alarm_row
+from mpo_lite.types import Rollout
+
+if TYPE_CHECKING:
+    from mpo_lite.training.session import Session
+
+Answer = Callable[[Sequence[str]], list[str]]
+"""The policy's present answers to prompts, one each."""
+REJECTIONS = 3
+"""Refusals in a row that raise an alarm: the meta-judge is at its wits' end."""
+
+PROMPTS, ANSWERS = 8, 4
+"""What the baseline *autoprompt* is refined on: prompts, and answers of the initial policy to each."""
 
 
-def evolve(session: Session) -> None:
-    """Runs the meta step if one is due now.
+class Evolution:
+    """Watches a run, and has its rubric rewritten.
 
-    Raises:
-        StopRun: A cap is reached, the meta-judge refuses for good, or the user stops the run.
+    Args:
+        session: The run.
     """
-    if session.meta is None or session.batch == 0 or session.batch % session.config.interval:
-        return
-    outcome = session.meta_outcomes.pop(session.batch, None) or _meta_step(session, session.meta)
-    if outcome["accepted"]:
-        session.publish(Rubric.model_validate(outcome["rubric"]), outcome["author"])
-    append_rows(session.run.lineage, [outcome])
-    session.recent.clear()
-    session.observe("meta", outcome)
 
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._watch = Watch()
+        self._rollouts: list[Rollout] = []  # of batches from _since on
+        self._since = 0  # first batch that no step has looked at yet, nor one under way
+        self._began = 0  # batch at which the last step began
+        self._answered: list[str] = []  # alarms that a step was held for
+        self._refusals = 0
+        self._judged = 0
+        self._work: Future[JsonRow] | None = None
+        self._waits = False
+        self._outcomes: dict[int, JsonRow] = {}
 
-def _meta_step(session: Session, meta: MetaJudge) -> JsonRow:
-    """Selects, proposes and describes the outcome; one row of the lineage."""
-    old = session.version
-    seed = f"select-{session.config.seed}-{session.batch}"
-    samples = select(session.recent, session.config.meta_samples, seed)
-    proposal = Proposal(None, "no judged rollouts to learn from", (), 0)
-    if samples:
+    def saw(self, rollouts: Sequence[Rollout]) -> list[str]:
+        """Takes in a judged batch; gives the names of standing alarms."""
+        self._judged += len(rollouts)
+        self._rollouts += rollouts
+        self._tell(self._watch.saw(rollouts))
+        return sorted(self._watch.raised)
+
+    def at_border(self, answer: Answer) -> None:
+        """Between two batches: publishes what is ready, and begins a step if one is due.
+
+        Raises:
+            StopRun: A cap is reached, a model refuses for good, or the user stops the run.
+        """
+        session, after = self._session, self._session.config.publish_after
+        if row := self._outcomes.pop(session.batch, None):
+            self._settle(row)
+        elif version := self._pinned():
+            self._settle(self._pin_row(version))
+        if session.batch == 0 and session.config.baseline == "autoprompt" and not session.version.number:
+            self._settle(self._refined(answer))
+        if self._due():
+            self._began = session.batch
+        if self._pending and not self._work and not self._settled_later():
+            self._begin(answer)
+        if self._work and session.batch >= self._began + after:
+            self._finish()
+
+    @property
+    def _pending(self) -> bool:
+        """Whether a step began whose outcome is not settled."""
+        return self._since < self._began
+
+    def _settled_later(self) -> bool:
+        """Whether the outcome of the step under way is on record: the run was further on once."""
+        return any(row["began"] == self._began for row in self._outcomes.values())
+
+    def _due(self) -> bool:
+        session = self._session
+        config, batches = session.config, session.batch - self._began
+        if session.meta is None or config.baseline or session.run.pinned.exists() or self._pending:
+            return False
+        fresh = set(self._watch.raised) - set(self._answered)
+        early = config.schedule == "alarms" and fresh and batches >= config.cooldown
+        return (batches >= config.interval or bool(early)) and self._affordable()
+
+    def _affordable(self) -> bool:
+        """Whether the gate's share covers a check of what a step would propose; else the step waits."""
+        session = self._session
+        if session.gate is None:
+            return True
+        needed = session.gate.ahead(session.version.rubric) + RECENT_GROUPS * RECENT_ANSWERS
+        affordable = needed <= self._allowance(session.batch)
+        if not affordable and not self._waits:
+            session.note(
+                f"the meta step waits: to try a rubric out takes up to {needed} judgements, more than "
+                f"gate.share ({session.config.gate.share:g}) of the training's leaves so far"
+            )
+        self._waits = not affordable
+        return affordable
+
+    def _begin(self, answer: Answer) -> None:
+        """Starts the step on what was seen before the batch it began at."""
+        session, batch = self._session, self._began
+        session.examiner.left = self._allowance(batch)
+        watch = self._watch
+        if batch < session.batch:  # a resumed run had it under way
+            watch = Watch(self._watch.frozen)
+            watch.catch_up([each for each in session.run.journalled(0) if each.batch < batch])
+        now = Situation(
+            batch=batch,
+            version=session.version,
+            rollouts=[rollout for rollout in self._rollouts if rollout.batch < batch],
+            probes=self._probes(answer, batch) if session.config.strategy == "pairs" else [],
+            alarms=dict(watch.raised),
+            latest=watch.latest,
+            looked=self._looked(batch),
+        )
+        self._work = background.submit(meta_step(session, now))
+
+    def _looked(self, batch: int) -> list[int]:
+        """When the rubric in force was accepted, and the steps since, before the one at ``batch``."""
+        number = self._session.version.number
+        rows = [row for row in read_rows(self._session.run.lineage) if row["began"] < batch]
+        return [row["began"] for row in rows if row["version"] == number]
+
+    def _finish(self) -> None:
+        """Waits for the step under way and puts its outcome in force."""
+        assert self._work is not None
         try:
-            work = meta.propose(old.rubric, samples, session.batch)
-            proposal = background.wait(work, session.check_interrupt)
+            row = background.result(self._work, self._session.check_interrupt)
         except EndpointError as error:
             raise JudgeDown(str(error)) from None
         finally:
-            session.warn()
-    new = proposal.rubric
-    unchanged = new is not None and new.reward_hash == old.rubric.reward_hash
-    accepted = new is not None and not unchanged
-    return {
-        "batch": session.batch,
-        "accepted": accepted,
-        "reason": "the meta-judge keeps the rubric as it is" if unchanged else proposal.reason,
-        "parent": old.number,
-        "version": old.number + accepted,
-        "author": meta.backend.model,
-        "samples": list(proposal.samples),
-        "failed_samples": proposal.failed,
-        **(changes(old.rubric, new) if new else {"added": [], "changed": [], "dropped": []}),
-        "rubric": new.model_dump(mode="json") if new else None,
-    }
+            self._work = None
+            self._session.warn()
+        self._settle(row)
+
+    def _settle(self, row: JsonRow) -> None:
+        """Publishes what a row says, and records it."""
+        session = self._session
+        version = session.version.number + bool(row["accepted"])
+        if row["accepted"]:
+            session.publish(Rubric.model_validate(row["rubric"]), row["author"])
+        row = row | {"batch": session.batch, "version": version}
+        append_rows(session.run.lineage, [row])
+        if row["kind"] in ("meta", "rollback"):
+            self._tell(self._watch.score(row["frozen"]))
+            self._began = self._since = row["began"]
+            self._answered = row["alarms"]
+            self._rollouts = [rollout for rollout in self._rollouts if rollout.batch >= self._since]
+            objected = any(one["objected"] for one in row["refused"]) and not row["accepted"]
+            self._refusals = self._refusals + 1 if objected else 0
+            if self._refusals == REJECTIONS:
+                said = f"{REJECTIONS} proposals in a row were refused; the rubric stays as it is"
+                self._tell([Alarm("gate_refusals", REJECTIONS, REJECTIONS, (), said)])
+        session.observe("meta", row)
+
+    def _allowance(self, batch: int) -> float:
+        """Judgements that are left of the gate's share, an interval's worth of it in advance."""
+        session = self._session
+        config = session.config
+        per_batch = self._judged / max(1, session.batch)
+        judged = min(per_batch * config.steps, per_batch * (batch + config.interval))
+        return config.gate.share * judged - session.examiner.used(before=batch)
+
+    def _probes(self, answer: Answer, batch: int) -> list[Sample]:
+        """What the policy answers now to some of the anchor's prompts; journalled, as its weights move on."""
+        session = self._session
+        path, count = session.run.probes, session.config.meta_samples // 2
+        rows = [row for row in read_rows(path) if row["batch"] == batch]
+        if not rows:
+            drawn = random.Random(f"probes-{session.config.seed}-{batch}")
+            asked = drawn.sample(list(session.anchor), min(count, len(session.anchor)))
+            answers = answer([sample.prompt for sample in asked]) if asked else []
+            rows = [
+                {"batch": batch, "prompt": one.prompt, "completion": text, "cluster": one.cluster}
+                for one, text in zip(asked, answers, strict=True)
+            ]
+            append_rows(path, rows)
+        return [Sample(row["prompt"], row["completion"], row["cluster"]) for row in rows]
+
+    def _pinned(self) -> int | None:
+        """The version that a person wants in force, unless its content is."""
+        session = self._session
+        if not session.run.pinned.exists():
+            return None
+        number = int(json.loads(session.run.pinned.read_text(encoding="utf-8"))["version"])
+        same = session.run.version(number).rubric.set_hash == session.set_hash
+        return None if same else number
+
+    def _pin_row(self, number: int) -> JsonRow:
+        rubric = self._session.run.version(number).rubric
+        return self._by_hand("pin", rubric, f"v{number} pinned by hand") | {"author": f"pinned v{number}"}
+
+    def _by_hand(self, kind: str, new: Rubric, reason: str) -> JsonRow:
+        """A row for a rubric that comes from elsewhere than a meta step."""
+        old = self._session.version
+        return {
+            "kind": kind,
+            "began": self._session.batch,
+            "accepted": True,
+            "reason": reason,
+            "parent": old.number,
+            **changes(old.rubric, new),
+            "rubric": new.model_dump(mode="json"),
+        }
+
+    def _refined(self, answer: Answer) -> JsonRow:
+        """The baseline *autoprompt*: a rubric refined on the initial policy's answers, then frozen."""
+        session = self._session
+        assert session.meta is not None
+        drawn = random.Random(f"autoprompt-{session.config.seed}")
+        prompts = drawn.sample(session.prompts.train, min(PROMPTS, len(session.prompts.train)))
+        prompts = [prompt for prompt in prompts for _ in range(ANSWERS)]
+        samples = list(map(session.sample, prompts, answer(prompts)))
+        work = refine(
+            session.meta, session.examiner, session.task, session.config, session.version.rubric, samples
+        )
+        try:
+            rounds = background.wait(work, session.check_interrupt)
+        except EndpointError as error:
+            raise JudgeDown(str(error)) from None
+        told = [one.outcome.reason or "accepted" for one in rounds]
+        new = rounds[-1].rubric
+        row = self._by_hand("refine", new, f"refined in {len(rounds)} rounds: {'; '.join(told)}")
+        return row | {"accepted": new.set_hash != session.set_hash, "author": session.meta.backend.model}
+
+    def _tell(self, alarms: Sequence[Alarm]) -> None:
+        session = self._session
+        rows = [alarm_row(alarm, session.batch) for alarm in alarms]
+        told = {(row["batch"], row["name"]) for row in read_rows(session.run.alarms)} if rows else set()
+        for row in rows:
+            if (row["batch"], row["name"]) not in told:  # a step that is done again raises the same
+                append_rows(session.run.alarms, [row])
+                session.observe("alarm", row)
+
+    def state(self) -> JsonRow:
+        """What a checkpoint keeps."""
+        return {
+            "since": self._since,
+            "began": self._began,
+            "answered": self._answered,
+            "refusals": self._refusals,
+            "frozen": dict(self._watch.frozen),
+        }
+
+    def restore(self, state: JsonRow, batch: int, journalled: Sequence[Rollout]) -> None:
+        """Goes back to where ``batch`` batches were done.
+
+        Args:
+            state: As ``state`` gave it; empty at the beginning.
+            batch: Generation batches done.
+            journalled: All rollouts before it.
+        """
+        self._since, self._began = state.get("since", 0), state.get("began", 0)
+        self._answered, self._refusals = state.get("answered", []), state.get("refusals", 0)
+        self._judged = len(journalled)
+        self._rollouts = [rollout for rollout in journalled if rollout.batch >= self._since]
+        self._watch = Watch(state.get("frozen", {}))
+        self._watch.catch_up(journalled)
+        self._outcomes = self._session.run.meta_outcomes(batch)
+
+    def close(self) -> None:
+        """Gives up a step under way; what it was answered is cached."""
+        if self._work:
+            self._work.cancel()

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mpo_lite.config import Config, Model, load_config
-from mpo_lite.judge.base import Sample
+from mpo_lite.config import Config, Model
 from mpo_lite.llm.models import SANDBOX, full_name
+from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run, read_rows
 from mpo_lite.tasks.data import training_order
 from mpo_lite.training.callback import MPOCallback
@@ -58,7 +58,7 @@ class MPO:
         if session is None:
             session = Session(load_config(given=options))
             atexit.register(session.close)
-            session.check_endpoints()
+            session.models.check(session.check_interrupt)
             run, resumes = _library_run(session.config)
             session.attach(run)
         self.session = session
@@ -89,7 +89,7 @@ class MPO:
         """
         session, group_size = self.session, self.callback.group_size
         tasks = columns.get("task_prompt") or [_text(prompt) for prompt in prompts]
-        samples = [Sample(task, _text(text)) for task, text in zip(tasks, completions, strict=True)]
+        samples = [session.sample(task, _text(text)) for task, text in zip(tasks, completions, strict=True)]
         train = columns.get("split", ["train"])[0] == "train"
         if train:
             rewards: list[Reward] = [rollout.reward for rollout in score_batch(session, samples, group_size)]

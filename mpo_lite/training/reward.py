@@ -70,7 +70,8 @@ def score_batch(session: Session, samples: Sequence[Sample], group_size: int) ->
     verdicts: list[Verdict | None] = [
         _replayed(session, row, sample, rubric) for row, sample in enumerate(samples)
     ]
-    if session.fallback and any(verdict and verdict.judge == session.fallback.label for verdict in verdicts):
+    fallback = session.models.fallback
+    if fallback and any(verdict and verdict.judge == fallback.label for verdict in verdicts):
         session.fall_back("it did before the run was stopped")
     open_rows = [row for row, verdict in enumerate(verdicts) if verdict is None]
     fresh = _with_fallback(session, [samples[row] for row in open_rows], len(samples))
@@ -79,18 +80,26 @@ def score_batch(session: Session, samples: Sequence[Sample], group_size: int) ->
     whole = [verdict for verdict in verdicts if verdict is not None]
     rewards = drop_thin_groups([verdict.reward for verdict in whole], group_size)
     rollouts = [
-        Rollout(session.batch, row, sample.prompt, sample.completion, verdict, session.version.number, reward)
+        Rollout(
+            session.batch,
+            row,
+            sample.prompt,
+            sample.completion,
+            verdict,
+            session.version.number,
+            reward,
+            sample.cluster,
+        )
         for row, (sample, verdict, reward) in enumerate(zip(samples, whole, rewards, strict=True))
     ]
     session.run.journal([rollouts[row] for row in open_rows])
-    if session.meta:
-        session.recent += rollouts
     session.batch += 1
     session.batch_row = batch_row(rollouts, group_size) | {
         "batch": session.batch,
         "version": session.version.number,
         "set_hash": rubric,
-        "judge": session.judged_by,
+        "judge": session.models.judged_by,
+        "alarms": session.evolution.saw(rollouts),
         "cached": session.client.cache_hits - hits,
         "judge_seconds": round(time.monotonic() - started, 3),
     }

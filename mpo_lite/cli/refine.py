@@ -1,0 +1,156 @@
+"""``mpo-lite refine``: the meta step on answers at hand, without training."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpo_lite.cli.job import SIMULATED, sandboxed
+from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.config import Config
+from mpo_lite.errors import EndpointError, JudgeDown, TaskError
+from mpo_lite.judge.base import Sample
+from mpo_lite.judge.endpoints import Endpoints
+from mpo_lite.llm import background
+from mpo_lite.llm.models import SANDBOX
+from mpo_lite.meta.examine import Examiner
+from mpo_lite.meta.offline import Round, refine
+from mpo_lite.meta.step import MetaJudge
+from mpo_lite.resolve import load_config
+from mpo_lite.rubric import dump_rubric, load_rubric
+from mpo_lite.runs import write_atomically
+from mpo_lite.tasks.data import file_rows
+from mpo_lite.tasks.spec import Task, load_task
+
+FLAGS = (
+    "task", "judge", "meta", "judge_api_base", "meta_api_base", "rubric", "rounds", "meta_samples", "mode",
+    "prescreen", "seed", "max_usd", "max_calls", "max_tokens", "concurrency", "cache_dir",
+)  # fmt: skip
+
+
+@click.command("refine", short_help="Refine a rubric on answers at hand, without training.")
+@click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
+@config_options(*FLAGS)
+@click.option("--labels", metavar="COLUMN", help="Column of what people gave each answer; more is better.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Where to write the refined rubric (YAML)."
+)
+@click.option(
+    "-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting, e.g. -o gate.margin=0.3."
+)
+@json_option
+def command(
+    data: Path, labels: str | None, out: Path, overrides: tuple[str, ...], as_json: bool, **flags: Any
+) -> None:
+    """Refine a rubric on answers at hand: judge them, mend the rubric, try it out, repeat.
+
+    DATA is .jsonl, .csv or .parquet with the columns prompt and response (or completion); a run's
+    rollouts.jsonl is such a file. With --labels, half of the labelled answers are kept from the meta-judge,
+    and a new rubric must agree with their labels at least as well as the old one.
+
+    \b
+    mpo-lite refine --task essay --judge gpt-4o-mini --meta claude answers.jsonl --rounds 5 --out rubric.yaml
+    mpo-lite train --rubric rubric.yaml --baseline iter0 --judge gpt-4o-mini
+    """
+    config = load_config(None, flags, overrides)
+    with sandboxed(config) as served:
+        task = load_task(served.task)
+        samples, given = _read(data, labels, task)
+        models = Endpoints(served, task.persona, with_meta=True)
+        try:
+            models.check()
+            rounds = _refine(served, task, models, samples, given, (lambda one: None) if as_json else _say)
+            summary = _summary(rounds, models, config)
+            write_atomically(out, dump_rubric(rounds[-1].rubric))
+        finally:
+            models.close()
+    click.echo(
+        json.dumps(summary | {"out": str(out)}) if as_json else f"{_closing(summary)}, written to {out}"
+    )
+
+
+def _refine(
+    config: Config,
+    task: Task,
+    models: Endpoints,
+    samples: list[Sample],
+    labels: list[float | None],
+    told: Callable[[Round], None],
+) -> list[Round]:
+    assert models.meta is not None
+    meta = MetaJudge(models.client, models.meta, task.purpose)
+    examiner = Examiner(
+        lambda draw: models.judge("judge", draw), lambda: models.judged_by, task.rules.min_words
+    )
+    first = load_rubric(config.rubric) if config.rubric else task.rubric
+    work = refine(meta, examiner, task, config, first, samples, labels, told)
+    try:
+        return background.wait(work)
+    except EndpointError as error:
+        raise JudgeDown(str(error)) from None
+
+
+def _read(path: Path, labels: str | None, task: Task) -> tuple[list[Sample], list[float | None]]:
+    samples: list[Sample] = []
+    given: list[float | None] = []
+    for number, row in enumerate(file_rows(path), start=1):
+        prompt, response = row.get("prompt"), row.get("response", row.get("completion"))
+        if not isinstance(prompt, str) or not isinstance(response, str):
+            raise TaskError(
+                f"{path}: row {number} must have texts in 'prompt' and in 'response' or 'completion'"
+            )
+        cluster = row.get(task.data.cluster, "") if task.data.cluster else row.get("cluster", "")
+        samples.append(Sample(prompt, response, str(cluster or "")))
+        given.append(_label(path, number, row, labels) if labels else None)
+    if len({sample.prompt for sample in samples}) < 2:
+        raise TaskError(f"{path}: at least two answers to different prompts are needed")
+    if labels and sum(label is not None for label in given) < 4:
+        raise TaskError(f"{path}: fewer than four rows have a number in {labels!r}")
+    return samples, given
+
+
+def _label(path: Path, number: int, row: dict[str, Any], column: str) -> float | None:
+    if column not in row:
+        raise TaskError(f"{path}: row {number} has no column {column!r}; it has: {', '.join(map(str, row))}")
+    value = row[column]
+    if value is None or value == "":
+        return None
+    try:
+        label = float(value)
+    except (TypeError, ValueError):
+        label = math.nan
+    if not math.isfinite(label):
+        raise TaskError(f"{path}: row {number}: {column!r} must be a number, or empty")
+    return label
+
+
+def _say(one: Round) -> None:
+    """One line per round."""
+    names = ", ".join(criterion.id for criterion in one.rubric.criteria)
+    agreement = "" if one.agreement is None else f"; agrees with the labels by {one.agreement:.2f}"
+    kept = f"kept ({one.outcome.reason})" if one.outcome.reason else f"now: {names}"
+    click.echo(f"round {one.number}: {kept}{agreement}")
+
+
+def _summary(rounds: list[Round], models: Endpoints, config: Config) -> dict[str, Any]:
+    return {
+        "rounds": [
+            {"accepted": not one.outcome.reason, "reason": one.outcome.reason, "agreement": one.agreement}
+            for one in rounds
+        ],
+        "criteria": [criterion.id for criterion in rounds[-1].rubric.criteria],
+        **models.spend(),
+        "simulated_judge": SANDBOX in config.model_names,
+    }
+
+
+def _closing(summary: dict[str, Any]) -> str:
+    usd = "an unknown sum (unpriced)" if summary["usd"] is None else f"${summary['usd']:.4f}"
+    accepted = sum(one["accepted"] for one in summary["rounds"])
+    told = f"{accepted} of {len(summary['rounds'])} rounds changed the rubric, for {usd}"
+    return f"{told}; {SIMULATED}" if summary["simulated_judge"] else told

@@ -1,0 +1,141 @@
+"""The models of a job and the way to them: judges, fallback judge and meta-judge, with client and account.
+
+What can be wrong with them is found here, before torch is loaded or a call is paid.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from mpo_lite.config import Config
+from mpo_lite.errors import CallFailed, ConfigError, EndpointError
+from mpo_lite.judge.base import Judge
+from mpo_lite.judge.panel import build_judge
+from mpo_lite.llm import background, transport
+from mpo_lite.llm.budget import Budget
+from mpo_lite.llm.cache import AnswerCache
+from mpo_lite.llm.client import Client
+from mpo_lite.llm.ledger import Ledger, Purpose
+from mpo_lite.llm.models import Backend, fallback_backend, judge_backends, meta_backend
+
+
+class Endpoints:
+    """The models of a job.
+
+    Args:
+        config: Names them.
+        persona: Who the judges are to be.
+        with_meta: Whether a meta-judge is needed.
+        processes: Processes that share the limit on calls in flight.
+
+    Attributes:
+        judges: The judges; several are a panel.
+        fallback: Takes over where they are down; or None.
+        meta: The meta-judge, or None.
+        fell_back: Whether the fallback judges.
+
+    Raises:
+        ConfigError: One is not named, or a cap in USD meets a model without a known price.
+    """
+
+    def __init__(self, config: Config, persona: str, with_meta: bool, processes: int = 1) -> None:
+        self._config, self._persona, self._processes = config, persona, processes
+        self.judges = judge_backends(config)
+        self.fallback = fallback_backend(config)
+        self.meta = meta_backend(config) if with_meta else None
+        named = [
+            *(("judge", judge) for judge in self.judges),
+            ("fallback judge", self.fallback),
+            ("meta-judge", self.meta),
+        ]
+        self.all = [(role, which) for role, which in named if which]
+        self.fell_back = False
+        self.ledger = Ledger()
+        self.client = background.wait(self._make_client())
+        self._refuse_unpriced()
+
+    def judge(self, purpose: Purpose = "judge", draw: str = "") -> Judge:
+        """The judge in charge; see ``build_judge``."""
+        return build_judge(self._config, self.client, self._in_charge, self._persona, purpose, draw)
+
+    @property
+    def judged_by(self) -> str:
+        """Names of the judges in charge."""
+        return " + ".join(which.label for which in self._in_charge)
+
+    @property
+    def _in_charge(self) -> tuple[Backend, ...]:
+        return (self.fallback,) if self.fallback and self.fell_back else self.judges
+
+    def check(self, interrupt: Callable[[], None] = lambda: None) -> None:
+        """Sends one tiny call to every model.
+
+        Args:
+            interrupt: Called while waiting; what it raises ends it.
+
+        Raises:
+            EndpointError: One of them cannot be used; says which, and how to mend it.
+        """
+        for which in dict.fromkeys(which for _, which in self.all):
+            try:
+                background.wait(self.client.check(which), interrupt)
+            except CallFailed as error:
+                where = which.api_base or "the provider"
+                raise EndpointError(f"{which.model} does not answer at {where}: {error}") from None
+
+    def spend(self) -> dict[str, Any]:
+        """Calls, tokens, cache hits and USD so far.
+
+        ``usd`` is None where some answer had no known price (``unpriced`` calls); ``unmetered`` calls are
+        counted at the most they can have cost.
+        """
+        ledger = self.ledger
+        return {
+            "judge_calls": ledger.calls["judge"],
+            "gate_calls": ledger.calls["gate"],
+            "meta_calls": ledger.calls["meta"],
+            "cache_hits": self.client.cache_hits,
+            "tokens_spent": ledger.tokens,
+            "tokens_cached": ledger.cached_tokens,
+            "usd": None if ledger.unpriced else round(ledger.usd, 6),
+            "unpriced": ledger.unpriced,
+            "unmetered": ledger.unmetered,
+        }
+
+    def close(self) -> None:
+        """Keeps the answers still in flight, then closes connections and cache."""
+        background.wait(self.client.close())
+        self.client.cache.close()
+
+    async def _make_client(self) -> Client:
+        config = self._config
+        # LiteLLM logs whole prompts at its debug level, and its own notices at warning.
+        for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        return Client(
+            AnswerCache(config.cache_dir),
+            self.ledger,
+            Budget(self.ledger, config.max_usd, config.max_calls, config.max_tokens),
+            # The ceiling holds for the job: its processes share it, and so do the judges of a panel.
+            concurrency=max(1, config.concurrency // (self._processes * len(self.judges))),
+            timeout_s=config.call_timeout,
+            verdict_s=config.verdict_timeout,
+        )
+
+    def _refuse_unpriced(self) -> None:
+        if self._config.max_usd is None:
+            return
+        for role, which in self.all:
+            if transport.tariff(which) is None:
+                mend = (
+                    "its price key"
+                    if role == "fallback judge"
+                    else f"-o {role.split('-')[0]}_price='[0.15, 0.6]'"
+                )
+                raise ConfigError(
+                    f"--max-usd {self._config.max_usd:g}: {which.model} has no known price, so the cap could "
+                    f"not hold; give it, in USD per million input and output tokens, by {mend}, or cap calls "
+                    "by --max-calls"
+                )

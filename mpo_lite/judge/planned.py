@@ -1,0 +1,74 @@
+"""Planned judging: first a plan of how to judge answers to a prompt, then each answer by that plan.
+
+Source: arXiv 2504.20157, mathematical reasoning: the judge solves the problem once, and marks what it must
+find, before it looks at an answer. The plan depends on prompt and rubric alone: one call, shared by the
+prompt's whole group, so that all of its answers are held to the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mpo_lite.errors import CallFailed
+from mpo_lite.judge.base import Sample, in_time
+from mpo_lite.judge.pointwise import PointwiseJudge
+from mpo_lite.llm.call import Call
+from mpo_lite.llm.structured import object_schema
+from mpo_lite.prompts import fence, render
+from mpo_lite.rubric import Rubric
+from mpo_lite.types import Verdict
+
+MAX_PLAN = 4000
+PLAN_TOKENS = 1024
+"""Room for a plan, at least."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PlannedJudge:
+    """A judge that makes a plan per prompt and rubric before it judges.
+
+    An answer whose plan failed is not judged: without it, it would be held to something else than its group.
+
+    Attributes:
+        single: Makes the plans and judges by them.
+    """
+
+    single: PointwiseJudge
+
+    async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
+        """See ``Judge.verdicts``."""
+        works = [self._verdict(sample, rubric) for sample in samples]
+        return await in_time(works, self.single.batch_s, late=self.single.none("transport", rubric))
+
+    async def _verdict(self, sample: Sample, rubric: Rubric) -> Verdict:
+        try:
+            plan = await self.single.client.ask(self.plan(sample, rubric))
+        except CallFailed as failure:
+            _log.debug("no plan: %s", failure)
+            return self.single.none(failure.kind, rubric)
+        return await self.single.judged(sample, rubric, plan)
+
+    def plan(self, sample: Sample, rubric: Rubric) -> Call[str]:
+        """The question for a plan; it does not show the answer."""
+        single = self.single
+
+        def parse(data: dict[str, Any]) -> str:
+            plan = data.get("plan")
+            if set(data) != {"plan"} or not isinstance(plan, str) or not plan.strip():
+                raise ValueError("must hold exactly the key plan, a text")
+            return plan.strip()[:MAX_PLAN]
+
+        messages = render(
+            "judge/plan",
+            persona=single.persona,
+            rubric=rubric.render(sample.cluster),
+            task=fence("task", sample.prompt, single.client.cache.nonce_key),
+        )
+        backend = replace(single.backend, max_tokens=max(single.backend.max_tokens, PLAN_TOKENS))
+        schema = object_schema({"plan": {"type": "string"}})
+        return Call(backend, single.purpose, messages, schema, parse, single.draw)

@@ -1,0 +1,144 @@
+"""The forms in which a meta-judge answers, and how they become checked rubrics.
+
+Refine and merge return data, never text that is used as a prompt. What does not make a sound rubric within
+the limits is refused like any other malformed answer: asked for again, mended once, then given up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mpo_lite.llm.structured import Schema, object_schema
+from mpo_lite.rubric import MAX_CRITERIA, Criterion, Rubric
+
+MAX_WORDS = 900
+"""Words of a proposed rubric: a judge reads all of them with every answer."""
+MAX_SOURCES = 24
+"""Rollouts kept as the provenance of one criterion, the latest ones."""
+
+_TEXT: Schema = {"type": "string"}
+_TEXTS: Schema = {"type": "array", "items": _TEXT}
+_CRITERION: dict[str, Schema] = {
+    "id": _TEXT,
+    "description": _TEXT,
+    "levels": _TEXTS,
+    "weight": {"type": "integer", "enum": [1, 2, 3, 4, 5]},
+    "kind": {"type": "string", "enum": ["merit", "veto"]},
+}
+CRITIQUE = object_schema({"critique": _TEXT})
+SCREENED = object_schema(
+    {"reason": _TEXT, "judged": {"type": "string", "enum": ["too_low", "well", "too_high"]}}
+)
+REFINED = object_schema({"criteria": {"type": "array", "items": object_schema(_CRITERION)}})
+MERGED = object_schema(
+    {
+        "criteria": {"type": "array", "items": object_schema(_CRITERION | {"from": _TEXTS})},
+        "guidelines": _TEXT,
+    }
+)
+GUIDED = object_schema({"guidelines": _TEXT})
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Draft(_Strict):
+    id: str
+    description: str
+    levels: list[str]
+    weight: int
+    kind: Literal["merit", "veto"]
+
+    def criterion(self, provenance: Sequence[str] = ()) -> Criterion:
+        """The draft as a checked criterion."""
+        return Criterion(
+            id=self.id,
+            description=self.description,
+            levels=tuple(self.levels),
+            weight=self.weight,
+            kind=self.kind,
+            provenance=tuple(dict.fromkeys(provenance))[-MAX_SOURCES:],
+        )
+
+
+class _SourcedDraft(_Draft):
+    sources: Annotated[list[str], Field(alias="from")]
+
+
+class _Critique(_Strict):
+    critique: Annotated[str, Field(min_length=1, max_length=4000)]
+
+
+class _Screened(_Strict):
+    reason: str
+    judged: Literal["too_low", "well", "too_high"]
+
+
+class _Refined(_Strict):
+    criteria: Annotated[list[_Draft], Field(min_length=1, max_length=MAX_CRITERIA)]
+
+
+class _Merged(_Strict):
+    criteria: list[_SourcedDraft]
+    guidelines: str
+
+
+class _Guided(_Strict):
+    guidelines: Annotated[str, Field(max_length=4000)]
+
+
+def critique(data: dict[str, Any]) -> str:
+    """The text of a critique. Raises ``ValidationError``, like all of these."""
+    return _Critique.model_validate(data).critique
+
+
+def misjudged(data: dict[str, Any]) -> bool:
+    """Whether a prescreened answer was judged badly, either way."""
+    return _Screened.model_validate(data).judged != "well"
+
+
+def refined(data: dict[str, Any]) -> tuple[Criterion, ...]:
+    """The criteria that one critique calls for."""
+    return tuple(draft.criterion() for draft in _Refined.model_validate(data).criteria)
+
+
+def guided(data: dict[str, Any]) -> str:
+    """Guidelines for one cluster."""
+    return _Guided.model_validate(data).guidelines
+
+
+def merged(data: dict[str, Any], old: Rubric, sources: Mapping[str, str]) -> Rubric:
+    """The merged rubric.
+
+    Args:
+        data: The answer.
+        old: The rubric in force: what stays keeps its order and its history.
+        sources: Label of a proposal → id of the rollout it came from.
+
+    Raises:
+        ValueError: It is no sound rubric, or longer than ``MAX_WORDS``.
+    """
+    answer = _Merged.model_validate(data)
+    known = {criterion.id: criterion for criterion in old.criteria}
+    order = list(known)
+    criteria: list[Criterion] = []
+    for draft in answer.criteria:
+        asked = [sources[label] for label in draft.sources if label in sources]
+        before = known[draft.id].provenance if draft.id in known else ()
+        criteria.append(draft.criterion([*before, *asked]))
+    criteria.sort(key=lambda each: order.index(each.id) if each.id in known else len(order))
+    rubric = Rubric(criteria=tuple(criteria), guidelines=answer.guidelines, clusters=old.clusters)
+    if (length := len(rubric.render().split())) > MAX_WORDS:
+        raise ValueError(f"the rubric has {length} words; at most {MAX_WORDS} are read")
+    return rubric
+
+
+def proposal_json(criteria: Sequence[Criterion]) -> str:
+    """Criteria as a meta-judge is shown them."""
+    data = [criterion.model_dump(mode="json", exclude={"provenance"}) for criterion in criteria]
+    return json.dumps({"criteria": data}, ensure_ascii=False, indent=1)

@@ -1,0 +1,95 @@
+"""Judging what is not trained on: the gate's answers, audits and probes, within a share of the calls.
+
+Each such judgement is journalled, failed ones too. So a check that is repeated after a kill comes out as it
+did, and the same answer under the same rubric is asked for once in a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from mpo_lite.judge.base import Judge, Sample
+from mpo_lite.rubric import Rubric
+from mpo_lite.runs import append_rows, read_rows, verdict_of
+from mpo_lite.tasks.rules import rule_verdict
+from mpo_lite.types import Verdict, text_hash
+
+
+class Examiner:
+    """Judges answers apart from training.
+
+    Args:
+        judge: Gives the judge of a draw: ``""`` or ``again``, for a second judgement of the same answers.
+        label: Names the judge in charge: after a fallback, verdicts of the former do not count.
+        min_words: Answers of fewer words are decided by that rule.
+        journal: File to keep verdicts in; None keeps them in memory alone.
+
+    Attributes:
+        left: Judgements that may still be asked for; whoever plans a check sees that it fits.
+    """
+
+    def __init__(
+        self,
+        judge: Callable[[str], Judge],
+        label: Callable[[], str],
+        min_words: int,
+        journal: Path | None = None,
+    ) -> None:
+        self.left = float("inf")
+        self._judge, self._label, self._min_words, self._journal = judge, label, min_words, journal
+        rows = read_rows(journal) if journal else []
+        self._known = {row["key"]: verdict_of(row["verdict"]) for row in rows}
+        self._batches = {row["key"]: int(row["batch"]) for row in rows}
+
+    def ruled(self, sample: Sample) -> bool:
+        """Whether a rule decides on an answer, whatever the rubric."""
+        return rule_verdict(sample.completion, "", self._min_words) is not None
+
+    def used(self, before: int) -> int:
+        """Judgements asked for in batches before ``before``."""
+        return sum(batch < before for batch in self._batches.values())
+
+    def open(self, samples: Sequence[Sample], rubric: Rubric, draw: str = "") -> int:
+        """How many of these judgements would have to be asked for."""
+        asked = [sample for sample in samples if not self.ruled(sample)]
+        return len(set(self._keys(asked, rubric, draw)) - set(self._known))
+
+    async def verdicts(
+        self, samples: Sequence[Sample], rubric: Rubric, batch: int, draw: str = ""
+    ) -> list[Verdict]:
+        """Judges, rules first; see ``Judge.verdicts``.
+
+        Args:
+            samples: N answers.
+            rubric: What to judge by.
+            batch: Generation batches done; for the account.
+            draw: See above.
+        """
+        keys = self._keys(samples, rubric, draw)
+        ruled = [rule_verdict(sample.completion, rubric.set_hash, self._min_words) for sample in samples]
+        fresh = {
+            key: sample
+            for key, sample, by_rule in zip(keys, samples, ruled, strict=True)
+            if by_rule is None and key not in self._known
+        }
+        if fresh:
+            given = await self._judge(draw).verdicts(list(fresh.values()), rubric)
+            self.left -= len(fresh)
+            self._keep(dict(zip(fresh, given, strict=True)), batch)
+        return [by_rule or self._known[key] for key, by_rule in zip(keys, ruled, strict=True)]
+
+    def _keep(self, verdicts: dict[str, Verdict], batch: int) -> None:
+        if self._journal:
+            rows = ({"batch": batch, "key": key, "verdict": asdict(one)} for key, one in verdicts.items())
+            append_rows(self._journal, rows)
+        self._known |= verdicts
+        self._batches |= dict.fromkeys(verdicts, batch)
+
+    def _keys(self, samples: Sequence[Sample], rubric: Rubric, draw: str) -> list[str]:
+        head = f"{self._label()}\x1f{rubric.set_hash}\x1f{draw}"
+        return [
+            text_hash("\x1f".join((head, sample.cluster, sample.prompt, sample.completion)))
+            for sample in samples
+        ]

@@ -1,0 +1,127 @@
+"""One meta step from chosen rollouts to a rubric that may be used, or to the reasons why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mpo_lite.judge.base import Sample
+from mpo_lite.meta.gate import Finding, Gate
+from mpo_lite.meta.step import MetaJudge
+from mpo_lite.meta.strategies import STRATEGIES
+from mpo_lite.rubric import Rubric
+from mpo_lite.types import Rollout
+
+UNCHANGED = "the meta-judge keeps the rubric as it is"
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a meta step has to go by.
+
+    Attributes:
+        rubric: The rubric in force.
+        rollouts: Chosen rollouts, at least one, judged by it.
+        reference: Prompt → the initial policy's answer to it.
+        recent: Groups of recent answers that a new rubric must tell apart.
+        figures: What was measured of criteria and answers, for the meta-judge.
+        batch: Generation batches done.
+    """
+
+    rubric: Rubric
+    rollouts: Sequence[Rollout]
+    reference: Mapping[str, Rollout]
+    recent: Sequence[Sequence[Sample]]
+    figures: str
+    batch: int
+
+    @property
+    def draw(self) -> str:
+        """Part of the cache key: a later step draws answers of its own."""
+        return f"batch-{self.batch}"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One proposal and what became of it.
+
+    Attributes:
+        rubric: What was proposed; None where proposing failed.
+        reason: Why it is not used; empty where it is.
+        finding: What the gate found.
+    """
+
+    rubric: Rubric | None
+    reason: str
+    finding: Finding = field(default_factory=Finding)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a meta step ended.
+
+    Attributes:
+        attempts: One or two proposals; the last decides.
+        samples: Ids of the rollouts that were looked at.
+        failed: How many of them were dropped because a call on them failed.
+    """
+
+    attempts: tuple[Attempt, ...]
+    samples: tuple[str, ...] = ()
+    failed: int = 0
+
+    @property
+    def rubric(self) -> Rubric | None:
+        """The rubric to use from now on; None: the old one stays."""
+        last = self.attempts[-1]
+        return None if last.reason else last.rubric
+
+    @property
+    def reason(self) -> str:
+        """Why the old rubric stays; empty where it does not."""
+        return self.attempts[-1].reason
+
+
+async def improve(
+    meta: MetaJudge, gate: Gate | None, material: Material, strategy: str, count: int, prescreen: bool
+) -> Outcome:
+    """Runs a meta step.
+
+    Args:
+        meta: Proposes.
+        gate: Tries proposals out; None takes each, as in the paper.
+        material: What there is to go by.
+        strategy: Name in ``STRATEGIES``.
+        count: Rollouts to analyse, at most; more are only of use with ``prescreen``.
+        prescreen: Have the meta-judge look for badly judged ones first.
+
+    Raises:
+        StopRun: A cap is reached.
+        EndpointError: Judge or meta-judge refuses for good.
+    """
+    old, draw = material.rubric, material.draw
+    cases = STRATEGIES[strategy](material.rollouts, material.reference)
+    if prescreen:
+        bad = await meta.misjudged(old, cases, draw)
+        cases.sort(key=lambda case: case.rollout.id not in bad)
+    cases = cases[:count]
+    samples = tuple(case.rollout.id for case in cases)
+    proposal = await meta.propose(old, cases, material.figures, draw)
+    attempts = [await _tried(gate, proposal.rubric, proposal.reason, material)]
+    refused = attempts[0]
+    if refused.rubric and refused.finding.objections:
+        again = await meta.revise(old, refused.rubric, refused.finding.objections, draw)
+        attempts.append(await _tried(gate, again.rubric, again.reason, material))
+    return Outcome(tuple(attempts), samples, proposal.failed)
+
+
+async def _tried(gate: Gate | None, rubric: Rubric | None, reason: str, material: Material) -> Attempt:
+    """Has the gate look at a proposal, if there is one that changes anything."""
+    if rubric is None:
+        return Attempt(None, reason)
+    if rubric.set_hash == material.rubric.set_hash:
+        return Attempt(rubric, UNCHANGED)
+    if gate is None:
+        return Attempt(rubric, "")
+    finding = await gate.examine(rubric, material.rubric, material.recent, material.batch)
+    return Attempt(rubric, finding.unchecked or "; ".join(finding.objections), finding)

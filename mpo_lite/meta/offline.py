@@ -1,0 +1,207 @@
+"""The meta step on answers at hand, without training: in rounds, against people's labels where there are any.
+
+With labels, the answers are parted: the meta-judge sees one half and its labels; whether a new rubric agrees
+better with people is told by the other half, which it has not seen. What such a refinement ends with is what
+an automatic prompt optimiser gives: the baseline *autoprompt* of arXiv 2504.20157.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mpo_lite.config import Config
+from mpo_lite.judge.base import Sample
+from mpo_lite.meta.examine import Examiner
+from mpo_lite.meta.gate import Finding, Gate, kendall
+from mpo_lite.meta.health import criterion_health, describe
+from mpo_lite.meta.improve import Attempt, Material, Outcome, improve
+from mpo_lite.meta.select import select
+from mpo_lite.meta.step import MetaJudge
+from mpo_lite.rubric import Rubric
+from mpo_lite.tasks.spec import Task
+from mpo_lite.types import Rollout
+
+Labels = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One meta step on answers at hand.
+
+    Attributes:
+        number: From 1.
+        rubric: The rubric after it.
+        outcome: What was proposed and why it was taken or not.
+        agreement: Kendall's tau between people's labels and the scores of ``rubric``, on answers the
+            meta-judge is not shown; None without labels.
+    """
+
+    number: int
+    rubric: Rubric
+    outcome: Outcome
+    agreement: float | None
+
+
+async def refine(
+    meta: MetaJudge,
+    examiner: Examiner,
+    task: Task,
+    config: Config,
+    rubric: Rubric,
+    samples: Sequence[Sample],
+    labels: Labels = (),
+    told: Callable[[Round], None] = lambda one: None,
+) -> list[Round]:
+    """Refines a rubric.
+
+    Args:
+        meta: Proposes.
+        examiner: Judges the answers.
+        task: Declares the sentinels.
+        config: ``rounds``, ``meta_samples``, ``mode``, ``strategy``, ``prescreen``, ``gate`` and ``seed``.
+        rubric: Where to begin.
+        samples: Answers, of any quality; at least two different prompts among them.
+        labels: What people gave each, on any scale, more is better; None where nobody did. Or none at all.
+        told: Called after each round.
+
+    Returns:
+        The rounds; the last one's rubric is the result.
+
+    Raises:
+        StopRun: A cap is reached.
+        EndpointError: A model refuses for good.
+    """
+    labels = labels or [None] * len(samples)
+    labelled = [row for row, label in enumerate(labels) if label is not None]
+    unseen = set(labelled[1::2])
+    # Where people have spoken, their order counts, not that of the old rubric.
+    thresholds = config.gate.model_copy(update={"agreement": -1.0}) if unseen else config.gate
+    gate = Gate(examiner, _anchor(samples, labels, config), task, thresholds)
+    rounds: list[Round] = []
+    for number in range(1, config.rounds + 1):
+        shown = await _judged(examiner, rubric, samples, labels, unseen, number)
+        before = await _agreement(examiner, rubric, samples, labels, unseen, number)
+        material = _material(rubric, shown, labels, config, number)
+        outcome = await improve(
+            meta,
+            gate if config.mode == "guarded" else None,
+            material,
+            config.strategy,
+            config.meta_samples,
+            config.prescreen,
+        )
+        after = before
+        if outcome.rubric and before is not None:
+            after = await _agreement(examiner, outcome.rubric, samples, labels, unseen, number)
+            if after is None or after < before:
+                outcome, after = _refused(outcome, before, after), before
+        rubric = outcome.rubric or rubric
+        rounds.append(Round(number, rubric, outcome, after))
+        told(rounds[-1])
+    return rounds
+
+
+def _anchor(samples: Sequence[Sample], labels: Labels, config: Config) -> list[Sample]:
+    """Answers to different prompts that known-bad ones are held against: the better ones, where that is
+    known.
+    """
+    known = [label for label in labels if label is not None]
+    middle = statistics.median(known) if known else 0.0
+    good = [
+        sample
+        for sample, label in zip(samples, labels, strict=True)
+        if not known or (label is not None and label >= middle)
+    ]
+    by_prompt = {sample.prompt: sample for sample in good}
+    return list(by_prompt.values())[: config.gate.prompts]
+
+
+async def _judged(
+    examiner: Examiner,
+    rubric: Rubric,
+    samples: Sequence[Sample],
+    labels: Labels,
+    unseen: set[int],
+    number: int,
+) -> list[Rollout]:
+    """The answers that the meta-judge may see, judged."""
+    rows = [row for row in range(len(samples)) if row not in unseen]
+    verdicts = await examiner.verdicts([samples[row] for row in rows], rubric, number)
+    known = [label for label in labels if label is not None]
+    return [
+        Rollout(
+            0,
+            row,
+            samples[row].prompt,
+            samples[row].completion,
+            verdict,
+            number,
+            verdict.reward,
+            samples[row].cluster,
+            None
+            if (label := labels[row]) is None
+            else f"A person gave it {label:g} ({min(known):g} to {max(known):g} were given, more is better)",
+        )
+        for row, verdict in zip(rows, verdicts, strict=True)
+    ]
+
+
+async def _agreement(
+    examiner: Examiner,
+    rubric: Rubric,
+    samples: Sequence[Sample],
+    labels: Labels,
+    unseen: set[int],
+    number: int,
+) -> float | None:
+    if not unseen:
+        return None
+    rows = sorted(unseen)
+    verdicts = await examiner.verdicts([samples[row] for row in rows], rubric, number)
+    return kendall([labels[row] for row in rows], [verdict.reward for verdict in verdicts])
+
+
+def _material(
+    rubric: Rubric, shown: Sequence[Rollout], labels: Labels, config: Config, number: int
+) -> Material:
+    chosen = select(
+        shown,
+        config.meta_samples * (2 if config.prescreen else 1),
+        f"refine-{config.seed}-{number}",
+        _most_wrong(shown, labels),
+    )
+    groups: dict[str, list[Sample]] = {}
+    for rollout in shown:
+        sample = Sample(rollout.prompt, rollout.completion, rollout.cluster)
+        groups.setdefault(rollout.prompt, []).append(sample)
+    several = [group[:4] for group in groups.values() if len(group) > 1][:3]
+    figures = describe(criterion_health(rubric, shown, {}))
+    return Material(rubric, chosen, {}, several, figures, number)
+
+
+def _most_wrong(shown: Sequence[Rollout], labels: Labels) -> list[str]:
+    """Ids of labelled answers, those first whose place among the scores is farthest from that among the
+    labels.
+    """
+    both = [
+        (rollout.reward, label, rollout.id)
+        for rollout in shown
+        if (label := labels[rollout.row]) is not None and rollout.reward is not None
+    ]
+    by_score = {name: place for place, (_, _, name) in enumerate(sorted(both))}
+    by_label = {
+        name: place for place, (_, _, name) in enumerate(sorted(both, key=lambda one: (one[1], one[2])))
+    }
+    return sorted(by_score, key=lambda name: -abs(by_score[name] - by_label[name]))
+
+
+def _refused(outcome: Outcome, before: float, after: float | None) -> Outcome:
+    """The outcome once people's labels have spoken against it."""
+    last = outcome.attempts[-1]
+    now = "unknown" if after is None else f"{after:.2f}"
+    reason = f"it agrees less with people's labels (Kendall's tau {now}, before {before:.2f})"
+    figures = {**last.finding.figures, "labels_before": before} | ({} if after is None else {"labels": after})
+    attempt = Attempt(last.rubric, reason, Finding((reason,), figures))
+    return Outcome((*outcome.attempts[:-1], attempt), outcome.samples, outcome.failed)
