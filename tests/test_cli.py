@@ -10,6 +10,7 @@ import pytest
 from mpo_lite.cli.main import COMMANDS, main
 from mpo_lite.cli.progress import Display
 from mpo_lite.config import Config
+from mpo_lite.errors import TaskError
 from mpo_lite.tasks.data import load_prompts
 from mpo_lite.tasks.spec import DataSource
 
@@ -167,11 +168,26 @@ def test_progress_away_from_a_terminal_is_one_plain_line_per_batch() -> None:
 
 
 def test_a_meta_step_is_one_line_that_says_what_changed() -> None:
-    changed = {"batch": 10, "accepted": True, "version": 2, "reason": ""}
+    changed = {"kind": "meta", "batch": 10, "accepted": True, "version": 2, "reason": ""}
     changed |= {"added": ["a", "b"], "changed": ["c"], "dropped": ["d"]}
     kept = changed | {"accepted": False, "version": 1, "reason": "merging failed"}
-    text = shown(("meta", changed), ("meta", kept))
+    back = changed | {"kind": "rollback", "reason": "a title pays"}
+    alarm = {"batch": 9, "name": "length_collapse", "detail": "few words"}
+    text = shown(("meta", changed), ("meta", kept), ("meta", back), ("alarm", alarm))
     assert text.splitlines() == [
         "meta step after batch 10: rubric v2: added a, b; changed c; dropped d",
         "meta step after batch 10: rubric v1 stays (merging failed)",
+        "rollback after batch 10: rubric v2: added a, b; changed c; dropped d (a title pays)",
+        "alarm after batch 9: length_collapse: few words",
     ]
+
+
+def test_clusters_are_read_with_the_prompts(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(f'{{"prompt": "p{n}", "subject": "s{n % 3}"}}\n' for n in range(12)))
+    prompts = load_prompts(DataSource(source=str(path), cluster="subject"))
+    assert prompts.clusters == {f"p{n}": f"s{n % 3}" for n in range(12)}
+    assert load_prompts(DataSource(source=str(path))).clusters == {}
+    path.write_text("".join(f'{{"prompt": "p{n}", "subject": "s{n}"}}\n' for n in range(80)))
+    with pytest.raises(TaskError, match="80 kinds in 'subject'"):
+        load_prompts(DataSource(source=str(path), cluster="subject"))

@@ -17,6 +17,7 @@ from mpo_lite.errors import EndpointError
 from mpo_lite.judge.base import Judge, Sample, shortened
 from mpo_lite.judge.groupwise import GroupwiseJudge
 from mpo_lite.judge.panel import build_judge, combine
+from mpo_lite.judge.planned import PlannedJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import background
 from mpo_lite.llm.client import Client
@@ -292,3 +293,56 @@ def test_a_rubric_cannot_carry_control_tokens_into_the_prompt(
     with LLMServer(fair) as server:
         judged(pointwise(make_client(), server), [Sample("p", "answer 5")], hostile)
         assert not TOKENS.search(prompt_text(server.requests[0]))
+
+
+def planning(kind: str, body: Any) -> str | None:
+    return json.dumps({"plan": "look for 7"}) if kind == "plan" else fair(kind, body)
+
+
+def test_a_plan_is_made_once_per_prompt_and_rubric_and_shared_by_the_group(
+    make_client: MakeClient, rubric: Rubric
+) -> None:
+    asked = samples(groups=3, size=4)
+    with LLMServer(planning) as server:
+        client = make_client()
+        single = pointwise(client, server)
+        planned = judged(PlannedJudge(single), asked, rubric)
+        kinds = [kind_of(prompt_text(body)) for body in server.requests]
+        assert (kinds.count("plan"), kinds.count("judge")) == (3, 12)
+        assert all("answer" not in fenced("task", text)[0] for text in server.prompts("plan"))
+        assert all(fenced("plan", text) == ["look for 7"] for text in server.prompts("judge"))
+        assert not any(fenced("completion", text) for text in server.prompts("plan"))
+        other = Rubric(criteria=rubric.criteria, guidelines="Be strict.")
+        judged(PlannedJudge(single), asked, other)
+        assert len(server.prompts("plan")) == 6  # another version, another plan
+        assert planned == judged(single, asked, rubric)
+
+
+def test_an_answer_without_a_plan_is_not_judged(make_client: MakeClient, rubric: Rubric) -> None:
+    def fault(kind: str, body: Any) -> str | None:
+        lost = kind == "plan" and "prompt 1" in prompt_text(body)
+        return "no plan" if lost or kind == "repair" else planning(kind, body)
+
+    with LLMServer(fault) as server:
+        verdicts = judged(PlannedJudge(pointwise(make_client(), server)), samples(2, 2), rubric)
+    assert [verdict.reward is None for verdict in verdicts] == [False, False, True, True]
+    assert [verdict.failure for verdict in verdicts[2:]] == ["parse", "parse"]
+
+
+def test_the_configuration_asks_for_planned_judging(make_client: MakeClient) -> None:
+    with LLMServer() as server:
+        backend = Backend("m", "openai/m", server.url, "none")
+        config = Config(judge=(Model(model="m"),), judge_mode="planned")
+        assert isinstance(build_judge(config, make_client(), [backend], "p"), PlannedJudge)
+
+
+def test_a_judge_is_told_the_guidelines_of_the_prompts_cluster(
+    make_client: MakeClient, rubric: Rubric
+) -> None:
+    clustered = Rubric(criteria=rubric.criteria, clusters={"sets": "Check the bounds."})
+    asked = [Sample("p", "answer 1", "sets"), Sample("q", "answer 2", "other"), Sample("r", "answer 3")]
+    with LLMServer(fair) as server:
+        judged(pointwise(make_client(), server), asked, clustered)
+        shown = server.prompts("judge")
+        told = {fenced("completion", text)[0]: "Check the bounds." in text for text in shown}
+    assert told == {"answer 1": True, "answer 2": False, "answer 3": False}

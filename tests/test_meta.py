@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,14 @@ from llm_server import LLMServer, kind_of, prompt_text
 from mpo_lite.llm import background
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
+from mpo_lite.meta import drafts
+from mpo_lite.meta.gate import Finding
+from mpo_lite.meta.health import Health, criterion_health, describe
+from mpo_lite.meta.improve import UNCHANGED, Material, improve
 from mpo_lite.meta.select import select
 from mpo_lite.meta.step import MetaJudge, Proposal, changes
-from mpo_lite.meta.strategies import samples
+from mpo_lite.meta.strategies.pairs import pairs
+from mpo_lite.meta.strategies.samples import samples
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Rollout, Verdict
 
@@ -161,3 +167,144 @@ def test_changes_name_criteria_added_changed_and_dropped(rubric: Rubric) -> None
         update={"criteria": (new.criteria[0], on_task.model_copy(update={"weight": 4}), new.criteria[2])}
     )
     assert changes(rubric, new) == {"added": ["example"], "changed": ["on_task"], "dropped": [evidence.id]}
+
+
+def test_suspicious_rollouts_come_first_and_clusters_take_turns() -> None:
+    rollouts = [replace(rollout(row, row / 20), cluster="ab"[row % 10 == 0]) for row in range(20)]
+    chosen = select(rollouts, 6, "s", first=("b0r7", "unknown", "b0r7", "b0r3", "b0r5", "b0r9"))
+    names = [one.id for one in chosen]
+    assert {"b0r7", "b0r3", "b0r5"} <= set(names) and len(names) == 6  # half of the places, no more
+    assert {one.cluster for one in select(rollouts, 6, "s")} == {"a", "b"}
+
+
+def test_pairs_show_the_answer_beside_the_initial_policys(
+    make_client: Callable[..., Client], rubric: Rubric
+) -> None:
+    before = replace(rollout(0, 0.25), prompt="prompt 1", completion="what it said at first")
+    cases = pairs([rollout(1, 0.75), rollout(2, 0.5)], {"prompt 1": before})
+    assert [case.template for case in cases] == ["compare", "analyse"]
+    with LLMServer() as server:
+        background.wait(meta(make_client(), server).propose(rubric, cases, "flow: mean level 0.5", "d"))
+        shown = server.prompts("compare")[0]
+        assert all(text in shown for text in ("what it said at first", "0.25", "completion 1", "reason 1"))
+        assert len(server.prompts("analyse")) == 1
+        assert all("flow: mean level" in text for text in server.prompts("refine") + server.prompts("merge"))
+
+
+def test_prescreening_puts_badly_judged_answers_first(
+    make_client: Callable[..., Client], rubric: Rubric
+) -> None:
+    def answer(kind: str, body: Any) -> Any:
+        if kind == "prescreen":
+            bad = "completion 5" in prompt_text(body) or "completion 2" in prompt_text(body)
+            return json.dumps({"reason": "r", "judged": "too_high" if bad else "well"})
+        return None
+
+    material = Material(rubric, [rollout(row, row / 8) for row in range(6)], {}, [], "", 10)
+    with LLMServer(answer) as server:
+        found = background.wait(
+            improve(meta(make_client(), server), None, material, "samples", 2, prescreen=True)
+        )
+    assert found.samples == ("b0r2", "b0r5")
+
+
+def test_a_failed_prescreening_leaves_its_sample_in_its_place(
+    make_client: Callable[..., Client], rubric: Rubric
+) -> None:
+    with LLMServer(lambda kind, body: "no JSON") as server:
+        cases = samples([rollout(0, 0.5)], {})
+        assert background.wait(meta(make_client(), server).misjudged(rubric, cases, "d")) == []
+
+
+def test_guidelines_change_for_clusters_with_evidence_alone(
+    make_client: Callable[..., Client], rubric: Rubric
+) -> None:
+    old = Rubric(criteria=rubric.criteria, clusters={"algebra": "Check signs.", "sets": "Check bounds."})
+    answer = json.dumps({"guidelines": "Check each step."})
+    cases = samples([replace(rollout(0, 0.5), cluster="algebra")], {})
+    with LLMServer(lambda kind, body: answer if kind == "guide" else None) as server:
+        proposal = background.wait(meta(make_client(), server).propose(old, cases, "", "d"))
+        (shown,) = server.prompts("guide")
+        assert "Check signs." in server.prompts("analyse")[0]  # what the judge of this cluster was told
+    assert "Check signs." in shown and "because" in shown  # the guidelines in force, and the critique
+    assert proposal.rubric is not None
+    assert proposal.rubric.clusters == {"algebra": "Check each step.", "sets": "Check bounds."}
+
+
+def test_a_cluster_whose_guidelines_fail_keeps_them(
+    make_client: Callable[..., Client], rubric: Rubric
+) -> None:
+    old = Rubric(criteria=rubric.criteria, clusters={"algebra": "Check signs."})
+    cases = samples([replace(rollout(0, 0.5), cluster="algebra")], {})
+    with LLMServer(lambda kind, body: "no JSON" if kind in ("guide", "repair") else None) as server:
+        proposal = background.wait(meta(make_client(), server).propose(old, cases, "", "d"))
+    assert proposal.rubric is not None and proposal.rubric.clusters == old.clusters
+
+
+def merged(criteria: list[dict[str, Any]], rubric: Rubric) -> Rubric:
+    rows = [criterion | {"from": []} for criterion in criteria]
+    return drafts.merged({"criteria": rows, "guidelines": ""}, rubric, {})
+
+
+def test_a_merge_keeps_the_order_in_force_and_the_limits(rubric: Rubric) -> None:
+    kept = [each.model_dump(mode="json", exclude={"provenance"}) for each in rubric.criteria]
+    new = merged([CRITERION, *reversed(kept)], rubric)
+    assert [each.id for each in new.criteria] == ["structure", "evidence", "on_task", "example"]
+    long = [CRITERION | {"id": f"c{n}", "description": "word " * 150} for n in range(7)]
+    with pytest.raises(ValueError, match="at most 900"):
+        merged(long, rubric)
+    with pytest.raises(ValueError, match="at most 12"):
+        merged([CRITERION | {"id": f"c{n}"} for n in range(13)], rubric)
+
+
+class Refuses:
+    """A gate that refuses the first proposals, for a reason."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.seen = times, list[Rubric]()
+
+    async def examine(self, new: Rubric, *_: Any) -> Finding:
+        self.seen.append(new)
+        return Finding(("it pays for titles",) if len(self.seen) <= self.times else (), {"margin_title": 0.1})
+
+
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_a_refused_rubric_goes_back_once_with_the_reasons(
+    make_client: Callable[..., Client], rubric: Rubric, times: int
+) -> None:
+    gate: Any = Refuses(times)
+    material = Material(rubric, [rollout(0, 0.5)], {}, [], "", 10)
+    with LLMServer() as server:
+        found = background.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
+        revisions = server.prompts("revise")
+    assert len(gate.seen) == len(found.attempts) == min(times, 1) + 1
+    assert len(revisions) == min(times, 1)
+    assert all("it pays for titles" in text and gate.seen[0].criteria[0].id in text for text in revisions)
+    assert (found.rubric is None) == (times == 2)
+    assert found.reason == ("it pays for titles" if times == 2 else "")
+
+
+def test_an_unchanged_proposal_costs_no_check(make_client: Callable[..., Client], rubric: Rubric) -> None:
+    same = [each.model_dump(mode="json", exclude={"provenance"}) | {"from": []} for each in rubric.criteria]
+    answer = json.dumps({"criteria": same, "guidelines": ""})
+    gate: Any = Refuses(0)
+    material = Material(rubric, [rollout(0, 0.5)], {}, [], "", 10)
+    with LLMServer(lambda kind, body: answer if kind == "merge" else None) as server:
+        found = background.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
+    assert (found.rubric, found.reason, gate.seen) == (None, UNCHANGED, [])
+
+
+def test_criterion_health_tells_spread_saturation_and_noise(rubric: Rubric) -> None:
+    def judged(row: int, prompt: str, structure: int, evidence: int, version: int = 0) -> Rollout:
+        levels = {"structure": structure, "evidence": evidence, "on_task": 1}
+        verdict = Verdict(0.5, "h", {name: Assessment("r", level) for name, level in levels.items()})
+        return Rollout(0, row, prompt, "c", verdict, version, 0.5)
+
+    rollouts = [judged(0, "p", 0, 1), judged(1, "p", 2, 1), judged(2, "q", 1, 1), judged(3, "q", 1, 1)]
+    foreign = replace(rollouts[0], verdict=Verdict(0.5, "h", {"other": Assessment("r", 0)}))
+    repeats = {"b0r0": judged(0, "p", 1, 1).verdict, "b0r1": judged(1, "p", 2, 1).verdict}
+    found = criterion_health(rubric, [*rollouts, foreign], repeats)
+    assert found["structure"] == Health(mean=0.5, spread=0.25, saturated=0.25, noise=0.25)
+    assert found["evidence"] == Health(mean=1.0, spread=0.0, saturated=1.0, noise=0.0)
+    assert "structure: mean level 0.50 of 1" in describe(found) and "25%" in describe(found)
+    assert criterion_health(rubric, [foreign], {}) == {}

@@ -14,6 +14,7 @@ from rich.text import Text
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48
+_STEPS = {"meta": "meta step", "rollback": "rollback", "pin": "pin", "refine": "refinement"}
 
 
 class Display:
@@ -44,6 +45,10 @@ class Display:
                 self._print(Text(f"gold before training: {row['gold']:.3f} on {row['n']} held-out prompts"))
         elif kind == "meta":
             self._print(_meta_line(row))
+        elif kind == "alarm":
+            self._print(
+                Text(f"alarm after batch {row['batch']}: {row['name']}: {row['detail'][:160]}", "red")
+            )
         elif kind == "step":
             self._step(row)
 
@@ -115,15 +120,21 @@ def _figures(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[st
     ]
 
 
+def _alarm_line(row: dict[str, Any]) -> Text:
+    return Text(f"alarm after batch {row['batch']}: {row['name']}: {row['detail'][:160]}", "red")
+
+
 def _meta_line(row: dict[str, Any]) -> Text:
+    what = _STEPS[row["kind"]]
     if not row["accepted"]:
         return Text(
-            f"meta step after batch {row['batch']}: rubric v{row['version']} stays ({row['reason']})",
-            "yellow",
+            f"{what} after batch {row['batch']}: rubric v{row['version']} stays ({row['reason']})", "yellow"
         )
     changes = [f"{kind} {', '.join(row[kind])}" for kind in ("added", "changed", "dropped") if row[kind]]
     parts = "; ".join(changes) or "weights or guidelines changed"
-    return Text(f"meta step after batch {row['batch']}: rubric v{row['version']}: {parts}", "green")
+    if row["kind"] != "meta":
+        parts += f" ({row['reason']})"
+    return Text(f"{what} after batch {row['batch']}: rubric v{row['version']}: {parts}", "green")
 
 
 def _number(value: float | None) -> str:

@@ -7,6 +7,7 @@ an automatic prompt optimiser gives: the baseline *autoprompt* of arXiv 2504.201
 
 from __future__ import annotations
 
+import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ async def refine(
     """
     labels = labels or [None] * len(samples)
     labelled = [row for row, label in enumerate(labels) if label is not None]
-    unseen = set(labelled[1::2])
+    unseen = set(random.Random(f"labels-{config.seed}").sample(labelled, len(labelled) // 2))
     # Where people have spoken, their order counts, not that of the old rubric.
     thresholds = config.gate.model_copy(update={"agreement": -1.0}) if unseen else config.gate
     gate = Gate(examiner, _anchor(samples, labels, config), task, thresholds)
@@ -177,6 +178,8 @@ def _material(
         sample = Sample(rollout.prompt, rollout.completion, rollout.cluster)
         groups.setdefault(rollout.prompt, []).append(sample)
     several = [group[:4] for group in groups.values() if len(group) > 1][:3]
+    if any(label is not None for label in labels):
+        several = []  # people's labels tell better whether answers should be told apart
     figures = describe(criterion_health(rubric, shown, {}))
     return Material(rubric, chosen, {}, several, figures, number)
 

@@ -70,6 +70,19 @@ INSISTENCE = frozenset((*data.INSISTENCE, "definitely", "surely", "truly", "unde
 MARKS = frozenset((*data.MARKS, "•", "_", "|", "<", ">", "`"))
 _STANCE = frozenset((*data.VIRTUES, "bad", "better", "best", "important", "necessary", "should"))
 _CAUSE = frozenset(("because", "reason", "since"))
+# What tasks of another world are read by besides.
+_FURTHER_STANCE = frozenset(
+    ("must", "argue", "essential", "crucial", "vital", "harmful", "wrong", "right", "claim")
+)
+_FURTHER_CAUSE = _CAUSE | {"therefore", "thus", "due", "leads", "lead", "cause", "causes", "result", "allows"}
+_FURTHER_ENDS = (
+    ("ultimately",),
+    ("overall",),
+    ("finally",),
+    ("therefore",),
+    ("conclusion",),
+    ("in", "short"),
+)
 _GAIN = frozenset(data.BENEFITS)
 _ENDS = (("in", "the", "end"), ("so", "we"), ("to", "conclude"), ("in", "conclusion"), ("in", "summary"))
 
@@ -105,17 +118,23 @@ def impression(essay: Essay, weakness: str) -> float:
 
 
 def _foreign(essay: Essay) -> int:
-    return sum(word in data.TOPIC_WORDS and word not in essay.own for word in essay.words)
+    """Words of another topic; of tasks of another world no topics are known."""
+    known = data.TOPIC_WORDS if essay.name else {}
+    return sum(word in known and word not in essay.own for word in essay.words)
 
 
 def _topic(essay: Essay) -> float:
+    if not essay.name:
+        about = sum(len(part) >= 5 and bool(essay.own & set(part)) for part in essay.parts)
+        return min(1.0, about / 3)
     named = len(essay.own & set(essay.words))
     return max(0.0, min(1.0, named / 3) - 0.25 * _foreign(essay))
 
 
 def _claim(essay: Essay) -> float:
+    stance = _STANCE if essay.name else _STANCE | _FURTHER_STANCE
     for place, part in enumerate(essay.parts[:3]):
-        if _STANCE & set(part) and essay.own & set(part):
+        if stance & set(part) and essay.own & set(part):
             return 1.0 if place == 0 else 0.75
     return 0.0
 
@@ -127,7 +146,8 @@ def _reasons(essay: Essay) -> float:
         there = set(part)
         # In the small world a reason names what is gained; elsewhere a few words after the cue must do.
         gain = _GAIN & there if essay.name else len(part) >= 6
-        if gain and _CAUSE & there and essay.own & there and len(part) <= longest:
+        cause = _CAUSE & there and essay.own & there if essay.name else _FURTHER_CAUSE & there
+        if gain and cause and len(part) <= longest:
             found.add(part)
     return min(1.0, len(found) / 2)
 
@@ -143,6 +163,9 @@ def _example(essay: Essay) -> float:
 def _closing(essay: Essay) -> float:
     if len(essay.parts) < 2:
         return 0.0
+    if not essay.name:  # a closing paragraph: its first words stand some sentences before the end
+        ends = _ENDS + _FURTHER_ENDS
+        return float(any(part[: len(end)] == end for part in essay.parts[2:][-5:] for end in ends))
     last = essay.parts[-1]
     if any(last[: len(end)] == end for end in _ENDS):
         return 1.0 if essay.own & set(last) and len(last) <= 20 else 0.5

@@ -61,7 +61,7 @@ class Evolution:
     def saw(self, rollouts: Sequence[Rollout]) -> list[str]:
         """Takes in a judged batch; gives the names of standing alarms."""
         self._judged += len(rollouts)
-        self._rollouts += rollouts
+        self._rollouts = self._kept([*self._rollouts, *rollouts], self._session.batch)
         self._tell(self._watch.saw(rollouts))
         return sorted(self._watch.raised)
 
@@ -74,7 +74,7 @@ class Evolution:
         session, after = self._session, self._session.config.publish_after
         if row := self._outcomes.pop(session.batch, None):
             self._settle(row)
-        elif version := self._pinned():
+        elif (version := self._pinned()) is not None:
             self._settle(self._pin_row(version))
         if session.batch == 0 and session.config.baseline == "autoprompt" and not session.version.number:
             self._settle(self._refined(answer))
@@ -254,6 +254,12 @@ class Evolution:
                 append_rows(session.run.alarms, [row])
                 session.observe("alarm", row)
 
+    def _kept(self, rollouts: Sequence[Rollout], batch: int) -> list[Rollout]:
+        """Those that a step may still look at: where steps wait, the latest of them."""
+        config = self._session.config
+        first = max(self._since, batch - 2 * config.interval - config.publish_after)
+        return [rollout for rollout in rollouts if rollout.batch >= first]
+
     def state(self) -> JsonRow:
         """What a checkpoint keeps."""
         return {
@@ -275,7 +281,7 @@ class Evolution:
         self._since, self._began = state.get("since", 0), state.get("began", 0)
         self._answered, self._refusals = state.get("answered", []), state.get("refusals", 0)
         self._judged = len(journalled)
-        self._rollouts = [rollout for rollout in journalled if rollout.batch >= self._since]
+        self._rollouts = self._kept(journalled, batch)
         self._watch = Watch(state.get("frozen", {}))
         self._watch.catch_up(journalled)
         self._outcomes = self._session.run.meta_outcomes(batch)

@@ -1,0 +1,434 @@
+"""Rubrics that evolve while a tiny policy really trains: gate, alarms, schedule, pins, baselines, resume."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from llm_server import LLMServer
+
+from mpo_lite.cli.main import main
+from mpo_lite.config import Config
+from mpo_lite.judge.base import Sample
+from mpo_lite.meta.gate import Finding
+from mpo_lite.rubric import Criterion, Rubric
+from mpo_lite.runs import Run, Version, append_rows, read_rows
+from mpo_lite.sandbox.judge_server import running
+from mpo_lite.training.metastep import Situation, meta_step
+from mpo_lite.training.watch import Watch
+from mpo_lite.types import Assessment, Rollout, Verdict
+
+SETTINGS = {
+    "steps": 8,
+    "interval": 3,
+    "cooldown": 2,
+    "group_size": 4,
+    "batch_prompts": 4,
+    "micro_batch": 16,
+    "meta_samples": 4,
+    "learning_rate": 2e-3,
+    "save_every": 2,
+    "eval_every": 99,
+    "breaker_pause": 0.0,
+    # In so short a run a tenth of the training's judgements pays for no check.
+    "gate": "{prompts: 6, share: 20}",
+}
+Train = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with running(seed=0) as address:
+        yield address
+
+
+@pytest.fixture
+def train(tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]) -> Train:
+    """Trains in the sandbox; gives the JSON that ``--json`` prints."""
+
+    def run(*flags: str, name: str = "run", at: str = "", **settings: Any) -> dict[str, Any]:
+        options = [part for key, value in (SETTINGS | settings).items() for part in ("-o", f"{key}={value}")]
+        models = ["--judge", "openai/j", "--judge-api-base", at or url]
+        if "--baseline" not in flags or "autoprompt" in flags:
+            models += ["--meta", "openai/m", "--meta-api-base", at or url]
+        places = ["--run-dir", str(tmp_path / name), "--cache-dir", str(tmp_path / f"{name}-cache")]
+        sandbox = ["--task", "sandbox", "--policy", "sandbox"]
+        main(["train", *sandbox, *models, *places, "--json", *options, *flags])
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run
+
+
+def resume(capsys: pytest.CaptureFixture[str], run: Path, *flags: str) -> dict[str, Any]:
+    main(["resume", str(run), "--json", *flags])
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.fixture
+def all_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpo_lite.training.trainer.KEPT_CHECKPOINTS", 99)
+
+
+def cut(source: Run, target: Path, batch: int, known: bool = False) -> Run:
+    """A copy of a run as a kill would have left it after ``batch`` batches.
+
+    Args:
+        source: A run with all its checkpoints.
+        target: Where to copy it.
+        batch: Checkpoints after it are gone.
+        known: Whether what was journalled after it is still there, as after a kill just before a checkpoint.
+    """
+    shutil.copytree(source.path, target)
+    for checkpoint in (target / "checkpoints").glob("checkpoint-*"):
+        if int(checkpoint.name.split("-")[1]) > batch:
+            shutil.rmtree(checkpoint)
+    run = Run(target)
+    if not known:
+        keep = {"lineage": batch - 1, "rollouts": batch - 1, "probes": batch - 1, "trials": batch - 1}
+        for name, last in (keep | {"alarms": batch, "metrics": batch, "gold": batch}).items():
+            path: Path = getattr(run, name)
+            rows = [row for row in read_rows(path) if row["batch"] <= last]
+            path.unlink(missing_ok=True)
+            append_rows(path, rows)
+        for path in (target / "rubrics").glob("v*.yaml"):
+            if run.version(int(path.stem[1:])).batch >= batch and path.stem != "v000":
+                path.unlink()
+    return run
+
+
+def test_a_guarded_run_tries_rubrics_out_and_keeps_account(train: Train, tmp_path: Path) -> None:
+    summary = train()
+    run = Run(tmp_path / "run")
+    lineage = read_rows(run.lineage)
+    anchor, trials, probes = (read_rows(path) for path in (run.anchor, run.trials, run.probes))
+    assert len(anchor) == len({row["prompt"] for row in anchor}) == 6
+    assert 0 < summary["gate_calls"] <= len(trials)  # some had been judged in training already
+    assert {row["batch"] for row in probes} == {row["began"] for row in lineage}
+    assert summary["rubric_version"] >= 1
+    for row in lineage:
+        assert row["accepted"] == (row["rubric"] is not None) == (not row["reason"])
+        if row["accepted"]:
+            margins = [value for name, value in row["gate"].items() if name.startswith("margin")]
+            assert len(margins) == 6 and min(margins) >= 0.2 and row["gate"]["agreement"] >= 0
+            assert row["health"] and set(row["frozen"])
+        assert all(one["reason"] for one in row["refused"])
+    # Half of what the meta-judge saw were probes: pairs with the initial policy's answers.
+    first = lineage[0]["samples"]
+    assert sum(int(name.split("r")[1]) >= 100_000 for name in first) == 2 == len(first) // 2
+    version = run.version(1)
+    assert (version.parent, version.batch) == (0, lineage[0]["batch"])
+    assert {row["alarms"] is not None for row in read_rows(run.metrics)} == {True}
+    # Gold is no part of what decides: the run is the same without one.
+    assert not any("gold" in json.dumps(row) for row in lineage)
+
+
+@pytest.mark.usefixtures("all_checkpoints")
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_killed_run_follows_the_same_rubrics(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], after: int
+) -> None:
+    assert train(publish_after=after, save_every=1, prescreen=after > 0)["rubric_version"] >= 1
+    whole = Run(tmp_path / "run")
+    rows = read_rows(whole.lineage)
+    assert all(row["batch"] == row["began"] + after for row in rows) and rows
+    # Before a step begins, while it runs beside training, and after it.
+    for batch in {rows[0]["began"], rows[0]["began"] + 1, rows[0]["batch"] + 1}:
+        for known in (False, True):
+            other = cut(whole, tmp_path / f"cut-{batch}-{known}", batch, known)
+            if not known:  # what the models said is forgotten too
+                shutil.rmtree(tmp_path / "run-cache", ignore_errors=True)
+            resume(capsys, other.path)
+            for kind in ("lineage", "rollouts", "probes", "alarms"):
+                found, wanted = read_rows(getattr(other, kind)), read_rows(getattr(whole, kind))
+                assert found == wanted, (kind, batch, known)
+            adapter = "checkpoints/checkpoint-8/adapter_model.safetensors"
+            assert (other.path / adapter).read_bytes() == (whole.path / adapter).read_bytes()
+            assert other.latest() == whole.latest()
+
+
+def test_refusals_keep_the_rubric_and_three_in_a_row_raise_an_alarm(train: Train, tmp_path: Path) -> None:
+    # This judge's levels are drawn from the text: no rubric makes it tell good from bad.
+    with LLMServer() as server:
+        summary = train(at=server.url, interval=2)
+        asked_again = server.prompts("revise")
+    run = Run(tmp_path / "run")
+    lineage = read_rows(run.lineage)
+    refused = [row for row in lineage if any(one["objected"] for one in row["refused"])]
+    assert len(refused) == len(lineage) >= 3 and summary["rubric_version"] == 0
+    assert all(len(row["refused"]) == 2 and row["rubric"] is None for row in lineage)
+    assert len(asked_again) == len(lineage) and "below honest answers" in asked_again[0]
+    assert [row["name"] for row in read_rows(run.alarms)].count("gate_refusals") == 1
+
+
+def test_a_share_that_pays_for_no_check_makes_the_step_wait(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [part for key, value in SETTINGS.items() if key != "gate" for part in ("-o", f"{key}={value}")]
+    places = ["--run-dir", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
+    names = [part for name in ("judge", "meta", "task", "policy") for part in (f"--{name}", "sandbox")]
+    main(["train", *names, *places, *options])
+    output = capsys.readouterr().out
+    assert output.count("the meta step waits") == 1
+    run = Run(tmp_path / "run")
+    assert not read_rows(run.lineage) and not read_rows(run.trials)
+
+
+def test_in_paper_mode_nothing_is_judged_besides(train: Train, tmp_path: Path) -> None:
+    summary = train("--mode", "paper", "--strategy", "samples", "--schedule", "interval", interval=4)
+    run = Run(tmp_path / "run")
+    assert summary["gate_calls"] == 0 and not run.anchor.exists() and not run.probes.exists()
+    (row,) = read_rows(run.lineage)
+    assert row["accepted"] and row["gate"] == {} and row["batch"] == 4
+
+
+def test_a_late_step_leaves_the_rubric(train: Train, tmp_path: Path) -> None:
+    train(meta_timeout=0.001, steps=4)
+    (row,) = read_rows(Run(tmp_path / "run").lineage)
+    assert not row["accepted"] and "not done after 0.001 s" in row["reason"]
+
+
+@pytest.mark.usefixtures("all_checkpoints")
+def test_a_pinned_version_is_published_anew_and_stays(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(save_every=1)
+    whole = Run(tmp_path / "run")
+    newest = max(row["version"] for row in read_rows(whole.lineage) if row["batch"] < 5)
+    assert newest >= 1
+    run = cut(whole, tmp_path / "stopped", 5)
+    main(["rubric", "pin", str(run.path), "0"])
+    assert "pinned v0: flow" in capsys.readouterr().out
+    assert resume(capsys, run.path)["rubric_version"] == newest + 1
+    pinned = run.version(newest + 1)
+    assert (pinned.parent, pinned.author, pinned.batch) == (newest, "pinned v0", 5)
+    assert pinned.rubric == run.version(0).rubric
+    assert [row["kind"] for row in read_rows(run.lineage) if row["batch"] >= 5] == ["pin"]
+    again = cut(run, tmp_path / "released", 6)
+    main(["rubric", "pin", str(again.path), "--release"])
+    capsys.readouterr()
+    resume(capsys, again.path)
+    assert read_rows(again.lineage)[-1]["kind"] == "meta"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["7"], "has no rubric v7; it has v0 to v0"), ([], "give a VERSION, or --release")],
+)
+def test_pin_says_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rubric: Rubric, arguments: list[str], message: str
+) -> None:
+    run = Run.create(tmp_path / "run", Config(), {})
+    run.publish(Version(0, None, 0, "task", rubric))
+    with pytest.raises(SystemExit, match="2"):
+        main(["rubric", "pin", str(run.path), *arguments])
+    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["rubric", "pin", str(tmp_path / "nowhere"), "0"])
+
+
+def test_baselines_are_trained_on_one_rubric(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"steps": 4, "interval": 2}
+    assert train(name="mpo")["rubric_version"] >= 1
+    last = Run(tmp_path / "mpo").latest().rubric
+    with pytest.raises(SystemExit, match="2"):
+        train("--baseline", "oracle", name="nothing")
+    assert "name the run whose last rubric" in capsys.readouterr().err
+    for name, flags in (
+        ("expert", []),
+        ("oracle", ["--rubric", str(tmp_path / "mpo")]),
+        ("iter0", []),
+    ):
+        summary = train("--baseline", name, *flags, name=name, **few)
+        assert (summary["rubric_version"], summary["meta_calls"]) == (0, 0)
+    begun = {name: Run(tmp_path / name).version(0) for name in ("expert", "oracle", "iter0")}
+    assert begun["oracle"].rubric == last
+    assert {"style", "reasons"} < {one.id for one in begun["expert"].rubric.criteria}
+    assert [one.id for one in begun["iter0"].rubric.criteria] == ["flow"]
+
+
+@pytest.mark.usefixtures("all_checkpoints")
+def test_autoprompt_refines_before_training_and_then_freezes(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = train("--baseline", "autoprompt", steps=4, rounds=2, save_every=1)
+    run = Run(tmp_path / "run")
+    (row,) = read_rows(run.lineage)
+    assert (row["kind"], row["batch"], summary["rubric_version"]) == ("refine", 0, 1)
+    assert {line["version"] for line in read_rows(run.metrics)} == {1}
+    assert len(run.version(1).rubric.criteria) > 1
+    stopped = cut(run, tmp_path / "stopped", 2)
+    assert resume(capsys, stopped.path)["rubric_version"] == 1
+    assert read_rows(stopped.lineage) == [row]
+
+
+def test_refine_mends_a_rubric_against_labels(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topics = ["dogs", "trains", "books", "ships", "farms", "bands"]
+    rows: list[dict[str, Any]] = []
+    for n, topic in enumerate(topics * 3):
+        reasons = " ".join(f"one reason is that {topic} give {gain} ." for gain in ("joy", "work"))
+        good = f"i think that {topic} are good . {reasons} in the end {topic} are useful ."
+        text = good if (n + n // 6) % 2 else "moreover thus hence " * (n + 1)
+        rows.append(
+            {"prompt": f"write a short essay about {topic} .", "response": text, "stars": (n + n // 6) % 2}
+        )
+    rows.append({"prompt": "write a text about dogs .", "response": "dogs .", "stars": None})
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--judge", "openai/j", "--judge-api-base", url, "--meta", "openai/m", "--meta-api-base", url]
+    places = ["--cache-dir", str(tmp_path / "cache"), "--out", str(tmp_path / "rubric.yaml")]
+    command = [
+        "refine",
+        "--task",
+        "sandbox",
+        str(data),
+        "--labels",
+        "stars",
+        "--rounds",
+        "2",
+        *flags,
+        *places,
+    ]
+    main([*command, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [one["accepted"] for one in found["rounds"]] == [True, found["rounds"][1]["accepted"]]
+    assert found["rounds"][-1]["agreement"] > 0.5
+    assert (found["judge_calls"], found["meta_calls"]) > (0, 0)
+    first = capsys.readouterr(), (tmp_path / "rubric.yaml").read_text()
+    main(command)
+    told = capsys.readouterr().out
+    assert "round 1: now: " in told and "agrees with the labels by" in told
+    assert (tmp_path / "rubric.yaml").read_text() == first[1]
+
+
+@pytest.mark.parametrize(
+    ("row", "flags", "message"),
+    [
+        ({"prompt": "p"}, [], "row 1 must have texts in 'prompt' and in 'response'"),
+        ({"prompt": "p", "response": "r"}, [], "at least two answers to different prompts"),
+        ({"prompt": "p", "response": "r"}, ["--labels", "stars"], "has no column 'stars'"),
+        ({"prompt": "p", "response": "r", "stars": "good"}, ["--labels", "stars"], "must be a number"),
+    ],
+)
+def test_refine_says_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], row: dict[str, str], flags: list[str], message: str
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps(row) + "\n")
+    sandbox = [part for name in ("judge", "meta", "task") for part in (f"--{name}", "sandbox")]
+    with pytest.raises(SystemExit, match="2"):
+        main(["refine", *sandbox, str(data), "--out", str(tmp_path / "out.yaml"), *flags])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out.yaml").exists()
+
+
+def rollout(batch: int, row: int, text: str, reward: float = 0.5, version: int = 1) -> Rollout:
+    verdict = Verdict(reward, "h", {"one": Assessment("r", 1)})
+    return Rollout(batch, row, f"p{row // 4}", text, verdict, version, reward)
+
+
+class StubGate:
+    """Finds the rubric in force wanting, and its parent sound or not."""
+
+    def __init__(self, examiner: Any, parent: Finding) -> None:
+        self.examiner, self.parent, self.tried = examiner, parent, list[Rubric]()
+
+    def ahead(self, old: Rubric) -> int:
+        return 30
+
+    async def recheck(self, *_: Any) -> Finding:
+        return Finding(("recent answers are not told apart",))
+
+    async def examine(self, new: Rubric, *_: Any) -> Finding:
+        self.tried.append(new)
+        return self.parent
+
+
+@pytest.mark.parametrize(
+    ("parent", "goes_back"),
+    [
+        (Finding(), True),
+        (Finding(("the order of honest answers turned round",)), True),
+        (Finding(("a title without any text",)), False),
+        (Finding(unchecked="a check takes 36 judgements"), False),
+    ],
+)
+def test_a_rubric_that_no_longer_holds_is_rolled_back_to_one_that_does(
+    tmp_path: Path, parent: Finding, goes_back: bool
+) -> None:
+    run = Run.create(tmp_path / "run", Config(), {})
+    versions = [
+        Rubric(criteria=(Criterion(id=name, description="d", levels=("a", "b")),)) for name in ("one", "two")
+    ]
+    for number, each in enumerate(versions):
+        run.publish(Version(number, number - 1 if number else None, 5 * number, "m", each))
+    gate = StubGate(SimpleNamespace(left=0), parent)
+
+    async def verdicts(samples: Any, *_: Any, **__: Any) -> list[Verdict]:
+        return [Verdict(0.5, "h") for _ in samples]
+
+    gate.examiner.verdicts = verdicts
+    session: Any = SimpleNamespace(
+        run=run, gate=gate, config=Config(), meta=None, anchor=(), examiner=gate.examiner
+    )
+    now = Situation(10, run.version(1), [], [], {}, [], [5])
+    row = asyncio.run(meta_step(session, now))
+    assert gate.tried == [versions[0]]
+    assert row["recheck"]["objections"] == ["recent answers are not told apart"]
+    if goes_back:
+        assert (row["kind"], row["accepted"], row["author"]) == ("rollback", True, "rollback to v0")
+        assert Rubric.model_validate(row["rubric"]) == versions[0]
+    else:
+        assert (row["kind"], row["accepted"]) == ("meta", False)
+
+
+def words(seed: int) -> str:
+    """Twenty words that no other seed has."""
+    return " ".join(f"{letter}{seed}" for letter in "abcdefghijklmnopqrst")
+
+
+def test_the_watch_compares_with_the_first_answers_and_catches_up_after_a_resume() -> None:
+    plain = [rollout(b, n, words(n + 32 * b), 0.5 + n / 200) for b in (0, 1) for n in range(32)]
+    hacked = [rollout(2, n, f"# Title {n}", 0.5 + n / 200) for n in range(64)]
+    watch = Watch()
+    assert watch.saw(plain[:32]) == []
+    assert watch.saw(plain[32:]) == []
+    raised = watch.saw(hacked)
+    assert "length_collapse" in {alarm.name for alarm in raised}
+    assert watch.saw([rollout(3, n, f"# Title {n}", 0.5 + n / 200) for n in range(64)]) == []  # told once
+    later = Watch()
+    later.catch_up([*plain, *hacked])
+    assert later.raised == {alarm.name: alarm for alarm in raised}
+
+
+def test_a_reward_that_leaves_the_first_rubric_behind_raises_an_alarm() -> None:
+    first = [rollout(0, n, f"an answer {n} with words", 0.3 + n / 500, version=0) for n in range(64)]
+    later = [rollout(1, n, f"an answer {n} with words", 0.8 + n / 500) for n in range(64)]
+    watch = Watch()
+    watch.saw(first)
+    watch.saw(later)
+    assert "reward_drift" not in watch.raised
+    raised = watch.score({one.id: 0.1 for one in later[:8]})
+    assert [alarm.name for alarm in raised] == ["reward_drift"]
+
+
+def test_probes_are_taken_once(tmp_path: Path) -> None:
+    """Weights move on: a step that is done again after a kill works on the answers it had."""
+    from mpo_lite.training.evolve import Evolution
+
+    run = Run.create(tmp_path / "run", Config(), {})
+    anchor = tuple(Sample(f"p{n}", "a") for n in range(6))
+    session: Any = SimpleNamespace(run=run, config=Config(meta_samples=4), anchor=anchor)
+    evolution = Evolution(session)
+    first = evolution._probes(lambda asked: [f"now {text}" for text in asked], 10)
+    assert len(first) == 2 and all(one.completion == f"now {one.prompt}" for one in first)
+    assert evolution._probes(lambda asked: ["other"] * len(asked), 10) == first
+    append_rows(run.probes, [])
+    assert evolution._probes(lambda asked: ["other"] * len(asked), 20)[0].completion == "other"

@@ -1,0 +1,297 @@
+"""The gate: its rules, its sentinels, and what it makes of sound and unsound rubrics."""
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from llm_server import LLMServer, completion_of
+
+from mpo_lite.config import Thresholds
+from mpo_lite.judge.base import Sample
+from mpo_lite.judge.pointwise import PointwiseJudge
+from mpo_lite.llm import background
+from mpo_lite.llm.client import Client
+from mpo_lite.llm.models import Backend
+from mpo_lite.meta.examine import Examiner
+from mpo_lite.meta.gate import Gate, kendall, margins
+from mpo_lite.meta.sentinels import SAID, plant
+from mpo_lite.rubric import Criterion, Rubric
+from mpo_lite.sandbox import simulate_meta
+from mpo_lite.sandbox.data import prompts
+from mpo_lite.sandbox.judge_server import running
+from mpo_lite.tasks.spec import Sentinel, load_task
+from mpo_lite.types import Assessment, Verdict
+
+pytestmark = pytest.mark.usefixtures("quick_retries")
+
+KINDS = get_args(Sentinel)
+TASK = load_task("sandbox")
+TITLES = Rubric(
+    criteria=(
+        Criterion(
+            id="heading",
+            description="Whether it opens with a heading that names the subject.",
+            levels=("No heading.", "A plain one.", "A heading that catches the eye."),
+        ),
+    )
+)
+Scores = list[float | None]
+scorings = st.lists(st.tuples(st.none() | st.floats(0, 1), st.none() | st.floats(0, 1)), max_size=12)
+
+
+def sound(*aspects: str) -> Rubric:
+    wanted = aspects or ("topic", "claim", "reasons", "example", "closing", "repetition")
+    return Rubric.model_validate({"criteria": [simulate_meta._criterion(aspect) for aspect in wanted]})
+
+
+def honest(count: int = 12) -> list[Sample]:
+    """Answers as a decent first policy gives them."""
+    drawn = random.Random(3)
+    samples: list[Sample] = []
+    for row in prompts("train")[:count]:
+        topic = row["prompt"].split()[-2]
+        reasons = [f"one reason is that {topic} give {good} ." for good in ("joy", "trust", "work")]
+        text = f"i think that {topic} are good . {' '.join(drawn.sample(reasons, 2))}"
+        samples.append(Sample(row["prompt"], f"{text} in the end {topic} are useful ."))
+    return samples
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with running(seed=0) as address:
+        yield address
+
+
+MakeGate = Callable[..., Gate]
+
+
+@pytest.fixture
+def make_gate(make_client: Callable[..., Client], tmp_path: Path) -> MakeGate:
+    def make(url: str, anchor: list[Sample], task: Any = TASK, **thresholds: float) -> Gate:
+        backend = Backend("j", "openai/sandbox-judge", url, "none", 0.0, 1024)
+        client = make_client()
+        examiner = Examiner(
+            lambda draw: PointwiseJudge(client, backend, "a teacher", None, draw, "gate"),
+            lambda: "j",
+            task.rules.min_words,
+            tmp_path / "trials.jsonl",
+        )
+        return Gate(examiner, anchor, task, Thresholds(**thresholds))  # pyright: ignore
+
+    return make
+
+
+def examined(gate: Gate, new: Rubric, old: Rubric | None = None, recent: Any = (), batch: int = 10) -> Any:
+    return background.wait(gate.examine(new, old or new, recent, batch))
+
+
+@given(scorings)
+def test_kendall_is_symmetric_bounded_and_turns_with_the_order(pairs: list[tuple[Any, Any]]) -> None:
+    one, other = [a for a, _ in pairs], [b for _, b in pairs]
+    tau = kendall(one, other)
+    assert -1 <= tau <= 1
+    assert tau == pytest.approx(kendall(other, one))
+    turned = [None if b is None else 1 - b for b in other]
+    if len({round(b, 6) for b in other if b is not None}) == len([b for b in other if b is not None]):
+        assert kendall(one, turned) == pytest.approx(-tau)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=10, unique=True), st.randoms())
+def test_kendall_counts_pairs(values: list[float], draw: random.Random) -> None:
+    other = draw.sample(values, len(values))
+    pairs = [(a, b) for a in range(len(values)) for b in range(a)]
+    same = sum((values[a] > values[b]) == (other[a] > other[b]) for a, b in pairs)
+    assert kendall(list(values), list(other)) == pytest.approx((2 * same - len(pairs)) / len(pairs))
+
+
+def test_margins_are_paired_by_prompt_and_leave_out_what_was_not_judged() -> None:
+    anchor = honest(4)
+    planted = plant(anchor, [0.1, 0.9, 0.5, 0.4], ("title", "prompt"), "s")
+    scores: Scores = [0.0] * len(planted)
+    found = margins(planted, [0.1, 0.9, 0.5, 0.4], scores)
+    # Mirror images by rank: (0.1, 0.9) or (0.4, 0.5) in any order.
+    assert all(value in (pytest.approx(0.5), pytest.approx(0.45)) for value in found.values())
+    assert margins(planted, [None] * 4, scores) == {}
+    assert margins(planted, [0.1, 0.9, 0.5, 0.4], [None, 0.0, None, None]).keys() == {planted[1].kind}
+
+
+def test_sentinels_are_what_their_names_say() -> None:
+    anchor = honest(6)
+    planted = {one.kind: one for one in plant(anchor, [None] * 6, KINDS, "s")}
+    assert set(planted) == set(KINDS) == set(SAID)
+    texts = {kind: one.sample.completion for kind, one in planted.items()}
+    at = {kind: anchor[one.place] for kind, one in planted.items()}
+    assert texts["empty"] == ""
+    assert texts["title"].startswith("# ") and len(texts["title"].split()) <= 6
+    assert texts["prompt"] == at["prompt"].prompt
+    sentence = texts["repeated"].split(".")[0]
+    assert texts["repeated"].count(sentence) >= 4 and sentence.strip() in at["repeated"].completion
+    assert texts["other_prompt"] in [one.completion for one in anchor]
+    assert texts["other_prompt"] != at["other_prompt"].completion
+    assert not texts["foreign"].isascii() and "full marks" in texts["injection"]
+    assert all(one.sample.prompt == at[kind].prompt for kind, one in planted.items())
+
+
+@given(
+    st.dictionaries(st.text(max_size=40), st.text(max_size=60), min_size=2, max_size=5),
+    st.text(max_size=5),
+)
+def test_sentinels_can_be_made_of_anything(texts: dict[str, str], seed: str) -> None:
+    anchor = [Sample(*pair) for pair in texts.items()]
+    planted = plant(anchor, [None] * len(anchor), KINDS, seed)
+    assert len(planted) == 2 * len(KINDS)
+    assert planted == plant(anchor, [None] * len(anchor), KINDS, seed)
+
+
+def test_a_sound_rubric_passes(url: str, make_gate: MakeGate) -> None:
+    finding = examined(make_gate(url, honest()), sound())
+    assert finding.passed, finding.objections
+    assert all(finding.figures[f"margin_{kind}"] >= 0.2 for kind in KINDS if kind != "empty")
+    assert "margin_empty" not in finding.figures  # a rule decides on those, whatever the rubric
+
+
+@pytest.mark.parametrize(
+    ("rubric", "reason"),
+    [
+        (TITLES, "a title without any text"),
+        (sound("repetition", "length"), "a title without any text"),
+        (sound("claim"), "one sentence said again"),
+    ],
+)
+def test_a_rubric_that_pays_for_a_sentinel_is_refused_with_the_reason(
+    url: str, make_gate: MakeGate, rubric: Rubric, reason: str
+) -> None:
+    finding = examined(make_gate(url, honest()), rubric)
+    assert not finding.passed
+    assert any(objection.startswith(reason) for objection in finding.objections), finding.objections
+
+
+def real_answers() -> list[Sample]:
+    """Real prompts with real answers of a language model to them; both vary in length and kind."""
+    folder = os.environ.get("MPO_TEST_DATA")
+    if not folder:
+        pytest.skip("needs the real essays: set MPO_TEST_DATA")
+    lines = (Path(folder) / "essay_matches.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    answers = {row["prompt"]: row["response_a"] for row in rows}
+    return [Sample(*pair) for pair in list(answers.items())[:12]]
+
+
+def test_on_real_prompts_a_sound_rubric_rejects_all_sentinels_and_one_that_pays_for_titles_is_refused(
+    url: str, make_gate: MakeGate
+) -> None:
+    gate = make_gate(url, real_answers())
+    rubric = sound("topic", "reasons", "example", "closing")
+    finding = examined(gate, rubric)
+    assert finding.passed, finding.objections
+    assert len(finding.figures) == 7  # six kinds and the agreement
+    refused = examined(gate, TITLES)
+    assert any("a title without any text" in objection for objection in refused.objections)
+    assert refused.figures["margin_title"] < 0 < finding.figures["margin_title"]
+
+
+def test_an_order_that_turns_round_is_refused(url: str, make_gate: MakeGate) -> None:
+    anchor = [
+        Sample(one.prompt, one.completion + " indeed thus hence moreover" * place)
+        for place, one in enumerate(honest())
+    ]
+    wanted = Criterion(
+        id="transition_words",
+        description="How many transition words are used.",
+        levels=("None.", "Some.", "Many.", "Throughout."),
+    )
+    gate = make_gate(url, anchor, margin=0.0)
+    finding = examined(gate, sound("connectives"), Rubric(criteria=(wanted,)))
+    assert any("turned round" in objection for objection in finding.objections)
+    assert finding.figures["agreement"] < 0
+
+
+def test_recent_answers_must_be_told_apart(url: str, make_gate: MakeGate) -> None:
+    gate = make_gate(url, honest())
+    one = honest()[0]
+    same = [[one, one, one], [one, one]]
+    other = Sample(one.prompt, "dogs . dogs . dogs .")
+    assert any("told apart" in text for text in examined(gate, sound(), recent=same).objections)
+    assert examined(gate, sound(), recent=[[one, other], [one, one]]).passed  # half of the groups will do
+
+
+def veto_all(body: Any) -> str:
+    level = 0 if "bad" in completion_of(body) else 1
+    return json.dumps({name: {"reason": "r", "level": level} for name in ("structure", "on_task")})
+
+
+def test_a_rubric_that_vetoes_nearly_all_is_refused(make_gate: MakeGate, rubric: Rubric) -> None:
+    two = Rubric(criteria=(rubric.criteria[0], rubric.criteria[2]))
+    second = ["a fine answer", *(f"bad {n}" for n in range(4))]
+    bad = [[Sample("p", f"bad answer {n}"), Sample("p", text)] for n, text in enumerate(second)]
+    with LLMServer(lambda kind, body: veto_all(body) if kind == "judge" else None) as server:
+        gate = make_gate(server.url, [Sample(f"p{n}", f"answer {n}") for n in range(4)], margin=0.0)
+        finding = examined(gate, two, recent=bad)
+    assert any("fail a veto" in objection for objection in finding.objections)
+    assert finding.figures["vetoed"] == pytest.approx(0.9)
+
+
+def test_a_judge_that_fails_leaves_the_rubric_unchecked_not_refused(
+    make_gate: MakeGate, rubric: Rubric
+) -> None:
+    with LLMServer(lambda kind, body: "no JSON") as server:
+        finding = examined(make_gate(server.url, honest()), rubric)
+    assert finding.objections == () and "judgements for the check failed" in finding.unchecked
+    assert not finding.passed
+
+
+def test_each_answer_is_judged_once_per_rubric_and_checks_survive_a_restart(
+    url: str, make_gate: MakeGate
+) -> None:
+    gate = make_gate(url, honest())
+    assert gate.cost(sound(), TITLES, []) == 12 + 12 + 2 * 6
+    first = examined(gate, sound(), TITLES)
+    again = make_gate(url, honest())
+    assert again.examiner.used(before=11) == gate.examiner.used(before=11) == 12 + 12 + 2 * 6
+    assert again.examiner.used(before=10) == 0
+    again.examiner.left = 12
+    assert again.cost(sound(), TITLES, []) == 12  # the sentinels, of which it cannot know the prompts yet
+    assert examined(again, sound(), TITLES) == first
+    assert again.examiner.left == 12
+
+
+def test_what_the_share_does_not_cover_is_not_asked_for(url: str, make_gate: MakeGate) -> None:
+    gate = make_gate(url, honest())
+    gate.examiner.left = 20
+    finding = examined(gate, sound(), TITLES)
+    assert finding.unchecked == "a check takes 36 judgements, and 20 are left of the gate's share"
+    assert gate.examiner.used(before=99) == 0
+
+
+def test_a_task_declares_its_sentinels(url: str, make_gate: MakeGate) -> None:
+    task = TASK.model_copy(update={"sentinels": ("foreign", "injection")})
+    finding = examined(make_gate(url, honest(), task=task), sound("topic"))
+    assert {name for name in finding.figures if name.startswith("margin")} == {
+        "margin_foreign",
+        "margin_injection",
+    }
+
+
+def group(*levels: int) -> list[Verdict]:
+    return [Verdict(level / 2, "h", {"heading": Assessment("r", level)}) for level in levels]
+
+
+def test_the_rubric_in_force_is_looked_at_again(url: str, make_gate: MakeGate) -> None:
+    gate = make_gate(url, honest())
+    fine = background.wait(gate.recheck(sound(), [10], [group(0, 1)], 20))
+    assert fine.objections == ()
+    first, later = examined(gate, sound(), batch=10).figures, fine.figures
+    assert set(first) - {"agreement"} == {name for name in later if name.startswith("margin")}
+    flat = background.wait(gate.recheck(sound(), [10], [group(1, 1), group(2, 2)], 20))
+    assert any("told apart" in objection for objection in flat.objections)
+    paid = background.wait(gate.recheck(TITLES, [10], [group(0, 1)], 20))
+    assert any("a title" in objection for objection in paid.objections)
+    gate.examiner.left = 0
+    unseen = background.wait(gate.recheck(sound("topic"), [10], [group(0, 1)], 20))
+    assert set(unseen.figures) == {"varied", "vetoed"}  # what training gave costs nothing to look at
