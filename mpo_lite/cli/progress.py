@@ -46,9 +46,7 @@ class Display:
         elif kind == "meta":
             self._print(_meta_line(row))
         elif kind == "alarm":
-            self._print(
-                Text(f"alarm after batch {row['batch']}: {row['name']}: {row['detail'][:160]}", "red")
-            )
+            self._print(_alarm_line(row))
         elif kind == "step":
             self._step(row)
 

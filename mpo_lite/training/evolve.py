@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from mpo_lite.errors import EndpointError, JudgeDown
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import background
+from mpo_lite.meta.improve import UNCHANGED
 from mpo_lite.meta.offline import refine
 from mpo_lite.meta.step import changes
 from mpo_lite.monitor.alarms import Alarm
@@ -33,7 +34,6 @@ Answer = Callable[[Sequence[str]], list[str]]
 """The policy's present answers to prompts, one each."""
 REJECTIONS = 3
 """Refusals in a row that raise an alarm: the meta-judge is at its wits' end."""
-
 PROMPTS, ANSWERS = 8, 4
 """What the baseline *autoprompt* is refined on: prompts, and answers of the initial policy to each."""
 
@@ -153,6 +153,8 @@ class Evolution:
         finally:
             self._work = None
             self._session.warn()
+        if self._session.run.pinned.exists():
+            row |= {"accepted": False, "rubric": None, "reason": "a version was pinned by hand meanwhile"}
         self._settle(row)
 
     def _settle(self, row: JsonRow) -> None:
@@ -166,7 +168,8 @@ class Evolution:
         if row["kind"] in ("meta", "rollback"):
             self._tell(self._watch.score(row["frozen"]))
             self._began = self._since = row["began"]
-            self._answered = row["alarms"]
+            if row["accepted"] or row["reason"] == UNCHANGED:
+                self._answered = row["alarms"]  # else they stand as before, and ask for another step
             self._rollouts = [rollout for rollout in self._rollouts if rollout.batch >= self._since]
             objected = any(one["objected"] for one in row["refused"]) and not row["accepted"]
             self._refusals = self._refusals + 1 if objected else 0

@@ -19,7 +19,7 @@ from mpo_lite.meta.select import select
 from mpo_lite.meta.step import changes
 from mpo_lite.monitor.alarms import Alarm
 from mpo_lite.rubric import Rubric
-from mpo_lite.runs import JsonRow, Version
+from mpo_lite.runs import JsonRow, Version, read_rows
 from mpo_lite.types import Rollout, Verdict
 
 if TYPE_CHECKING:
@@ -133,18 +133,23 @@ async def _audit(session: Session, now: Situation, frozen: dict[str, float]) -> 
 
 
 async def _rollback(session: Session, now: Situation, found: Finding) -> JsonRow | None:
-    """Back to the rubric that the one in force was made from, if that passes today; None where not."""
+    """Back to the newest earlier rubric that was not gone back from, if it passes today; None where not."""
     assert session.gate is not None
-    parent = session.run.version(now.version.parent or 0).rubric
-    judged = [rollout for rollout in now.rollouts if rollout.version == now.version.number]
-    today = await session.gate.examine(parent, now.version.rubric, _recent(judged), now.batch)
-    # Their order may well have turned round: that is what one goes back for.
-    if today.unchecked or any("order of honest" not in objection for objection in today.objections):
+    rows = [row for row in read_rows(session.run.lineage) if row["kind"] == "rollback"]
+    left = {session.run.version(row["parent"]).rubric.set_hash for row in rows}
+    earlier = [session.run.version(number) for number in reversed(range(now.version.number))]
+    sound = [one for one in earlier if one.rubric.set_hash not in {*left, now.version.rubric.set_hash}]
+    if not sound:
         return None
-    outcome = Outcome((Attempt(parent, "", today),))
+    target = sound[0]
+    judged = [rollout for rollout in now.rollouts if rollout.version == now.version.number]
+    # Held against itself: that its order differs from the present one's is what one goes back for.
+    today = await session.gate.examine(target.rubric, target.rubric, _recent(judged), now.batch)
+    if not today.passed:
+        return None
+    row = _row(session, now, Outcome((Attempt(target.rubric, "", today),)), {}, found)
     reason = "rolled back: " + "; ".join(found.objections)
-    row = _row(session, now, outcome, {}, found)
-    return row | {"kind": "rollback", "author": f"rollback to v{now.version.parent}", "reason": reason}
+    return row | {"kind": "rollback", "author": f"rollback to v{target.number}", "reason": reason}
 
 
 async def _probed(session: Session, now: Situation) -> tuple[list[Rollout], dict[str, Rollout]]:

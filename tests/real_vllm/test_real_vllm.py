@@ -17,6 +17,7 @@ from mpo_lite.llm import background
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
 from mpo_lite.meta.step import MetaJudge
+from mpo_lite.meta.strategies.samples import samples
 from mpo_lite.rubric import Rubric
 from mpo_lite.runs import read_rows
 from mpo_lite.types import Rollout
@@ -85,7 +86,7 @@ def test_a_meta_step_ends_in_a_rubric_or_a_reason(make_client: MakeClient, vllm:
         for row, (sample, verdict) in enumerate(zip(SAMPLES, verdicts, strict=False))
     ]
     meta = MetaJudge(client, backend(vllm, max_tokens=1024), "Good essays.")
-    proposal = background.wait(meta.propose(rubric, rollouts, batch=1))
+    proposal = background.wait(meta.propose(rubric, samples(rollouts, {}), "", "batch-1"))
     assert proposal.rubric or proposal.reason
     assert client.ledger.calls["meta"] >= 2
 
@@ -116,6 +117,7 @@ def test_a_short_training(vllm: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         f"--judge hosted_vllm/tiny --judge-api-base {vllm} --meta hosted_vllm/tiny --meta-api-base {vllm}"
     )
     settings = "-o batch_prompts=2 -o micro_batch=4 --group-size 4 --meta-samples 2"
+    settings += " -o gate.prompts=4 -o gate.share=20"
     tokens = "-o meta_max_tokens=1024 -o judge_max_tokens=4096 -o judge_temperature=1"
     places = f"--policy sandbox --task sandbox --steps 2 --interval 1 --run-dir {run} --cache-dir cache"
     main(["train", *f"{models} {settings} {tokens} {places}".split()])
@@ -123,6 +125,7 @@ def test_a_short_training(vllm: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(rows) == 16 and all(row["verdict"]["failure"] is None for row in rows)
     assert len(read_rows(run / "metrics.jsonl")) == 2
     assert len(read_rows(run / "lineage.jsonl")) == 1
+    assert len(read_rows(run / "anchor.jsonl")) == 4 and read_rows(run / "trials.jsonl")
 
 
 def test_white_space_without_end_is_never_a_score(
