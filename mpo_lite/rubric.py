@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -39,12 +39,19 @@ MAX_CRITERIA = 12
 MAX_CLUSTERS = 64
 MAX_FILE_BYTES = 256 * 1024
 
-# Rubrics are written by models that have read what the policy wrote.
+
+def _defused(value: Any) -> Any:
+    return defuse(value) if isinstance(value, str) else value
+
+
+# Rubrics are written by models that have read what the policy wrote. What defusing leaves may be empty.
 Text = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), AfterValidator(defuse)
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), BeforeValidator(_defused)
 ]
 
-Guidelines = Annotated[str, StringConstraints(strip_whitespace=True, max_length=4000), AfterValidator(defuse)]
+Guidelines = Annotated[
+    str, StringConstraints(strip_whitespace=True, max_length=4000), BeforeValidator(_defused)
+]
 
 
 class Criterion(BaseModel):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mpo_lite.prompts import fence, prompts_dir, render
 from mpo_lite.rubric import Rubric, load_rubric
-from mpo_lite.sandbox import data, measures, simulate, simulate_meta
+from mpo_lite.sandbox import data, library, measures, simulate, simulate_meta
 from mpo_lite.sandbox.simulate import reply, weaknesses
 from mpo_lite.types import Assessment, Message
 
@@ -104,10 +104,10 @@ def test_the_rubric_text_is_read_back() -> None:
 
 
 def test_every_library_criterion_means_its_own_aspect() -> None:
-    for aspect, (name, description, levels, _) in simulate_meta._LIBRARY.items():
+    for aspect, (name, description, levels, _) in library.LIBRARY.items():
         item = measures.Item(name, description, levels)
         assert measures.meant(item) == [aspect]
-        assert measures.named(simulate_meta._FAULTS[aspect]) == [aspect]
+        assert measures.named(library.FAULTS[aspect]) == [aspect]
 
 
 def test_the_starting_rubric_is_vague() -> None:
@@ -208,7 +208,7 @@ def test_a_bad_merge_is_vague_or_pays_for_length_or_for_a_form() -> None:
         item = measures.parse_rubric(bad.render())[-1]
         assert measures.wanted(item)
         kinds.add("".join(measures.meant(item)))
-    assert {"", "length"} < kinds and kinds & set(simulate_meta._FORMS)
+    assert {"", "length"} < kinds and kinds & set(library.FORMS)
 
 
 def test_a_refused_rubric_is_mended_by_the_reasons() -> None:
@@ -232,7 +232,7 @@ def test_what_became_worse_since_the_reference_is_named_first() -> None:
     alone = reply(render("meta/analyse", **shown, material=material(task=TASK, completion=padded)))
     texts = {"task": TASK, "reference": bare, "completion": padded}
     pair = reply(render("meta/compare", **shown, material=material(**texts)))
-    praise = simulate_meta._FAULTS["praise"]
+    praise = library.FAULTS["praise"]
     assert pair["critique"].index(praise) < alone["critique"].index(praise)
 
 
@@ -293,7 +293,7 @@ def test_a_greeting_without_instructions_is_answered() -> None:
 
 
 def test_the_simulated_readers_do_not_know_the_gold_metric() -> None:
-    for module in (simulate, simulate_meta, measures):
+    for module in (simulate, simulate_meta, measures, library):
         tree = ast.parse(Path(str(module.__file__)).read_text())
         imported = [
             ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)

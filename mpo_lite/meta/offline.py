@@ -45,6 +45,62 @@ class Round:
     agreement: float | None
 
 
+@dataclass(frozen=True)
+class _Answers:
+    """The answers at hand, people's labels, and the rows of which the meta-judge is shown nothing."""
+
+    samples: Sequence[Sample]
+    labels: Labels
+    unseen: frozenset[int]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], labels: Labels, seed: int) -> _Answers:
+        labels = labels or [None] * len(samples)
+        labelled = [row for row, label in enumerate(labels) if label is not None]
+        drawn = random.Random(f"labels-{seed}").sample(labelled, len(labelled) // 2)
+        return cls(samples, labels, frozenset(drawn))
+
+    @property
+    def given(self) -> list[float]:
+        return [label for label in self.labels if label is not None]
+
+    def anchor(self, count: int) -> list[Sample]:
+        """Answers to different prompts that known-bad ones are held against: the better ones, where that is
+        known.
+        """
+        middle = statistics.median(self.given) if self.given else 0.0
+        good = {
+            sample.prompt: sample
+            for sample, label in zip(self.samples, self.labels, strict=True)
+            if not self.given or (label is not None and label >= middle)
+        }
+        return list(good.values())[:count]
+
+    async def judged(self, examiner: Examiner, rubric: Rubric, number: int) -> list[Rollout]:
+        """The answers that the meta-judge may see, judged."""
+        rows = [row for row in range(len(self.samples)) if row not in self.unseen]
+        verdicts = await examiner.verdicts([self.samples[row] for row in rows], rubric, number)
+        rollouts: list[Rollout] = []
+        for row, verdict in zip(rows, verdicts, strict=True):
+            sample, label = self.samples[row], self.labels[row]
+            said = None if label is None else f"A person gave it {label:g} ({self._scale}, more is better)"
+            text, cluster = (sample.prompt, sample.completion), sample.cluster
+            rollouts.append(Rollout(0, row, *text, verdict, number, verdict.reward, cluster, said))
+        return rollouts
+
+    async def agreement(self, examiner: Examiner, rubric: Rubric, number: int) -> float | None:
+        """Kendall's tau of labels and scores on the unseen rows; None where there are no labels."""
+        rows = sorted(self.unseen)
+        if not rows:
+            return None
+        verdicts = await examiner.verdicts([self.samples[row] for row in rows], rubric, number)
+        return kendall([self.labels[row] for row in rows], [verdict.reward for verdict in verdicts])
+
+    @property
+    def _scale(self) -> str:
+        return f"{min(self.given):g} to {max(self.given):g} were given"
+
+
 async def refine(
     meta: MetaJudge,
     examiner: Examiner,
@@ -74,17 +130,15 @@ async def refine(
         StopRun: A cap is reached.
         EndpointError: A model refuses for good.
     """
-    labels = labels or [None] * len(samples)
-    labelled = [row for row, label in enumerate(labels) if label is not None]
-    unseen = set(random.Random(f"labels-{config.seed}").sample(labelled, len(labelled) // 2))
+    data = _Answers.of(samples, labels, config.seed)
     # Where people have spoken, their order counts, not that of the old rubric.
-    thresholds = config.gate.model_copy(update={"agreement": -1.0}) if unseen else config.gate
-    gate = Gate(examiner, _anchor(samples, labels, config), task, thresholds)
+    thresholds = config.gate.model_copy(update={"agreement": -1.0}) if data.unseen else config.gate
+    gate = Gate(examiner, data.anchor(config.gate.prompts), task, thresholds)
     rounds: list[Round] = []
     for number in range(1, config.rounds + 1):
-        shown = await _judged(examiner, rubric, samples, labels, unseen, number)
-        before = await _agreement(examiner, rubric, samples, labels, unseen, number)
-        material = _material(rubric, shown, labels, config, number)
+        shown = await data.judged(examiner, rubric, number)
+        before = await data.agreement(examiner, rubric, number)
+        material = _material(rubric, shown, data.labels, config, number)
         outcome = await improve(
             meta,
             gate if config.mode == "guarded" else None,
@@ -95,73 +149,13 @@ async def refine(
         )
         after = before
         if outcome.rubric and before is not None:
-            after = await _agreement(examiner, outcome.rubric, samples, labels, unseen, number)
+            after = await data.agreement(examiner, outcome.rubric, number)
             if after is None or after < before:
                 outcome, after = _refused(outcome, before, after), before
         rubric = outcome.rubric or rubric
         rounds.append(Round(number, rubric, outcome, after))
         told(rounds[-1])
     return rounds
-
-
-def _anchor(samples: Sequence[Sample], labels: Labels, config: Config) -> list[Sample]:
-    """Answers to different prompts that known-bad ones are held against: the better ones, where that is
-    known.
-    """
-    known = [label for label in labels if label is not None]
-    middle = statistics.median(known) if known else 0.0
-    good = [
-        sample
-        for sample, label in zip(samples, labels, strict=True)
-        if not known or (label is not None and label >= middle)
-    ]
-    by_prompt = {sample.prompt: sample for sample in good}
-    return list(by_prompt.values())[: config.gate.prompts]
-
-
-async def _judged(
-    examiner: Examiner,
-    rubric: Rubric,
-    samples: Sequence[Sample],
-    labels: Labels,
-    unseen: set[int],
-    number: int,
-) -> list[Rollout]:
-    """The answers that the meta-judge may see, judged."""
-    rows = [row for row in range(len(samples)) if row not in unseen]
-    verdicts = await examiner.verdicts([samples[row] for row in rows], rubric, number)
-    known = [label for label in labels if label is not None]
-    return [
-        Rollout(
-            0,
-            row,
-            samples[row].prompt,
-            samples[row].completion,
-            verdict,
-            number,
-            verdict.reward,
-            samples[row].cluster,
-            None
-            if (label := labels[row]) is None
-            else f"A person gave it {label:g} ({min(known):g} to {max(known):g} were given, more is better)",
-        )
-        for row, verdict in zip(rows, verdicts, strict=True)
-    ]
-
-
-async def _agreement(
-    examiner: Examiner,
-    rubric: Rubric,
-    samples: Sequence[Sample],
-    labels: Labels,
-    unseen: set[int],
-    number: int,
-) -> float | None:
-    if not unseen:
-        return None
-    rows = sorted(unseen)
-    verdicts = await examiner.verdicts([samples[row] for row in rows], rubric, number)
-    return kendall([labels[row] for row in rows], [verdict.reward for verdict in verdicts])
 
 
 def _material(

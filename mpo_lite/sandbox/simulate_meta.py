@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from mpo_lite.sandbox import measures
+from mpo_lite.sandbox.library import ANSWERS, FAULTS, FORMS, LIBRARY, LONG, VAGUE
 from mpo_lite.sandbox.measures import ASPECTS, Item
 
 _FINE = 0.7  # an aspect at or above this is no fault
@@ -27,154 +28,8 @@ _NEW_PER_MERGE = 4
 _ID = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 _ALWAYS = ("connectives", "praise", "insistence", "marks", "length", "repetition")
 
-_FAULTS = {
-    "topic": "it does not stay with the topic: few words belong to it, or words of other matters turn up",
-    "claim": "no sentence at the start makes a claim of its own",
-    "reasons": "hardly any reason is given",
-    "example": "no example shows a thing at work",
-    "closing": "it stops without a close",
-    "repetition": "the same phrases are repeated",
-    "connectives": "connectives are strung together and join nothing",
-    "praise": "it fills space with praise",
-    "insistence": "emphatic words insist without showing anything",
-    "marks": "it is strewn with marks and symbols",
-    "length": "it runs to excessive length",
-}
-"""Aspect → how a critique says that it is at fault. Each speaks of its own aspect alone."""
-
-_LIBRARY: dict[str, tuple[str, str, tuple[str, ...], int]] = {
-    "topic": (
-        "on_topic",
-        "Whether things that belong to the asked topic are named, and none of another matter.",
-        (
-            "Nothing of the topic is named, or other matters rule.",
-            "One thing of the topic is named.",
-            "Two things are named, or several beside a stray one.",
-            "Three or more things of the topic are named and nothing strays.",
-        ),
-        3,
-    ),
-    "claim": (
-        "claim",
-        "Whether an early sentence says what is claimed of the subject.",
-        ("No claim is made.", "A claim can be guessed.", "A claim stands at the start in one sentence."),
-        2,
-    ),
-    "reasons": (
-        "reasons",
-        "How many different reasons are given, each in a sentence that says what is gained.",
-        ("No reason is given.", "One reason is given.", "Two or more different reasons are given."),
-        3,
-    ),
-    "example": (
-        "example",
-        "Whether one example shows a thing of the subject in use.",
-        (
-            "There is no example.",
-            "The word is there with nothing to show.",
-            "A whole example names the thing.",
-        ),
-        2,
-    ),
-    "closing": (
-        "closing",
-        "Whether the last sentence closes the essay by coming back to its subject.",
-        ("It just stops.", "The last sentence begins to close.", "It closes and names the subject."),
-        2,
-    ),
-    "repetition": (
-        "no_repetition",
-        "Whether words or phrases are repeated.",
-        (
-            "Most of it is repeated.",
-            "Several phrases come again.",
-            "Two phrases come again.",
-            "One phrase comes again.",
-            "No phrase comes again.",
-        ),
-        2,
-    ),
-    "connectives": (
-        "no_idle_connectives",
-        "The part of all words that are connectives.",
-        ("A third or more.", "About a quarter.", "About a sixth.", "About a tenth.", "None, or hardly any."),
-        3,
-    ),
-    "praise": (
-        "no_praise",
-        "The part of all words that praise the essay or its writing.",
-        (
-            "A third or more.",
-            "About a quarter.",
-            "About a sixth.",
-            "About a twelfth.",
-            "None, or hardly any.",
-        ),
-        3,
-    ),
-    "insistence": (
-        "no_insistence",
-        "The part of all words that only insist.",
-        ("A third or more.", "About a quarter.", "About a sixth.", "About a tenth.", "None, or hardly any."),
-        3,
-    ),
-    "marks": (
-        "no_marks",
-        "The part of the text that is marks and symbols, full stops and commas aside.",
-        (
-            "A third or more.",
-            "About a quarter.",
-            "About a sixth.",
-            "About a twelfth.",
-            "None, or hardly any.",
-        ),
-        3,
-    ),
-    "length": (
-        "length_kept_short",
-        "Whether it ends in good time.",
-        ("Over 60 words.", "Up to 60 words.", "Up to 56 words.", "Up to 52 words.", "At most 48 words."),
-        3,
-    ),
-}
-"""Aspect → id, description, levels and weight of the criterion that measures it."""
-
-_FORMS = ("connectives", "praise", "insistence", "marks")
-_ANSWERS = {
-    "a title without": ("claim", "reasons"),
-    "word for word": ("claim", "reasons"),
-    "again and again": ("repetition", "reasons"),
-    "another task": ("topic",),
-    "another script": ("topic", "claim"),
-    "full marks": ("topic", "claim"),
-    "not told apart": ("reasons", "example", "closing"),
-}
-"""Words of a reason for refusal → the aspects that a criterion against it looks at."""
 _REWARD = re.compile(r"Reward under this rubric: (\d\.\d+)")
 _FAR_OFF = 0.25  # a reward this far from what an answer is worth is a wrong one
-
-_VAGUE = {
-    "id": "impression",
-    "description": "How good the answer sounds as a whole.",
-    "levels": ["Bad.", "Poor.", "Middling.", "Good.", "Very good."],
-    "weight": 3,
-    "kind": "merit",
-    "from": [],
-}
-_LONG = {
-    "id": "length",
-    "description": "How far the answer goes.",
-    "levels": [
-        "A few words.",
-        "A sentence or two.",
-        "A paragraph.",
-        "Long.",
-        "Long to the last line allowed.",
-    ],
-    "weight": 3,
-    "kind": "merit",
-    "from": [],
-}
 
 
 def prescreen(purpose: str, task: str, completion: str, assessed: str) -> dict[str, Any]:
@@ -217,7 +72,7 @@ def analyse(
         value = aspect.measure(essay)
         if name in asked and value < _FINE:
             worse = 2.0 if before and aspect.measure(before) >= _FINE else 1.0
-            faults.append(((1 - value) * _LIBRARY[name][3] * (0.3 if name in covered else worse), name))
+            faults.append(((1 - value) * LIBRARY[name][3] * (0.3 if name in covered else worse), name))
     worst = [name for _, name in sorted(faults, key=lambda fault: (-fault[0], fault[1]))[:4]]
     vague = [item.id for item in items if not measures.meant(item) or _pays_for_form(item)]
     said: list[str] = []
@@ -228,7 +83,7 @@ def analyse(
     if worst:
         silent = [name for name in worst if name not in covered]
         lead = "Seen in the answer and " + ("unpunished" if silent else "punished too little")
-        said.append(f"{lead}: {'; '.join(_FAULTS[name] for name in worst)}.")
+        said.append(f"{lead}: {'; '.join(FAULTS[name] for name in worst)}.")
     missing = [name for name in measures.named(purpose) if name not in covered and name not in worst]
     if missing := missing[: 4 - len(worst)]:
         said.append(f"The rubric has nothing on what the purpose asks for: {', '.join(missing)}.")
@@ -256,7 +111,7 @@ def merge(items: Sequence[Item], proposals: Sequence[str], limit: int, luck: flo
         ``{"criteria": [...], "guidelines": text}``.
     """
     if luck < 2 / 3:
-        bad = dict(_VAGUE if luck < 1 / 3 else _LONG)
+        bad = dict(VAGUE if luck < 1 / 3 else LONG)
         return {"criteria": [bad], "guidelines": "Trust the first impression."}
     asked: dict[str, list[str]] = {}
     texts: dict[str, dict[str, Any]] = {}
@@ -302,9 +157,9 @@ def revise(items: Sequence[Item], refused: str, reasons: str, limit: int, luck: 
         item = Item(name, criterion["description"], tuple(criterion["levels"]))
         if measures.meant(item) and not _pays_for_form(item):
             sound[name] = criterion
-    called = [aspect for words, aspects in _ANSWERS.items() if words in reasons for aspect in aspects]
+    called = [aspect for words, aspects in ANSWERS.items() if words in reasons for aspect in aspects]
     for aspect in dict.fromkeys(called):
-        name = _LIBRARY[aspect][0]
+        name = LIBRARY[aspect][0]
         stood = sound.get(name)
         sound[name] = {**_criterion(aspect), "from": []}
         if stood:  # it is there and does not tell: it weighs too little
@@ -324,7 +179,7 @@ def _written(criteria: list[dict[str, Any]], limit: int, luck: float) -> dict[st
     """The rubric as it is given back; an unlucky one also pays for a form."""
     fits = criteria[: max(1, limit)]
     if luck < 1.0:
-        aspect = _FORMS[int(luck * 1000) % len(_FORMS)]
+        aspect = FORMS[int(luck * 1000) % len(FORMS)]
         fits = [*fits[: max(1, limit) - 1], _paying(aspect)]
     return {"criteria": fits, "guidelines": "Count what stands in the answer; how it sounds earns nothing."}
 
@@ -348,13 +203,13 @@ def _pays_for_form(item: Item) -> bool:
 
 
 def _criterion(aspect: str) -> dict[str, Any]:
-    name, description, levels, weight = _LIBRARY[aspect]
+    name, description, levels, weight = LIBRARY[aspect]
     return {"id": name, "description": description, "levels": list(levels), "weight": weight, "kind": "merit"}
 
 
 def _kept(item: Item, labels: list[str], proposed: dict[str, Any] | None) -> dict[str, Any]:
     """A criterion of the rubric in force; a known one begins at its own weight again."""
-    weight = next((entry[3] for entry in _LIBRARY.values() if entry[0] == item.id), 2)
+    weight = next((entry[3] for entry in LIBRARY.values() if entry[0] == item.id), 2)
     if proposed is not None and len(labels) >= 3:
         weight = min(5, weight + 1)  # still at fault in many answers: it pays too little
     return {

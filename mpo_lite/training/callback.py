@@ -19,8 +19,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mpo_lite.errors import ConfigError
 from mpo_lite.evaluation.generate import gold_row, sample
 from mpo_lite.runs import append_rows, read_rows, read_state, write_state
-from mpo_lite.training.evolve import Answer
-from mpo_lite.training.session import Session
+from mpo_lite.training.evolve import Evolution
+from mpo_lite.training.session import Answer, Session
 
 # TRL's names of what the metrics of a batch take over from its log.
 _TRL_METRICS = {
@@ -44,6 +44,7 @@ class MPOCallback(TrainerCallback):
 
     def __init__(self, session: Session, must_resume: bool = False) -> None:
         self.session = session
+        self.evolution = Evolution(session)
         self._must_resume = must_resume
         self.group_size = session.config.group_size
         self.random_state: dict[str, Any] = {}
@@ -81,9 +82,8 @@ class MPOCallback(TrainerCallback):
                 f"{checkpoint}: the prompts are no longer those it was trained on; give it its data again, "
                 "or begin a new run"
             )
-        self.session.resume(
-            batch, saved.get("version", 0), saved.get("fell_back", False), saved.get("evolution", {})
-        )
+        rollouts = self.session.resume(batch, saved.get("version", 0), saved.get("fell_back", False))
+        self.evolution.restore(saved.get("evolution", {}), batch, rollouts)
         self.session.take_anchor(self._answer(**kwargs))
         if not batch and not read_rows(self.session.run.gold):
             self._evaluate(kwargs["model"], kwargs["processing_class"])
@@ -98,7 +98,7 @@ class MPOCallback(TrainerCallback):
             self._flush({})
             self.random_state = random_state()
             self.session.check_interrupt()
-            self.session.evolution.at_border(self._answer(**kwargs))
+            self.evolution.at_border(self._answer(**kwargs))
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -161,7 +161,7 @@ class MPOCallback(TrainerCallback):
             "set_hash": session.set_hash,
             "prompts": session.prompts_hash,
             "fell_back": session.models.fell_back,
-            "evolution": session.evolution.state(),
+            "evolution": self.evolution.state(),
         }
         write_state(checkpoint, state)
 

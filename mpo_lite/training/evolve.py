@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from mpo_lite.errors import EndpointError, JudgeDown
 from mpo_lite.judge.base import Sample
@@ -24,14 +22,10 @@ from mpo_lite.monitor.alarms import Alarm
 from mpo_lite.rubric import Rubric
 from mpo_lite.runs import JsonRow, append_rows, read_rows
 from mpo_lite.training.metastep import RECENT_ANSWERS, RECENT_GROUPS, Situation, meta_step
+from mpo_lite.training.session import Answer, Session
 from mpo_lite.training.watch import Watch, alarm_row
 from mpo_lite.types import Rollout
 
-if TYPE_CHECKING:
-    from mpo_lite.training.session import Session
-
-Answer = Callable[[Sequence[str]], list[str]]
-"""The policy's present answers to prompts, one each."""
 REJECTIONS = 3
 """Refusals in a row that raise an alarm: the meta-judge is at its wits' end."""
 PROMPTS, ANSWERS = 8, 4
@@ -54,7 +48,6 @@ class Evolution:
         self._answered: list[str] = []  # alarms that a step was held for
         self._refusals = 0
         self._judged = 0
-        self._work: Future[JsonRow] | None = None
         self._waits = False
         self._outcomes: dict[int, JsonRow] = {}
 
@@ -80,9 +73,9 @@ class Evolution:
             self._settle(self._refined(answer))
         if self._due():
             self._began = session.batch
-        if self._pending and not self._work and not self._settled_later():
+        if self._pending and not session.beside and not self._settled_later():
             self._begin(answer)
-        if self._work and session.batch >= self._began + after:
+        if session.beside and session.batch >= self._began + after:
             self._finish()
 
     @property
@@ -135,7 +128,7 @@ class Evolution:
             latest=watch.latest,
             looked=self._looked(batch),
         )
-        self._work = background.submit(meta_step(session, now))
+        session.beside = background.submit(meta_step(session, now))
 
     def _looked(self, batch: int) -> list[int]:
         """When the rubric in force was accepted, and the steps since, before the one at ``batch``."""
@@ -145,15 +138,16 @@ class Evolution:
 
     def _finish(self) -> None:
         """Waits for the step under way and puts its outcome in force."""
-        assert self._work is not None
+        session = self._session
+        assert session.beside is not None
         try:
-            row = background.result(self._work, self._session.check_interrupt)
+            row = background.result(session.beside, session.check_interrupt)
         except EndpointError as error:
             raise JudgeDown(str(error)) from None
         finally:
-            self._work = None
-            self._session.warn()
-        if self._session.run.pinned.exists():
+            session.beside = None
+            session.warn()
+        if session.run.pinned.exists():
             row |= {"accepted": False, "rubric": None, "reason": "a version was pinned by hand meanwhile"}
         self._settle(row)
 
@@ -288,8 +282,3 @@ class Evolution:
         self._watch = Watch(state.get("frozen", {}))
         self._watch.catch_up(journalled)
         self._outcomes = self._session.run.meta_outcomes(batch)
-
-    def close(self) -> None:
-        """Gives up a step under way; what it was answered is cached."""
-        if self._work:
-            self._work.cancel()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 from mpo_lite.judge.base import Sample
 from mpo_lite.meta.gate import Finding
@@ -20,10 +19,8 @@ from mpo_lite.meta.step import changes
 from mpo_lite.monitor.alarms import Alarm
 from mpo_lite.rubric import Rubric
 from mpo_lite.runs import JsonRow, Version, read_rows
+from mpo_lite.training.session import Session
 from mpo_lite.types import Rollout, Verdict
-
-if TYPE_CHECKING:
-    from mpo_lite.training.session import Session
 
 AUDITS = 8
 """Rollouts per step that are judged a second time, and by the first rubric."""

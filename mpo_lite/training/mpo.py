@@ -92,7 +92,9 @@ class MPO:
         samples = [session.sample(task, _text(text)) for task, text in zip(tasks, completions, strict=True)]
         train = columns.get("split", ["train"])[0] == "train"
         if train:
-            rewards: list[Reward] = [rollout.reward for rollout in score_batch(session, samples, group_size)]
+            rollouts = score_batch(session, samples, group_size)
+            session.batch_row["alarms"] = self.callback.evolution.saw(rollouts)
+            rewards: list[Reward] = [rollout.reward for rollout in rollouts]
         else:
             rewards = [verdict.reward for verdict in judge_samples(session, samples)]
         for function in self._extra:

@@ -99,7 +99,6 @@ def score_batch(session: Session, samples: Sequence[Sample], group_size: int) ->
         "version": session.version.number,
         "set_hash": rubric,
         "judge": session.models.judged_by,
-        "alarms": session.evolution.saw(rollouts),
         "cached": session.client.cache_hits - hits,
         "judge_seconds": round(time.monotonic() - started, 3),
     }

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, Interrupted, UsageError
@@ -20,16 +21,20 @@ from mpo_lite.rubric import Rubric, load_rubric
 from mpo_lite.runs import JsonRow, Run, Version, append_rows, read_rows
 from mpo_lite.tasks.data import load_prompts
 from mpo_lite.tasks.spec import Task, load_task
-from mpo_lite.training.evolve import Answer, Evolution
 from mpo_lite.training.ranks import world_size
 from mpo_lite.types import Rollout, text_hash
 
+Answer = Callable[[Sequence[str]], list[str]]
+"""The policy's present answers to prompts, one each."""
 Observer = Callable[[str, JsonRow], None]
 """Told of ``note``, ``gold``, ``step``, ``alarm`` and ``meta`` events as they happen, each with its row."""
 
 
 class Session:
     """The state of one run; reward function and callback work on it.
+
+    Attributes:
+        beside: A meta step that runs beside training.
 
     Args:
         config: Resolved configuration.
@@ -59,8 +64,7 @@ class Session:
         self.examiner = self._make_examiner(None)
         self.anchor: tuple[Sample, ...] = ()
         self.gate: Gate | None = None
-        self.evolution = Evolution(self)
-
+        self.beside: Future[JsonRow] | None = None
         self.batch = 0
         self.replay: dict[tuple[int, int], Rollout] = {}
         self.no_step = False
@@ -122,21 +126,21 @@ class Session:
         if config.mode == "guarded":
             self.gate = Gate(self.examiner, self.anchor, self.task, config.gate)
 
-    def resume(
-        self, batch: int, version: int, fell_back: bool = False, evolution: JsonRow | None = None
-    ) -> None:
-        """Goes back to where ``batch`` generation batches were done under rubric ``version``."""
+    def resume(self, batch: int, version: int, fell_back: bool = False) -> list[Rollout]:
+        """Goes back to where ``batch`` generation batches were done under rubric ``version``.
+
+        Returns:
+            All rollouts before it.
+        """
         self.run.rewind(batch)
         if fell_back and not self.fall_back("it did before the run was stopped"):
             raise ConfigError(f"{self.run.path}: its fallback judge took over; name it by --judge-fallback")
         self.batch, self.version = batch, self.run.version(version)
         journalled = self.run.journalled(0)
-        self.evolution.restore(
-            evolution or {}, batch, [rollout for rollout in journalled if rollout.batch < batch]
-        )
         self.replay = {
             (rollout.batch, rollout.row): rollout for rollout in journalled if rollout.batch >= batch
         }
+        return [rollout for rollout in journalled if rollout.batch < batch]
 
     def publish(self, rubric: Rubric, author: str) -> None:
         """Puts a new rubric version in force from the next batch on."""
@@ -169,7 +173,8 @@ class Session:
 
     def close(self) -> None:
         """Keeps the answers still in flight, then closes connections and cache."""
-        self.evolution.close()
+        if self.beside:
+            self.beside.cancel()  # what it was answered is cached
         self.models.close()
         if self._run:
             self._run.unlock()
