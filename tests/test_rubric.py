@@ -149,9 +149,9 @@ def test_yaml_tags_that_would_run_code_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_defusing_leaves_blank_is_stripped_or_refused() -> None:
-    level = Criterion(id="a", description="sound\u200b", levels=("none\u200b", "some"))
-    rubric = Rubric(criteria=(level,), guidelines="\u200b")
+    level = Criterion(id="a", description="sound\u202e", levels=("none\u202e", "some"))
+    rubric = Rubric(criteria=(level,), guidelines="\u202e")
     assert (level.description, level.levels[0], rubric.guidelines) == ("sound", "none", "")
     assert parse_rubric(dump_rubric(rubric), "here") == rubric
     with pytest.raises(ValidationError):
-        Criterion(id="a", description="\u200b", levels=("none", "some"))
+        Criterion(id="a", description="\u202e", levels=("none", "some"))
