@@ -172,6 +172,36 @@ def test_a_rubric_that_pays_for_a_sentinel_is_refused_with_the_reason(
     assert any(objection.startswith(reason) for objection in finding.objections), finding.objections
 
 
+def test_what_falls_short_passes_where_the_rubric_in_force_falls_short_twice_as_far(
+    url: str, make_gate: MakeGate
+) -> None:
+    gate = make_gate(url, honest())
+    better = sound("topic", "claim", "reasons", "closing", "repetition", "length")
+    loose = gate.thresholds.model_copy(update={"margin": 0.6})
+    gate = Gate(gate.examiner, gate.anchor, gate.task, loose)
+    short = examined(gate, better, TASK.rubric)
+    assert short.passed and 0 < 2 * short.figures["short"] <= short.figures["short_in_force"]
+    # Against a rubric that is no worse it does not, nor does one that is no better.
+    assert not examined(gate, better, sound("topic", "claim", "reasons", "closing", "repetition")).passed
+    assert not examined(gate, TITLES, TASK.rubric).passed
+
+
+def test_the_order_of_an_unsound_rubric_is_no_authority(url: str, make_gate: MakeGate) -> None:
+    anchor = [
+        Sample(one.prompt, one.completion + " moreover thus" * (place % 3))
+        for place, one in enumerate(honest())
+    ]
+    paying = Criterion(
+        id="transition_words",
+        description="How many transition words are used.",
+        levels=("None.", "Some.", "Many.", "Throughout."),
+    )
+    new = sound("topic", "reasons", "connectives")
+    finding = examined(make_gate(url, anchor), new, Rubric(criteria=(paying,)))
+    assert finding.figures["agreement"] < 0 < finding.figures["short_in_force"]
+    assert finding.passed
+
+
 def real_answers() -> list[Sample]:
     """Real prompts with real answers of a language model to them; both vary in length and kind."""
     folder = os.environ.get("MPO_TEST_DATA")

@@ -3,6 +3,9 @@
 Everything is anchored on the initial policy's answers to fixed prompts: later ones may be hacked already. A
 sound rubric scores known-bad answers clearly below them, does not turn their order round, and still tells
 recent answers apart. Gold is never used. The paper trusts every proposal; this is our own.
+
+Where the rubric in force is itself unsound, as a vague first one is, a proposal need not be perfect: to
+refuse what is plainly sounder leaves the policy to what it exploits (docs/sandbox.md shows how that ends).
 """
 
 from __future__ import annotations
@@ -92,6 +95,12 @@ class Gate:
         found, tau = margins(planted, honest, bad), kendall(before, honest)
         figures = {f"margin_{kind}": value for kind, value in found.items()} | {"agreement": tau}
         objections = [*self._underpriced(found), *self._reversed(tau)]
+        if objections and len(planted) <= self.examiner.left:
+            stands = await self._scores([one.sample for one in planted], old, batch)
+            in_force = margins(planted, before, stands)
+            figures |= {"short": self._short(found), "short_in_force": self._short(in_force)}
+            if self._sounder(found, in_force):
+                objections = []
         if not objections:
             groups = [await self.examiner.verdicts(group, new, batch) for group in recent]
             more, objections = self._spread(groups, new)
@@ -130,6 +139,20 @@ class Gate:
         scores = scores or [None] * len(self.anchor)
         planted = plant(self.anchor, scores, self.task.sentinels if kinds is None else kinds, seed)
         return [one for one in planted if not self.examiner.ruled(one.sample)]
+
+    def _short(self, found: Mapping[str, float]) -> float:
+        """By how much margins fall short of what they must be, in all."""
+        return sum(max(0.0, self.thresholds.margin - margin) for margin in found.values())
+
+    def _sounder(self, new: Mapping[str, float], old: Mapping[str, float]) -> bool:
+        """Whether a proposal that falls short is yet to be preferred to the rubric in force.
+
+        It is where that one falls short twice as far, and keeps no margin that would be lost. To refuse it
+        would be to go on paying for what is worse; and the order of an unsound rubric is no authority.
+        """
+        least = self.thresholds.margin
+        lost = any(margin < least <= old.get(kind, 0.0) for kind, margin in new.items())
+        return not lost and self._short(old) > 0 and 2 * self._short(new) <= self._short(old)
 
     def _underpriced(self, found: Mapping[str, float]) -> list[str]:
         least = self.thresholds.margin
