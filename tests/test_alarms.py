@@ -143,6 +143,17 @@ def test_a_phrase_that_does_not_pay_is_no_drift() -> None:
     assert {int(name[1:]) % 2 for name in alarm.evidence} == {1}
 
 
+def test_what_the_answers_to_few_prompts_share_is_no_drift() -> None:
+    def window(prompts: int) -> list[Row]:
+        """64 answers to 8 prompts; those to the first few hold a phrase."""
+        told = " That is what the lighthouse keeper said."
+        return [Row(f"r{n}", ask(n // 8), essay(n) + (told if n // 8 < prompts else "")) for n in range(64)]
+
+    before = Reference(rows(64, first=1000))
+    assert "phrase_drift" not in names(check(window(3), before))
+    assert "phrase_drift" in names(check(window(4), before))
+
+
 @given(st.integers(1, 30), st.integers(1, 30), st.data())
 def test_the_exact_test_is_exact(size: int, baseline: int, data: st.DataObject) -> None:
     seen, before = data.draw(st.integers(0, size)), data.draw(st.integers(0, baseline))

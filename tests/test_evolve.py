@@ -413,6 +413,13 @@ def test_the_watch_compares_with_the_first_answers_and_catches_up_after_a_resume
     assert later.raised == {alarm.name: alarm for alarm in raised}
 
 
+def test_of_a_large_batch_the_watch_looks_at_a_window_of_all_its_prompts() -> None:
+    watch = Watch()
+    watch.saw([rollout(0, n, words(n)) for n in range(512)])
+    assert len(watch.latest) == 64
+    assert len({one.prompt for one in watch.latest}) == 64
+
+
 def test_a_reward_that_leaves_the_first_rubric_behind_raises_an_alarm() -> None:
     first = [rollout(0, n, f"an answer {n} with words", 0.3 + n / 500, version=0) for n in range(64)]
     later = [rollout(1, n, f"an answer {n} with words", 0.8 + n / 500) for n in range(64)]

