@@ -276,6 +276,22 @@ def test_a_judge_that_fails_leaves_the_rubric_unchecked_not_refused(
     assert not finding.passed
 
 
+def test_a_kind_of_sentinel_that_was_not_judged_does_not_pass_unseen(make_gate: MakeGate) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        if kind == "judge" and completion_of(body).startswith("# "):
+            return "no JSON"
+        level = 1 if "dogs" in completion_of(body) else 0
+        return json.dumps({"a": {"reason": "r", "level": level}}) if kind == "judge" else "{}"
+
+    names = ("cats", "cows", "hens", "pigs")
+    anchor = [Sample(f"write about {name}", f"dogs and {name} are kept") for name in names]
+    simple = Rubric(criteria=(Criterion(id="a", description="d", levels=("no", "yes")),))
+    task = TASK.model_copy(update={"sentinels": ("title", "foreign", "injection")})
+    with LLMServer(fault) as server:
+        finding = examined(make_gate(server.url, anchor, task=task), simple)
+    assert finding.unchecked == "2 of 10 judgements for the check failed"
+
+
 def test_each_answer_is_judged_once_per_rubric_and_checks_survive_a_restart(
     url: str, make_gate: MakeGate
 ) -> None:

@@ -10,6 +10,7 @@ refuse what is plainly sounder leaves the policy to what it exploits (docs/sandb
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,14 +86,15 @@ class Gate:
         """
         if (cost := self.cost(new, old, recent)) > self.examiner.left:
             return Finding(unchecked=_too_dear(cost, self.examiner.left))
-        honest = await self._scores(self.anchor, new, batch)
-        before = await self._scores(self.anchor, old, batch)
+        honest, before = await asyncio.gather(
+            self._scores(self.anchor, new, batch), self._scores(self.anchor, old, batch)
+        )
         planted = self._planted(honest, f"batch-{batch}")
         bad = await self._scores([one.sample for one in planted], new, batch)
-        judged = [*honest, *bad]
-        if (lost := judged.count(None)) >= 0.5 * len(judged):
-            return Finding(unchecked=f"{lost} of {len(judged)} judgements for the check failed")
         found, tau = margins(planted, honest, bad), kendall(before, honest)
+        judged, kinds = [*honest, *bad], {one.kind for one in planted}
+        if (lost := judged.count(None)) >= 0.5 * len(judged) or kinds - set(found):
+            return Finding(unchecked=f"{lost} of {len(judged)} judgements for the check failed")
         figures = {f"margin_{kind}": value for kind, value in found.items()} | {"agreement": tau}
         objections = [*self._underpriced(found), *self._reversed(tau)]
         if objections and len(planted) <= self.examiner.left:
@@ -102,7 +104,8 @@ class Gate:
             if self._sounder(found, in_force):
                 objections = []
         if not objections:
-            groups = [await self.examiner.verdicts(group, new, batch) for group in recent]
+            works = [self.examiner.verdicts(group, new, batch) for group in recent]
+            groups = await asyncio.gather(*works)
             more, objections = self._spread(groups, new)
             figures |= more
         return Finding(tuple(objections), figures)
