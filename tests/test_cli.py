@@ -139,7 +139,7 @@ def test_resuming_what_is_no_run_says_so(capsys: pytest.CaptureFixture[str], tmp
 
 ROW: dict[str, Any] = {
     "batch": 3, "version": 1, "reward": 0.5, "spread": 0.1, "words": 40.0, "judge_failures": 2, "kl": 0.01,
-    "cache_hits": 5, "judge_calls": 100, "meta_calls": 7, "usd": 0.1234,
+    "cache_hits": 5, "judge_calls": 100, "gate_calls": 5, "meta_calls": 7, "usd": 0.1234,
 }  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def test_progress_away_from_a_terminal_is_one_plain_line_per_batch() -> None:
     lines = text.splitlines()
     assert lines[0] == "gold before training: 0.450 on 64 held-out prompts"
     for part in ("batch 3/10", "reward 0.500 (v1)", "gold 0.450", "kl 0.010", "spread 0.100", "words 40",
-                 "failed 2", "cache hits 5", "calls 107", "spend $0.1234"):  # fmt: skip
+                 "failed 2", "cache hits 5", "calls 112", "spend $0.1234"):  # fmt: skip
         assert part in lines[1]
     assert "reward – (v1)" in lines[2] and "spend unpriced" in lines[2]
     assert "\x1b" not in text

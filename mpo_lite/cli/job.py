@@ -156,7 +156,8 @@ def _closing_line(summary: dict[str, Any]) -> str:
         f"{summary['steps']} batches in {summary['seconds']:.0f} s, rubric v{summary['rubric_version']}",
         "no reward" if reward is None else f"reward {reward:.3f}",
         *([f"gold {gold['start']:.3f} → {gold['end']:.3f}"] if gold else []),
-        f"{summary['judge_calls']} judge and {summary['meta_calls']} meta calls for {usd}",
+        "{judge_calls} judge, {gate_calls} gate and {meta_calls} meta calls".format(**summary)
+        + f" for {usd}",
         f"{summary['judge_failures']} failed, {summary['cache_hits']} from the cache",
     ]
     return ", ".join(parts)

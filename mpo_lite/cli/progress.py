@@ -112,7 +112,7 @@ def _figures(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[st
         ("words", f"{row['words']:.0f}"),
         ("failed", str(row["judge_failures"])),
         ("cache hits", str(row["cache_hits"])),
-        ("calls", str(row["judge_calls"] + row["meta_calls"])),
+        ("calls", str(row["judge_calls"] + row["gate_calls"] + row["meta_calls"])),
         ("spend", usd),
         ("left", left),
     ]
