@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, TaskError
 from mpo_lite.resolve import load_config, save_config
-from mpo_lite.rubric import Rubric, dump_rubric, parse_rubric
+from mpo_lite.rubric import Rubric, dump_rubric, load_rubric, parse_rubric
 from mpo_lite.types import Assessment, Rollout, Verdict, text_hash
 
 STATE_FILE = "mpo_state.json"
@@ -231,6 +231,19 @@ class Run:
 
     def _version_path(self, number: int) -> Path:
         return self.path / "rubrics" / f"v{number:03d}.yaml"
+
+
+def rubric_at(path: Path) -> tuple[Rubric, str]:
+    """A rubric by its file, or by the run whose last one it is; and where it comes from.
+
+    Raises:
+        UsageError: There is none, or it is malformed.
+    """
+    if not path.is_dir():
+        return load_rubric(path), str(path)
+    run, _ = Run.open(path, {})
+    newest = run.latest()
+    return newest.rubric, f"{path} v{newest.number}"
 
 
 def verdict_of(row: JsonRow) -> Verdict:

@@ -22,8 +22,8 @@ from mpo_lite.meta.examine import Examiner
 from mpo_lite.meta.offline import Round, refine
 from mpo_lite.meta.step import MetaJudge
 from mpo_lite.resolve import load_config
-from mpo_lite.rubric import dump_rubric, load_rubric
-from mpo_lite.runs import write_atomically
+from mpo_lite.rubric import dump_rubric
+from mpo_lite.runs import rubric_at, write_atomically
 from mpo_lite.tasks.data import file_rows
 from mpo_lite.tasks.spec import Task, load_task
 
@@ -87,7 +87,7 @@ def _refine(
     examiner = Examiner(
         lambda draw: models.judge("judge", draw), lambda: models.judged_by, task.rules.min_words
     )
-    first = load_rubric(config.rubric) if config.rubric else task.rubric
+    first = rubric_at(config.rubric)[0] if config.rubric else task.rubric
     work = refine(meta, examiner, task, config, first, samples, labels, told)
     try:
         return background.wait(work)

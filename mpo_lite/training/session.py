@@ -17,8 +17,8 @@ from mpo_lite.judge.endpoints import Endpoints
 from mpo_lite.meta.examine import Examiner
 from mpo_lite.meta.gate import Gate
 from mpo_lite.meta.step import MetaJudge
-from mpo_lite.rubric import Rubric, load_rubric
-from mpo_lite.runs import JsonRow, Run, Version, append_rows, read_rows
+from mpo_lite.rubric import Rubric
+from mpo_lite.runs import JsonRow, Run, Version, append_rows, read_rows, rubric_at
 from mpo_lite.tasks.data import load_prompts
 from mpo_lite.tasks.spec import Task, load_task
 from mpo_lite.training.ranks import world_size
@@ -195,12 +195,8 @@ def _first_rubric(config: Config, task: Task) -> tuple[Rubric, str]:
     Raises:
         UsageError: There is none, or it is malformed.
     """
-    path = config.rubric
-    if path and path.is_dir():
-        run, _ = Run.open(path, {})
-        return run.latest().rubric, f"{path} v{run.latest().number}"
-    if path:
-        return load_rubric(path), str(path)
+    if config.rubric:
+        return rubric_at(config.rubric)
     if config.baseline == "oracle":
         raise ConfigError("--baseline oracle: name the run whose last rubric it is to be: --rubric RUN")
     if config.baseline == "expert":
