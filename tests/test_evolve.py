@@ -151,9 +151,9 @@ def test_a_killed_run_follows_the_same_rubrics(
 
 
 def test_refusals_keep_the_rubric_and_three_in_a_row_raise_an_alarm(train: Train, tmp_path: Path) -> None:
-    # This judge's levels are drawn from the text: no rubric makes it tell good from bad.
+    # This judge's levels are drawn from the text: no rubric makes it tell good from bad by that much.
     with LLMServer() as server:
-        summary = train(at=server.url, interval=2)
+        summary = train(at=server.url, interval=2, gate="{prompts: 6, share: 20, margin: 0.9}")
         asked_again = server.prompts("revise")
     run = Run(tmp_path / "run")
     lineage = read_rows(run.lineage)

@@ -15,6 +15,7 @@ from mpo_lite.prompts import fence, prompts_dir, render
 from mpo_lite.rubric import Rubric, load_rubric
 from mpo_lite.sandbox import data, library, measures, simulate, simulate_meta
 from mpo_lite.sandbox.simulate import reply, weaknesses
+from mpo_lite.text import defuse
 from mpo_lite.types import Assessment, Message
 
 KEY = b"0123456789abcdef"
@@ -304,7 +305,7 @@ def test_the_simulated_readers_do_not_know_the_gold_metric() -> None:
 @settings(max_examples=150)
 @given(st.text(max_size=300), st.text(max_size=300), st.integers(0, 2**63), st.text(max_size=200))
 def test_arbitrary_text_never_breaks_a_role(task: str, completion: str, seed: int, rubric_words: str) -> None:
-    words = rubric_words.strip() or "x"
+    words = defuse(rubric_words).strip() or "x"
     criterion = {"id": "a", "description": words, "levels": [words, words]}
     rubric = Rubric.model_validate({"criteria": [criterion, {**criterion, "id": "b"}], "guidelines": words})
     if "###" not in words and "\n" not in words and "\n## " not in words:
