@@ -151,9 +151,16 @@ def test_a_killed_run_follows_the_same_rubrics(
 
 
 def test_refusals_keep_the_rubric_and_three_in_a_row_raise_an_alarm(train: Train, tmp_path: Path) -> None:
-    # This judge's levels are drawn from the text: no rubric makes it tell good from bad by that much.
-    with LLMServer() as server:
-        summary = train(at=server.url, interval=2, gate="{prompts: 6, share: 20, margin: 0.9}")
+    def pleased(kind: str, body: Any) -> str | None:
+        """A judge that gives the best level of everything, whatever the rubric."""
+        if kind != "judge":
+            return None
+        asked = body["response_format"]["json_schema"]["schema"]["properties"]
+        top = {name: max(form["properties"]["level"]["enum"]) for name, form in asked.items()}
+        return json.dumps({name: {"reason": "fine", "level": level} for name, level in top.items()})
+
+    with LLMServer(pleased) as server:
+        summary = train(at=server.url, interval=2)
         asked_again = server.prompts("revise")
     run = Run(tmp_path / "run")
     lineage = read_rows(run.lineage)
