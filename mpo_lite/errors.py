@@ -16,6 +16,8 @@ A message says what happened, where, and how to mend it. The command line prints
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Literal
 
 FailureKind = Literal["transport", "parse", "refusal", "context"]
@@ -77,3 +79,20 @@ class Interrupted(StopRun):
     """The user asked the run to stop."""
 
     exit_code = 130
+
+
+@contextmanager
+def refusals(what: str) -> Generator[None]:
+    """Makes one line of what libraries raise for input they cannot use.
+
+    Args:
+        what: The setting or file, as the message begins.
+
+    Raises:
+        ConfigError: In place of theirs.
+    """
+    try:
+        yield
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError, ArithmeticError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"{what}: {said[:300] or type(error).__name__}") from error

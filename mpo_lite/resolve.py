@@ -1,7 +1,7 @@
 """Resolves a configuration from flags, environment, ``.env`` and YAML, and names the source of what is wrong.
 
-Precedence: explicit argument or flag > ``MPO_*`` environment (``.env`` included) > YAML > default, in the
-command line and in ``MPO(...)`` alike.
+Precedence: explicit argument or flag > ``MPO_*`` environment (``.env`` included) > YAML > preset > default,
+in the command line and in ``MPO(...)`` alike.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 from dotenv import load_dotenv
 from pydantic import ValidationError
 
-from mpo_lite.config import Config, Lora, Model, Thresholds
+from mpo_lite.config import PRESETS, Config, Model, Ppo, Thresholds
 from mpo_lite.errors import ConfigError
 
 
@@ -61,8 +61,11 @@ def load_config(
     for text in overrides:
         name, equals, value = text.partition("=")
         if not equals:
-            raise ConfigError(f"-o {text}: write key.path=value, for example -o lora.r=16")
+            raise ConfigError(f"-o {text}: write key.path=value, for example -o gate.margin=0.1")
         merged = _without(merged, name) | {name: _Given(_scalar(value), f"-o {name}")}
+    preset = str(merged["preset"].value) if "preset" in merged else ""
+    for name, value in PRESETS.get(preset, {}).items():
+        merged.setdefault(name, _Given(value, f"preset {preset}"))
     return _validate(merged)
 
 
@@ -156,7 +159,7 @@ def _complaint(path: str, kind: str, message: str, merged: Mapping[str, _Given])
         mend = "name the variable that holds it by api_key_env" if parents else f"set MPO_{leaf.upper()}"
         return f"{origin} {path}: keys are never read from files or flags; {mend}"
     level = parents[0] if parents else ""
-    levels = {"lora": Lora, "gate": Thresholds, "judge": Model, "judge_fallback": Model}
+    levels = {"ppo": Ppo, "gate": Thresholds, "judge": Model, "judge_fallback": Model}
     names = levels.get(level, Config).model_fields
     close = difflib.get_close_matches(leaf, names, n=1)
     hint = f', did you mean "{close[0]}"?' if close else f"; known keys: {', '.join(names)}"

@@ -63,7 +63,6 @@ class Run:
         self.lineage = path / "lineage.jsonl"
         self.gold = path / "gold.jsonl"
         self.rollouts = path / "rollouts.jsonl"
-        self.calls = path / "calls.jsonl"
         self.anchor = path / "anchor.jsonl"
         self.probes = path / "probes.jsonl"
         self.trials = path / "trials.jsonl"
@@ -122,6 +121,15 @@ class Run:
             return json.loads((self.path / "env.json").read_text(encoding="utf-8"))["begun_by"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{self.path / 'env.json'}: missing or damaged; this is no run") from error
+
+    def ledger(self, process: int = 0) -> Path:
+        """Where a process of the job accounts for its calls: each has a file of its own."""
+        return self.path / f"calls{f'-{process}' if process else ''}.jsonl"
+
+    def ledgers(self) -> dict[int, Path]:
+        """The accounts by process; that of the first may not be there yet."""
+        found = ((path.stem.removeprefix("calls-"), path) for path in self.path.glob("calls-*.jsonl"))
+        return {0: self.ledger(), **{int(process): path for process, path in found if process.isdecimal()}}
 
     def lock(self) -> None:
         """Keeps other processes from writing here, until ``unlock`` or the end of this process.

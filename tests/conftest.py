@@ -1,5 +1,6 @@
 """Shared set-up. Training tests run the way the documentation says: one thread, no hub."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+from jobs import Train, arguments
 
+from mpo_lite.cli.main import main
 from mpo_lite.llm import background
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.cache import AnswerCache
@@ -69,3 +72,29 @@ def rubric() -> Rubric:
             ),
         )
     )
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """The real prompts where they are at hand, and some of our own where not; unknown words either way."""
+    folder = os.environ.get("MPO_TEST_DATA")
+    if folder:
+        return Path(folder) / "essay_prompts.jsonl"
+    path = tmp_path / "prompts.jsonl"
+    rows = [
+        {"prompt": f"Write an essay on question {n}: is honesty “always” the best policy?"}
+        for n in range(200)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def train(tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]) -> Train:
+    """Trains on real prompts in this process; gives the JSON that ``--json`` prints."""
+
+    def run(*flags: str, **settings: Any) -> dict[str, Any]:
+        main([*arguments(tmp_path, prompts, **settings), *flags])
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return run

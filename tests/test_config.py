@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mpo_lite.config import Config
+from mpo_lite.config import PRESETS, Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.llm.models import fallback_backend, judge_backends, meta_backend
 from mpo_lite.resolve import load_config, save_config
@@ -27,10 +27,13 @@ def test_every_field_has_a_variable() -> None:
         "MPO_MAX_USD": "2.5",
         "MPO_PRESCREEN": "true",
         "MPO_LEARNING_RATE": "1e-4",
-        "MPO_LORA": "{r: 4}",
+        "MPO_LORA_R": "4",
+        "MPO_GATE": "{margin: 0.3}",
+        "MPO_LORA_TARGET_MODULES": "q_proj",
     }
     config = load_config(environ=environ)
-    assert (config.max_usd, config.prescreen, config.learning_rate, config.lora.r) == (2.5, True, 1e-4, 4)
+    assert (config.max_usd, config.prescreen, config.learning_rate) == (2.5, True, 1e-4)
+    assert (config.lora_r, config.gate.margin, config.lora_target_modules) == (4, 0.3, ("q_proj",))
 
 
 def test_dot_env_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,18 +45,27 @@ def test_dot_env_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_overrides_reach_nested_keys_and_beat_the_file(tmp_path: Path) -> None:
-    path = write(tmp_path, "lora:\n  r: 8\n  alpha: 16\ntrainer:\n  num_iterations: 2\n")
-    config = load_config(path, overrides=["lora.r=4", "trainer.epsilon=0.3"], environ={})
-    assert (config.lora.r, config.lora.alpha, config.trainer) == (
-        4,
-        16,
-        {"num_iterations": 2, "epsilon": 0.3},
-    )
+    path = write(tmp_path, "ppo:\n  lam: 0.8\n  gamma: 0.9\ntrainer:\n  num_iterations: 2\n")
+    config = load_config(path, overrides=["ppo.lam=0.7", "trainer.epsilon=0.3"], environ={})
+    assert (config.ppo.lam, config.ppo.gamma) == (0.7, 0.9)
+    assert config.trainer == {"num_iterations": 2, "epsilon": 0.3}
+
+
+def test_a_preset_is_weaker_than_anything_given(tmp_path: Path) -> None:
+    path = write(tmp_path, "preset: paper\nlora_r: 8\n")
+    config = load_config(path, environ={"MPO_BETA": "0.1"})
+    assert (config.algorithm, config.num_iterations, config.missing_eos_penalty) == ("ppo", 4, 0.2)
+    assert (config.lora_r, config.beta) == (8, 0.1)
+    assert load_config(write(tmp_path, save_config(config)), environ={}) == config
+    for name, value in PRESETS["paper"].items():
+        assert getattr(load_config(given={"preset": "paper"}, environ={}), name) == value
+    with pytest.raises(ConfigError, match="--preset preset"):
+        load_config(given={"preset": "papper"}, environ={})
 
 
 def test_an_unknown_key_is_refused_with_file_line_and_suggestion(tmp_path: Path) -> None:
-    path = write(tmp_path, "steps: 3\nlora:\n  r: 4\n  alhpa: 3\n")
-    with pytest.raises(ConfigError, match=r'essay.yaml:4 lora.alhpa: unknown key, did you mean "alpha"\?'):
+    path = write(tmp_path, "steps: 3\nppo:\n  lam: 1\n  gama: 1\n")
+    with pytest.raises(ConfigError, match=r'essay.yaml:4 ppo.gama: unknown key, did you mean "gamma"\?'):
         load_config(path, environ={})
     with pytest.raises(ConfigError, match=r'-o stepps .*did you mean "steps"'):
         load_config(overrides=["stepps=3"], environ={})
@@ -89,7 +101,7 @@ def test_files_that_are_no_configuration_are_refused(tmp_path: Path, text: str) 
 def test_a_saved_configuration_reads_back_equal(tmp_path: Path) -> None:
     config = load_config(
         given={"judge": "gpt-4o", "run_dir": tmp_path, "judge_price": [1, 2]},
-        overrides=["lora.r=4"],
+        overrides=["gate.margin=0.1"],
         environ={},
     )
     assert load_config(write(tmp_path, save_config(config)), environ={}) == config

@@ -70,7 +70,7 @@ def resume(capsys: pytest.CaptureFixture[str], run: Path, *flags: str) -> dict[s
 
 @pytest.fixture
 def all_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpo_lite.training.trainer.KEPT_CHECKPOINTS", 99)
+    monkeypatch.setattr("mpo_lite.training.arguments.KEPT_CHECKPOINTS", 99)
 
 
 def cut(source: Run, target: Path, batch: int, known: bool = False) -> Run:

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from mpo_lite.runs import Run, read_rows
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.sandbox.judge_server import running
@@ -13,7 +15,8 @@ from mpo_lite.sandbox.judge_server import running
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_example_script_trains_and_evolves_its_rubric(tmp_path: Path) -> None:
+@pytest.mark.parametrize("script", ["grpo_script.py", "rloo_script.py"])
+def test_the_example_scripts_train_and_evolve_their_rubrics(script: str, tmp_path: Path) -> None:
     with running(seed=0) as url:
         environ = os.environ | {
             "MPO_TASK": "sandbox",
@@ -25,7 +28,7 @@ def test_the_example_script_trains_and_evolves_its_rubric(tmp_path: Path) -> Non
         }
         command = [
             sys.executable,
-            ROOT / "examples" / "grpo_script.py",
+            ROOT / "examples" / script,
             str(policy_dir()),
             str(tmp_path / "out"),
         ]

@@ -19,6 +19,7 @@ from mpo_lite.errors import ConfigError, JudgeDown
 from mpo_lite.judge.base import Sample
 from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run, read_rows
+from mpo_lite.training.early import Early
 from mpo_lite.training.reward import drop_thin_groups, has_spread, score_batch
 from mpo_lite.training.session import Session
 
@@ -250,12 +251,68 @@ def test_groupwise_judging_refuses_groups_that_straddle_processes(
             num_iterations=1, gradient_accumulation_steps=1, output_dir="nowhere",
         )  # fmt: skip
         state: Any = SimpleNamespace(global_step=0)
-        MPOCallback(session).on_train_begin(args, state, None, model=None, processing_class=None)
+        ends: Any = SimpleNamespace(eos_token_id=1, pad_token_id=0)
+        model: Any = SimpleNamespace(generation_config=ends)
+        MPOCallback(session).on_train_begin(args, state, None, model=model, processing_class=ends)
 
     with LLMServer() as server:
         with pytest.raises(ConfigError, match=r"groupwise.*multiple of num_generations \(4\)"):
             begin(open_session(server, judge_mode="groupwise"), 6)
         begin(open_session(server, judge_mode="groupwise"), 8)
+
+
+def test_policies_split_over_processes_are_refused(
+    open_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from mpo_lite.training.callback import MPOCallback
+
+    with LLMServer() as server:
+        session = open_session(server)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        args: Any = SimpleNamespace(
+            num_generations=4, per_device_train_batch_size=8, steps_per_generation=1, num_iterations=1,
+            gradient_accumulation_steps=1, output_dir="nowhere", deepspeed=None, fsdp="full_shard",
+        )  # fmt: skip
+        state: Any = SimpleNamespace(global_step=0)
+        with pytest.raises(ConfigError, match="fsdp split the policy"):
+            MPOCallback(session).on_train_begin(args, state, None)
+        monkeypatch.undo()
+
+
+def test_what_a_second_process_spent_counts_when_one_goes_on(open_session: Callable[..., Session]) -> None:
+    with LLMServer() as server:
+        first = open_session(server)
+        score_batch(first, batch(), GROUP)
+        spent = first.spend()["judge_calls"]
+        first.run.ledger().rename(first.run.ledger(1))
+        again = open_session(server)
+        assert again.spend()["judge_calls"] == spent == 16
+        score_batch(again, batch(mark=lambda row: "anew"), GROUP)
+        assert len(read_rows(again.run.ledger())) == 16  # its own account; the other's is left as it is
+        assert len(read_rows(again.run.ledger(1))) == spent
+
+
+def test_judgements_begun_by_a_judge_that_was_replaced_are_not_used(
+    open_session: Callable[..., Session],
+) -> None:
+    """A resumed run whose journal tells that the fallback judged: what began before it is known goes."""
+    with LLMServer() as primary, LLMServer() as other:
+        fallback = {"model": "openai/other", "api_base": other.url}
+        session = open_session(primary, judge_fallback=fallback)
+        session.models.fell_back = True
+        session.judge = session.models.judge()
+        score_batch(session, batch(), GROUP)
+        again = open_session(primary, judge_fallback=fallback)
+        again.resume(0, 0)
+        fresh = [*batch()[:8], *batch(mark=lambda row: "anew")[8:]]
+        early = Early(again)
+        early.expect([sample.prompt for sample in fresh], GROUP)
+        for row, sample in enumerate(fresh):
+            early.ended(row, sample.completion)
+        rollouts = score_batch(again, fresh, GROUP, early.claim())
+        assert {rollout.verdict.judge for rollout in rollouts} == {"openai/other"}
 
 
 TWO_RANKS = """
@@ -300,7 +357,7 @@ def two_ranks(server: LLMServer, folder: Path, mark: str) -> list[list[str]]:
     ranks = [
         subprocess.Popen(
             [sys.executable, str(script), str(rank), server.url, str(folder), mark],
-            stdout=subprocess.PIPE, text=True, env=environ,
+            stdout=subprocess.PIPE, text=True, env=environ | {"RANK": str(rank)},
         )
         for rank in (0, 1)
     ]  # fmt: skip

@@ -1,13 +1,9 @@
 """The main job from end to end: real training of the tiny policy, judged over HTTP through LiteLLM."""
 
-import hashlib
 import json
-import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -15,75 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_server import LLMServer, completion_of, kind_of, prompt_text
+from jobs import Train, asked, ended, resume, same_run, start, wait_for, weights
+from llm_server import LLMServer, completion_of
 from trl import GRPOTrainer
 
 from mpo_lite.cli.main import main
 from mpo_lite.runs import Run, read_rows
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.mpo import MPO
-
-SETTINGS = {
-    "steps": 6,
-    "interval": 2,
-    "meta_samples": 3,
-    "group_size": 4,
-    "batch_prompts": 4,
-    "micro_batch": 16,
-    "max_new_tokens": 16,
-    "learning_rate": 1e-3,
-    "save_every": 2,
-    "breaker_pause": 0.0,
-    # Models that judge nothing: no gate would let their rubrics pass.
-    "mode": "paper",
-    "schedule": "interval",
-    "strategy": "samples",
-}
-Train = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    """The real prompts where they are at hand, and some of our own where not; unknown words either way."""
-    folder = os.environ.get("MPO_TEST_DATA")
-    if folder:
-        return Path(folder) / "essay_prompts.jsonl"
-    path = tmp_path / "prompts.jsonl"
-    rows = [
-        {"prompt": f"Write an essay on question {n}: is honesty “always” the best policy?"}
-        for n in range(200)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def arguments(tmp_path: Path, prompts: Path, name: str = "run", **settings: Any) -> list[str]:
-    options = [part for key, value in (SETTINGS | settings).items() for part in ("-o", f"{key}={value}")]
-    fixed = {"policy": str(policy_dir()), "data": str(prompts), "run-dir": str(tmp_path / name)}
-    fixed["cache-dir"] = str(tmp_path / f"{name}-cache")
-    return [
-        "train",
-        *(part for key, value in fixed.items() for part in (f"--{key}", value)),
-        "--json",
-        *options,
-    ]
-
-
-@pytest.fixture
-def train(tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]) -> Train:
-    """Trains in this process; gives the JSON that ``--json`` prints."""
-
-    def run(*flags: str, **settings: Any) -> dict[str, Any]:
-        main([*arguments(tmp_path, prompts, **settings), *flags])
-        return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-    return run
-
-
-def weights(run: Path, step: int = 6) -> str:
-    return hashlib.sha256(
-        (run / f"checkpoints/checkpoint-{step}/adapter_model.safetensors").read_bytes()
-    ).hexdigest()
 
 
 def test_real_prompts_train_against_an_openai_judge_and_an_anthropic_meta_judge(
@@ -167,65 +102,10 @@ def test_a_panel_at_two_addresses_stops_at_its_cap_on_tokens_and_resumes(
     assert "second-key" not in (tmp_path / "run" / "config.yaml").read_text()
 
 
-def start(
-    tmp_path: Path, prompts: Path, name: str, server: LLMServer, **settings: Any
-) -> "subprocess.Popen[str]":
-    """Starts a run in a process of its own; judge and meta-judge are one server."""
-    flags = [
-        "--judge",
-        "openai/j",
-        "--judge-api-base",
-        server.url,
-        "--meta",
-        "openai/m",
-        "--meta-api-base",
-        server.url,
-    ]
-    command = [sys.executable, "-m", "mpo_lite", *arguments(tmp_path, prompts, name, **settings), *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(process: "subprocess.Popen[str]", line: str) -> None:
-    """Reads what a run says until a line begins so."""
-    assert process.stderr is not None
-    seen = []
-    for text in process.stderr:
-        seen.append(text)
-        if text.startswith(line):
-            return
-    raise AssertionError(f"{line!r} never came:\n{''.join(seen)}")
-
-
-def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """Waits for a run; its exit code and the rest of what it said."""
-    _, errors = process.communicate()
-    return process.returncode, errors
-
-
-def resume(run: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "mpo_lite", "resume", str(run), "--json", *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def committed(cache: Path) -> int:
     """Answers in a cache."""
     with closing(sqlite3.connect(cache / "answers" / "cache.db")) as database:
         return database.execute("SELECT COUNT(*) FROM Cache").fetchone()[0]
-
-
-def asked(server: LLMServer) -> list[str]:
-    """What the server was asked, but for the calls that only see whether it is there."""
-    texts = [prompt_text(body) for body in server.requests]
-    return [text for text in texts if kind_of(text) != "check"]
-
-
-def same_run(tmp_path: Path, one: str, other: str, step: int = 6) -> None:
-    """Asserts that two runs ended in the same weights, rubrics and rewards, to the bit."""
-    first, second = Run(tmp_path / one), Run(tmp_path / other)
-    assert weights(first.path, step) == weights(second.path, step)
-    assert first.version(2) == second.version(2)
-    for rows in (lambda run: read_rows(run.rollouts), lambda run: read_rows(run.lineage)):
-        assert rows(first) == rows(second)
 
 
 @pytest.mark.parametrize("after", ["batch 1/6", "batch 3/6", "batch 5/6"])
@@ -370,8 +250,8 @@ def test_trl_gives_rows_without_a_reward_no_advantage(train: Train, monkeypatch:
         )
     for batch, given in zip(rewards, advantages, strict=True):
         assert None in batch
-        for start in range(0, len(batch), 4):
-            group, moved = batch[start : start + 4], given[start : start + 4]
+        for first in range(0, len(batch), 4):
+            group, moved = batch[first : first + 4], given[first : first + 4]
             known = [value for value in group if value is not None]
             mean = sum(known) / len(known) if known else 0.0
             for value, advantage in zip(group, moved, strict=True):
@@ -405,8 +285,8 @@ def test_changed_prompts_are_noticed_on_resume(
 
 
 UNUSABLE = {
-    "lora.targets=nothing": "lora or trainer",
-    "micro_batch=3": "micro_batch 3: must divide",
+    "lora_target_modules=nothing": "lora or trainer",
+    "micro_batch=3": "micro_batch 3: batch_prompts x group_size = 16 completions must make",
     "trainer.no_such_field=1": "no_such_field",
     "trainer.gradient_accumulation_steps=0": "trainer: ",
     "trainer.num_iterations=x": "trainer: ",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -17,23 +16,26 @@ from mpo_lite.cli.progress import Display
 from mpo_lite.config import Config, Model
 from mpo_lite.errors import ConfigError
 from mpo_lite.llm.models import SANDBOX
-from mpo_lite.runs import Run, read_rows
+from mpo_lite.report.summary import run_figures
+from mpo_lite.runs import Run
 from mpo_lite.tasks.hub import go_offline_without_hub
 from mpo_lite.training.estimate import estimate
+from mpo_lite.training.ranks import leads, leave, led
 from mpo_lite.training.session import Session
 
 if TYPE_CHECKING:
     from mpo_lite.training.trainer import Outcome
 
-LAST = 3
-"""Evaluations, or batches, that an ``end`` figure is the mean of."""
 SIMULATED = "judge and meta-judge are simulated: no evidence about real ones"
 
 FLAGS = (
     "judge", "meta", "judge_api_base", "meta_api_base", "judge_fallback", "judge_mode", "replicates",
-    "policy", "task", "data", "rubric", "steps", "group_size", "interval", "meta_samples", "mode", "schedule",
-    "strategy", "prescreen", "publish_after", "baseline", "run_dir", "seed", "max_usd", "max_calls",
-    "max_tokens", "max_judge_failures", "concurrency", "cache_dir",
+    "policy", "task", "data", "rubric", "preset", "algorithm", "steps", "group_size", "learning_rate", "beta",
+    "temperature", "num_iterations", "missing_eos_penalty", "lora_r", "lora_alpha", "lora_dropout",
+    "lora_target_modules", "load_in_4bit", "gradient_checkpointing", "bf16", "use_vllm", "vllm_mode",
+    "vllm_server_base_url", "vllm_gpu_memory_utilization", "overlap", "interval", "meta_samples", "mode",
+    "schedule", "strategy", "prescreen", "publish_after", "baseline", "run_dir", "seed", "max_usd",
+    "max_calls", "max_tokens", "max_judge_failures", "concurrency", "cache_dir",
 )  # fmt: skip
 """Fields with a flag of their own; the others are set by ``-o``, ``MPO_*`` or YAML."""
 
@@ -60,16 +62,23 @@ def run_job(
     """
     with sandboxed(config) as served:
         display = Display(config.steps, sys.stderr if as_json else sys.stdout)
-        session = Session(served, display)
+        session = Session(served, display if leads() else _silent)
         try:
-            run, outcome = _train(session, config, run, display)
+            run, outcome = _train(session, config, run)
             display.close()
-            if outcome.stop:
-                click.echo(f"saved; go on with: mpo-lite resume {run.path}", err=True)
-            else:
-                after(run)
-            summary = summarise(run, config, session, outcome.seconds)
-            click.echo(json.dumps(summary) if as_json else _closing_line(summary))
+            summary = {
+                **run_figures(run, config),
+                **session.spend(),
+                "rubric_version": session.version.number,
+                "seconds": round(outcome.seconds, 1),
+            }
+            if leads():
+                if outcome.stop:
+                    click.echo(f"saved; go on with: mpo-lite resume {run.path}", err=True)
+                else:
+                    after(run)
+                click.echo(json.dumps(summary) if as_json else _closing_line(summary))
+            leave()
             if outcome.stop:
                 raise outcome.stop
             return summary
@@ -78,72 +87,47 @@ def run_job(
             session.close()
 
 
-def _train(session: Session, config: Config, run: Run | None, display: Display) -> tuple[Run, Outcome]:
+def _silent(kind: str, row: dict[str, Any]) -> None:
+    """What a process shows that does not lead."""
+
+
+def _train(session: Session, config: Config, run: Run | None) -> tuple[Run, Outcome]:
     """Checks what can be checked, then loads torch and trains."""
     expected = estimate(session)["total"]
     tokens = [sum(pair) for pair in zip(expected["input_tokens"], expected["output_tokens"], strict=True)]
     usd = expected["usd"]
     cost = "unpriced" if usd is None else f"${usd[0]:.2f} to ${usd[1]:.2f}"
-    display(
-        "note",
-        {
-            "text": "estimated: {:,} to {:,} calls, {:.2g} to {:.2g} million tokens, {} "
-            "(mpo-lite estimate says how)".format(
-                *expected["calls"], *(count / 1e6 for count in tokens), cost
-            )
-        },
+    low, high = expected["calls"]
+    session.note(
+        f"estimated: {low:,} to {high:,} calls, {tokens[0] / 1e6:.2g} to {tokens[1] / 1e6:.2g} million "
+        f"tokens, {cost} (mpo-lite estimate says how)"
     )
     for role, which in session.models.all:
-        display("note", {"text": f"{role}: {which.model}{f' at {which.api_base}' if which.api_base else ''}"})
-    session.models.check(session.check_interrupt)
+        session.note(f"{role}: {which.model}{f' at {which.api_base}' if which.api_base else ''}")
+    led(lambda: session.models.check(session.check_interrupt))
     if SANDBOX in config.model_names:
-        display("note", {"text": SIMULATED})
-    display("note", {"text": f"loading the policy {config.policy}"})
+        session.note(SIMULATED)
+    session.note(f"loading the policy {config.policy}")
     if not Path(session.config.policy).exists():
         go_offline_without_hub()
     # Loads torch: only now that nothing else can be wrong.
-    from mpo_lite.training import trainer
+    from mpo_lite.training import policy, trainer
     from mpo_lite.training.mpo import open_run
 
-    trainer.check_policy(session.config)
+    policy.check_policy(session.config)
     trainer.check_settings(session)
     fresh = run is None
-    run = run or open_run(config, "train")
+    run = run or Run(led(lambda: open_run(config, "train").path))
     session.attach(run)
-    run.remove_torn_checkpoints()
+    led(run.remove_torn_checkpoints)
     checkpoint = run.last_checkpoint()
-    display(
-        "note", {"text": f"run directory: {run.path}" + (f", from {checkpoint.name}" if checkpoint else "")}
-    )
+    session.note(f"run directory: {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""))
     try:
         return run, trainer.train(session, checkpoint)
     except ConfigError:
-        if fresh:
+        if fresh and leads():
             run.withdraw()
         raise
-
-
-def summarise(run: Run, config: Config, session: Session, seconds: float) -> dict[str, Any]:
-    """The figures of a run so far.
-
-    ``start`` is the first value, ``end`` the mean of the last three; None where there is none. Rewards of
-    different rubric versions are not comparable. ``usd`` is None where a price is unknown.
-    """
-    metrics = read_rows(run.metrics)
-    rewards = [row["reward"] for row in metrics if row["reward"] is not None]
-    gold = [row["gold"] for row in read_rows(run.gold)]
-    return {
-        "run": str(run.path),
-        "seed": config.seed,
-        "steps": len(metrics),
-        "rubric_version": session.version.number,
-        "reward": _span(rewards),
-        "gold": {**_span(gold), "min": min(gold)} if gold else None,
-        **session.models.spend(),
-        "judge_failures": sum(row["judge_failures"] for row in metrics),
-        "seconds": round(seconds, 1),
-        "simulated_judge": SANDBOX in config.model_names,
-    }
 
 
 def _closing_line(summary: dict[str, Any]) -> str:
@@ -163,31 +147,30 @@ def _closing_line(summary: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _span(values: list[float]) -> dict[str, float | None]:
-    if not values:
-        return {"start": None, "end": None}
-    return {"start": values[0], "end": statistics.fmean(values[-LAST:])}
-
-
 @contextmanager
 def sandboxed(config: Config) -> Generator[Config]:
     """Fills in what the name ``sandbox`` stands for: the shipped policy, and a local server in a judge's
     place.
     """
-    changes: dict[str, Any] = {}
-    if config.policy == SANDBOX:
-        # Read when torch is imported; on several threads a model this small is many times slower.
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        from mpo_lite.sandbox.data import policy_dir
-
-        changes["policy"] = str(policy_dir())
+    config = with_sandbox_policy(config)
     if SANDBOX not in config.model_names:
-        yield config.model_copy(update=changes)
+        yield config
         return
     from mpo_lite.sandbox.judge_server import running
 
     with running(seed=config.seed) as url:
-        yield config.model_copy(update=changes | _served(config, url))
+        yield config.model_copy(update=_served(config, url))
+
+
+def with_sandbox_policy(config: Config) -> Config:
+    """The configuration with the shipped policy in place of the name ``sandbox``."""
+    if config.policy != SANDBOX:
+        return config
+    # Read when torch is imported; on several threads a model this small is many times slower.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from mpo_lite.sandbox.data import policy_dir
+
+    return config.model_copy(update={"policy": str(policy_dir())})
 
 
 def _served(config: Config, url: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import click
 
 from mpo_lite import __version__
 from mpo_lite.errors import MPOError
+from mpo_lite.training.ranks import leads
 
 COMMANDS = {
     "quickstart": "See Meta Policy Optimization work in three minutes: no key, no GPU, no network.",
@@ -20,6 +21,7 @@ COMMANDS = {
     "alarms": "Look for signs of reward hacking in a file of responses.",
     "refine": "Refine a rubric on answers at hand, without training.",
     "rubric": "Pin a rubric version of a run.",
+    "export": "Write a trained policy as a plain model folder, or upload it.",
     "sandbox": "Serve the simulated judge, or rebuild the tiny policy.",
 }
 """Command → its line in the listing, so that listing them imports none of them."""
@@ -53,7 +55,8 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         return cli.main(args=arguments, standalone_mode=False)
     except MPOError as error:
-        click.echo(f"mpo-lite: {error}", err=True)
+        if leads():
+            click.echo(f"mpo-lite: {error}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()

@@ -35,12 +35,13 @@ def _option(name: str) -> Callable[[Decorated], Decorated]:
     field = Config.model_fields[name]
     kind = _kind(field.annotation)
     text = field.description or ""
-    if field.default not in (None, ()) and not field.default_factory and kind is not bool:
-        text += f" [default: {field.default}]"
+    if field.default not in (None, ()) and not field.default_factory:
+        told = {True: "yes", False: "no"}.get(field.default) if kind is bool else field.default
+        text += f" [default: {told[0] if isinstance(told, tuple) else told}]"
     flag = f"--{name.replace('_', '-')}"
     if kind is bool:
-        return click.option(flag, name, is_flag=True, default=None, help=text)
-    if name == "judge":
+        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
+    if kind is tuple:
         return click.option(flag, name, multiple=True, callback=_given, help=text)
     return click.option(flag, name, type=click.Path(path_type=Path) if kind is Path else kind, help=text)
 
@@ -57,4 +58,6 @@ def _kind(annotation: Any) -> Any:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
+    if get_origin(annotation) is tuple:
+        return tuple
     return annotation if annotation in (int, float, bool, Path) else str

@@ -16,7 +16,7 @@ from mpo_lite.resolve import load_config
 @click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
 @config_options(*FLAGS)
 @click.option(
-    "-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting, e.g. -o lora.r=16."
+    "-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting, e.g. -o gate.margin=0.1."
 )
 @json_option
 def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool, **flags: Any) -> None:

@@ -45,14 +45,14 @@ class GroupwiseJudge:
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
-        groups = _groups(samples, self.group_size)
+        parts = groups(samples, self.group_size)
         # A group that is late is as many verdicts that are.
         judged = await in_time(
-            [self._group(group, rubric) for group in groups], self.single.batch_s, list[Verdict]()
+            [self._group(group, rubric) for group in parts], self.single.batch_s, list[Verdict]()
         )
         return [
             verdict
-            for group, verdicts in zip(groups, judged, strict=True)
+            for group, verdicts in zip(parts, judged, strict=True)
             for verdict in verdicts or [self.single.none("transport", rubric)] * len(group)
         ]
 
@@ -103,10 +103,10 @@ class GroupwiseJudge:
         return Call(backend, single.purpose, messages, schema, parse, single.draw)
 
 
-def _groups(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
+def groups(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
     """Neighbours with one prompt, ``size`` at most."""
-    groups: list[list[Sample]] = []
+    found: list[list[Sample]] = []
     for _, neighbours in groupby(samples, key=lambda sample: sample.prompt):
         run = list(neighbours)
-        groups += [run[start : start + size] for start in range(0, len(run), size)]
-    return groups
+        found += [run[start : start + size] for start in range(0, len(run), size)]
+    return found

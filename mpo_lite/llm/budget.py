@@ -5,7 +5,7 @@ passed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
 from mpo_lite.errors import BudgetReached
@@ -34,6 +34,8 @@ class Budget:
     ) -> None:
         self._caps = {"usd": max_usd, "calls": max_calls, "tokens": max_tokens}
         self._reserved = {"usd": 0.0, "calls": 0.0, "tokens": 0.0}
+        self._elsewhere = {"usd": 0.0, "calls": 0.0, "tokens": 0.0}
+        self._left_to_others = {"usd": 0.0, "calls": 0.0, "tokens": 0.0}
         self._ledger = ledger
         self._warned: set[str] = set()
         self._settled = asyncio.Condition()
@@ -63,6 +65,23 @@ class Budget:
                 self._reserve(wanted, -1)
                 self._settled.notify_all()
 
+    def divide(self, elsewhere: Mapping[str, float], processes: int) -> None:
+        """Leaves the other processes of the job their share of what is not spent yet.
+
+        Args:
+            elsewhere: What they have spent so far, as ``spent`` tells it, all of them together.
+            processes: How many share the caps, this one included.
+        """
+        spent = self.spent()
+        self._elsewhere = dict(elsewhere)
+        for name, cap in self._caps.items():
+            left = max(0.0, (cap or 0.0) - spent[name] - elsewhere[name])
+            self._left_to_others[name] = left * (processes - 1) / processes
+
+    def spent(self) -> dict[str, float]:
+        """What this process has spent: ``usd``, ``calls`` and ``tokens``."""
+        return {"usd": self._ledger.usd, "calls": self._ledger.total, "tokens": self._ledger.tokens}
+
     def warnings(self) -> list[str]:
         """One line for each cap of which most is used; each is told once."""
         spent = self._spent()
@@ -77,7 +96,7 @@ class Budget:
         ]
 
     def _spent(self) -> dict[str, float]:
-        return {"usd": self._ledger.usd, "calls": self._ledger.total, "tokens": self._ledger.tokens}
+        return {name: amount + self._elsewhere[name] for name, amount in self.spent().items()}
 
     def _reserve(self, wanted: dict[str, float], sign: int) -> None:
         for name, amount in wanted.items():
@@ -86,7 +105,8 @@ class Budget:
     def _blocked(self, wanted: dict[str, float]) -> str:
         spent = self._spent()
         for name, cap in self._caps.items():
-            if cap is not None and spent[name] + self._reserved[name] + wanted[name] > cap:
+            taken = self._reserved[name] + self._left_to_others[name]
+            if cap is not None and spent[name] + taken + wanted[name] > cap:
                 return (
                     f"{_flag(name, cap)} is reached: {_amount(name, spent[name])} spent, and the next call "
                     f"may take {_amount(name, wanted[name])}; raise it to go on"

@@ -5,6 +5,7 @@ keys.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -66,17 +67,22 @@ class Ledger:
         self._path: Path | None = None
         self._pending: list[str] = []
 
-    def attach(self, path: Path) -> None:
-        """Goes on with the account in ``path``: counts what it holds, and appends to it from now on."""
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        for line in lines:
-            try:
-                self._count(json.loads(line))
-            except (ValueError, KeyError, TypeError):
-                continue  # a line torn by a kill
+    def attach(self, path: Path, also: Sequence[Path] = ()) -> None:
+        """Goes on with the account in ``path``: counts what it holds, and appends to it from now on.
+
+        Args:
+            path: The account.
+            also: Accounts that are counted too, and not written to.
+        """
+        for each in (*also, path):
+            for line in each.read_text(encoding="utf-8").splitlines() if each.exists() else []:
+                try:
+                    self._count(json.loads(line))
+                except (ValueError, KeyError, TypeError):
+                    continue  # a line torn by a kill
         self._path = path
         # The empty line ends a torn one.
-        self._write("\n" * bool(lines) + "".join(self._pending))
+        self._write("\n" * path.exists() + "".join(self._pending))
 
     def record(self, call: CallRecord) -> None:
         """Counts a call and appends it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy
@@ -18,8 +19,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mpo_lite.errors import ConfigError
 from mpo_lite.evaluation.generate import gold_row, sample
-from mpo_lite.runs import append_rows, read_rows, read_state, write_state
+from mpo_lite.runs import Version, append_rows, read_rows, read_state, write_state
 from mpo_lite.training.evolve import Evolution
+from mpo_lite.training.ranks import exchange, leads, led, world_size
 from mpo_lite.training.session import Answer, Session
 
 # TRL's names of what the metrics of a batch take over from its log.
@@ -48,6 +50,8 @@ class MPOCallback(TrainerCallback):
         self._must_resume = must_resume
         self.group_size = session.config.group_size
         self.random_state: dict[str, Any] = {}
+        self.ends: set[int] = set()
+        self._logged: dict[str, list[float]] = {}
         self._every = 1
         self._save_due = False
 
@@ -66,6 +70,11 @@ class MPOCallback(TrainerCallback):
                 "judge_mode groupwise: per_device_train_batch_size x steps_per_generation must be a multiple "
                 f"of num_generations ({args.num_generations}), so that each process holds whole groups"
             )
+        if world_size() > 1 and (args.deepspeed or args.fsdp):
+            raise ConfigError(
+                "trainer: deepspeed and fsdp split the policy over the processes, but mpo-lite samples in "
+                "one alone; leave them out: each process then holds the policy (data parallel)"
+            )
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if self._must_resume and not batch:
             raise ConfigError(
@@ -83,8 +92,10 @@ class MPOCallback(TrainerCallback):
                 "or begin a new run"
             )
         rollouts = self.session.resume(batch, saved.get("version", 0), saved.get("fell_back", False))
-        self.evolution.restore(saved.get("evolution", {}), batch, rollouts)
-        self.session.take_anchor(self._answer(**kwargs))
+        self.ends = end_tokens(kwargs["model"], kwargs["processing_class"])
+        if leads():
+            self.evolution.restore(saved.get("evolution", {}), batch, rollouts)
+            self.session.take_anchor(self._answer(**kwargs))
         if not batch and not read_rows(self.session.run.gold):
             self._evaluate(kwargs["model"], kwargs["processing_class"])
 
@@ -97,8 +108,8 @@ class MPOCallback(TrainerCallback):
         if state.global_step % self._every == 0:
             self._flush({})
             self.random_state = random_state()
-            self.session.check_interrupt()
-            self.evolution.at_border(self._answer(**kwargs))
+            self.session.interrupted = any(exchange(self.session.interrupted))
+            self.session.version = led(lambda: self._evolved(self._answer(**kwargs)))
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -133,11 +144,12 @@ class MPOCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Completes the row of the batch by what TRL measured."""
+        """Completes the row of the batch by what TRL measured: means over its optimiser steps."""
+        for theirs, ours in _TRL_METRICS.items():
+            if theirs in (logs or {}):
+                self._logged.setdefault(ours, []).append(logs[theirs])
         if state.global_step % self._every == 0:
-            self._flush(
-                {ours: logs[theirs] for theirs, ours in _TRL_METRICS.items() if theirs in (logs or {})}
-            )
+            self._flush({name: fmean(values) for name, values in self._logged.items()})
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -153,8 +165,11 @@ class MPOCallback(TrainerCallback):
         self._flush({})
 
     def complete_checkpoint(self, checkpoint: Path) -> None:
-        """Writes the state file that makes a checkpoint one of this run."""
+        """Writes the state file that makes a checkpoint one of this run, once all processes have saved."""
         session = self.session
+        exchange(None)
+        if not leads():
+            return
         state = {
             "batch": session.batch,
             "version": session.version.number,
@@ -164,6 +179,12 @@ class MPOCallback(TrainerCallback):
             "evolution": self.evolution.state(),
         }
         write_state(checkpoint, state)
+
+    def _evolved(self, answer: Answer) -> Version:
+        """The rubric of the next batch, after what is due between two batches."""
+        self.session.check_interrupt()
+        self.evolution.at_border(answer)
+        return self.session.version
 
     def _answer(self, model: Any, processing_class: Any, **_: Any) -> Answer:
         """The policy as it is now, as a function from prompts to answers."""
@@ -182,8 +203,8 @@ class MPOCallback(TrainerCallback):
 
     def _evaluate(self, model: Any, tokenizer: Any) -> None:
         session = self.session
-        if session.gold is None or not session.prompts.held_out:
-            return
+        if session.gold is None or not session.prompts.held_out or not leads():
+            return  # one process alone, so that the figure does not depend on how many there are
         row = gold_row(
             model,
             tokenizer,
@@ -200,10 +221,11 @@ class MPOCallback(TrainerCallback):
 
     def _flush(self, logged: dict[str, Any]) -> None:
         """Writes the batch's row once."""
-        row, self.session.batch_row = self.session.batch_row, {}
+        row, self.session.batch_row, self._logged = self.session.batch_row, {}, {}
         if "batch" in row:
-            row = row | logged | self.session.models.spend()
-            append_rows(self.session.run.metrics, [row])
+            row = row | logged | self.session.spend()
+            if leads():
+                append_rows(self.session.run.metrics, [row])
             self.session.observe("step", row)
 
 
@@ -221,6 +243,13 @@ def steps_per_batch(args: TrainingArguments) -> int:
             "or batches cannot be resumed exactly"
         )
     return micro_steps // args.gradient_accumulation_steps
+
+
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end a completion, or fill it up after its end, as TRL takes them."""
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return {token for token in (*ends, tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None}
 
 
 def random_state() -> dict[str, Any]:

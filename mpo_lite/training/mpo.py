@@ -15,7 +15,9 @@ from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run, read_rows
 from mpo_lite.tasks.data import training_order
 from mpo_lite.training.callback import MPOCallback
-from mpo_lite.training.environment import environment, refuse_several_processes
+from mpo_lite.training.early import Early
+from mpo_lite.training.environment import environment
+from mpo_lite.training.ranks import exchange, leads, led, rank
 from mpo_lite.training.reward import Reward, has_spread, judge_samples, score_batch
 from mpo_lite.training.session import Session
 
@@ -44,6 +46,8 @@ class MPO:
 
     Attributes:
         callback: For the trainer's ``callbacks``.
+        baseline: What rewards are compared within; a batch without spread there makes no step.
+        early: Told of completions as they end, by a trainer that can (``mpo_lite.GRPO`` and its like).
         run: The run directory everything is written to.
 
     Raises:
@@ -53,19 +57,20 @@ class MPO:
     def __init__(
         self, extra: Sequence[ExtraReward] = (), session: Session | None = None, **options: Any
     ) -> None:
-        refuse_several_processes()
         resumes = False
         if session is None:
             session = Session(load_config(given=options))
             atexit.register(session.close)
-            session.models.check(session.check_interrupt)
-            run, resumes = _library_run(session.config)
-            session.attach(run)
+            path, resumes = led(lambda: _begun(session))
+            session.attach(Run(path))
         self.session = session
         self.callback = MPOCallback(session, must_resume=resumes)
+        self.early = Early(session)
+        self.baseline: Literal["group", "batch"] = "group"
         self._extra = tuple(extra)
         # TRL warns about rows without a reward by printing them whole: prompts do not belong in logs.
-        logging.getLogger("trl.trainer.grpo_trainer").addFilter(_no_prompts)
+        for name in ("grpo", "rloo"):
+            logging.getLogger(f"trl.trainer.{name}_trainer").addFilter(_no_prompts)
 
     @property
     def run(self) -> Run:
@@ -88,13 +93,16 @@ class MPO:
             StopRun: The run has to stop; see ``mpo_lite.training.reward.score_batch``.
         """
         session, group_size = self.session, self.callback.group_size
-        tasks = columns.get("task_prompt") or [_text(prompt) for prompt in prompts]
-        samples = [session.sample(task, _text(text)) for task, text in zip(tasks, completions, strict=True)]
+        tasks = columns.get("task_prompt") or [text_of(prompt) for prompt in prompts]
+        samples = [session.sample(task, text_of(text)) for task, text in zip(tasks, completions, strict=True)]
         train = columns.get("split", ["train"])[0] == "train"
         if train:
-            rollouts = score_batch(session, samples, group_size)
-            session.batch_row["alarms"] = self.callback.evolution.saw(rollouts)
-            rewards: list[Reward] = [rollout.reward for rollout in rollouts]
+            rollouts = score_batch(session, samples, group_size, self.early.claim())
+            if leads():
+                session.batch_row["alarms"] = self.callback.evolution.saw(rollouts)
+            first = rank() * len(samples)
+            rewards: list[Reward] = [rollout.reward for rollout in rollouts[first : first + len(samples)]]
+            rewards = self._less_for_the_cut(rewards, columns.get("completion_ids"))
         else:
             rewards = [verdict.reward for verdict in judge_samples(session, samples)]
         for function in self._extra:
@@ -104,8 +112,21 @@ class MPO:
                 None if None in pair else sum(part for part in pair if part is not None) for pair in pairs
             ]
         if train:
-            session.no_step = not has_spread(rewards, group_size)
+            whole = [reward for share in exchange(rewards) for reward in share]
+            session.no_step = not has_spread(whole, len(whole) if self.baseline == "batch" else group_size)
         return rewards
+
+    def _less_for_the_cut(self, rewards: list[Reward], ids: Sequence[Sequence[int]] | None) -> list[Reward]:
+        """Takes the penalty off the rewards of completions that do not end with an end-of-sequence token."""
+        penalty = self.session.config.missing_eos_penalty
+        if not penalty or ids is None:
+            return rewards
+        ends = self.callback.ends
+        pairs = zip(rewards, ids, strict=True)
+        return [
+            reward - penalty if reward is not None and each[-1] not in ends else reward
+            for reward, each in pairs
+        ]
 
     def dataset(self, split: str = "train") -> Dataset:
         """The task's prompts for the trainer.
@@ -137,11 +158,13 @@ def open_run(config: Config, begun_by: Literal["train", "library"]) -> Run:
     return Run.create(path, _pinned(config), {"begun_by": begun_by, **environment()})
 
 
-def _library_run(config: Config) -> tuple[Run, bool]:
+def _begun(session: Session) -> tuple[Path, bool]:
     """The run of a user's own trainer: a new one, or the one in ``run_dir``; and whether it has batches."""
+    session.models.check(session.check_interrupt)
+    config = session.config
     if config.run_dir and (run := Run(config.run_dir)).exists() and run.begun_by == "library":
-        return run, bool(read_rows(run.rollouts))
-    return open_run(config, "library"), False
+        return run.path, bool(read_rows(run.rollouts))
+    return open_run(config, "library").path, False
 
 
 def _pinned(config: Config) -> Config:
@@ -168,7 +191,7 @@ def _pinned(config: Config) -> Config:
     return config.model_copy(update={**names, **paths, "cache_dir": config.cache_dir.absolute()})
 
 
-def _text(message: Any) -> str:
+def text_of(message: Any) -> str:
     """The text of a prompt or completion: as it is, or of the last message of a conversation."""
     return message if isinstance(message, str) else str(message[-1]["content"])
 

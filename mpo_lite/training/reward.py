@@ -6,10 +6,12 @@ group's baseline and gives it no advantage.
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil
 
 from mpo_lite.errors import EndpointError, JudgeDown, StopRun
@@ -17,9 +19,10 @@ from mpo_lite.judge.base import Sample
 from mpo_lite.llm import background
 from mpo_lite.runs import JsonRow
 from mpo_lite.tasks.rules import rule_verdict
-from mpo_lite.training.ranks import exchange
+from mpo_lite.training.early import Unit, Works, units
+from mpo_lite.training.ranks import exchange, leads, rank
 from mpo_lite.training.session import Session
-from mpo_lite.types import Rollout, Verdict, text_hash
+from mpo_lite.types import Rollout, Verdict
 
 TOLERATED_FAILURES = 3
 """Failures per batch that do not open the breaker, unless nothing else is in the batch."""
@@ -27,58 +30,73 @@ TOLERATED_FAILURES = 3
 Reward = float | None
 
 
-def judge_samples(session: Session, samples: Sequence[Sample]) -> list[Verdict]:
+def judge_samples(session: Session, samples: Sequence[Sample], works: Works | None = None) -> list[Verdict]:
     """Judges samples under the rubric in force, rules first.
+
+    Args:
+        session: The run.
+        samples: What to judge.
+        works: Judgements that are under way already.
 
     Raises:
         StopRun: A cap is reached, the judge refuses for good, or the user stops the run.
     """
     session.check_interrupt()
+    works = works or {}
     words = session.task.rules.min_words
     verdicts = [rule_verdict(sample.completion, session.set_hash, words) for sample in samples]
     asked = [row for row, verdict in enumerate(verdicts) if verdict is None]
+    parts = list(units(session, [samples[row] for row in asked]))
     try:
-        judged = background.wait(
-            session.judge.verdicts([samples[row] for row in asked], session.version.rubric),
-            session.check_interrupt,
-        )
+        judged = background.wait(_judged(session, parts, works), session.check_interrupt)
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
     finally:
+        for work in works.values():
+            work.cancel()  # nobody asks for those that are still under way
         session.warn()
     found = dict(zip(asked, judged, strict=True))
     return [verdict or found[row] for row, verdict in enumerate(verdicts)]
 
 
-def score_batch(session: Session, samples: Sequence[Sample], group_size: int) -> list[Rollout]:
+async def _judged(session: Session, parts: Sequence[Unit], works: Works) -> list[Verdict]:
+    """The verdicts of all parts, one after the other; what is not under way yet is asked for at once."""
+    fresh = [part for part in parts if part not in works]
+    begun = [asyncio.wrap_future(works[part]) for part in parts if part in works]
+    samples = [sample for part in fresh for sample in part]
+    verdicts, *others = await asyncio.gather(session.judge.verdicts(samples, session.version.rubric), *begun)
+    rest, early = iter(verdicts), iter(others)
+    return [
+        verdict for part in parts for verdict in (next(early) if part in works else islice(rest, len(part)))
+    ]
+
+
+def score_batch(
+    session: Session, samples: Sequence[Sample], group_size: int, works: Works | None = None
+) -> list[Rollout]:
     """Rewards one generation batch and commits the outcome to the journal before it is used.
 
     Args:
         session: The run; its batch counter moves on by one.
-        samples: B completions; each prompt's ``group_size`` ones stand together.
+        samples: This process's share of the batch, as many as any other's; each prompt's ``group_size``
+            completions stand together.
         group_size: Completions per prompt, G.
+        works: Judgements that are under way already.
 
     Returns:
-        B rollouts in the same order.
+        B rollouts: the whole batch, of all processes in the order of their ranks.
 
     Raises:
         StopRun: See ``judge_samples``; also when more judgements failed than the breaker allows. Nothing of
             the batch is journalled then, while answers received stay in the cache.
     """
     started = time.monotonic()
-    hits, rubric = session.client.cache_hits, session.set_hash
-    verdicts: list[Verdict | None] = [
-        _replayed(session, row, sample, rubric) for row, sample in enumerate(samples)
-    ]
-    fallback = session.models.fallback
-    if fallback and any(verdict and verdict.judge == fallback.label for verdict in verdicts):
-        session.fall_back("it did before the run was stopped")
-    open_rows = [row for row, verdict in enumerate(verdicts) if verdict is None]
-    fresh = _with_fallback(session, [samples[row] for row in open_rows], len(samples))
-    for row, verdict in zip(open_rows, fresh, strict=True):
-        verdicts[row] = verdict
-    whole = [verdict for verdict in verdicts if verdict is not None]
-    rewards = drop_thin_groups([verdict.reward for verdict in whole], group_size)
+    rubric = session.set_hash
+    if set(exchange((rubric, len(samples)))) != {(rubric, len(samples))}:
+        raise RuntimeError(f"batch {session.batch}: the processes differ in their rubrics or shares")
+    session.share_budget()
+    whole = [each for share in exchange(_known_or_judged(session, samples, works)) for each in share]
+    rewards = drop_thin_groups([verdict.reward for _, verdict, _ in whole], group_size)
     rollouts = [
         Rollout(
             session.batch,
@@ -90,19 +108,40 @@ def score_batch(session: Session, samples: Sequence[Sample], group_size: int) ->
             reward,
             sample.cluster,
         )
-        for row, (sample, verdict, reward) in enumerate(zip(samples, whole, rewards, strict=True))
+        for row, ((sample, verdict, _), reward) in enumerate(zip(whole, rewards, strict=True))
     ]
-    session.run.journal([rollouts[row] for row in open_rows])
+    if leads():
+        session.run.journal(
+            rollout for rollout, (_, _, is_new) in zip(rollouts, whole, strict=True) if is_new
+        )
     session.batch += 1
     session.batch_row = batch_row(rollouts, group_size) | {
         "batch": session.batch,
         "version": session.version.number,
         "set_hash": rubric,
         "judge": session.models.judged_by,
-        "cached": session.client.cache_hits - hits,
         "judge_seconds": round(time.monotonic() - started, 3),
     }
     return rollouts
+
+
+def _known_or_judged(
+    session: Session, samples: Sequence[Sample], works: Works | None
+) -> list[tuple[Sample, Verdict, bool]]:
+    """Each sample of this process, its verdict, and whether that is new: in no killed run's journal."""
+    first = rank() * len(samples)
+    old = [session.replayed(first + row, sample.completion) for row, sample in enumerate(samples)]
+    fallback = session.models.fallback
+    fell_back = fallback and any(verdict and verdict.judge == fallback.label for verdict in old)
+    if any(exchange(bool(fell_back))):
+        session.fall_back("it did before the run was stopped")
+        works = None  # begun by the judge it took over from
+    open_samples = [sample for sample, verdict in zip(samples, old, strict=True) if verdict is None]
+    fresh = iter(_with_fallback(session, open_samples, len(samples), works))
+    return [
+        (sample, verdict or next(fresh), verdict is None)
+        for sample, verdict in zip(samples, old, strict=True)
+    ]
 
 
 def groups(rewards: Sequence[Reward], group_size: int) -> Iterator[Sequence[Reward]]:
@@ -153,34 +192,29 @@ def batch_row(rollouts: Sequence[Rollout], group_size: int) -> JsonRow:
     }
 
 
-def _replayed(session: Session, row: int, sample: Sample, rubric: str) -> Verdict | None:
-    """What the journal of a killed run says of this very completion under this very rubric."""
-    old = session.replay.get((session.batch, row))
-    same = (
-        old and old.verdict.set_hash == rubric and text_hash(old.completion) == text_hash(sample.completion)
-    )
-    return old.verdict if old and same else None
-
-
-def _with_fallback(session: Session, samples: Sequence[Sample], batch_size: int) -> list[Verdict]:
+def _with_fallback(
+    session: Session, samples: Sequence[Sample], batch_size: int, works: Works | None
+) -> list[Verdict]:
     """Judges; where the judge is down, the fallback judge takes over, if there is one.
 
     It judges the whole of them: rewards of two judges do not belong in one group.
     """
     try:
-        return _with_breaker(session, samples, batch_size)
+        return _with_breaker(session, samples, batch_size, works)
     except JudgeDown as down:
         if not session.fall_back(str(down)):
             raise
     return _with_breaker(session, samples, batch_size)
 
 
-def _with_breaker(session: Session, samples: Sequence[Sample], batch_size: int) -> list[Verdict]:
+def _with_breaker(
+    session: Session, samples: Sequence[Sample], batch_size: int, works: Works | None = None
+) -> list[Verdict]:
     """Judges; where too many judgements fail, pauses and tries those once more, then stops the run.
 
     Failures are counted over all processes, so that all of them go the same way.
     """
-    verdicts, whole = _round(session, samples, batch_size)
+    verdicts, whole = _round(session, samples, batch_size, works)
     if whole.broken:
         pause = session.config.breaker_pause
         session.note(f"{whole}; trying those again in {pause:g} s")
@@ -215,12 +249,14 @@ class _Whole:
         return f"{self.failed} of {self.size} judgements failed ({', '.join(self.kinds)})"
 
 
-def _round(session: Session, samples: Sequence[Sample], batch_size: int) -> tuple[list[Verdict], _Whole]:
+def _round(
+    session: Session, samples: Sequence[Sample], batch_size: int, works: Works | None = None
+) -> tuple[list[Verdict], _Whole]:
     """Judges once; a reason to stop in one process stops all of them."""
     verdicts: list[Verdict] = []
     stop: StopRun | None = None
     try:
-        verdicts = judge_samples(session, samples)
+        verdicts = judge_samples(session, samples, works)
     except StopRun as reason:
         stop = reason
     stops = exchange((type(stop), str(stop)) if stop else None)

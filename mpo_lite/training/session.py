@@ -21,8 +21,8 @@ from mpo_lite.rubric import Rubric
 from mpo_lite.runs import JsonRow, Run, Version, append_rows, read_rows, rubric_at
 from mpo_lite.tasks.data import load_prompts
 from mpo_lite.tasks.spec import Task, load_task
-from mpo_lite.training.ranks import world_size
-from mpo_lite.types import Rollout, text_hash
+from mpo_lite.training.ranks import exchange, leads, led, rank, world_size
+from mpo_lite.types import Rollout, Verdict, text_hash
 
 Answer = Callable[[Sequence[str]], list[str]]
 """The policy's present answers to prompts, one each."""
@@ -102,13 +102,17 @@ class Session:
         """Takes ``run`` as the place to write to; its spend so far counts.
 
         Raises:
-            ConfigError: Another process writes there.
+            ConfigError: Another job writes there.
         """
-        run.lock()
+        led(run.lock)
         self._run = run
-        self.models.ledger.attach(run.calls)
+        # An account of a process that this job does not have falls to one that it has.
+        mine = [path for process, path in run.ledgers().items() if process % world_size() == rank()]
+        own = run.ledger(rank())
+        self.models.ledger.attach(own, [path for path in mine if path != own])
+        self.share_budget()
         self.examiner = self._make_examiner(run)
-        if not (run.path / "rubrics" / "v000.yaml").exists():
+        if leads() and not (run.path / "rubrics" / "v000.yaml").exists():
             run.publish(self.version)
 
     def take_anchor(self, answer: Answer) -> None:
@@ -132,7 +136,7 @@ class Session:
         Returns:
             All rollouts before it.
         """
-        self.run.rewind(batch)
+        led(lambda: self.run.rewind(batch))
         if fell_back and not self.fall_back("it did before the run was stopped"):
             raise ConfigError(f"{self.run.path}: its fallback judge took over; name it by --judge-fallback")
         self.batch, self.version = batch, self.run.version(version)
@@ -146,6 +150,27 @@ class Session:
         """Puts a new rubric version in force from the next batch on."""
         self.version = Version(self.version.number + 1, self.version.number, self.batch, author, rubric)
         self.run.publish(self.version)
+
+    def replayed(self, row: int, completion: str) -> Verdict | None:
+        """What the journal of a killed run says of this very completion in this batch, under this rubric."""
+        old = self.replay.get((self.batch, row))
+        same = old and old.verdict.set_hash == self.set_hash and old.completion == completion
+        return old.verdict if old and same else None
+
+    def share_budget(self) -> None:
+        """Divides what the caps leave among the processes; all of them must call this alike."""
+        budget = self.client.budget
+        spent = exchange(budget.spent())
+        others = [each for process, each in enumerate(spent) if process != rank()]
+        elsewhere = {name: sum(each[name] for each in others) for name in spent[0]}
+        budget.divide(elsewhere, world_size())
+
+    def spend(self) -> JsonRow:
+        """Calls, tokens and USD of all processes; all of them must call this alike."""
+        parts = exchange(self.models.spend())
+        unpriced = any(part["usd"] is None for part in parts)
+        sums = {name: sum(part[name] or 0 for part in parts) for name in parts[0]}
+        return sums | {"usd": None if unpriced else round(sums["usd"], 6)}
 
     def fall_back(self, reason: str) -> bool:
         """Has the fallback judge judge from now on; whether there was one to do so."""
@@ -176,7 +201,7 @@ class Session:
         if self.beside:
             self.beside.cancel()  # what it was answered is cached
         self.models.close()
-        if self._run:
+        if self._run and leads():
             self._run.unlock()
 
     def _make_examiner(self, run: Run | None) -> Examiner:

@@ -1,0 +1,61 @@
+"""The figures of a run, read from its directory."""
+
+from __future__ import annotations
+
+import statistics
+
+from mpo_lite.config import Config
+from mpo_lite.llm.models import SANDBOX
+from mpo_lite.runs import JsonRow, Run, read_rows
+
+LAST = 3
+"""Evaluations, or batches, that an ``end`` figure is the mean of."""
+_SPEND = (
+    "judge_calls",
+    "gate_calls",
+    "meta_calls",
+    "cache_hits",
+    "tokens_spent",
+    "tokens_cached",
+    "usd",
+    "unpriced",
+    "unmetered",
+)
+
+
+def run_figures(run: Run, config: Config, until: int | None = None) -> JsonRow:
+    """The figures of a run's first batches.
+
+    Args:
+        run: The run.
+        config: Its configuration.
+        until: Batches that count; None for all.
+
+    Returns:
+        ``start`` is the first value, ``end`` the mean of the last three; None where there is none. Rewards of
+        different rubric versions are not comparable. ``usd`` is None where a price is unknown.
+    """
+    metrics, evaluations = (
+        [row for row in read_rows(file) if until is None or row["batch"] <= until]
+        for file in (run.metrics, run.gold)
+    )
+    rewards = [row["reward"] for row in metrics if row["reward"] is not None]
+    gold = [row["gold"] for row in evaluations]
+    last = metrics[-1] if metrics else {}
+    return {
+        "run": str(run.path),
+        "seed": config.seed,
+        "steps": len(metrics),
+        "rubric_version": last.get("version", 0),
+        "reward": _span(rewards),
+        "gold": {**_span(gold), "min": min(gold)} if gold else None,
+        **{name: last.get(name, 0) for name in _SPEND},
+        "judge_failures": sum(row["judge_failures"] for row in metrics),
+        "simulated_judge": SANDBOX in config.model_names,
+    }
+
+
+def _span(values: list[float]) -> dict[str, float | None]:
+    if not values:
+        return {"start": None, "end": None}
+    return {"start": values[0], "end": statistics.fmean(values[-LAST:])}

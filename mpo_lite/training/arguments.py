@@ -1,0 +1,96 @@
+"""TRL's arguments from a configuration: the user's win, but for what resume and journal rest on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from trl import GRPOConfig, RLOOConfig
+
+from mpo_lite.errors import ConfigError, refusals
+from mpo_lite.training.callback import steps_per_batch
+from mpo_lite.training.ranks import world_size
+from mpo_lite.training.session import Session
+
+KEPT_CHECKPOINTS = 2
+_PASSED_ON = ("use_vllm", "vllm_mode", "vllm_server_base_url", "vllm_gpu_memory_utilization")
+"""Fields of ours that are TRL's own, where they are given."""
+
+
+def trainer_arguments(session: Session, output: Path) -> GRPOConfig | RLOOConfig:
+    """The trainer's arguments.
+
+    Args:
+        session: The run.
+        output: Where its checkpoints lie.
+
+    Raises:
+        ConfigError: TRL refuses a setting, or one of ``trainer`` is not the user's to set.
+    """
+    config = session.config
+    settings = _settings(session) | config.trainer
+    fixed: dict[str, Any] = {
+        "output_dir": str(output),
+        "max_steps": config.steps,
+        "num_train_epochs": 1,
+        "save_strategy": "steps",
+        "save_steps": config.save_every,
+        "save_total_limit": KEPT_CHECKPOINTS,
+        "seed": config.seed,
+        "shuffle_dataset": False,
+        **({"loss_type": "bnpo"} if config.algorithm == "ppo" else {}),  # the mean over tokens
+    }
+    if taken := sorted(set(fixed) & set(config.trainer)):
+        raise ConfigError(
+            f"trainer.{taken[0]}: set by mpo-lite itself; use steps, save_every, seed, run_dir or algorithm"
+        )
+    with refusals("trainer"):
+        kind = RLOOConfig if config.algorithm == "rloo" else GRPOConfig
+        arguments = kind(**settings, **fixed)
+        per_batch = steps_per_batch(arguments)
+        given = arguments.generation_batch_size, arguments.num_generations
+    if given != (config.batch_completions, config.group_size):
+        raise ConfigError(
+            f"trainer: a generation batch would hold {given[0]} completions in groups of {given[1]}, but "
+            f"batch_prompts x group_size is {config.batch_prompts} x {config.group_size}; set those instead"
+        )
+    # TRL counts optimiser steps; ours are generation batches.
+    arguments.max_steps *= per_batch
+    arguments.save_steps *= per_batch
+    return arguments
+
+
+def _settings(session: Session) -> dict[str, Any]:
+    """What the configuration says in TRL's words, all of which ``trainer`` may change."""
+    config, on_gpu = session.config, torch.cuda.is_available()
+    share, rest = divmod(config.batch_completions, world_size())
+    micro_batch = min(config.micro_batch, share)
+    if rest or not micro_batch or share % micro_batch:
+        processes = f" in each of {world_size()} processes" if world_size() > 1 else ""
+        raise ConfigError(
+            f"micro_batch {config.micro_batch}: batch_prompts x group_size = {config.batch_completions} "
+            f"completions must make whole micro batches{processes}"
+        )
+    checkpointing, bf16 = config.gradient_checkpointing, config.bf16
+    return {
+        "per_device_train_batch_size": micro_batch,
+        "gradient_accumulation_steps": share // micro_batch,
+        "num_generations": config.group_size,
+        "num_iterations": config.num_iterations,
+        "max_completion_length": session.max_new_tokens,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "constant",
+        "beta": config.beta,
+        "temperature": config.temperature,
+        "bf16": on_gpu if bf16 is None else bf16,
+        "use_cpu": not on_gpu,
+        "gradient_checkpointing": on_gpu if checkpointing is None else checkpointing,
+        # Above all that a batch may take; meta steps are waited for elsewhere (see ranks).
+        "ddp_find_unused_parameters": False,  # an adapter has none, and PPO's value head is used outside
+        "ddp_timeout": int(1800 + 4 * config.batch_timeout + config.breaker_pause),
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "report_to": [],
+        **{name: value for name in _PASSED_ON if (value := getattr(config, name)) is not None},
+    }

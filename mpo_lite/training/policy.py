@@ -1,0 +1,118 @@
+"""The policy: loaded, given its adapter and, for PPO, its value head."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from peft import LoraConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from mpo_lite.config import Config
+from mpo_lite.errors import ConfigError, refusals
+from mpo_lite.tasks.data import Prompts
+from mpo_lite.training.ppo import VALUE_HEAD, add_value_head
+from mpo_lite.training.session import Session
+
+
+def quiet_libraries() -> None:
+    """Silences bars and deprecations inside the libraries: users can do nothing about them, and they tear
+    the display.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def check_policy(config: Config) -> None:
+    """Sees that the policy can be read, by its configuration file alone.
+
+    Raises:
+        ConfigError: It is no model folder, or the hub cannot be reached; names ``--policy`` and ``--data``.
+    """
+    try:
+        AutoConfig.from_pretrained(config.policy, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        local = Path(config.policy).exists()
+        what = "is no model folder" if local else "is no folder here and cannot be had from the hub"
+        raise ConfigError(
+            f"policy {config.policy!r}: {what} ({type(error).__name__}); "
+            "give a local model by --policy DIR and local prompts by --data FILE.jsonl"
+        ) from error
+
+
+def load_policy(config: Config, precise: bool = False) -> tuple[Any, Any]:
+    """The policy without an adapter, and its tokenizer.
+
+    Args:
+        config: Names it; with PPO it has a value head.
+        precise: Whether its weights are wanted as they are stored, on the CPU.
+
+    Raises:
+        ConfigError: It cannot be loaded, or its tokenizer has no chat template.
+    """
+    quiet_libraries()
+    quantization = None
+    if config.load_in_4bit and not precise:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    with refusals(f"policy {config.policy!r}"):
+        tokenizer = AutoTokenizer.from_pretrained(config.policy, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            config.policy,
+            dtype="auto" if precise else _dtype(config),
+            quantization_config=quantization,
+            trust_remote_code=False,
+        )
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"policy {config.policy!r}: its tokenizer has no chat template; name a chat or instruct model"
+        )
+    if config.algorithm == "ppo":
+        add_value_head(model)
+    return model, tokenizer
+
+
+def adapter(config: Config) -> LoraConfig:
+    """The adapter that is trained; the value head of PPO is trained whole and saved with it."""
+    targets = config.lora_target_modules
+    with_head = {"modules_to_save": [VALUE_HEAD], "exclude_modules": [VALUE_HEAD]}
+    return LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=targets[0] if len(targets) == 1 else list(targets),
+        task_type="CAUSAL_LM",
+        **(with_head if config.algorithm == "ppo" else {}),
+    )
+
+
+def drop_long_prompts(session: Session, tokenizer: Any, context: int) -> None:
+    """Takes prompts out that leave no room for the longest answer within the policy's context, in tokens."""
+    room = context - session.max_new_tokens
+
+    def fits(prompt: str) -> bool:
+        messages = session.task.policy_messages(prompt)
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)[
+            "input_ids"
+        ]
+        return len(ids) <= room
+
+    before = session.prompts
+    session.prompts = Prompts(*(tuple(filter(fits, part)) for part in (before.train, before.held_out)))
+    if not session.prompts.train:
+        raise ConfigError(
+            f"no prompt leaves room for {session.max_new_tokens} tokens within the policy's {context}"
+        )
+    if dropped := len(before.train) - len(session.prompts.train):
+        session.note(
+            f"{dropped} of {len(before.train)} training prompts are too long for the policy and left out"
+        )
+
+
+def _dtype(config: Config) -> torch.dtype:
+    bf16 = torch.cuda.is_available() if config.bf16 is None else config.bf16
+    return torch.bfloat16 if bf16 else torch.float32

@@ -1,0 +1,155 @@
+"""Several processes, as torchrun starts them: the same run as one process makes, with one writer per file."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jobs import arguments, asked, same_run, wait_for, weights
+from llm_server import LLMServer
+
+from mpo_lite.llm.budget import Budget
+from mpo_lite.llm.ledger import Ledger
+from mpo_lite.runs import Run, read_rows
+from mpo_lite.sandbox.data import policy_dir
+from mpo_lite.sandbox.judge_server import running
+
+INJECTED = """
+import sys
+from peft import LoraConfig
+from trl import GRPOConfig
+from mpo_lite import GRPO, MPO
+
+url, out, world = sys.argv[1], sys.argv[2], int(sys.argv[3])
+TEXTS = ["dogs are useful for people .", "thus moreover therefore dogs .", "we should keep dogs .",
+         "people need the bone because it gives trust .", "cats cats cats cats .", "thus thus thus ."]
+
+class Injected(GRPO):
+    def _generate_single_turn(self, prompt_ids, *rest, **more):
+        told = []
+        for row, ids in enumerate(prompt_ids):
+            place = sum(ids) + 5 * (row % 4) + self.state.global_step
+            text = TEXTS[place % len(TEXTS)]
+            told.append(self._tokenizer(text)["input_ids"] + [self._tokenizer.eos_token_id])
+        return told, None
+
+mpo = MPO(policy=sys.argv[4], task="sandbox", judge="openai/j", judge_api_base=url, meta="openai/m",
+          meta_api_base=url, run_dir=f"{out}/mpo", cache_dir=f"{out}/cache", mode="paper",
+          schedule="interval", strategy="samples", steps=5, interval=2, batch_prompts=4, group_size=4)
+args = GRPOConfig(out, num_generations=4, per_device_train_batch_size=16 // world, max_completion_length=24,
+                  max_steps=5, shuffle_dataset=False, bf16=False, use_cpu=True, report_to=[],
+                  ddp_find_unused_parameters=False, logging_steps=1)
+Injected(mpo, sys.argv[4], args=args, peft_config=LoraConfig(target_modules="all-linear")).train()
+"""
+
+
+def torchrun(*command: str, processes: int = 2, **options: Any) -> "subprocess.Popen[str]":
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes), *command]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(launch, start_new_session=True, **pipes, **options)
+
+
+def workers(launcher: int) -> list[int]:
+    """The processes that a launcher has started."""
+    told = subprocess.run(["ps", "-o", "pid=", "--ppid", str(launcher)], capture_output=True, text=True)
+    return [int(number) for number in told.stdout.split()]
+
+
+def done(process: "subprocess.Popen[str]") -> str:
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    return out
+
+
+def test_two_processes_make_the_same_run_as_one(tmp_path: Path) -> None:
+    script = tmp_path / "injected.py"
+    script.write_text(INJECTED)
+    with running(seed=0) as url:
+        for world in (1, 2):
+            out = tmp_path / f"out{world}"
+            done(torchrun(str(script), url, str(out), str(world), str(policy_dir()), processes=world))
+    one, two = (Run(tmp_path / f"out{world}" / "mpo") for world in (1, 2))
+    assert read_rows(one.rollouts) == read_rows(two.rollouts)
+    assert len(read_rows(one.rollouts)) == 5 * 16
+    assert [row["reward"] for row in read_rows(one.metrics)] == [
+        row["reward"] for row in read_rows(two.metrics)
+    ]
+    steps = read_rows(one.lineage)
+    assert len(steps) == 2 and steps == read_rows(two.lineage)  # samples, proposals, hashes
+    for path in (one.path / "rubrics").glob("*.yaml"):
+        assert path.read_bytes() == (two.path / "rubrics" / path.name).read_bytes()
+    # Each process accounts for its own calls; together they are those of one.
+    accounts = [read_rows(path) for path in two.ledgers().values()]
+    assert len(accounts) == 2 and all(accounts)
+    spent = [row["judge_calls"] for row in read_rows(two.metrics)]
+    assert spent == [row["judge_calls"] for row in read_rows(one.metrics)]
+    assert json.loads((two.path / "env.json").read_text())["processes"] == 2
+
+
+def two(tmp_path: Path, prompts: Path, name: str, server: LLMServer, **settings: Any) -> Sequence[str]:
+    flags = [
+        *("--judge", "openai/j", "--judge-api-base", server.url),
+        *("--meta", "openai/m", "--meta-api-base", server.url),
+    ]
+    return ["-m", "mpo_lite", *arguments(tmp_path, prompts, name, **settings), *flags]
+
+
+def test_two_killed_processes_go_on_to_the_same_bits(tmp_path: Path, prompts: Path) -> None:
+    settings: dict[str, Any] = {
+        "micro_batch": 4,
+        "num_iterations": 2,
+        "trainer.gradient_accumulation_steps": 1,
+        "trainer.steps_per_generation": 2,
+    }
+    with LLMServer(delay=0.02) as server:
+        done(torchrun(*two(tmp_path, prompts, "whole", server, **settings)))
+        killed = torchrun(*two(tmp_path, prompts, "killed", server, **settings))
+        wait_for(killed, "batch 3/6")
+        for process in (*workers(killed.pid), killed.pid):
+            os.kill(process, signal.SIGKILL)
+        killed.communicate()
+        already = len(asked(server))
+        done(torchrun("-m", "mpo_lite", "resume", str(tmp_path / "killed"), "--json"))
+        assert len(asked(server)) > already
+    same_run(tmp_path, "whole", "killed", step=24)
+
+
+def test_a_cap_holds_for_all_processes_together(tmp_path: Path, prompts: Path) -> None:
+    with LLMServer() as server:
+        capped = torchrun(*two(tmp_path, prompts, "capped", server, max_calls=60))
+        _, errors = capped.communicate(timeout=300)
+        assert capped.returncode != 0
+        assert "the cap --max-calls 60 is reached" in errors
+        assert errors.count("mpo-lite: the cap") == 1  # one of them speaks
+        run = Run(tmp_path / "capped")
+        calls = [row for path in run.ledgers().values() for row in read_rows(path)]
+        assert 16 < len(calls) <= 60
+        assert run.last_checkpoint() is not None
+        done(torchrun("-m", "mpo_lite", "resume", str(run.path), "--max-calls", "1000", "--json"))
+        done(torchrun(*two(tmp_path, prompts, "whole", server)))
+    assert weights(tmp_path / "capped") == weights(tmp_path / "whole")
+
+
+def test_ctrl_c_stops_all_processes_at_one_border(tmp_path: Path, prompts: Path) -> None:
+    with LLMServer(delay=0.02) as server:
+        stopped = torchrun(*two(tmp_path, prompts, "stopped", server))
+        wait_for(stopped, "batch 2/6")
+        os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does: launcher and workers alike
+        _, errors = stopped.communicate(timeout=120)
+        assert "go on with: mpo-lite resume" in errors
+        done(torchrun("-m", "mpo_lite", "resume", str(tmp_path / "stopped"), "--json"))
+        done(torchrun(*two(tmp_path, prompts, "whole", server)))
+    same_run(tmp_path, "whole", "stopped")
+
+
+@pytest.mark.parametrize(("processes", "others", "most"), [(1, 0, 100), (2, 30, 35), (4, 60, 10)])
+def test_processes_share_what_a_cap_leaves(processes: int, others: int, most: int) -> None:
+    budget = Budget(Ledger(), max_calls=100)
+    budget.divide({"usd": 0.0, "calls": others, "tokens": 0}, processes)
+    assert not budget._blocked({"usd": 0.0, "calls": most, "tokens": 0})
+    assert budget._blocked({"usd": 0.0, "calls": most + 1, "tokens": 0})
