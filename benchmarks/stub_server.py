@@ -3,18 +3,22 @@
     python benchmarks/stub_server.py        # prints its port
 
 ``POST /set`` gives new settings and forgets all counts; ``GET /stats`` tells them. It judges nothing: the
-level of every criterion is the item's number (``item N`` in the prompt) modulo the number of levels.
+level of every criterion is the item's number (``item N`` in the prompt, or a checksum where there is none)
+modulo the number of levels.
 """
 
 import asyncio
 import json
 import re
 import time
+import zlib
 from collections import Counter
 
 from aiohttp import web
 
 ITEM = re.compile(rb"item (\d+)")
+NONCE = re.compile(rb"-[0-9a-f]{12}>")
+"""What differs between caches in a prompt that is otherwise the same."""
 LASTING = (
     "refusal",
     "garbage",
@@ -69,7 +73,7 @@ class Server:
         raw = await request.read()
         self.requests += 1
         found = ITEM.search(raw)
-        item = int(found[1]) if found else 0
+        item = int(found[1]) if found else zlib.crc32(NONCE.sub(b"", raw))
         self.items[item] += 1
         if self.rate and not self.take():
             self.rejected += 1
