@@ -16,6 +16,7 @@ from llm_server import LLMServer, completion_of
 from trl import GRPOTrainer
 
 from mpo_lite.cli.main import main
+from mpo_lite.prompts import prompts_dir
 from mpo_lite.runs import Run, read_rows
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.mpo import MPO
@@ -282,6 +283,21 @@ def test_changed_prompts_are_noticed_on_resume(
         main(["resume", str(tmp_path / "run")])
     assert stopped.value.code == 2
     assert "the prompts are no longer those it was trained on" in capsys.readouterr().err
+
+
+def test_the_cluster_of_a_prompt_reaches_the_journal(train: Train, tmp_path: Path) -> None:
+    folder = tmp_path / "task"
+    shutil.copytree(prompts_dir() / "tasks" / "essay", folder)
+    own = (folder / "task.yaml").read_text().replace("  held_out: 64", "  cluster: kind\n  held_out: 64")
+    (folder / "task.yaml").write_text(own)
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(f'{{"prompt": "question {n}", "kind": "k{n % 2}"}}\n' for n in range(12)))
+    train("--judge", "sandbox", "--baseline", "iter0", "--task", str(folder), "--data", str(data), steps=1)
+    rows = read_rows(tmp_path / "run" / "rollouts.jsonl")
+    assert {(row["prompt"], row["cluster"]) for row in rows} <= {
+        (f"question {n}", f"k{n % 2}") for n in range(12)
+    }
+    assert {row["cluster"] for row in rows} == {"k0", "k1"}
 
 
 UNUSABLE = {

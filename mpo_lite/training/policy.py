@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, refusals
-from mpo_lite.tasks.data import Prompts
 from mpo_lite.training.ppo import VALUE_HEAD, add_value_head
 from mpo_lite.training.session import Session
 
@@ -102,7 +102,8 @@ def drop_long_prompts(session: Session, tokenizer: Any, context: int) -> None:
         return len(ids) <= room
 
     before = session.prompts
-    session.prompts = Prompts(*(tuple(filter(fits, part)) for part in (before.train, before.held_out)))
+    kept = {name: tuple(filter(fits, getattr(before, name))) for name in ("train", "held_out")}
+    session.prompts = replace(before, **kept)
     if not session.prompts.train:
         raise ConfigError(
             f"no prompt leaves room for {session.max_new_tokens} tokens within the policy's {context}"
