@@ -53,6 +53,10 @@ from mpo_lite.training.policy import quiet_libraries
 VOCABULARY = 151_936
 WARM_UP = 2
 """First batches of a run, which are not counted."""
+Scene = tuple[float, float, int]
+"""Seconds added per token, seconds the judge takes, calls it takes at once."""
+CPU_SCENES: list[Scene] = [(0.0, 0.3, 64), (0.04, 0.25, 64), (0.04, 1.0, 64), (0.04, 0.5, 16)]
+GPU_SCENES: list[Scene] = [(0.0, 0.0, 64), (0.0, 1.0, 64), (0.0, 5.0, 64), (0.0, 1.0, 16)]
 PLAIN = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
 OURS = {"grpo": GRPO, "rloo": RLOO}
 
@@ -159,7 +163,9 @@ def calls_cpu() -> float:
     return background.wait(now())
 
 
-def run(machine: Machine, algorithm: str, way: str, latency: float, server: Stub) -> dict[str, Any]:
+def run(
+    machine: Machine, algorithm: str, way: str, latency: float, at_once: int, server: Stub
+) -> dict[str, Any]:
     """Trains some batches; medians per batch.
 
     Args:
@@ -167,6 +173,7 @@ def run(machine: Machine, algorithm: str, way: str, latency: float, server: Stub
         algorithm: ``grpo`` or ``rloo``.
         way: ``plain`` TRL with a trivial reward, or ours: ``overlap`` or ``no overlap``.
         latency: Seconds the judge takes.
+        at_once: Calls it takes at once.
         server: The judge.
     """
     server.set(latency=latency)
@@ -176,7 +183,7 @@ def run(machine: Machine, algorithm: str, way: str, latency: float, server: Stub
             judge=MODEL, judge_api_base=server.url, baseline="iter0", task="sandbox",
             policy=str(policy_dir()),
             run_dir=f"{folder}/mpo", cache_dir=f"{folder}/cache", batch_prompts=machine.prompts,
-            group_size=machine.group, steps=machine.batches + WARM_UP, eval_every=1000, concurrency=64,
+            group_size=machine.group, steps=machine.batches + WARM_UP, eval_every=1000, concurrency=at_once,
             overlap=way == "overlap",
         )  # fmt: skip
         mpo.session.gold = None
@@ -203,6 +210,7 @@ def run(machine: Machine, algorithm: str, way: str, latency: float, server: Stub
         "algorithm": algorithm,
         "way": way,
         "latency": latency,
+        "at_once": at_once,
         "token_seconds": machine.token_seconds,
         "step": median,
         "wait": statistics.median([row["judge_seconds"] for row in rows] or [0.0]),
@@ -254,23 +262,32 @@ def middle(results: list[dict], **of: Any) -> dict[str, float]:
     }
 
 
-def overlap_table(results: list[dict], latencies: dict[float, list[float]]) -> str:
+def overlap_table(results: list[dict], scenes: list[Scene]) -> str:
     lines = [
-        "| algorithm | ms per token added | judge takes | wait without overlap | with | ratio "
-        "| step without | with | instant judge | with / instant |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| algorithm | ms per token added | judge takes | calls at once | wait without overlap | with "
+        "| ratio | step without | with | instant judge | with / instant |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for algorithm, slow in sorted({(row["algorithm"], row["token_seconds"]) for row in results}):
+    for algorithm, (slow, latency, at_once) in itertools.product(
+        dict.fromkeys(row["algorithm"] for row in results), scenes
+    ):
         of = {"algorithm": algorithm, "token_seconds": slow}
         instant = middle(results, way="overlap", latency=0.0, **of)
-        for latency in latencies[slow]:
-            off = middle(results, way="no overlap", latency=latency, **of)
-            on = middle(results, way="overlap", latency=latency, **of)
-            lines.append(
-                f"| {algorithm} | {1000 * slow:.0f} | {latency:g} s | {off['wait']:.2f} s "
-                f"| {on['wait']:.2f} s | {on['wait'] / off['wait']:.2f} | {off['step']:.2f} s "
-                f"| {on['step']:.2f} s | {instant['step']:.2f} s | {on['step'] / instant['step']:.2f} |"
-            )
+        off, on = (
+            middle(results, way=way, latency=latency, at_once=at_once, **of)
+            for way in ("no overlap", "overlap")
+        )
+        cells = [
+            algorithm,
+            f"{1000 * slow:.0f}",
+            f"{latency:g} s",
+            at_once,
+            *(f"{one['wait']:.2f} s" for one in (off, on)),
+            f"{on['wait'] / off['wait']:.2f}",
+            *(f"{one['step']:.2f} s" for one in (off, on, instant)),
+            f"{on['step'] / instant['step']:.2f}",
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
@@ -291,18 +308,17 @@ def overhead_table(results: list[dict], litellm_seconds: float) -> str:
     return "\n".join(lines)
 
 
-def gpu_table(results: list[dict], latencies: list[float]) -> str:
+def gpu_table(results: list[dict], scenes: list[Scene]) -> str:
     lines = [
-        "| judge takes | overlap | step | judge wait | tokens/s | peak memory |",
-        "|---|---|---|---|---|---|",
+        "| judge takes | calls at once | overlap | step | judge wait | tokens/s | peak memory |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for latency in latencies:
-        for way in ("no overlap", "overlap"):
-            told = middle(results, way=way, latency=latency)
-            lines.append(
-                f"| {latency:g} s | {'yes' if way == 'overlap' else 'no'} | {told['step']:.2f} s "
-                f"| {told['wait']:.2f} s | {told['tokens_per_second']:.0f} | {told['peak_gib']:.1f} GiB |"
-            )
+    for (_, latency, at_once), way in itertools.product(scenes, ("no overlap", "overlap")):
+        told = middle(results, way=way, latency=latency, at_once=at_once)
+        lines.append(
+            f"| {latency:g} s | {at_once} | {'yes' if way == 'overlap' else 'no'} | {told['step']:.2f} s "
+            f"| {told['wait']:.2f} s | {told['tokens_per_second']:.0f} | {told['peak_gib']:.1f} GiB |"
+        )
     return "\n".join(lines)
 
 
@@ -320,23 +336,27 @@ def main() -> None:
     if options.gpu and not torch.cuda.is_available():
         raise SystemExit("--gpu: there is no GPU here, so nothing was measured")
     algorithms = ["grpo"] if options.gpu else options.algorithms.split(",")
-    # Seconds added per token → what the judge takes.
-    latencies = {0.0: [1.0, 5.0]} if options.gpu else {0.0: [0.3], 0.04: [0.5, 1.0]}
+    scenes = GPU_SCENES if options.gpu else CPU_SCENES
     results: list[dict] = []
     with stub() as server:
-        for _ in range(options.repeats):
-            for algorithm, slow in itertools.product(algorithms, latencies):
+        for _, algorithm in itertools.product(range(options.repeats), algorithms):
+            for slow in dict.fromkeys(scene[0] for scene in scenes):
                 machine = Machine(options.gpu, options.batches, slow)
-                ways = [("no overlap" if options.gpu else "plain", 0.0), ("overlap", 0.0)]
-                ways += [(way, latency) for latency in latencies[slow] for way in ("no overlap", "overlap")]
-                results += [run(machine, algorithm, way, latency, server) for way, latency in ways]
+                ways = [(way, 0.0, 64) for way in (() if options.gpu else ("plain", "overlap"))]
+                ways += [
+                    (way, latency, at_once)
+                    for speed, latency, at_once in scenes
+                    if speed == slow
+                    for way in ("no overlap", "overlap")
+                ]
+                results += [run(machine, algorithm, *way, server) for way in ways]
         per_batch = litellm_cpu(server, 64)
     name = torch.cuda.get_device_name() if options.gpu else "CPU, one thread"
     print(f"{name}; 64 completions of at most {machine.tokens} tokens per batch; the judge judges nothing\n")
     if options.gpu:
-        print(gpu_table(results, [0.0, *latencies[0.0]]))
+        print(gpu_table(results, scenes))
     else:
-        print(overlap_table(results, latencies), overhead_table(results, per_batch), sep="\n\n")
+        print(overlap_table(results, scenes), overhead_table(results, per_batch), sep="\n\n")
     out = options.out or Path(f"benchmarks/results/training{'_gpu' if options.gpu else ''}.json")
     out.write_text(json.dumps({"machine": name, "litellm_cpu": per_batch, "runs": results}, indent=1))
 

@@ -168,9 +168,10 @@ class Config(BaseModel):
     judge_fallback: NamedModel | None = Field(
         None, description="Judge that takes over for good where the judge is down."
     )
-    judge_mode: Literal["pointwise", "groupwise", "planned"] = Field(
-        "pointwise",
-        description="Judge answers one by one, all answers to a prompt in one call, or by a plan per prompt.",
+    judge_mode: Literal["pointwise", "groupwise", "planned"] | None = Field(
+        None,
+        description="Judge answers one by one, all answers to a prompt in one call, or by a plan per prompt; "
+        "default: the task's.",
     )
     replicates: int = Field(1, ge=1, description="Times each judge is asked; the reward is the mean.")
     judge_temperature: float | None = Field(
@@ -181,6 +182,9 @@ class Config(BaseModel):
     meta_api_base: Url | None = Field(None, description="Address of the meta-judge's server.")
     policy: PathOrName = Field(DEFAULT_POLICY, description="Policy: a folder, a hub id, or 'sandbox'.")
     task: PathOrName = Field("essay", description="Task: a built-in name or a folder.")
+    goal: str | None = Field(
+        None, min_length=1, description="Instead of a task: what good answers are, in a sentence."
+    )
     data: PathOrName | None = Field(None, description="Prompts: jsonl, csv, parquet or hub id.")
     rubric: LocalPath | None = Field(
         None, description="First rubric instead of the task's: a YAML file, or a run, for its last rubric."

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -116,18 +116,18 @@ def _from_yaml(path: Path) -> dict[str, _Given]:
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must be a mapping of keys to values, like 'steps: 200'")
-    lines = _key_lines(node)
+    lines = key_lines(node)
     return _flatten(cast(dict[str, Any], data), str(path), lines)
 
 
-def _key_lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:
+def key_lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:
     """Dotted key → line number in the file, from 1."""
     lines: dict[str, int] = {}
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             path = f"{prefix}{key.value}"
             lines[path] = key.start_mark.line + 1
-            lines |= _key_lines(value, f"{path}.")
+            lines |= key_lines(value, f"{path}.")
     return lines
 
 
@@ -161,9 +161,14 @@ def _complaint(path: str, kind: str, message: str, merged: Mapping[str, _Given])
     level = parents[0] if parents else ""
     levels = {"ppo": Ppo, "gate": Thresholds, "judge": Model, "judge_fallback": Model}
     names = levels.get(level, Config).model_fields
-    close = difflib.get_close_matches(leaf, names, n=1)
-    hint = f', did you mean "{close[0]}"?' if close else f"; known keys: {', '.join(names)}"
-    return f"{origin} {path}: unknown key{hint}"
+    return f"{origin} {path}: {unknown_key(leaf, names)}"
+
+
+def unknown_key(name: str, known: Iterable[str]) -> str:
+    """What is wrong with a key, and which was meant."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return "unknown key" + (f', did you mean "{close[0]}"?' if close else f"; known keys: {', '.join(names)}")
 
 
 def _related(path: str, key: str) -> bool:

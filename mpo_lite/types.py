@@ -38,7 +38,7 @@ class Verdict:
     Attributes:
         reward: In [0, 1]; None when the completion was not judged. A failure is never a number.
         assessments: Criterion id → assessment; empty where a rule decided or the judgement failed.
-        source: Who decided: the judge, or a rule that needs no judge.
+        source: Who decided: the judge, a rule that needs no judge, or the task's verifier by the reference.
         failure: Why there is no reward; None when there is one.
         disagreement: Largest minus smallest reward of a panel's judges, in [0, 1]; None where one judged.
         set_hash: Identity of the rubric that was in force.
@@ -48,7 +48,7 @@ class Verdict:
     reward: float | None
     set_hash: str
     assessments: dict[str, Assessment] = field(default_factory=dict[str, Assessment])
-    source: Literal["judge", "rule"] = "judge"
+    source: Literal["judge", "rule", "verifier"] = "judge"
     failure: FailureKind | None = None
     judge: str = ""
     disagreement: float | None = None

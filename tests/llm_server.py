@@ -136,6 +136,7 @@ def kind_of(text: str) -> str:
     openings = {
         "You judge one answer": "judge",
         "You judge several answers": "group",
+        "You compare two answers": "match",
         "You mend JSON": "repair",
         "one task, two answers by the same model": "compare",
         "You supervise a judge": "analyse",

@@ -79,7 +79,7 @@ def make_gate(make_client: Callable[..., Client], tmp_path: Path) -> MakeGate:
         examiner = Examiner(
             lambda draw: PointwiseJudge(client, backend, "a teacher", None, draw, "gate"),
             lambda: "j",
-            task.rules.min_words,
+            task.rules,
             tmp_path / "trials.jsonl",
         )
         return Gate(examiner, anchor, task, Thresholds(**thresholds))  # pyright: ignore

@@ -12,7 +12,7 @@ from mpo_lite.errors import ConfigError, refusals
 from mpo_lite.report.card import model_card
 from mpo_lite.runs import Run, read_state
 from mpo_lite.tasks.hub import go_offline_without_hub
-from mpo_lite.tasks.spec import load_task
+from mpo_lite.tasks.spec import task_of
 
 
 @click.command("export", short_help="Write a trained policy as a plain model folder.")
@@ -47,7 +47,7 @@ def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: boo
     with tempfile.TemporaryDirectory() as scratch:
         target = folder or Path(scratch)
         merge(with_sandbox_policy(config), checkpoint, target)
-        card = model_card(run, config, read_state(checkpoint)["batch"], load_task(config.task).purpose)
+        card = model_card(run, config, read_state(checkpoint)["batch"], task_of(config).purpose)
         (target / "README.md").write_text(card, encoding="utf-8")
         if folder:
             click.echo(f"{folder}: {checkpoint.name}, merged")

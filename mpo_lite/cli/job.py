@@ -30,12 +30,13 @@ SIMULATED = "judge and meta-judge are simulated: no evidence about real ones"
 
 FLAGS = (
     "judge", "meta", "judge_api_base", "meta_api_base", "judge_fallback", "judge_mode", "replicates",
-    "policy", "task", "data", "rubric", "preset", "algorithm", "steps", "group_size", "learning_rate", "beta",
-    "temperature", "num_iterations", "missing_eos_penalty", "lora_r", "lora_alpha", "lora_dropout",
-    "lora_target_modules", "load_in_4bit", "gradient_checkpointing", "bf16", "use_vllm", "vllm_mode",
-    "vllm_server_base_url", "vllm_gpu_memory_utilization", "overlap", "interval", "meta_samples", "mode",
-    "schedule", "strategy", "prescreen", "publish_after", "baseline", "run_dir", "seed", "max_usd",
-    "max_calls", "max_tokens", "max_judge_failures", "concurrency", "cache_dir",
+    "policy", "task", "goal", "data", "rubric", "preset", "algorithm", "steps", "group_size",
+    "learning_rate", "beta", "temperature", "num_iterations", "missing_eos_penalty", "lora_r",
+    "lora_alpha", "lora_dropout", "lora_target_modules", "load_in_4bit", "gradient_checkpointing",
+    "bf16", "use_vllm", "vllm_mode", "vllm_server_base_url", "vllm_gpu_memory_utilization", "overlap",
+    "interval", "meta_samples", "mode", "schedule", "strategy", "prescreen", "publish_after",
+    "baseline", "run_dir", "seed", "max_usd", "max_calls", "max_tokens", "max_judge_failures",
+    "concurrency", "cache_dir",
 )  # fmt: skip
 """Fields with a flag of their own; the others are set by ``-o``, ``MPO_*`` or YAML."""
 

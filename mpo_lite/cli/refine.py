@@ -25,7 +25,7 @@ from mpo_lite.resolve import load_config
 from mpo_lite.rubric import dump_rubric
 from mpo_lite.runs import rubric_at, write_atomically
 from mpo_lite.tasks.data import file_rows
-from mpo_lite.tasks.spec import Task, load_task
+from mpo_lite.tasks.spec import Task, task_of
 
 FLAGS = (
     "task", "judge", "meta", "judge_api_base", "meta_api_base", "rubric", "rounds", "meta_samples", "mode",
@@ -59,7 +59,7 @@ def command(
     """
     config = load_config(None, flags, overrides)
     with sandboxed(config) as served:
-        task = load_task(served.task)
+        task = task_of(served)
         samples, given = _read(data, labels, task)
         models = Endpoints(served, task.persona, with_meta=True)
         try:
@@ -84,9 +84,7 @@ def _refine(
 ) -> list[Round]:
     assert models.meta is not None
     meta = MetaJudge(models.client, models.meta, task.purpose)
-    examiner = Examiner(
-        lambda draw: models.judge("judge", draw), lambda: models.judged_by, task.rules.min_words
-    )
+    examiner = Examiner(lambda draw: models.judge("judge", draw), lambda: models.judged_by, task.rules)
     first = rubric_at(config.rubric)[0] if config.rubric else task.rubric
     work = refine(meta, examiner, task, config, first, samples, labels, told)
     try:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from mpo_lite.tasks.spec import GoldMetric, Task
+from mpo_lite.tasks.data import Prompts
+from mpo_lite.tasks.spec import Metric, Task
 
 GOLD_SEED = 20_250_428
 """Sampling seed of every gold evaluation: its own, and the same each time, so that evaluations differ by the
@@ -16,9 +17,7 @@ policy."""
 GOLD_BATCH = 64
 
 
-def gold_row(
-    model: Any, tokenizer: Any, task: Task, gold: GoldMetric, prompts: Sequence[str], **options: Any
-) -> dict:
+def gold_row(model: Any, tokenizer: Any, task: Task, gold: Metric, prompts: Prompts, **options: Any) -> dict:
     """Answers the held-out prompts and measures the answers.
 
     Args:
@@ -26,22 +25,23 @@ def gold_row(
         tokenizer: Its tokenizer.
         task: Makes conversations of prompts.
         gold: The metric, in [0, 1].
-        prompts: N held-out prompts.
+        prompts: Of which the N held-out ones are answered.
         options: ``max_new_tokens`` and ``temperature`` of ``sample``.
 
     Returns:
         ``gold`` (mean), ``n`` and ``samples``: prompt, completion and gold of each.
     """
-    completions = sample(model, tokenizer, [task.policy_messages(prompt) for prompt in prompts], **options)
+    asked = prompts.held_out
+    completions = sample(model, tokenizer, [task.policy_messages(prompt) for prompt in asked], **options)
     rows = [
-        {"prompt": prompt, "completion": completion, "gold": gold(prompt, completion)}
-        for prompt, completion in zip(prompts, completions, strict=True)
+        {"prompt": prompt, "completion": completion, "gold": gold(completion, prompts.row(prompt))}
+        for prompt, completion in zip(asked, completions, strict=True)
     ]
     return {"gold": sum(row["gold"] for row in rows) / len(rows), "n": len(rows), "samples": rows}
 
 
 def sample(
-    model: Any, tokenizer: Any, conversations: Sequence[list], *, max_new_tokens: int, temperature: float
+    model: Any, tokenizer: Any, conversations: Sequence[list[Any]], *, max_new_tokens: int, temperature: float
 ) -> list[str]:
     """One completion per conversation, sampled; the state of training and of all random generators is kept.
 

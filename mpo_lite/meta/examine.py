@@ -14,6 +14,7 @@ from mpo_lite.judge.base import Judge, Sample
 from mpo_lite.rubric import Rubric
 from mpo_lite.runs import append_rows, read_rows, verdict_of
 from mpo_lite.tasks.rules import rule_verdict
+from mpo_lite.tasks.spec import Rules
 from mpo_lite.types import Verdict, text_hash
 
 
@@ -23,7 +24,7 @@ class Examiner:
     Args:
         judge: Gives the judge of a draw: ``""`` or ``again``, for a second judgement of the same answers.
         label: Names the judge in charge: after a fallback, verdicts of the former do not count.
-        min_words: Answers of fewer words are decided by that rule.
+        rules: Answers that break one are decided by it.
         journal: File to keep verdicts in; None keeps them in memory alone.
 
     Attributes:
@@ -34,18 +35,18 @@ class Examiner:
         self,
         judge: Callable[[str], Judge],
         label: Callable[[], str],
-        min_words: int,
+        rules: Rules,
         journal: Path | None = None,
     ) -> None:
         self.left = float("inf")
-        self._judge, self._label, self._min_words, self._journal = judge, label, min_words, journal
+        self._judge, self._label, self._rules, self._journal = judge, label, rules, journal
         rows = read_rows(journal) if journal else []
         self._known = {row["key"]: verdict_of(row["verdict"]) for row in rows}
         self._batches = {row["key"]: int(row["batch"]) for row in rows}
 
     def ruled(self, sample: Sample) -> bool:
         """Whether a rule decides on an answer, whatever the rubric."""
-        return rule_verdict(sample.completion, "", self._min_words) is not None
+        return rule_verdict(sample.completion, "", self._rules) is not None
 
     def used(self, before: int) -> int:
         """Judgements asked for in batches before ``before``."""
@@ -68,7 +69,7 @@ class Examiner:
             draw: See above.
         """
         keys = self._keys(samples, rubric, draw)
-        ruled = [rule_verdict(sample.completion, rubric.set_hash, self._min_words) for sample in samples]
+        ruled = [rule_verdict(sample.completion, rubric.set_hash, self._rules) for sample in samples]
         fresh = {
             key: sample
             for key, sample, by_rule in zip(keys, samples, ruled, strict=True)

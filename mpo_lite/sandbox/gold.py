@@ -8,7 +8,9 @@ neither see nor import this module, and their own measures differ from it in win
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 from mpo_lite.sandbox.data import (
     BENEFITS,
@@ -103,3 +105,8 @@ def _plain(found: list[str]) -> float:
 
 def _ramp(value: float, low: float, high: float) -> float:
     return min(1.0, max(0.0, (value - low) / (high - low)))
+
+
+def metric(completion: str, row: Mapping[str, Any]) -> float:
+    """``gold`` in the form in which a task names it."""
+    return gold(row["prompt"], completion)

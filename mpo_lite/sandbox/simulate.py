@@ -26,12 +26,15 @@ ERROR_RATE = 0.08
 """Chance that one assessment is a level off."""
 DRIFT = 0.08
 """Largest change of strictness that a wording of the rubric brings, on the scale of 0 to 1."""
+FIRST_LIKED, TIE_WITHIN = 0.03, 0.01
+"""In matches: how much better the answer shown first seems, and how near two are that tie."""
 _IMPRESSION = 0.85  # what form weighs in a vague criterion; the rest is substance
 _ROLES = (
     ("You judge one answer to a task by the rubric below, following a plan", "judge/planned"),
     ("You judge one answer to a task", "judge/pointwise"),
     ("You plan how answers to one task will be judged", "judge/plan"),
     ("You judge several answers to one task", "judge/groupwise"),
+    ("You compare two answers to one task", "judge/match"),
     ("You mend JSON", "judge/repair"),
     ("one task, two answers by the same model", "meta/compare"),
     ("You supervise a judge", "meta/analyse"),
@@ -84,6 +87,8 @@ def reply(messages: Sequence[Message], seed: int = 0, bad_rate: float = 0.0) -> 
     role = role_of(system)
     if role == "judge/repair":
         return _repair(user)
+    if role == "judge/match":
+        return match(_only(user, "task"), fenced("completion", user), seed)
     items = measures.parse_rubric(measures.section(system, "Rubric", "Rubric in force"))
     if not items:
         raise ValueError("the prompt shows no rubric with criteria and levels")
@@ -154,6 +159,15 @@ def judge(items: Sequence[Item], task: str, completion: str, seed: int) -> dict[
             level += 1 if slip < ERROR_RATE / 2 else -1
         found[item.id] = {"reason": reason, "level": min(top, max(0, level))}
     return found
+
+
+def match(task: str, completions: Sequence[str], seed: int) -> dict[str, Any]:
+    """Compares two answers by impression, with a liking for the one shown first; near ones are a tie."""
+    whole = Item("quality", "How good it is.", ("bad", "good"))
+    first, second = (_assess(whole, measures.read(task, text), seed)[0] for text in completions)
+    lead = first + FIRST_LIKED - second
+    winner = "tie" if abs(lead) < TIE_WITHIN else "first" if lead > 0 else "second"
+    return {"reason": f"The {winner} one makes the better impression.", "winner": winner}
 
 
 def _assess(item: Item, essay: Essay, seed: int) -> tuple[float, str]:

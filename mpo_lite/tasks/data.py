@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import random
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from string import Template
+from typing import Any, TextIO, cast
 
 from mpo_lite.errors import TaskError
 from mpo_lite.rubric import MAX_CLUSTERS
@@ -28,12 +29,20 @@ class Prompts:
     Attributes:
         train: To train on; distinct.
         held_out: Kept apart for the gold metric; none of them is in ``train``.
-        clusters: Prompt → its cluster, where the task tells kinds of prompts apart.
+        rows: Prompt → its row, with ``prompt``, ``reference`` and ``cluster`` as the task maps them.
     """
 
     train: tuple[str, ...]
     held_out: tuple[str, ...]
-    clusters: Mapping[str, str] = field(default_factory=dict[str, str])
+    rows: Mapping[str, Row] = field(default_factory=dict[str, Row])
+
+    def row(self, prompt: str) -> Row:
+        """The row of a prompt; of one that is none of the data's, the prompt alone."""
+        return self.rows.get(prompt, {"prompt": prompt})
+
+    def cluster(self, prompt: str) -> str:
+        """The kind of a prompt; empty where the task tells no kinds apart."""
+        return str(self.row(prompt).get("cluster") or "")
 
 
 def load_prompts(data: DataSource, override: str | None = None) -> Prompts:
@@ -49,18 +58,73 @@ def load_prompts(data: DataSource, override: str | None = None) -> Prompts:
         TaskError: The source cannot be read, or has no such column or too few rows.
     """
     source = override or data.source
+    if source is None:
+        raise TaskError("the task names no data: give prompts by --data FILE.jsonl")
     if ":" in source and not Path(source).exists():
         function = load_function(source, "data.source")
-        parts = [_made(function, part, source) for part in ("train", "held_out")]
-        clusters = _clusters([row for rows in parts for row in rows], data, source)
-        train, held_out = (tuple(_texts(rows, data.prompt, source)) for rows in parts)
-        return Prompts(train, held_out, clusters)
-    rows = list(_rows(source, data.split))
-    texts = sorted(set(_texts(rows, data.prompt, source)), key=text_hash)
+        parts = [mapped(_made(function, part, source), data, source) for part in ("train", "held_out")]
+        train, held_out = (tuple(dict.fromkeys(row["prompt"] for row in part)) for part in parts)
+        return Prompts(train, held_out, _by_prompt([*parts[0], *parts[1]], data, source))
+    rows = mapped(_rows(source, data.split), data, source)
+    texts = sorted({row["prompt"] for row in rows}, key=text_hash)
     held_out = min(data.held_out, len(texts) // 5)
     if len(texts) < 2:
         raise TaskError(f"{source}: {len(texts)} distinct prompts; at least 2 are needed")
-    return Prompts(tuple(texts[held_out:]), tuple(texts[:held_out]), _clusters(rows, data, source))
+    return Prompts(tuple(texts[held_out:]), tuple(texts[:held_out]), _by_prompt(rows, data, source))
+
+
+def mapped(rows: Iterable[Row], data: DataSource, source: str) -> list[Row]:
+    """The rows, with ``prompt``, ``reference`` and ``cluster`` as the task maps them beside their columns.
+
+    Raises:
+        TaskError: A row lacks a column, or its prompt is no text; says which.
+    """
+    return [_mapped(row, data, f"{source}: row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _mapped(row: Row, data: DataSource, where: str) -> Row:
+    told = dict(row)
+    template = Template(data.prompt)
+    names = template.get_identifiers() if "$" in data.prompt else [data.prompt]
+    texts = {name: _text(row, name, where) for name in names}
+    told["prompt"] = template.safe_substitute(texts) if "$" in data.prompt else texts[data.prompt]
+    if data.reference is not None:
+        told["reference"] = _column(row, data.reference, where)
+    if data.cluster is not None:
+        told["cluster"] = _text(row, data.cluster, where)
+    return told
+
+
+def _text(row: Row, column: str, where: str) -> str:
+    text = _column(row, column, where)
+    if not isinstance(text, str) or not text.strip():
+        raise TaskError(f"{where}: {column!r} must be a non-empty text")
+    return text.strip()
+
+
+def _column(row: Row, path: str, where: str) -> Any:
+    """A column, or what a dotted path leads to within one."""
+    if path in row:
+        return row[path]
+    value: Any = row
+    for part in path.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise TaskError(f"{where} has no column {path!r}; it has: {', '.join(map(str, row))}")
+        value = cast(Row, value)[part]
+    return value
+
+
+def _by_prompt(rows: Iterable[Row], data: DataSource, source: str) -> dict[str, Row]:
+    """Prompt → row; of several rows with one prompt, the first."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(row["prompt"], row)
+    kinds = len({row["cluster"] for row in found.values()}) if data.cluster else 0
+    if kinds > MAX_CLUSTERS:
+        raise TaskError(
+            f"{source}: {kinds} kinds in {data.cluster!r}; a rubric tells at most {MAX_CLUSTERS} apart"
+        )
+    return found
 
 
 def training_order(prompts: tuple[str, ...], count: int, seed: int) -> list[str]:
@@ -83,30 +147,6 @@ def _made(function: Callable[..., Any], part: str, source: str) -> list[Row]:
     if not all(isinstance(row, dict) for row in rows):
         raise TaskError(f'{source}: each row must be a mapping such as {{"prompt": "…"}}')
     return rows
-
-
-def _clusters(rows: list[Row], data: DataSource, source: str) -> dict[str, str]:
-    if data.cluster is None:
-        return {}
-    names = _texts(rows, data.cluster, source)
-    found = dict(zip(_texts(rows, data.prompt, source), names, strict=True))
-    if (kinds := len(set(found.values()))) > MAX_CLUSTERS:
-        raise TaskError(
-            f"{source}: {kinds} kinds in {data.cluster!r}; a rubric tells at most {MAX_CLUSTERS} apart"
-        )
-    return found
-
-
-def _texts(rows: Iterator[Row] | list[Row], column: str, source: str) -> Iterator[str]:
-    for number, row in enumerate(rows, start=1):
-        if column not in row:
-            raise TaskError(
-                f"{source}: row {number} has no column {column!r}; it has: {', '.join(map(str, row))}"
-            )
-        text = row[column]
-        if not isinstance(text, str) or not text.strip():
-            raise TaskError(f"{source}: row {number}: {column!r} must be a non-empty text")
-        yield text.strip()
 
 
 def file_rows(path: Path) -> Iterator[Row]:

@@ -5,40 +5,71 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+)
 
+from mpo_lite.config import Config
 from mpo_lite.errors import TaskError
 from mpo_lite.prompts import prompts_dir, render_text
-from mpo_lite.rubric import Rubric, first_problem, load_rubric
+from mpo_lite.resolve import key_lines, unknown_key
+from mpo_lite.rubric import Criterion, Rubric, load_rubric
 from mpo_lite.types import Message
 
 Reference = Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
 Sentinel = Literal["empty", "title", "prompt", "repeated", "other_prompt", "foreign", "injection"]
-GoldMetric = Callable[[str, str], float]
-"""(prompt, completion) → quality in [0, 1]; never shown to judge or meta-judge."""
+Row = Mapping[str, Any]
+"""A row of the data: its own columns, and ``prompt``, ``reference`` and ``cluster`` as the task maps them."""
+Metric = Callable[[str, Row], float]
+"""(completion, row) → a number in [0, 1]."""
+
+
+_DEGREES = ("Not at all.", "Hardly.", "In part.", "Mostly.", "Fully.")
+_READER = "You are an experienced and strict reader, who knows what good work of this kind looks like."
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"no regular expression ({error})") from error
+    return text
 
 
 class DataSource(BaseModel):
     """Where a task's prompts come from.
 
     Attributes:
-        source: Hub id, file, or ``module:function`` that takes ``train`` or ``held_out`` and gives rows.
+        source: Hub id, file, or ``module:function`` that takes ``train`` or ``held_out`` and gives rows; None
+            where each run names its own.
         split: Split of a hub data set.
-        prompt: Name of the column that holds the prompt.
+        prompt: Name of the column that holds the prompt, or a template of columns such as
+            ``$context Question: $question``.
+        reference: Name of the column that holds what is right, for verifier and gold metric, or None; a dot
+            goes into nested columns.
         cluster: Name of the column that tells kinds of prompts apart, or None.
         held_out: Rows kept out of training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str
+    source: str | None = None
     split: str = "train"
     prompt: str = "prompt"
+    reference: str | None = None
     cluster: str | None = None
     held_out: Annotated[int, Field(ge=0)] = 64
 
@@ -52,11 +83,31 @@ class Generation(BaseModel):
 
 
 class Rules(BaseModel):
-    """What is decided without a judge: an answer of fewer than ``min_words`` words earns 0."""
+    """What is decided without a judge: an answer that breaks a rule earns 0.
+
+    Attributes:
+        min_words: Fewest words.
+        must_match: Regular expression that must be found in it, such as a tag.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_words: Annotated[int, Field(ge=1)] = 1
+    must_match: Annotated[str, AfterValidator(_pattern)] | None = None
+
+
+class Verifier(BaseModel):
+    """A check against the reference that takes the judge's place in some batches.
+
+    Attributes:
+        function: ``module:function`` of a metric.
+        rate: Share of batches that it scores alone; drawn by the run's seed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    function: Reference
+    rate: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
 class Task(BaseModel):
@@ -70,8 +121,11 @@ class Task(BaseModel):
         data: Where prompts come from.
         generation: How the policy answers.
         rules: What is decided without a judge.
+        verifier: Scores some of the batches by the reference, or None.
+        judge_mode: How the judge works unless the run says else; see ``Config.judge_mode``.
         sentinels: Known-bad answers that no rubric may pay for; see ``mpo_lite.meta.sentinels``.
-        gold: ``module:function`` of a metric the policy is not trained on, or None.
+        gold: ``module:function`` of a metric the policy is not trained on, or None; never shown to judge or
+            meta-judge.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,6 +137,8 @@ class Task(BaseModel):
     data: DataSource
     generation: Generation = Generation()
     rules: Rules = Rules()
+    verifier: Verifier | None = None
+    judge_mode: Literal["pointwise", "groupwise", "planned"] = "pointwise"
     sentinels: tuple[Sentinel, ...] = get_args(Sentinel)
     gold: Reference | None = None
     _folder: Path = PrivateAttr()
@@ -93,8 +149,16 @@ class Task(BaseModel):
 
     @property
     def rubric(self) -> Rubric:
-        """The task's first rubric. Raises ``TaskError`` where it is malformed."""
-        return load_rubric(self._folder / "rubric.yaml")
+        """The first rubric: ``rubric.yaml``, or the purpose itself where there is none.
+
+        Raises:
+            TaskError: It is malformed.
+        """
+        path = self._folder / "rubric.yaml"
+        if path.is_file():
+            return load_rubric(path)
+        whole = Criterion(id="purpose", description=" ".join(self.purpose.split()), levels=_DEGREES)
+        return Rubric(criteria=(whole,))
 
     @property
     def expert_rubric(self) -> Rubric:
@@ -105,12 +169,41 @@ class Task(BaseModel):
         return load_rubric(path)
 
     def policy_messages(self, prompt: str) -> list[Message]:
-        """The conversation the policy is to continue, for one prompt of the data."""
-        return render_text(_read(self._folder / "policy.md"), prompt=prompt)
+        """The conversation the policy is to continue: by ``policy.md``, or the prompt alone without one."""
+        path = self._folder / "policy.md"
+        return render_text(_read(path) if path.is_file() else "=== user\n$prompt\n", prompt=prompt)
 
-    def gold_metric(self) -> GoldMetric | None:
+    def gold_metric(self) -> Metric | None:
         """The gold metric as a function, or None. Raises ``TaskError`` where it cannot be imported."""
-        return load_function(self.gold, f"{self._folder / 'task.yaml'}: gold") if self.gold else None
+        return self._metric(self.gold, "gold") if self.gold else None
+
+    def verify_metric(self) -> Metric | None:
+        """The verifier as a function, or None. Raises ``TaskError`` where it cannot be imported."""
+        return self._metric(self.verifier.function, "verifier.function") if self.verifier else None
+
+    def _metric(self, reference: str, key: str) -> Metric:
+        """A function of somebody's, its failures told with the place that names it."""
+        where = f"{self._folder / 'task.yaml'}: {key}"
+        function = load_function(reference, where, self._folder)
+
+        def metric(completion: str, row: Row) -> float:
+            try:
+                value = float(function(completion, row))
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}"
+                raise TaskError(f"{where}: {reference} failed on a completion ({said})") from error
+            if not 0 <= value <= 1:
+                raise TaskError(f"{where}: {reference} gave {value:g}; it must give a number from 0 to 1")
+            return value
+
+        return metric
+
+
+def task_of(config: Config) -> Task:
+    """The task of a run: the one it names, or one made of its goal. Raises ``TaskError``."""
+    if config.goal is None:
+        return load_task(config.task)
+    return Task(name="goal", description=config.goal, purpose=config.goal, persona=_READER, data=DataSource())
 
 
 def load_task(name: str) -> Task:
@@ -126,20 +219,53 @@ def load_task(name: str) -> Task:
         raise TaskError(f"task {name!r}: neither a folder with a task.yaml nor a built-in task ({names})")
     file = folder / "task.yaml"
     try:
-        return Task.model_validate(yaml.safe_load(_read(file)), context={"folder": folder})
+        task = Task.model_validate(yaml.safe_load(_read(file)), context={"folder": folder})
     except yaml.YAMLError as error:
         raise TaskError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
     except ValidationError as error:
-        raise TaskError(f"{file}: {first_problem(error)}") from error
+        raise TaskError(_complaint(error, file)) from error
+    beside = folder / (task.data.source or "")
+    if not beside.is_file():
+        return task
+    data = task.data.model_copy(update={"source": str(beside.absolute())})
+    return task.model_copy(update={"data": data})
 
 
-def load_function(reference: str, where: str) -> Callable[..., Any]:
-    """Imports ``module:function``; ``where`` names the place in errors. Raises ``TaskError``."""
+def _complaint(error: ValidationError, file: Path) -> str:
+    """One line: where, which key, what is wrong. A misspelt key comes before what is missing for it."""
+    problems = error.errors(include_url=False)
+    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
+    path = [str(part) for part in problem["loc"]]
+    lines = key_lines(yaml.compose(_read(file), Loader=yaml.SafeLoader))
+    line = next((lines[key] for n in range(len(path), 0, -1) if (key := ".".join(path[:n])) in lines), 1)
+    said = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        parts: dict[str, type[BaseModel]] = {
+            "data": DataSource, "generation": Generation, "rules": Rules, "verifier": Verifier
+        }  # fmt: skip
+        said = unknown_key(path[-1], (parts.get(path[0], Task) if len(path) > 1 else Task).model_fields)
+    return f"{file}:{line} {'.'.join(path)}: {said}"
+
+
+def load_function(reference: str, where: str, folder: Path = Path()) -> Callable[..., Any]:
+    """Imports ``module:function``.
+
+    Args:
+        reference: What to import.
+        where: The place that names it, for errors.
+        folder: Looked into first: functions of one's own may lie beside the task.
+
+    Raises:
+        TaskError: There is no such function.
+    """
     module, _, name = reference.partition(":")
+    sys.path.insert(0, str(folder.absolute()))
     try:
         function: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
         raise TaskError(f"{where}: cannot import {reference} ({error})") from error
+    finally:
+        sys.path.remove(str(folder.absolute()))
     if not callable(function):
         raise TaskError(f"{where}: {reference} is no function")
     return function

@@ -210,7 +210,7 @@ class MPOCallback(TrainerCallback):
             tokenizer,
             session.task,
             session.gold,
-            session.prompts.held_out,
+            session.prompts,
             max_new_tokens=session.max_new_tokens,
             temperature=session.config.temperature,
         )

@@ -50,17 +50,15 @@ class Early:
 
     def ended(self, row: int, completion: str) -> None:
         """A completion has ended; told again, with the same text, it is not asked for again."""
-        if (
-            self._ended.get(row) == completion
-            or not self._session.config.overlap
-            or self._session.interrupted
-        ):
+        session = self._session
+        if self._ended.get(row) == completion or session.interrupted:
+            return
+        if not session.config.overlap or session.by_reference:
             return
         self._ended[row] = completion
         first = row - row % self._size
         rows = range(first, min(first + self._size, len(self._prompts)))
         if all(each in self._ended for each in rows):
-            session = self._session
             samples = [
                 session.sample(self._prompts[each], self._ended[each]) for each in rows if self._open(each)
             ]
@@ -78,7 +76,7 @@ class Early:
         """Whether a completion needs the judge: no rule decides, and no journal knows it."""
         session, text = self._session, self._ended[row]
         known = session.replayed(rank() * len(self._prompts) + row, text)
-        return known is None and rule_verdict(text, session.set_hash, session.task.rules.min_words) is None
+        return known is None and rule_verdict(text, session.set_hash, session.task.rules) is None
 
 
 def units(session: Session, samples: Sequence[Sample]) -> Iterator[Unit]:

@@ -90,9 +90,11 @@ def _judge_load(session: Session, backend: Backend) -> Load:
         GroupwiseJudge(single, at_once).call(empty, rubric) if at_once > 1 else single.call(empty[0], rubric)
     )
     fixed, grown = _chars(call.messages), _rubric_growth(session)
-    calls = config.steps * config.batch_completions * config.replicates / at_once
+    verifier = session.task.verifier
+    judged_steps = config.steps * (1 - (verifier.rate if verifier else 0.0))
+    calls = judged_steps * config.batch_completions * config.replicates / at_once
     if config.judge_mode == "planned":
-        calls += config.steps * config.batch_prompts * config.replicates
+        calls += judged_steps * config.batch_prompts * config.replicates
     answers = [at_once * tokens for tokens in _completion_tokens(session)]
     criteria = len(rubric.criteria), MAX_CRITERIA if session.meta else len(rubric.criteria)
     judged = calls, calls * (1 + _gate_share(session))
@@ -172,7 +174,7 @@ def _step_calls(session: Session) -> tuple[int, int]:
     """Calls to the meta-judge per step, at least and at most."""
     config = session.config
     calls = 2 * config.meta_samples + 1 + 2 * config.meta_samples * config.prescreen
-    kinds = len(set(session.prompts.clusters.values()))
+    kinds = len({session.prompts.cluster(prompt) for prompt in session.prompts.train} - {""})
     return calls, calls + (config.mode == "guarded") + min(config.meta_samples, kinds)
 
 

@@ -53,6 +53,7 @@ class Evolution:
 
     def saw(self, rollouts: Sequence[Rollout]) -> list[str]:
         """Takes in a judged batch; gives the names of standing alarms."""
+        rollouts = _not_verified(rollouts)
         self._judged += len(rollouts)
         self._rollouts = self._kept([*self._rollouts, *rollouts], self._session.batch)
         self._tell(self._watch.saw(rollouts))
@@ -118,7 +119,7 @@ class Evolution:
         watch = self._watch
         if batch < session.batch:  # a resumed run had it under way
             watch = Watch(self._watch.frozen)
-            watch.catch_up([each for each in session.run.journalled(0) if each.batch < batch])
+            watch.catch_up([each for each in _not_verified(session.run.journalled(0)) if each.batch < batch])
         now = Situation(
             batch=batch,
             version=session.version,
@@ -275,6 +276,7 @@ class Evolution:
             batch: Generation batches done.
             journalled: All rollouts before it.
         """
+        journalled = _not_verified(journalled)
         self._since, self._began = state.get("since", 0), state.get("began", 0)
         self._answered, self._refusals = state.get("answered", []), state.get("refusals", 0)
         self._judged = len(journalled)
@@ -282,3 +284,9 @@ class Evolution:
         self._watch = Watch(state.get("frozen", {}))
         self._watch.catch_up(journalled)
         self._outcomes = self._session.run.meta_outcomes(batch)
+
+
+def _not_verified(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """Without those of batches that no judge saw: alarms and meta steps are about judging."""
+    verified = {rollout.batch for rollout in rollouts if rollout.verdict.source == "verifier"}
+    return [rollout for rollout in rollouts if rollout.batch not in verified]

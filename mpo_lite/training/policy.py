@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, refusals
+from mpo_lite.tasks.spec import Task
 from mpo_lite.training.ppo import VALUE_HEAD, add_value_head
 from mpo_lite.training.session import Session
 
@@ -90,24 +92,43 @@ def adapter(config: Config) -> LoraConfig:
     )
 
 
-def drop_long_prompts(session: Session, tokenizer: Any, context: int) -> None:
-    """Takes prompts out that leave no room for the longest answer within the policy's context, in tokens."""
-    room = context - session.max_new_tokens
+def trained_policy(config: Config, checkpoint: Path | None) -> tuple[Any, Any]:
+    """A policy for sampling, with a checkpoint's adapter where there is one, and its tokenizer.
+
+    Raises:
+        ConfigError: It cannot be loaded.
+    """
+    model, tokenizer = load_policy(config)
+    if checkpoint:
+        with refusals(f"{checkpoint}: its adapter cannot be loaded"):
+            model = PeftModel.from_pretrained(model, str(checkpoint))
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+
+
+def fitting(prompts: Sequence[str], task: Task, model: Any, tokenizer: Any, answer: int) -> tuple[str, ...]:
+    """The prompts that leave room for an answer of ``answer`` tokens within the policy's context."""
+    room = model.config.max_position_embeddings - answer
 
     def fits(prompt: str) -> bool:
-        messages = session.task.policy_messages(prompt)
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)[
-            "input_ids"
-        ]
-        return len(ids) <= room
+        told = tokenizer.apply_chat_template(
+            task.policy_messages(prompt), add_generation_prompt=True, return_dict=True
+        )
+        return len(told["input_ids"]) <= room
 
-    before = session.prompts
-    kept = {name: tuple(filter(fits, getattr(before, name))) for name in ("train", "held_out")}
+    return tuple(filter(fits, prompts))
+
+
+def drop_long_prompts(session: Session, model: Any, tokenizer: Any) -> None:
+    """Takes prompts out that leave no room for the longest answer within the policy's context."""
+    before, answer = session.prompts, session.max_new_tokens
+    kept = {
+        name: fitting(getattr(before, name), session.task, model, tokenizer, answer)
+        for name in ("train", "held_out")
+    }
     session.prompts = replace(before, **kept)
     if not session.prompts.train:
-        raise ConfigError(
-            f"no prompt leaves room for {session.max_new_tokens} tokens within the policy's {context}"
-        )
+        context = model.config.max_position_embeddings
+        raise ConfigError(f"no prompt leaves room for {answer} tokens within the policy's {context}")
     if dropped := len(before.train) - len(session.prompts.train):
         session.note(
             f"{dropped} of {len(before.train)} training prompts are too long for the policy and left out"

@@ -43,8 +43,7 @@ def judge_samples(session: Session, samples: Sequence[Sample], works: Works | No
     """
     session.check_interrupt()
     works = works or {}
-    words = session.task.rules.min_words
-    verdicts = [rule_verdict(sample.completion, session.set_hash, words) for sample in samples]
+    verdicts = [_by_rule(session, sample) for sample in samples]
     asked = [row for row, verdict in enumerate(verdicts) if verdict is None]
     parts = list(units(session, [samples[row] for row in asked]))
     try:
@@ -91,7 +90,7 @@ def score_batch(
             the batch is journalled then, while answers received stay in the cache.
     """
     started = time.monotonic()
-    rubric = session.set_hash
+    rubric, by_reference = session.set_hash, session.by_reference
     if set(exchange((rubric, len(samples)))) != {(rubric, len(samples))}:
         raise RuntimeError(f"batch {session.batch}: the processes differ in their rubrics or shares")
     session.share_budget()
@@ -119,7 +118,7 @@ def score_batch(
         "batch": session.batch,
         "version": session.version.number,
         "set_hash": rubric,
-        "judge": session.models.judged_by,
+        "judge": session.models.judged_by if not by_reference else "",
         "judge_seconds": round(time.monotonic() - started, 3),
     }
     return rollouts
@@ -129,6 +128,8 @@ def _known_or_judged(
     session: Session, samples: Sequence[Sample], works: Works | None
 ) -> list[tuple[Sample, Verdict, bool]]:
     """Each sample of this process, its verdict, and whether that is new: in no killed run's journal."""
+    if session.by_reference:
+        return [(sample, _by_rule(session, sample) or _verified(session, sample), True) for sample in samples]
     first = rank() * len(samples)
     old = [session.replayed(first + row, sample.completion) for row, sample in enumerate(samples)]
     fallback = session.models.fallback
@@ -142,6 +143,17 @@ def _known_or_judged(
         (sample, verdict or next(fresh), verdict is None)
         for sample, verdict in zip(samples, old, strict=True)
     ]
+
+
+def _by_rule(session: Session, sample: Sample) -> Verdict | None:
+    return rule_verdict(sample.completion, session.set_hash, session.task.rules)
+
+
+def _verified(session: Session, sample: Sample) -> Verdict:
+    """The verdict of the task's verifier: the reference decides, no judge is asked."""
+    assert session.verify
+    reward = session.verify(sample.completion, session.prompts.row(sample.prompt))
+    return Verdict(reward, session.set_hash, source="verifier")
 
 
 def groups(rewards: Sequence[Reward], group_size: int) -> Iterator[Sequence[Reward]]:

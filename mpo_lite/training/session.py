@@ -20,7 +20,7 @@ from mpo_lite.meta.step import MetaJudge
 from mpo_lite.rubric import Rubric
 from mpo_lite.runs import JsonRow, Run, Version, append_rows, read_rows, rubric_at
 from mpo_lite.tasks.data import load_prompts
-from mpo_lite.tasks.spec import Task, load_task
+from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.training.ranks import exchange, leads, led, rank, world_size
 from mpo_lite.types import Rollout, Verdict, text_hash
 
@@ -45,13 +45,16 @@ class Session:
     """
 
     def __init__(self, config: Config, observe: Observer = lambda kind, row: None) -> None:
-        self.config, self.observe = config, observe
-        self.task = load_task(config.task)
+        self.task = task_of(config)
+        self.config = config = config.model_copy(
+            update={"judge_mode": config.judge_mode or self.task.judge_mode}
+        )
+        self.observe = observe
         with_meta = config.baseline in (None, "autoprompt")
         self.models = Endpoints(config, self.task.persona, with_meta, world_size())
         try:
             self.prompts = load_prompts(self.task.data, config.data)
-            self.gold = self.task.gold_metric()
+            self.gold, self.verify = self.task.gold_metric(), self.task.verify_metric()
             first, origin = _first_rubric(config, self.task)
         except UsageError:
             self.models.close()
@@ -96,7 +99,14 @@ class Session:
 
     def sample(self, prompt: str, completion: str) -> Sample:
         """A prompt of this run and an answer to it, as judges take them."""
-        return Sample(prompt, completion, self.prompts.clusters.get(prompt, ""))
+        return Sample(prompt, completion, self.prompts.cluster(prompt))
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether the next batch is scored by the task's verifier alone: a coin that every process throws."""
+        verifier = self.task.verifier
+        coin = random.Random(f"coin-{self.config.seed}-{self.batch}").random()
+        return verifier is not None and coin < verifier.rate
 
     def attach(self, run: Run) -> None:
         """Takes ``run`` as the place to write to; its spend so far counts.
@@ -209,7 +219,7 @@ class Session:
         return Examiner(
             lambda draw: models.judge("gate", draw),
             lambda: models.judged_by,
-            self.task.rules.min_words,
+            self.task.rules,
             run.trials if run else None,
         )
 

@@ -79,7 +79,7 @@ def train(session: Session, checkpoint: Path | None = None) -> Outcome:
 
 def _trainer(config: Config, mpo: MPO) -> GRPO | RLOO | PPO:
     model, tokenizer = load_policy(config)
-    drop_long_prompts(mpo.session, tokenizer, model.config.max_position_embeddings)
+    drop_long_prompts(mpo.session, model, tokenizer)
     with refusals("the trainer refuses a setting (lora or trainer)"):
         trainer = _ALGORITHMS[config.algorithm](
             mpo,

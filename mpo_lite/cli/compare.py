@@ -1,0 +1,153 @@
+"""``mpo-lite compare``: a judge compares models pairwise on held-out prompts, and they are rated."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpo_lite.cli.job import SIMULATED, sandboxed
+from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli.policies import answers, policy_at
+from mpo_lite.cli.rate import COLUMNS, lines, rated
+from mpo_lite.config import Config
+from mpo_lite.errors import ConfigError, EndpointError, JudgeDown, TaskError
+from mpo_lite.judge.endpoints import Endpoints
+from mpo_lite.judge.match import MatchJudge, Pair
+from mpo_lite.llm import background
+from mpo_lite.llm.models import SANDBOX
+from mpo_lite.resolve import load_config
+from mpo_lite.runs import JsonRow, Run, append_rows, read_rows, write_atomically
+from mpo_lite.tasks.data import file_rows, load_prompts
+from mpo_lite.tasks.spec import Task, task_of
+
+CHUNK = 256
+"""Matches that are judged together, and written then."""
+Answers = dict[str, dict[str, str]]
+"""Model → prompt → answer."""
+
+
+@click.command("compare", short_help="Have a judge compare models pairwise, and rate them.")
+@click.argument("models", metavar="A B [C ...]", nargs=-1, required=True)
+@config_options(
+    "judge", "judge_api_base", "task", "goal", "data", "temperature", "max_new_tokens", "max_usd",
+    "max_calls", "concurrency", "cache_dir",
+)  # fmt: skip
+@click.option("--n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="Prompts.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for answers and matches.")
+@json_option
+def command(models: tuple[str, ...], count: int, out: Path | None, as_json: bool, **flags: Any) -> None:
+    """Have a judge compare models pairwise on held-out prompts, each pair in both orders, and rate them.
+
+    A, B, C are runs, model folders, hub ids, or files of responses (.jsonl, .csv, .parquet with prompt and
+    response). The first run brings task and data along. Answers and matches are kept in the folder and every
+    verdict is cached: the same command goes on where it was stopped.
+
+    \b
+    mpo-lite compare runs/essay-20250428-101500 Qwen/Qwen2.5-1.5B-Instruct --judge gpt-4o
+    mpo-lite compare before.jsonl after.jsonl --task essay --judge gpt-4o --json
+    """
+    if len(models) < 2:
+        raise ConfigError("compare: name at least two models, runs or files")
+    config = _config(models, flags)
+    task = task_of(config)
+    folder = out or Path(f"comparison-{task.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder.mkdir(parents=True, exist_ok=True)
+    told = _answers(models, flags, config, task, count, folder)
+    with sandboxed(config) as served:
+        failed, spend = _play(served, task, told, folder / "matches.jsonl")
+    summary = rated(folder / "matches.jsonl") | {"failed": failed, "out": str(folder), **spend}
+    summary["simulated_judge"] = SANDBOX in config.model_names
+    if as_json:
+        click.echo(json.dumps(summary))
+        return
+    usd = "an unknown sum (unpriced)" if spend["usd"] is None else f"${spend['usd']:.4f}"
+    note = f"; {SIMULATED}" if summary["simulated_judge"] else ""
+    click.echo("\n".join(lines(summary)))
+    click.echo(f"{failed} matches not judged, for {usd}; kept in {folder}{note}")
+
+
+def _config(models: Sequence[str], flags: dict[str, Any]) -> Config:
+    """The configuration of the first run among the models, or one of its own, with the flags."""
+    run = next((Path(name) for name in models if Run(Path(name)).exists()), None)
+    return Run.open(run, flags)[1] if run else load_config(None, flags)
+
+
+def _answers(
+    models: Sequence[str], flags: dict[str, Any], config: Config, task: Task, count: int, folder: Path
+) -> Answers:
+    """What each model answers to the same prompts; what the folder holds of it is taken from there."""
+    files = {name: _read(Path(name)) for name in models if Path(name).is_file()}
+    if files:
+        first = next(iter(files.values()))
+        prompts = [prompt for prompt in first if all(prompt in one for one in files.values())]
+    else:
+        prompts = list(load_prompts(task.data, config.data).held_out)
+    prompts = prompts[:count]
+    told: Answers = {}
+    for source in models:
+        if source in files:
+            name, found = Path(source).stem, files[source]
+        else:
+            policy = policy_at(source, flags)
+            name, kept = policy.name, folder / f"answers-{_file_name(policy.name)}.jsonl"
+            found = {row["prompt"]: row["response"] for row in read_rows(kept)}
+            if any(prompt not in found for prompt in prompts):
+                found = answers(policy, task, prompts)
+                write_atomically(kept, "")
+                append_rows(kept, ({"prompt": prompt, "response": text} for prompt, text in found.items()))
+        if name in told:
+            raise ConfigError(f"compare: two models are called {name!r}; rename a folder or file")
+        told[name] = found
+    shared = [prompt for prompt in prompts if all(prompt in one for one in told.values())]
+    if not shared:
+        raise ConfigError("compare: no prompt has answers of all models; give files with the same prompts")
+    return {name: {prompt: one[prompt] for prompt in shared} for name, one in told.items()}
+
+
+def _play(config: Config, task: Task, told: Answers, file: Path) -> tuple[int, dict[str, Any]]:
+    """Has all matches judged and written; how many were not, and what it took."""
+    models = Endpoints(config, task.persona, with_meta=False)
+    judge = MatchJudge(models.client, models.judges[0], task.persona, task.purpose)
+    names = [pair for both in combinations(told, 2) for pair in (both, both[::-1])]
+    matches = [(prompt, a, b) for prompt in next(iter(told.values())) for a, b in names]
+    failed = 0
+    try:
+        models.check()
+        write_atomically(file, "")
+        for start in range(0, len(matches), CHUNK):
+            chunk = matches[start : start + CHUNK]
+            pairs = [Pair(prompt, told[a][prompt], told[b][prompt]) for prompt, a, b in chunk]
+            winners = background.wait(judge.winners(pairs))
+            played = zip(chunk, winners, strict=True)
+            rows: list[JsonRow] = [
+                dict(zip(COLUMNS, (prompt, a, b, {"first": a, "second": b}.get(won, won)), strict=True))
+                for (prompt, a, b), won in played
+                if won
+            ]
+            failed += len(chunk) - len(rows)
+            append_rows(file, rows)
+    except EndpointError as error:
+        raise JudgeDown(str(error)) from None
+    finally:
+        models.close()
+    return failed, models.spend()
+
+
+def _read(path: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for number, row in enumerate(file_rows(path), start=1):
+        prompt, response = row.get("prompt"), row.get("response", row.get("completion"))
+        if not isinstance(prompt, str) or not isinstance(response, str):
+            raise TaskError(f"{path}: row {number} must have texts in 'prompt' and 'response'")
+        found.setdefault(prompt, response)
+    return found
+
+
+def _file_name(name: str) -> str:
+    return "".join(sign if sign.isalnum() or sign in "-._" else "-" for sign in name)

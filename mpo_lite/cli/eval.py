@@ -1,0 +1,58 @@
+"""``mpo-lite eval``: the gold metric of a run's policy, or of any model, on held-out prompts."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli.policies import answers, policy_at
+from mpo_lite.errors import ConfigError
+from mpo_lite.runs import append_rows, write_atomically
+from mpo_lite.tasks.data import load_prompts
+from mpo_lite.tasks.spec import task_of
+
+
+@click.command("eval", short_help="Measure a model by a task's gold metric on held-out prompts.")
+@click.argument("model", metavar="RUN|MODEL")
+@config_options("task", "data", "temperature", "max_new_tokens")
+@click.option("--n", "count", type=click.IntRange(min=2), help="Held-out prompts, at most; default: all.")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write the answers to: .jsonl.")
+@json_option
+def command(model: str, count: int | None, out: Path | None, as_json: bool, **flags: Any) -> None:
+    """Have a run's policy, or any model, answer held-out prompts, and measure the answers by the gold metric.
+
+    Told with the 95% interval, by drawing prompts anew. A run brings its task and data along.
+
+    \b
+    mpo-lite eval runs/math-20250428-101500
+    mpo-lite eval Qwen/Qwen2.5-1.5B-Instruct --task math --n 200
+    """
+    policy = policy_at(model, flags)
+    task = task_of(policy.config)
+    gold = task.gold_metric()
+    if gold is None:
+        raise ConfigError(f"task {task.name}: has no gold metric; have answers compared: mpo-lite compare")
+    prompts = load_prompts(task.data, policy.config.data)
+    told = answers(policy, task, prompts.held_out[:count])
+    if len(told) < 2:
+        raise ConfigError(f"{model}: fewer than 2 held-out prompts fit; name more data by --data")
+    values = [gold(text, prompts.row(prompt)) for prompt, text in told.items()]
+    if out:
+        rows = zip(told.items(), values, strict=True)
+        write_atomically(out, "")
+        append_rows(out, ({"prompt": one, "response": text, "gold": value} for (one, text), value in rows))
+    from mpo_lite.evaluation.interval import mean_interval  # loads numpy
+
+    low, high = mean_interval(values)
+    summary = {"model": policy.name, "task": task.name, "n": len(values)}
+    summary |= {"gold": statistics.fmean(values), "lo": low, "hi": high}
+    if as_json:
+        click.echo(json.dumps(summary))
+    else:
+        told_as = f"{policy.name}: gold {summary['gold']:.3f} [{low:.3f}, {high:.3f}]"
+        click.echo(f"{told_as} on {len(values)} held-out prompts of {task.name}")

@@ -1,0 +1,75 @@
+"""What ``eval`` and ``compare`` share: a trained run or any model, and what it answers to held-
+out prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpo_lite.cli.job import with_sandbox_policy
+from mpo_lite.config import Config
+from mpo_lite.errors import ConfigError
+from mpo_lite.resolve import load_config
+from mpo_lite.runs import Run
+from mpo_lite.tasks.hub import go_offline_without_hub
+from mpo_lite.tasks.spec import Task
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Something that answers prompts.
+
+    Attributes:
+        name: How it is called in tables.
+        config: Names the model, and how it answers.
+        checkpoint: Holds its adapter; None for a model as it is.
+    """
+
+    name: str
+    config: Config
+    checkpoint: Path | None
+
+
+def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ()) -> Policy:
+    """The policy of a run, or a model by folder or hub id.
+
+    Args:
+        source: A run directory, a model folder or a hub id.
+        given: Settings by flag; of a run, they beat its own.
+        overrides: ``key=value`` settings; not for runs.
+
+    Raises:
+        ConfigError: The run has no checkpoint.
+    """
+    path = Path(source)
+    if not Run(path).exists():
+        config = with_sandbox_policy(load_config(None, given | {"policy": source}, overrides))
+        return Policy(path.name if path.exists() else source, config, None)
+    run, config = Run.open(path, given)
+    if (checkpoint := run.last_checkpoint()) is None:
+        raise ConfigError(f"{source}: has no checkpoint yet; go on by mpo-lite resume {source}")
+    return Policy(path.resolve().name, with_sandbox_policy(config), checkpoint)
+
+
+def answers(policy: Policy, task: Task, prompts: Sequence[str]) -> dict[str, str]:
+    """What a policy answers to prompts; those too long for it are left out."""
+    if not Path(policy.config.policy).exists():
+        go_offline_without_hub()
+    from mpo_lite.evaluation.generate import sample  # loads torch
+    from mpo_lite.training.policy import check_policy, fitting, trained_policy
+
+    check_policy(policy.config)
+    model, tokenizer = trained_policy(policy.config, policy.checkpoint)
+    length = policy.config.max_new_tokens or task.generation.max_new_tokens
+    asked = fitting(prompts, task, model, tokenizer, length)
+    told = sample(
+        model,
+        tokenizer,
+        [task.policy_messages(prompt) for prompt in asked],
+        max_new_tokens=length,
+        temperature=policy.config.temperature,
+    )
+    return dict(zip(asked, told, strict=True))

@@ -1,0 +1,188 @@
+"""Ratings from pairwise matches: Bradley–Terry by maximum likelihood, with the advantage of being shown
+first.
+
+Who is shown first is known for each match, so the advantage is estimated beside the strengths, and strengths
+are what they would be without it (Bradley & Terry 1952; Davidson & Beaver 1977 for order effects). Ties count
+half for each side. Intervals are bootstrapped over prompts, not matches: the two orders of a pair, and all
+pairs on a prompt, stand or fall together.
+
+The online Elo of the paper's code depends on the order of matches and knows no order effect; it is there to
+reproduce figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+TIE = "tie"
+MEAN = 1000.0
+POINTS = 400.0 / np.log(10.0)
+"""Elo points per unit of log odds."""
+PRIOR_SD = 2.0
+"""Of a strength, in log odds: some 350 points. It keeps a model that never lost from going to infinity, and
+weighs as much as a few matches."""
+DRAWS = 1000
+_STEPS, _LONGEST = 100, 2.0
+
+
+@dataclass(frozen=True)
+class Match:
+    """One match.
+
+    Attributes:
+        prompt: What both answered; matches of one prompt are drawn together.
+        first: Model shown first.
+        second: Model shown second.
+        winner: One of the two, or ``tie``.
+    """
+
+    prompt: str
+    first: str
+    second: str
+    winner: str
+
+    @property
+    def score(self) -> float:
+        """What the first one has of the match: 1, 0 or, for a tie, a half."""
+        return 0.5 if self.winner == TIE else float(self.winner == self.first)
+
+
+@dataclass(frozen=True)
+class Rating:
+    """A model's strength.
+
+    Attributes:
+        elo: On the Elo scale; the mean of all models is 1000.
+        lo: Lower end of the 95% interval.
+        hi: Its upper end.
+        wins: Matches won; a tie counts a half.
+        games: Matches played.
+    """
+
+    elo: float
+    lo: float
+    hi: float
+    wins: float
+    games: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """Ratings of some models.
+
+    Attributes:
+        ratings: Model → rating, the strongest first.
+        first_wins: Matches that the model shown first won; a tie counts a half.
+        advantage: Points that being shown first is worth.
+        matches: How many there were.
+    """
+
+    ratings: dict[str, Rating]
+    first_wins: float
+    advantage: float
+    matches: int
+
+
+def rate(matches: Sequence[Match], draws: int = DRAWS, seed: int = 0) -> Table:
+    """Rates the models of some matches.
+
+    Args:
+        matches: At least one, in any order.
+        draws: Bootstrap draws for the intervals.
+        seed: Of the draws.
+    """
+    names = sorted({name for match in matches for name in (match.first, match.second)})
+    pairs = sorted({(match.first, match.second) for match in matches})
+    design = _design(names, pairs)
+    games, scores = _counts(matches, pairs)  # (prompts, pairs) each
+    strengths = _fit(design, games.sum(0)[None], scores.sum(0)[None])[0]
+    drawn = np.random.default_rng(seed).multinomial(
+        len(games), np.full(len(games), 1 / len(games)), size=draws
+    )
+    draw = drawn.astype(np.float64)
+    spread = _elo(_fit(design, draw @ games, draw @ scores)[:, :-1])  # (draws, models)
+    low, high = np.percentile(spread, [2.5, 97.5], axis=0)
+    elo = _elo(strengths[:-1])
+    ratings = {
+        name: Rating(float(elo[n]), float(low[n]), float(high[n]), *_record(name, matches))
+        for n, name in enumerate(names)
+    }
+    order = sorted(ratings, key=lambda name: -ratings[name].elo)
+    return Table(
+        {name: ratings[name] for name in order},
+        sum(match.score for match in matches),
+        float(strengths[-1] * POINTS),
+        len(matches),
+    )
+
+
+def online_elo(matches: Sequence[Match], k: float) -> dict[str, float]:
+    """Elo by updates after each match, from 1000: the later matches count for more.
+
+    Args:
+        matches: In the order they were played.
+        k: Points at stake in a match; the paper's code takes 4.
+    """
+    elo: dict[str, float] = {}
+    for match in matches:
+        first, second = elo.setdefault(match.first, MEAN), elo.setdefault(match.second, MEAN)
+        moved = k * (match.score - 1 / (1 + 10 ** ((second - first) / 400)))
+        elo[match.first], elo[match.second] = first + moved, second - moved
+    return elo
+
+
+def _record(name: str, matches: Sequence[Match]) -> tuple[float, int]:
+    played = [match for match in matches if name in (match.first, match.second)]
+    wins = sum(match.score if match.first == name else 1 - match.score for match in played)
+    return wins, len(played)
+
+
+def _design(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Floats:
+    """(pairs, models + 1): the one shown first counts up, the other down, and the last column
+    is the order's.
+    """
+    rows = np.zeros((len(pairs), len(names) + 1))
+    for row, (first, second) in enumerate(pairs):
+        rows[row, names.index(first)] += 1
+        rows[row, names.index(second)] -= 1
+        rows[row, -1] = 1
+    return rows
+
+
+def _counts(matches: Sequence[Match], pairs: Sequence[tuple[str, str]]) -> tuple[Floats, Floats]:
+    """Matches, and what the first ones have of them, by prompt and ordered pair."""
+    prompts = {prompt: n for n, prompt in enumerate(dict.fromkeys(match.prompt for match in matches))}
+    places = {pair: n for n, pair in enumerate(pairs)}
+    games, scores = (np.zeros((len(prompts), len(pairs))) for _ in range(2))
+    for match in matches:
+        place = prompts[match.prompt], places[match.first, match.second]
+        games[place] += 1
+        scores[place] += match.score
+    return games, scores
+
+
+def _fit(design: Floats, games: Floats, scores: Floats) -> Floats:
+    """Strengths and advantage in log odds, (draws, models + 1), by Newton's method on all draws at once."""
+    found = np.zeros((len(games), design.shape[1]))
+    prior = np.eye(design.shape[1]) / PRIOR_SD**2
+    for _ in range(_STEPS):
+        chance: Floats = 1 / (1 + np.exp(-found @ design.T))  # (draws, pairs)
+        gradient: Floats = (scores - games * chance) @ design - found @ prior
+        weight = games * chance * (1 - chance)
+        curvature: Floats = np.einsum("bp,pi,pj->bij", weight, design, design) + prior
+        step: NDArray[np.floating[Any]] = np.linalg.solve(curvature, gradient[..., None])[..., 0]
+        longest = np.abs(step).max(axis=1, keepdims=True)
+        found += step * np.minimum(1, _LONGEST / np.maximum(longest, 1e-12))
+        if longest.max() < 1e-10:
+            break
+    return found
+
+
+def _elo(strengths: Floats) -> Floats:
+    return MEAN + POINTS * (strengths - strengths.mean(axis=-1, keepdims=True))

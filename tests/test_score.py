@@ -1,0 +1,267 @@
+"""Judging, measuring and comparing without training: score, eval, compare, tasks and init."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llm_server import LLMServer, kind_of, prompt_text
+
+from mpo_lite.cli.main import main
+from mpo_lite.runs import read_rows
+from mpo_lite.sandbox.data import policy_dir
+from mpo_lite.sandbox.judge_server import running
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+LONG = "a " * 40
+TINY = ["--baseline", "iter0", "--policy", "sandbox", "--steps", "1", "-o", "batch_prompts=2"]
+TINY += ["-o", "group_size=2", "-o", "micro_batch=4", "-o", "max_new_tokens=8", "--json"]
+
+
+def served(server: LLMServer, tmp_path: Path) -> list[str]:
+    where = ["--judge-api-base", server.url, "--cache-dir", str(tmp_path / "cache")]
+    return ["--judge", "openai/m", *where]
+
+
+def trained(tmp_path: Path, *flags: str) -> None:
+    main(["train", *flags, "--run-dir", str(tmp_path / "run"), *TINY])
+
+
+def test_without_a_judge_rules_verifier_and_gold_are_told(tmp_path: Path, capsys: Any) -> None:
+    rows = [
+        {"problem": "1+1?", "solution": r"so \boxed{2}", "response": LONG + r"\boxed{2}", "extra": 7},
+        {"problem": "1+2?", "solution": r"so \boxed{3}", "response": LONG + r"\boxed{4}"},
+        {"problem": "1+3?", "solution": r"so \boxed{4}", "response": r"\boxed{4}"},
+        {"prompt": "1+4?", "response": LONG + r"\boxed{5}"},
+    ]
+    data, out = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    main(["score", "--task", "math", "--no-judge", str(data), "--out", str(out), "--json"])
+    summary, scored = told(capsys), read_rows(out)
+    assert [row["gold"] for row in scored] == [1, 0, 1, None]
+    assert [row["reward"] for row in scored] == [1, 0, 0, None]  # the third is too short
+    assert [row["rules"] for row in scored] == [{"min_words": True}] * 2 + [
+        {"min_words": False},
+        {"min_words": True},
+    ]
+    for given, row in zip(rows, scored, strict=True):
+        assert {name: row[name] for name in given} == given and row["criteria"] == {}
+    assert summary["rows"] == 4 and summary["rewarded"] == 3 and summary["broken_rules"] == 1
+    assert summary["gold"] == pytest.approx(2 / 3)
+
+
+def test_responses_are_judged_and_each_row_says_why(tmp_path: Path, capsys: Any) -> None:
+    rows = [{"prompt": f"question {n}", "response": f"answer {n}"} for n in range(6)]
+    rows += [{"prompt": "question", "completion": ""}]
+    data, out = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+
+    def fault(kind: str, body: Any) -> str | None:
+        return "No." if kind == "repair" or "answer 3" in prompt_text(body) else None
+
+    with LLMServer(fault) as server:
+        flags = served(server, tmp_path)
+        main(["score", "--task", "essay", *flags, str(data), "--out", str(out), "--json"])
+        summary, asked = told(capsys), len(server.requests)
+        scored = read_rows(out)
+        main(["score", "--task", "essay", *flags, str(data), "--out", str(out), "--json"])
+        told(capsys)
+    assert summary["judge_calls"] >= 6 and summary["rewarded"] == 6 and summary["usd"] is None
+    assert scored[3]["reward"] is None and scored[3]["criteria"] == {}  # a failure is no 0
+    assert scored[6]["reward"] == 0 and scored[6]["rules"] == {"min_words": False}
+    for row in scored[:3]:
+        assert 0 <= row["reward"] <= 1 and row["gold"] is None
+        assert set(row["criteria"]["discourse"]) == {"level", "reason"}
+    assert asked >= 6
+
+
+def test_a_cap_keeps_what_was_judged(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpo_lite.cli.score.CHUNK", 4)
+    data = write(tmp_path / "in.jsonl", [{"prompt": f"q {n}", "response": f"answer {n}"} for n in range(12)])
+    out = tmp_path / "out.jsonl"
+    with LLMServer() as server:
+        flags = served(server, tmp_path)
+        with pytest.raises(SystemExit) as stopped:
+            main(["score", *flags, "--max-calls", "9", str(data), "--out", str(out)])
+        assert stopped.value.code == 3 and "out.jsonl" in capsys.readouterr().err
+        scored = read_rows(out)
+        assert len(scored) == 12 and all(row["reward"] is not None for row in scored[:4])
+        assert scored[-1]["reward"] is None
+
+
+def test_score_says_what_is_wrong_with_a_file(tmp_path: Path, capsys: Any) -> None:
+    out = ["--no-judge", "--out", str(tmp_path / "out.jsonl")]
+    assert "row 1 must have a text in 'response'" in refused(
+        capsys, "score", str(write(tmp_path / "a.jsonl", [{"prompt": "p"}])), *out
+    )
+    assert "row 1 has no column 'problem'" in refused(
+        capsys, "score", "--task", "math", str(write(tmp_path / "b.jsonl", [{"response": "r"}])), *out
+    )
+    assert "no rows" in refused(capsys, "score", str(write(tmp_path / "c.jsonl", [])), *out)
+
+
+def test_eval_measures_a_run_and_a_model(tmp_path: Path, capsys: Any) -> None:
+    cache = ["--cache-dir", str(tmp_path / "cache")]
+    trained(tmp_path, "--judge", "sandbox", "--task", "sandbox", *cache)
+    gold = told(capsys)["gold"]["end"]
+    main(["eval", str(tmp_path / "run"), "--json"])
+    of_run = told(capsys)
+    assert of_run["gold"] == pytest.approx(read_rows(tmp_path / "run" / "gold.jsonl")[-1]["gold"])
+    assert of_run["lo"] <= of_run["gold"] <= of_run["hi"] and of_run["n"] == 72 and gold is not None
+    answers = tmp_path / "answers.jsonl"
+    main(["eval", str(policy_dir()), "--task", "sandbox", "--n", "8", "--out", str(answers), "--json"])
+    of_model, rows = told(capsys), read_rows(answers)
+    assert of_model["n"] == 8 == len(rows)
+    assert of_model["gold"] == pytest.approx(sum(row["gold"] for row in rows) / 8)
+    assert "has no gold metric" in refused(capsys, "eval", str(policy_dir()), "--task", "essay")
+
+
+def prefers_longer(kind: str, body: Any) -> str | None:
+    """A judge of matches that takes the longer answer, and the first of two that are as long."""
+    text = prompt_text(body)
+    if kind_of(text) != "match":
+        return None
+    shown = re.findall(r"<completion-\w+>\n(.*?)\n</completion", text, re.DOTALL)
+    won = "first" if len(shown[0]) >= len(shown[1]) else "second"
+    return json.dumps({"reason": "longer", "winner": won})
+
+
+def test_files_are_compared_in_both_orders_and_rated(tmp_path: Path, capsys: Any) -> None:
+    prompts = [f"question {n}" for n in range(10)]
+    short = write(tmp_path / "short.jsonl", [{"prompt": one, "response": "brief"} for one in prompts])
+    long = write(tmp_path / "long.jsonl", [{"prompt": one, "response": "long " * 9} for one in prompts])
+    twin = write(tmp_path / "twin.jsonl", [{"prompt": one, "completion": "long " * 9} for one in prompts[1:]])
+    with LLMServer(prefers_longer) as server:
+        flags = served(server, tmp_path)
+        flags += ["--out", str(tmp_path / "out"), "--json"]
+        main(["compare", str(short), str(long), str(twin), *flags])
+        summary, asked = told(capsys), len(server.requests)
+        main(["compare", str(short), str(long), str(twin), *flags])
+        assert told(capsys)["ratings"] == summary["ratings"]
+        assert len(server.requests) == asked + 1  # the one that sees whether the judge is there
+    matches = read_rows(tmp_path / "out" / "matches.jsonl")
+    assert len(matches) == 9 * 6 and summary["failed"] == 0
+    assert {(row["model_a"], row["model_b"]) for row in matches} == {
+        (a, b) for a in ("short", "long", "twin") for b in ("short", "long", "twin") if a != b
+    }
+    ratings = summary["ratings"]
+    assert ratings["short"]["wins"] == 0 and list(ratings)[-1] == "short"
+    assert ratings["long"]["elo"] == pytest.approx(ratings["twin"]["elo"], abs=1e-6)  # each first one won
+
+
+def test_models_are_compared_on_held_out_prompts(tmp_path: Path, capsys: Any) -> None:
+    answers = write(
+        tmp_path / "other.jsonl",
+        [{"prompt": f"write a short essay about {topic} .", "response": "no"} for topic in ("dogs", "trees")],
+    )
+    with running(seed=0) as url, LLMServer(prefers_longer) as server:
+        flags = served(server, tmp_path)
+        main(["compare", str(policy_dir()), str(answers), "--task", "sandbox", *flags, "--out",
+              str(tmp_path / "out"), "--json"])  # fmt: skip
+        assert url
+    summary = told(capsys)
+    assert summary["matches"] == 4 and next(iter(summary["ratings"])) == policy_dir().name
+
+
+def test_compare_says_what_is_wrong(tmp_path: Path, capsys: Any) -> None:
+    one = write(tmp_path / "one.jsonl", [{"prompt": "p", "response": "r"}])
+    other = write(tmp_path / "other.jsonl", [{"prompt": "q", "response": "r"}])
+    out = ["--judge", "openai/m", "--out", str(tmp_path / "out")]
+    assert "at least two" in refused(capsys, "compare", str(one), *out)
+    assert "no prompt has answers of all" in refused(capsys, "compare", str(one), str(other), *out)
+    assert "two models are called 'one'" in refused(capsys, "compare", str(one), str(one), *out)
+
+
+def test_a_first_task_of_ones_own_trains_as_it_is_written(tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "mine"
+    main(["init", str(folder)])
+    assert "mpo-lite train --task" in capsys.readouterr().out
+    assert len(read_rows(folder / "prompts.jsonl")) == 20
+    main(["tasks", str(folder)])
+    assert "bedtime: Short bedtime stories" in capsys.readouterr().out
+    cache = ["--cache-dir", str(tmp_path / "cache")]
+    trained(tmp_path, "--task", str(folder), "--judge", "sandbox", *cache)
+    assert told(capsys)["steps"] == 1
+    assert "is not empty" in refused(capsys, "init", str(folder))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("purpose: >-", "porpose: >-", 'task.yaml:LINE porpose: unknown key, did you mean "purpose"?'),
+        ("min_words: 20", "min_words: none", "task.yaml:LINE rules.min_words: "),
+        (
+            '# must_match: "<answer>.*</answer>"',
+            'must_match: "("',
+            "task.yaml:LINE rules.must_match: no regular expression",
+        ),
+        (
+            "# gold: my_metrics:quality",
+            "gold: my_metrics:quality #",
+            "gold: cannot import my_metrics:quality",
+        ),
+        ("# reference: answer ", "reference: answer #", "has no column 'answer'"),
+    ],
+)
+def test_a_wrong_task_file_is_refused_with_its_place(
+    old: str, new: str, said: str, tmp_path: Path, capsys: Any
+) -> None:
+    folder = tmp_path / "mine"
+    main(["init", str(folder)])
+    text = (folder / "task.yaml").read_text()
+    line = text[: text.index(old)].count("\n") + 1
+    (folder / "task.yaml").write_text(text.replace(old, new))
+    message = refused(capsys, "estimate", "--task", str(folder), "--judge", "gpt-4o", "--baseline", "iter0")
+    assert said.replace("LINE", str(line)) in message and "Traceback" not in message
+
+
+def test_a_metric_beside_the_task_is_used_and_its_failures_are_told(tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "mine"
+    main(["init", str(folder)])
+    text = (folder / "task.yaml").read_text()
+    (folder / "task.yaml").write_text(text.replace("# gold: my_metrics:quality", "gold: own_metric:share #"))
+    code = "def share(completion, row):\n    return len(completion) / 100\n"
+    (folder / "own_metric.py").write_text(code)
+    data = write(tmp_path / "in.jsonl", [{"prompt": "p", "response": "x" * 50}])
+    arguments = [
+        "score",
+        "--task",
+        str(folder),
+        "--no-judge",
+        str(data),
+        "--out",
+        str(tmp_path / "out.jsonl"),
+    ]
+    main(arguments)
+    assert read_rows(tmp_path / "out.jsonl")[0]["gold"] == 0.5
+    write(data, [{"prompt": "p", "response": "x" * 500}])
+    capsys.readouterr()
+    assert "own_metric:share gave 5; it must give a number from 0 to 1" in refused(capsys, *arguments)
+
+
+def test_a_goal_in_a_sentence_is_a_task(tmp_path: Path, capsys: Any) -> None:
+    data = write(tmp_path / "data.jsonl", [{"prompt": f"a story about {n}"} for n in range(12)])
+    goal = "Vivid bedtime stories for five-year-olds, under 200 words"
+    with LLMServer() as server:
+        trained(tmp_path, "--goal", goal, "--data", str(data), *served(server, tmp_path))
+        assert all(goal in text for text in server.prompts("judge"))
+    assert told(capsys)["steps"] == 1
+    assert goal in (tmp_path / "run" / "rubrics" / "v000.yaml").read_text()
+    assert "give prompts by --data" in refused(
+        capsys, "estimate", "--goal", goal, "--judge", "gpt-4o", "--meta", "claude"
+    )
