@@ -182,4 +182,4 @@ def _fill(schema: Body, text: str) -> Any:
         return schema["enum"][int(hashlib.sha256(text.encode()).hexdigest(), 16) % len(schema["enum"])]
     if schema["type"] == "object":
         return {name: _fill(part, text + name) for name, part in schema["properties"].items()}
-    return [] if schema["type"] == "array" else "because"
+    return {"array": [], "boolean": True}.get(schema["type"], "because")

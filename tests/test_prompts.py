@@ -12,7 +12,7 @@ KEY = b"secret of a cache directory"
 def test_every_shipped_template_renders_with_a_system_and_a_user_message() -> None:
     slots = (
         "persona rubric weights ids task completion problem schema reply purpose critique plan limit words "
-        "proposals names completions material figures guidelines critiques refused objections"
+        "proposals names completions material figures guidelines critiques refused objections first second"
     )
     values = {name: f"<{name}>" for name in slots.split()}
     names = [

@@ -66,6 +66,15 @@ def test_without_a_judge_rules_verifier_and_gold_are_told(tmp_path: Path, capsys
     assert summary["gold"] == pytest.approx(2 / 3)
 
 
+def test_the_reference_is_found_in_nested_and_in_plain_columns(tmp_path: Path, capsys: Any) -> None:
+    nested = {"context": "Two dogs.", "question": "How many?", "answers": {"text": ["2", "two"]}}
+    rows = [nested | {"response": "Two."}, {"prompt": "p", "reference": "three", "response": "four"}]
+    data, out = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    main(["score", "--task", "qa", "--no-judge", str(data), "--out", str(out)])
+    assert [row["gold"] for row in read_rows(out)] == [1, 0]
+    assert "2 rows, 0 with a reward, gold 0.500" in capsys.readouterr().out
+
+
 def test_responses_are_judged_and_each_row_says_why(tmp_path: Path, capsys: Any) -> None:
     rows = [{"prompt": f"question {n}", "response": f"answer {n}"} for n in range(6)]
     rows += [{"prompt": "question", "completion": ""}]

@@ -16,6 +16,7 @@ COMMANDS = {
     "quickstart": "See Meta Policy Optimization work in three minutes: no key, no GPU, no network.",
     "train": "Train a policy against a judge whose rubric evolves.",
     "resume": "Continue a run that was stopped or killed.",
+    "doctor": "See what works here, and how to mend what does not.",
     "estimate": "Say what a run will cost, before it is begun.",
     "tasks": "List the built-in tasks, or explain one.",
     "init": "Write a first task of your own.",

@@ -144,19 +144,22 @@ def _read(path: Path, task: Task) -> list[Row]:
         if not isinstance(response, str):
             raise TaskError(f"{where} must have a text in 'response' or 'completion'")
         # A file of responses names its columns plainly, or as the task's own data do.
-        reference = task.data.reference if task.data.reference in row else None
-        plain = task.data.model_copy(update={"prompt": "prompt", "cluster": None, "reference": reference})
-        own = (
-            plain
-            if "prompt" in row
-            else task.data.model_copy(update={"cluster": None, "reference": reference})
-        )
-        told = mapped([row], own, where)[0]
+        plainly = {"prompt": "prompt"} if "prompt" in row else {}
+        columns = {"cluster": None, "reference": _reference(row, task.data.reference), **plainly}
+        told = mapped([row], task.data.model_copy(update=columns), where)[0]
         cluster = row.get(task.data.cluster) if task.data.cluster else row.get("cluster")
         rows.append({**told, "cluster": cluster, "response": response, "_given": row})
     if not rows:
         raise TaskError(f"{path}: no rows in it")
     return rows
+
+
+def _reference(row: Row, column: str | None) -> str | None:
+    """The column that holds what is right: the task's, or one that is called so; None where
+    there is neither.
+    """
+    names = [column, "reference"] if column else []
+    return next((name for name in names if name.split(".")[0] in row), None)
 
 
 def _summary(rows: Sequence[Row]) -> Row:

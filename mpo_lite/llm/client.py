@@ -23,7 +23,7 @@ from mpo_lite.llm.coalesce import Coalesced
 from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.models import Backend
 from mpo_lite.llm.sender import Sender
-from mpo_lite.llm.structured import Rung, blank_loop, parse_object
+from mpo_lite.llm.structured import Rung, blank_loop, object_schema, parse_object
 from mpo_lite.llm.transport import Reply
 from mpo_lite.prompts import fence, render
 from mpo_lite.types import Message
@@ -96,6 +96,23 @@ class Client:
         except CallFailed as error:
             if error.kind == "transport":
                 raise
+
+    async def probe(self, backend: Backend) -> Rung:
+        """One tiny, uncached verdict; gives the strictest way in which the model was got to give an object.
+
+        Raises:
+            CallFailed: There was no usable answer.
+            EndpointError: It refuses for good.
+        """
+        schema = object_schema({"ready": {"type": "boolean"}})
+        asked = Message(role="user", content='Reply with the JSON object {"ready": true} and nothing else.')
+        call = Call(replace(backend, max_tokens=64), "check", [asked], schema, _ready)
+        try:
+            async with asyncio.timeout(None) as clock:
+                await self._parsed(call, clock)
+        except TimeoutError:
+            raise CallFailed("transport", f"no answer within {self._verdict_s:g} s") from None
+        return self._sender.habits(backend).rungs()[0]
 
     async def close(self) -> None:
         """Closes the connections once what is in flight is back: it is paid for and belongs in the cache."""
@@ -181,6 +198,12 @@ class Client:
             return mended, _checked(call, mended.text)
         except ValueError as error:
             _give_up(call, str(error))
+
+
+def _ready(data: dict[str, Any]) -> bool:
+    if set(data) != {"ready"} or not isinstance(data["ready"], bool):
+        raise ValueError("must hold exactly the key ready, true or false")
+    return data["ready"]
 
 
 def _next(rungs: list[Rung], rung: Rung) -> Rung:

@@ -25,3 +25,16 @@ def environment() -> dict[str, Any]:
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "packages": {name: version(name) for name in _PACKAGES},
     }
+
+
+def accelerators() -> list[tuple[str, float, float]]:
+    """The GPUs that torch sees: name, free and total memory in GiB."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    found: list[tuple[str, float, float]] = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        found.append((torch.cuda.get_device_name(index), free / 2**30, total / 2**30))
+    return found

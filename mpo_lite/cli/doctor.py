@@ -1,0 +1,185 @@
+"""``mpo-lite doctor``: see what works here, and how to mend what does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import click
+
+from mpo_lite.cli.job import sandboxed
+from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.config import Config
+from mpo_lite.errors import CallFailed, ConfigError, EndpointError
+from mpo_lite.judge.endpoints import Endpoints
+from mpo_lite.llm import background, transport
+from mpo_lite.llm.models import Backend
+from mpo_lite.resolve import load_config
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "litellm", "datasets")
+KEYS = (
+    "OPENAI_API_KEY",
+    "ANTHROPIC_API_KEY",
+    "GEMINI_API_KEY",
+    "HF_TOKEN",
+    "MPO_JUDGE_API_KEY",
+    "MPO_META_API_KEY",
+)
+SLOW_S = 20.0
+"""Seconds for one tiny verdict from which a judge is called slow."""
+State = Literal["ok", "note", "bad"]
+_SIGNS = {"ok": ("✓", "green"), "note": ("–", "yellow"), "bad": ("✗", "red")}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found out about one thing.
+
+    Attributes:
+        name: The thing.
+        state: ``ok``; ``note``, which may be meant; ``bad``, which has to be mended.
+        detail: What was seen.
+        mend: How to mend it; empty where nothing is to be done.
+    """
+
+    name: str
+    state: State
+    detail: str
+    mend: str = ""
+
+
+@click.command("doctor", short_help="See what works here, and how to mend what does not.")
+@click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
+@config_options("judge", "judge_api_base", "judge_fallback", "meta", "meta_api_base", "policy")
+@click.option("-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting.")
+@json_option
+@click.pass_context
+def command(
+    context: click.Context, config_file: Path | None, overrides: tuple[str, ...], as_json: bool, **flags: Any
+) -> None:
+    """See what works here: Python, packages, GPU, keys, hub, and each model by one tiny verdict.
+
+    Keys are looked for and never shown. The exit code is 1 where something has to be mended.
+
+    \b
+    mpo-lite doctor
+    mpo-lite doctor experiment.yaml
+    mpo-lite doctor --judge gpt-4o --meta claude --json
+    """
+    config = load_config(config_file, flags, overrides)
+    found: list[Finding] = []
+    for finding in _examined(config):
+        found.append(finding)
+        if not as_json:
+            _say(finding)
+    if as_json:
+        click.echo(json.dumps({"findings": [asdict(one) for one in found]}))
+    if any(one.state == "bad" for one in found):
+        context.exit(1)
+
+
+def _examined(config: Config) -> Iterator[Finding]:
+    yield from _packages()
+    yield _machine()
+    yield from _keys()
+    yield _hub()
+    with sandboxed(config) as served:
+        yield from _models(served)
+
+
+def _packages() -> Iterator[Finding]:
+    import platform
+
+    yield Finding("Python", "ok", platform.python_version())
+    for name in PACKAGES:
+        try:
+            yield Finding(name, "ok", version(name))
+        except PackageNotFoundError:
+            yield Finding(name, "bad", "is not installed", "pip install mpo-lite")
+
+
+def _machine() -> Finding:
+    from mpo_lite.training.environment import accelerators  # loads torch
+
+    devices = accelerators()
+    if not devices:
+        return Finding("GPU", "note", "torch sees none: training runs on the CPU", "fine for the sandbox")
+    told = ", ".join(f"{name} ({free:.0f} of {total:.0f} GiB free)" for name, free, total in devices)
+    return Finding("GPU", "ok", told)
+
+
+def _keys() -> Iterator[Finding]:
+    for name in KEYS:
+        if os.environ.get(name):
+            yield Finding(name, "ok", "is set")
+
+
+def _hub() -> Finding:
+    if os.environ.get("HF_HUB_OFFLINE"):
+        return Finding("hub", "note", "HF_HUB_OFFLINE is set: local copies alone", "unset it to download")
+    address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
+        return Finding("hub", "ok", f"{address.hostname} can be reached")
+    except OSError as error:
+        mend = "give local files by --policy DIR and --data FILE, or see to the network"
+        return Finding("hub", "note", f"{address.hostname} cannot be reached ({error})", mend)
+
+
+def _models(config: Config) -> Iterator[Finding]:
+    if not config.judge:
+        yield Finding("judge", "note", "none is named", "--judge MODEL, or MPO_JUDGE, to have it tried")
+        return
+    try:
+        models = Endpoints(config, "", with_meta=config.meta is not None)
+    except ConfigError as error:
+        yield Finding("models", "bad", str(error), "see above")
+        return
+    try:
+        for role, backend in models.all:
+            yield _tried(models, f"{role} {backend.model}", backend)
+    finally:
+        models.close()
+
+
+def _tried(models: Endpoints, name: str, backend: Backend) -> Finding:
+    """One tiny verdict: whether it comes, how fast, in which form, and whether its price is known."""
+    where = backend.api_base or "its provider"
+    started = time.monotonic()
+    try:
+        rung = background.wait(models.client.probe(backend))
+    except EndpointError as error:
+        return Finding(name, "bad", f"refuses for good: {error}", "see to its key, name and quota")
+    except CallFailed as error:
+        mend = (
+            "start the server, or mend its address"
+            if error.kind == "transport"
+            else "take another model, or one that answers in JSON"
+        )
+        return Finding(name, "bad", f"at {where}: {error}", mend)
+    seconds = time.monotonic() - started
+    tariff = transport.tariff(backend)
+    price = "price unknown" if tariff is None else "price known"
+    told = f"at {where}: a verdict in {seconds:.1f} s by {rung}, {price}"
+    if seconds > SLOW_S:
+        return Finding(name, "note", told, "slow: a larger --concurrency or a smaller model shortens steps")
+    if rung == "text":
+        mend = "no structured output: verdicts rest on the prompt alone, and more of them fail"
+        return Finding(name, "note", told, mend)
+    mend = "" if tariff else "give its price (judge_price, meta_price) to cap USD; --max-calls works without"
+    return Finding(name, "ok", told, mend)
+
+
+def _say(finding: Finding) -> None:
+    sign, colour = _SIGNS[finding.state]
+    click.echo(f"{click.style(sign, fg=colour)} {finding.name}: {finding.detail}")
+    if finding.mend:
+        click.echo(f"    {finding.mend}")
