@@ -142,6 +142,15 @@ class Run:
         except Timeout as error:
             raise ConfigError(f"{self.path}: another process is training this run; wait for it") from error
 
+    def locked(self) -> bool:
+        """Whether a job is training this run now."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        self._lock.release()
+        return False
+
     def unlock(self) -> None:
         """Lets other processes go on with the run."""
         self._lock.release()

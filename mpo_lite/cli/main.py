@@ -27,7 +27,8 @@ COMMANDS = {
     "cache": "Look at the answers kept on disk, or remove some.",
     "alarms": "Look for signs of reward hacking in a file of responses.",
     "refine": "Refine a rubric on answers at hand, without training.",
-    "rubric": "Pin a rubric version of a run.",
+    "runs": "List runs: state, step, gold and spend.",
+    "rubric": "Look at a run's rubric versions, or pin one.",
     "export": "Write a trained policy as a plain model folder, or upload it.",
     "sandbox": "Serve the simulated judge, or rebuild the tiny policy.",
 }

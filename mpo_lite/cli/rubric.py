@@ -1,4 +1,4 @@
-"""``mpo-lite rubric``: the rubric versions of a run."""
+"""``mpo-lite rubric``: the rubric versions of a run, side by side, and pinned by hand."""
 
 from __future__ import annotations
 
@@ -6,18 +6,104 @@ import json
 from pathlib import Path
 
 import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from mpo_lite.errors import ConfigError
-from mpo_lite.runs import Run, write_atomically
+from mpo_lite.rubric import Criterion, dump_rubric
+from mpo_lite.runs import Run, Version, read_rows, write_atomically
 
 
-@click.group("rubric", short_help="Pin a rubric version of a run.")
+@click.group("rubric", short_help="Look at a run's rubric versions, or pin one.")
 def command() -> None:
-    """Look after the rubric versions of a run.
+    """Look at the rubric versions of a run, and pin one.
 
     \b
+    mpo-lite rubric list runs/essay-20250428-101500
+    mpo-lite rubric diff runs/essay-20250428-101500 0 3
     mpo-lite rubric pin runs/essay-20250428-101500 3
     """
+
+
+@command.command("list")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+def list_versions(run: Path) -> None:
+    """List a run's meta steps: which version each brought, by whom, and why others were refused.
+
+    \b
+    mpo-lite rubric list runs/essay-20250428-101500
+    """
+    found, _ = Run.open(run, {})
+    click.echo(f"v0  before batch 1, from {found.version(0).author}")
+    for row in read_rows(found.lineage):
+        if not row["accepted"]:
+            click.echo(f"–   after batch {row['batch']}: v{row['version']} stays ({row['reason']})")
+            continue
+        parts = [f"{kind} {', '.join(row[kind])}" for kind in ("added", "changed", "dropped") if row[kind]]
+        what = "; ".join(parts) or "weights or guidelines changed"
+        click.echo(f"v{row['version']}  after batch {row['batch']}, by {row['author']}: {what}")
+    if found.pinned.exists():
+        click.echo(f"pinned: v{json.loads(found.pinned.read_text(encoding='utf-8'))['version']}")
+
+
+@command.command("show")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("version", metavar="[VERSION]", type=int, required=False)
+def show(run: Path, version: int | None) -> None:
+    """Print a rubric version, the newest unless said else: as YAML, with the rollouts that asked for it.
+
+    \b
+    mpo-lite rubric show runs/essay-20250428-101500 2
+    """
+    found, _ = Run.open(run, {})
+    click.echo(dump_rubric(_version(found, version).rubric), nl=False)
+
+
+@command.command("diff")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("old", metavar="[OLD]", type=int, required=False)
+@click.argument("new", metavar="[NEW]", type=int, required=False)
+def diff(run: Path, old: int | None, new: int | None) -> None:
+    """Show two rubric versions side by side, criterion by criterion; the first and the newest unless said
+    else.
+
+    \b
+    mpo-lite rubric diff runs/essay-20250428-101500 1 2
+    """
+    found, _ = Run.open(run, {})
+    before, after = _version(found, old or 0), _version(found, new)
+    table = Table(show_lines=True)
+    for version in (before, after):
+        table.add_column(f"v{version.number}", ratio=1)
+    left, right = ({one.id: one for one in version.rubric.criteria} for version in (before, after))
+    for name in [*left, *(name for name in right if name not in left)]:
+        table.add_row(*_cells(left.get(name), right.get(name)))
+    if (before.rubric.guidelines, after.rubric.guidelines) != ("", ""):
+        table.add_row(Text(before.rubric.guidelines), Text(after.rubric.guidelines))
+    Console(highlight=False).print(table)
+
+
+def _cells(old: Criterion | None, new: Criterion | None) -> tuple[Text, Text]:
+    """A criterion in both versions; coloured where it is gone, new or changed."""
+    same = old is not None and new is not None and _told(old) == _told(new)
+    styles = ("", "") if same else ("red", "green")
+    shown = [Text(_told(one) if one else "", style) for one, style in zip((old, new), styles, strict=True)]
+    return shown[0], shown[1]
+
+
+def _told(criterion: Criterion) -> str:
+    levels = "\n".join(f"  {rank} {text}" for rank, text in enumerate(criterion.levels))
+    return f"{criterion.id} ({criterion.kind}, weight {criterion.weight})\n{criterion.description}\n{levels}"
+
+
+def _version(run: Run, number: int | None) -> Version:
+    newest = run.latest()
+    if number is None:
+        return newest
+    if not 0 <= number <= newest.number:
+        raise ConfigError(f"{run.path}: has no rubric v{number}; it has v0 to v{newest.number}")
+    return run.version(number)
 
 
 @command.command("pin")
@@ -42,9 +128,6 @@ def pin(run: Path, version: int | None, release: bool) -> None:
         found.pinned.unlink(missing_ok=True)
         click.echo("released: the rubric evolves again")
         return
-    newest = found.latest().number
-    if not 0 <= version <= newest:
-        raise ConfigError(f"{run}: has no rubric v{version}; it has v0 to v{newest}")
-    names = ", ".join(criterion.id for criterion in found.version(version).rubric.criteria)
+    names = ", ".join(criterion.id for criterion in _version(found, version).rubric.criteria)
     write_atomically(found.pinned, json.dumps({"version": version}))
     click.echo(f"pinned v{version}: {names}; in force from the next batch on")

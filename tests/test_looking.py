@@ -1,0 +1,82 @@
+"""Looking at runs and their rubrics from the command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpo_lite.cli.main import main
+from mpo_lite.config import Config
+from mpo_lite.rubric import Criterion, Rubric
+from mpo_lite.runs import Run, Version, append_rows, write_atomically
+
+
+def criterion(name: str, description: str) -> Criterion:
+    return Criterion(id=name, description=description, levels=("no [b]", "yes"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A run of three batches with two rubric versions and a refused proposal."""
+    run = Run.create(tmp_path / "runs" / "one", Config(judge="m", steps=5), {"begun_by": "train"})
+    kept, old, new = criterion("kept", "Same."), criterion("moved", "Before."), criterion("moved", "After.")
+    run.publish(Version(0, None, 0, "task essay", Rubric(criteria=(kept, old, criterion("gone", "Was.")))))
+    run.publish(Version(1, 0, 2, "claude", Rubric(criteria=(kept, new), guidelines="Be strict.")))
+    step = {
+        "author": "claude",
+        "added": [],
+        "changed": ["moved"],
+        "dropped": ["gone"],
+        "reason": "a title pays",
+    }
+    append_rows(run.lineage, [step | {"batch": 1, "version": 0, "accepted": False}])
+    append_rows(run.lineage, [step | {"batch": 2, "version": 1, "accepted": True}])
+    spend = {"judge_calls": 8, "usd": 0.5, "judge_failures": 0}
+    append_rows(run.metrics, [{"batch": n, "version": n > 2, "reward": 0.5, **spend} for n in (1, 2, 3)])
+    append_rows(run.gold, [{"batch": 0, "gold": 0.25}, {"batch": 3, "gold": 0.75}])
+    return run
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    main([str(each) for each in arguments])
+    return capsys.readouterr().out
+
+
+def test_the_history_of_a_rubric_is_listed(run: Run, capsys: Any) -> None:
+    lines = said(capsys, "rubric", "list", run.path).splitlines()
+    assert lines[0] == "v0  before batch 1, from task essay"
+    assert lines[1] == "–   after batch 1: v0 stays (a title pays)"
+    assert lines[2] == "v1  after batch 2, by claude: changed moved; dropped gone"
+    said(capsys, "rubric", "pin", run.path, "0")
+    assert said(capsys, "rubric", "list", run.path).splitlines()[-1] == "pinned: v0"
+
+
+def test_versions_are_shown_and_set_side_by_side(run: Run, capsys: Any) -> None:
+    assert "description: After." in said(capsys, "rubric", "show", run.path)
+    assert "description: Before." in said(capsys, "rubric", "show", run.path, "0")
+    table = said(capsys, "rubric", "diff", run.path)
+    lines = table.splitlines()
+    assert "v0" in lines[1] and "v1" in lines[1]
+    row = next(line for line in lines if "Before." in line)
+    assert row.index("Before.") < row.index("After.")
+    assert "0 no [b]" in table and "Be strict." in table and "Was." in table
+    with pytest.raises(SystemExit) as stopped:
+        main(["rubric", "diff", str(run.path), "0", "7"])
+    assert stopped.value.code == 2 and "has no rubric v7; it has v0 to v1" in capsys.readouterr().err
+
+
+def test_runs_are_listed_with_state_and_figures(run: Run, capsys: Any) -> None:
+    folder = run.path.parent
+    damaged = Run.create(folder / "two", Config(judge="m"), {"begun_by": "train"})
+    write_atomically(damaged.path / "config.yaml", "stepps: 3\n")
+    found = json.loads(said(capsys, "runs", folder, "--json"))["runs"]
+    assert [one["name"] for one in found] == ["one", "two"]
+    first = {"name": "one", "state": "stopped", "step": 3, "steps": 5, "rubric_version": 1, "reward": 0.5}
+    assert found[0] == first | {"gold": {"start": 0.25, "end": 0.5, "min": 0.25}, "usd": 0.5}
+    assert found[1]["state"].startswith("damaged: ")
+    run.lock()
+    table = said(capsys, "runs", folder)
+    run.unlock()
+    assert "training" in table and "3/5" in table and "0.250 → 0.500" in table and "$0.50" in table
+    assert "no runs in" in said(capsys, "runs", folder / "none")
