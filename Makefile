@@ -10,7 +10,7 @@ quickstart: $(STAMP)
 	$(BIN)/mpo-lite quickstart
 
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # Against a real vLLM on the CPU, in an environment of its own (3.5 GB): apart from test because of its size.
 test-vllm: $(STAMP) $(VLLM)/installed

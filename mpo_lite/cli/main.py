@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "Train a policy against a judge whose rubric evolves.",
     "resume": "Continue a run that was stopped or killed.",
     "doctor": "See what works here, and how to mend what does not.",
+    "try": "See whether a judge and a rubric can train anything.",
     "estimate": "Say what a run will cost, before it is begun.",
     "tasks": "List the built-in tasks, or explain one.",
     "init": "Write a first task of your own.",
@@ -42,7 +43,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return importlib.import_module(f"mpo_lite.cli.{cmd_name}").command
+        module = {"try": "trial"}.get(cmd_name, cmd_name)  # a keyword names no module
+        return importlib.import_module(f"mpo_lite.cli.{module}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

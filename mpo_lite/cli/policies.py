@@ -54,8 +54,15 @@ def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ())
     return Policy(path.resolve().name, with_sandbox_policy(config), checkpoint)
 
 
-def answers(policy: Policy, task: Task, prompts: Sequence[str]) -> dict[str, str]:
-    """What a policy answers to prompts; those too long for it are left out."""
+def answers(policy: Policy, task: Task, prompts: Sequence[str], draw: int = 0) -> dict[str, str]:
+    """What a policy answers to prompts; those too long for it are left out.
+
+    Args:
+        policy: Who answers.
+        task: Makes conversations of prompts.
+        prompts: What is asked.
+        draw: Another one gives other answers.
+    """
     if not Path(policy.config.policy).exists():
         go_offline_without_hub()
     from mpo_lite.evaluation.generate import sample  # loads torch
@@ -71,5 +78,6 @@ def answers(policy: Policy, task: Task, prompts: Sequence[str]) -> dict[str, str
         [task.policy_messages(prompt) for prompt in asked],
         max_new_tokens=length,
         temperature=policy.config.temperature,
+        draw=draw,
     )
     return dict(zip(asked, told, strict=True))

@@ -41,7 +41,13 @@ def gold_row(model: Any, tokenizer: Any, task: Task, gold: Metric, prompts: Prom
 
 
 def sample(
-    model: Any, tokenizer: Any, conversations: Sequence[list[Any]], *, max_new_tokens: int, temperature: float
+    model: Any,
+    tokenizer: Any,
+    conversations: Sequence[list[Any]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    draw: int = 0,
 ) -> list[str]:
     """One completion per conversation, sampled; the state of training and of all random generators is kept.
 
@@ -51,13 +57,14 @@ def sample(
         conversations: N lists of chat messages.
         max_new_tokens: Longest completion in tokens.
         temperature: Of sampling, above 0.
+        draw: Another one gives other texts.
 
     Returns:
         N texts without special tokens.
     """
     texts: list[str] = []
     with _apart(model), torch.no_grad():
-        torch.manual_seed(GOLD_SEED)
+        torch.manual_seed(GOLD_SEED + draw)
         for start in range(0, len(conversations), GOLD_BATCH):
             inputs = tokenizer.apply_chat_template(
                 conversations[start : start + GOLD_BATCH],
