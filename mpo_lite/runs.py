@@ -142,6 +142,15 @@ class Run:
         except Timeout as error:
             raise ConfigError(f"{self.path}: another process is training this run; wait for it") from error
 
+    def asked_to_stop(self) -> bool:
+        """Whether somebody laid a file ``STOP`` into the folder; it is taken away, so that the
+        run can go on.
+        """
+        stop = self.path / "STOP"
+        asked = stop.exists()
+        stop.unlink(missing_ok=True)
+        return asked
+
     def locked(self) -> bool:
         """Whether a job is training this run now."""
         try:

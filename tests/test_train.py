@@ -163,6 +163,23 @@ def test_ctrl_c_saves_and_resumes_to_the_same_bits(tmp_path: Path, prompts: Path
     same_run(tmp_path, "whole", "stopped")
 
 
+def test_a_stop_file_ends_the_run_which_can_go_on(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lay_down(kind: str, body: Any) -> None:
+        if len(read_rows(tmp_path / "run" / "metrics.jsonl")) == 1:
+            (tmp_path / "run" / "STOP").touch()
+
+    with LLMServer(lay_down) as server:
+        flags = ("--judge", "openai/j", "--judge-api-base", server.url, "--baseline", "iter0")
+        with pytest.raises(SystemExit) as stopped:
+            train(*flags, steps=4)
+        assert stopped.value.code == 130 and "go on with: mpo-lite resume" in capsys.readouterr().err
+        assert 2 <= len(read_rows(tmp_path / "run" / "metrics.jsonl")) < 4
+        main(["resume", str(tmp_path / "run"), "--json"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 4
+
+
 def fails_on_every(nth: int) -> Callable[[str, Any], str | None]:
     """A judge that never judges every ``nth`` of the completions it comes to see."""
     seen: dict[str, int] = {}

@@ -108,7 +108,8 @@ class MPOCallback(TrainerCallback):
         if state.global_step % self._every == 0:
             self._flush({})
             self.random_state = random_state()
-            self.session.interrupted = any(exchange(self.session.interrupted))
+            asked = self.session.interrupted or (leads() and self.session.run.asked_to_stop())
+            self.session.interrupted = any(exchange(asked))
             self.session.version = led(lambda: self._evolved(self._answer(**kwargs)))
 
     def on_pre_optimizer_step(
