@@ -35,13 +35,26 @@ def load_config(
     overrides: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
 ) -> Config:
-    """Resolves a configuration from all its sources.
+    """Resolves a configuration from all its sources; see ``explained``."""
+    return explained(path, given, overrides, environ)[0]
+
+
+def explained(
+    path: Path | None = None,
+    given: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> tuple[Config, dict[str, str]]:
+    """Resolves a configuration from all its sources, and says which of them each value came from.
 
     Args:
         path: A YAML file, or None.
         given: Explicit arguments or flags by field name; None values count as not given.
         overrides: ``key.path=value`` texts, as strong as flags; values are read as YAML.
         environ: The environment; None means the process's, after reading ``.env`` in the working directory.
+
+    Returns:
+        The configuration, and dotted key → source of all that is no default.
 
     Raises:
         ConfigError: A source is unreadable, or a value is unknown or out of range; names the place and the
@@ -66,7 +79,7 @@ def load_config(
     preset = str(merged["preset"].value) if "preset" in merged else ""
     for name, value in PRESETS.get(preset, {}).items():
         merged.setdefault(name, _Given(value, f"preset {preset}"))
-    return _validate(merged)
+    return _validate(merged), {name: entry.origin for name, entry in merged.items()}
 
 
 def save_config(config: Config) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mpo_lite.cli.job import FLAGS, sandboxed
-from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli.options import GroupedCommand, config_options, json_option
 from mpo_lite.config import Config
 from mpo_lite.resolve import load_config
 from mpo_lite.training.estimate import estimate
@@ -20,7 +20,7 @@ from mpo_lite.training.session import Session
 _ROWS = {"judge": "judge", "meta": "meta-judge", "total": "total"}
 
 
-@click.command("estimate", short_help="Say what a run will cost, before it is begun.")
+@click.command("estimate", cls=GroupedCommand, short_help="Say what a run will cost, before it is begun.")
 @click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
 @config_options(*FLAGS)
 @click.option("-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting.")

@@ -25,6 +25,7 @@ COMMANDS = {
     "eval": "Measure a model by a task's gold metric on held-out prompts.",
     "compare": "Have a judge compare models pairwise, and rate them.",
     "rate": "Rate models by a file of pairwise matches.",
+    "config": "Show the settings there are, and where a run's come from.",
     "cache": "Look at the answers kept on disk, or remove some.",
     "alarms": "Look for signs of reward hacking in a file of responses.",
     "refine": "Refine a rubric on answers at hand, without training.",

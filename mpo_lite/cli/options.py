@@ -14,6 +14,33 @@ from mpo_lite.config import Config
 Decorated = Callable[..., Any]
 
 
+GROUPS = {
+    "Judges": "judge meta judge_api_base meta_api_base judge_fallback judge_mode replicates concurrency "
+    "max_judge_failures cache_dir",
+    "What is trained for": "task goal data rubric baseline",
+    "Budget": "max_usd max_calls max_tokens",
+    "Training": "policy preset algorithm steps group_size learning_rate beta temperature num_iterations "
+    "missing_eos_penalty overlap seed run_dir",
+    "Adapter, memory, generation": "lora_r lora_alpha lora_dropout lora_target_modules load_in_4bit "
+    "gradient_checkpointing bf16 use_vllm vllm_mode vllm_server_base_url vllm_gpu_memory_utilization",
+    "How the rubric evolves": "interval meta_samples mode schedule strategy prescreen publish_after",
+}
+"""Headings of ``--help`` and the settings under each; all else stands under *Options*."""
+
+
+class GroupedCommand(click.Command):
+    """A command whose help lists its settings under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the options, group after group."""
+        left = {param.name: param for param in self.get_params(ctx)}
+        for heading, names in {**GROUPS, "Options": " ".join(map(str, left))}.items():
+            records = [left.pop(name).get_help_record(ctx) for name in names.split() if name in left]
+            if found := [record for record in records if record]:
+                with formatter.section(heading):
+                    formatter.write_dl(found)
+
+
 def config_options(*names: str) -> Callable[[Decorated], Decorated]:
     """Adds one flag per named field of ``Config``, typed and described by it; absent ones arrive as None."""
 

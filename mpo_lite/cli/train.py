@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from mpo_lite.cli.job import FLAGS, run_job
-from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli.options import GroupedCommand, config_options, json_option
 from mpo_lite.resolve import load_config
 
 
-@click.command("train", short_help="Train a policy against a judge whose rubric evolves.")
+@click.command("train", cls=GroupedCommand, short_help="Train a policy against a judge whose rubric evolves.")
 @click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
 @config_options(*FLAGS)
 @click.option(

@@ -14,7 +14,7 @@ import click
 
 from mpo_lite.cli.estimate import usd_span
 from mpo_lite.cli.job import FLAGS, SIMULATED, sandboxed
-from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli.options import GroupedCommand, config_options, json_option
 from mpo_lite.cli.policies import Policy, answers
 from mpo_lite.errors import ConfigError, EndpointError, JudgeDown, TaskError
 from mpo_lite.judge.base import Sample
@@ -52,7 +52,7 @@ class Trial:
     margins: dict[str, float]
 
 
-@click.command("try", short_help="See whether a judge and a rubric can train anything.")
+@click.command("try", cls=GroupedCommand, short_help="See whether a judge and a rubric can train anything.")
 @click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
 @config_options(*FLAGS)
 @click.option(

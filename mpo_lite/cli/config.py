@@ -1,0 +1,77 @@
+"""``mpo-lite config``: the settings there are, and what a run would be told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from mpo_lite.cli.job import FLAGS
+from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.config import Config
+from mpo_lite.resolve import explained
+
+
+@click.group("config", short_help="Show the settings there are, and where a run's come from.")
+def command() -> None:
+    """Show the settings there are, and what a run would be told.
+
+    \b
+    mpo-lite config show experiment.yaml
+    mpo-lite config schema > mpo-lite.schema.json
+    """
+
+
+@command.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of a configuration file.
+
+    A YAML file whose first line names it is completed and checked by editors:
+
+    \b
+    mpo-lite config schema > mpo-lite.schema.json
+    # yaml-language-server: $schema=mpo-lite.schema.json
+    """
+    click.echo(json.dumps(Config.model_json_schema(mode="validation"), indent=2))
+
+
+@command.command("show")
+@click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
+@config_options(*FLAGS)
+@click.option("-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting.")
+@click.option("--all", "whole", is_flag=True, help="Defaults too.")
+@json_option
+def show(
+    config_file: Path | None, overrides: tuple[str, ...], whole: bool, as_json: bool, **flags: Any
+) -> None:
+    """Print the resolved settings, each with the source it came from.
+
+    \b
+    mpo-lite config show experiment.yaml
+    MPO_JUDGE=gpt-4o mpo-lite config show --preset paper --all
+    """
+    config, origins = explained(config_file, flags, overrides)
+    values = config.model_dump(mode="json")
+    told = {
+        name: {"value": value, "from": _origin(name, origins)}
+        for name, value in values.items()
+        if whole or _origin(name, origins) != "default"
+    }
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    for name, one in told.items():
+        text = yaml.safe_dump({name: one["value"]}, sort_keys=False, allow_unicode=True).rstrip()
+        first, *rest = text.splitlines()
+        click.echo("\n".join([f"{first}  # {one['from']}", *rest]))
+    if not told:
+        click.echo("all settings are at their defaults; --all shows them")
+
+
+def _origin(name: str, origins: dict[str, str]) -> str:
+    """Where a field's value comes from; of a nested one, all its sources."""
+    found = [origin for key, origin in origins.items() if key == name or key.startswith(f"{name}.")]
+    return ", ".join(dict.fromkeys(found)) or "default"
