@@ -296,6 +296,9 @@ class Config(BaseModel):
     vllm_gpu_memory_utilization: float | None = Field(
         None, gt=0, le=1, description="Share of GPU memory for a vLLM in the training process."
     )
+    report_to: Names | None = Field(
+        None, description="Tracker: tensorboard, wandb, trackio, ... Given again: several."
+    )
     ppo: Ppo = Field(default_factory=Ppo, description="Settings of PPO alone.")
     trainer: dict[str, Any] = Field(
         default_factory=dict[str, Any], description="Any field of TRL's GRPOConfig (rloo: RLOOConfig)."

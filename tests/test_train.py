@@ -163,6 +163,17 @@ def test_ctrl_c_saves_and_resumes_to_the_same_bits(tmp_path: Path, prompts: Path
     same_run(tmp_path, "whole", "stopped")
 
 
+def test_a_batchs_figures_reach_the_trainers_log(train: Train, tmp_path: Path) -> None:
+    train("--judge", "sandbox", "--baseline", "iter0", steps=2)
+    state = json.loads((tmp_path / "run/checkpoints/checkpoint-2/trainer_state.json").read_text())
+    logged = [row for row in state["log_history"] if "mpo/version" in row]
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert len(logged) == len(rows) == 2
+    for told, row in zip(logged, rows, strict=True):
+        for name in ("version", "reward", "spread", "judge_failures"):
+            assert told[f"mpo/{name}"] == pytest.approx(row[name], abs=1e-6)
+
+
 def test_a_stop_file_ends_the_run_which_can_go_on(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

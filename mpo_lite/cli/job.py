@@ -35,7 +35,7 @@ FLAGS = (
     "lora_alpha", "lora_dropout", "lora_target_modules", "load_in_4bit", "gradient_checkpointing",
     "bf16", "use_vllm", "vllm_mode", "vllm_server_base_url", "vllm_gpu_memory_utilization", "overlap",
     "interval", "meta_samples", "mode", "schedule", "strategy", "prescreen", "publish_after",
-    "baseline", "run_dir", "seed", "max_usd", "max_calls", "max_tokens", "max_judge_failures",
+    "baseline", "run_dir", "report_to", "seed", "max_usd", "max_calls", "max_tokens", "max_judge_failures",
     "concurrency", "cache_dir",
 )  # fmt: skip
 """Fields with a flag of their own; the others are set by ``-o``, ``MPO_*`` or YAML."""

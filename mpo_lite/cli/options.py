@@ -20,7 +20,7 @@ GROUPS = {
     "What is trained for": "task goal data rubric baseline",
     "Budget": "max_usd max_calls max_tokens",
     "Training": "policy preset algorithm steps group_size learning_rate beta temperature num_iterations "
-    "missing_eos_penalty overlap seed run_dir",
+    "missing_eos_penalty overlap seed run_dir report_to",
     "Adapter, memory, generation": "lora_r lora_alpha lora_dropout lora_target_modules load_in_4bit "
     "gradient_checkpointing bf16 use_vllm vllm_mode vllm_server_base_url vllm_gpu_memory_utilization",
     "How the rubric evolves": "interval meta_samples mode schedule strategy prescreen publish_after",

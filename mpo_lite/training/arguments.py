@@ -91,6 +91,6 @@ def _settings(session: Session) -> dict[str, Any]:
         "ddp_timeout": int(1800 + 4 * config.batch_timeout + config.breaker_pause),
         "logging_steps": 1,
         "disable_tqdm": True,
-        "report_to": [],
+        "report_to": list(config.report_to or ()),
         **{name: value for name in _PASSED_ON if (value := getattr(config, name)) is not None},
     }

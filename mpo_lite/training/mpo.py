@@ -24,6 +24,8 @@ from mpo_lite.training.session import Session
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_TRACKED = ("version", "reward", "spread", "disagreement", "judge_failures", "refusals", "judge_seconds")
+"""Figures of a batch that trackers are given, beside TRL's own."""
 ExtraReward = Callable[..., Sequence[Reward]]
 
 
@@ -112,9 +114,17 @@ class MPO:
                 None if None in pair else sum(part for part in pair if part is not None) for pair in pairs
             ]
         if train:
+            self._track(columns.get("log_metric"))
             whole = [reward for share in exchange(rewards) for reward in share]
             session.no_step = not has_spread(whole, len(whole) if self.baseline == "batch" else group_size)
         return rewards
+
+    def _track(self, log_metric: Callable[[str, float], None] | None) -> None:
+        """Gives the batch's figures to the trainer's log, and by it to TensorBoard and its like."""
+        row = self.session.batch_row
+        for name in _TRACKED if log_metric else ():
+            if (value := row.get(name)) is not None:
+                log_metric(f"mpo/{name}", float(value))
 
     def _less_for_the_cut(self, rewards: list[Reward], ids: Sequence[Sequence[int]] | None) -> list[Reward]:
         """Takes the penalty off the rewards of completions that do not end with an end-of-sequence token."""
