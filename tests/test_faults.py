@@ -224,10 +224,11 @@ def test_a_mended_answer_must_be_sound_too(make_client: MakeClient) -> None:
 
 def test_a_refusal_in_a_repair_is_no_score(make_client: MakeClient) -> None:
     def fault(kind: str, body: Any) -> Any:
-        return reply('{"level": 9}', refusal="no")() if kind == "repair" else "Level: two"
+        return reply('{"level": 2}', refusal="no")() if kind == "repair" else "Level: two"
 
     with LLMServer(fault) as server:
-        failure(make_client(), call(server))
+        assert failure(make_client(), call(server)).kind == "refusal"
+        assert len(server.requests) == 3
 
 
 def test_max_tokens_is_called_otherwise_where_a_model_wants_that(make_client: MakeClient) -> None:

@@ -194,6 +194,8 @@ class Client:
         mended, _ = await self._sender.send(
             call, messages, clock, rung=rung, max_tokens=call.backend.max_tokens
         )
+        if mended.refused:
+            raise CallFailed("refusal", f"{call.backend.model} declined to mend its answer")
         try:
             return mended, _checked(call, mended.text)
         except ValueError as error:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import time
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -152,12 +153,10 @@ def _retry_after(error: Exception) -> float | None:
     """Seconds by ``Retry-After``, a number or a date (RFC 9110), or by OpenAI's ``retry-after-ms``."""
     headers: Any = getattr(error, "litellm_response_headers", None) or {}
     given = headers.get("retry-after")
-    try:
+    with suppress(TypeError, ValueError):  # no number: perhaps a date
         if "retry-after-ms" in headers:
             return max(0.0, float(headers["retry-after-ms"]) / 1000)
         return max(0.0, float(given))
-    except (TypeError, ValueError):
-        pass
     try:
         return max(0.0, parsedate_to_datetime(given).timestamp() - time.time())
     except (TypeError, ValueError):
