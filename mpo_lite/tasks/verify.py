@@ -72,7 +72,7 @@ def _same(one: str, other: str) -> bool:
         return left == right
     if _WORDY.search(one) or _WORDY.search(other):
         return one.lower() == other.lower()
-    return _equal(one, other)
+    return _equal(*sorted((one, other)))  # math-verify tells a right from a given answer; equality does not
 
 
 @lru_cache(maxsize=4096)
