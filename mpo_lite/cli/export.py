@@ -44,15 +44,20 @@ def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: boo
         go_offline_without_hub()
     from mpo_lite.training.export import merge  # loads torch
 
-    with tempfile.TemporaryDirectory() as scratch:
-        target = folder or Path(scratch)
+    place = folder.absolute().parent if folder else None
+    if place:
+        place.mkdir(parents=True, exist_ok=True)
+    # Beside its place, and moved there once it is whole: a kill leaves no half of a model.
+    with tempfile.TemporaryDirectory(dir=place, prefix=".export-") as scratch:
+        target = Path(scratch) / "policy"
         merge(with_sandbox_policy(config), checkpoint, target)
         card = model_card(run, config, read_state(checkpoint)["batch"], task_of(config).purpose)
         (target / "README.md").write_text(card, encoding="utf-8")
-        if folder:
-            click.echo(f"{folder}: {checkpoint.name}, merged")
         if hub_id:
             click.echo(f"uploaded: {_push(target, hub_id, private)}")
+        if folder:
+            target.replace(folder)  # which is not there, or empty
+            click.echo(f"{folder}: {checkpoint.name}, merged")
 
 
 def _push(folder: Path, hub_id: str, private: bool) -> str:
