@@ -73,9 +73,11 @@ def command(models: tuple[str, ...], count: int, out: Path | None, as_json: bool
 
 
 def _config(models: Sequence[str], flags: dict[str, Any]) -> Config:
-    """The configuration of the first run among the models, or one of its own, with the flags."""
+    """The flags, with task and data of the first run among the models; not its judge, who trained it."""
     run = next((Path(name) for name in models if Run(Path(name)).exists()), None)
-    return Run.open(run, flags)[1] if run else load_config(None, flags)
+    own = Run.open(run, {})[1] if run else None
+    brought = {"task": own.task, "goal": own.goal, "data": own.data} if own else {}
+    return load_config(None, brought | {name: value for name, value in flags.items() if value is not None})
 
 
 def _answers(
@@ -98,7 +100,7 @@ def _answers(
             name, kept = policy.name, folder / f"answers-{_file_name(policy.name)}.jsonl"
             found = {row["prompt"]: row["response"] for row in read_rows(kept)}
             if any(prompt not in found for prompt in prompts):
-                found = answers(policy, task, prompts)
+                found = dict(answers(policy, task, prompts))
                 write_atomically(kept, "")
                 append_rows(kept, ({"prompt": prompt, "response": text} for prompt, text in found.items()))
         if name in told:

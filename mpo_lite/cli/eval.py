@@ -38,7 +38,7 @@ def command(model: str, count: int | None, out: Path | None, as_json: bool, **fl
     if gold is None:
         raise ConfigError(f"task {task.name}: has no gold metric; have answers compared: mpo-lite compare")
     prompts = load_prompts(task.data, policy.config.data)
-    told = answers(policy, task, prompts.held_out[:count])
+    told = dict(answers(policy, task, prompts.held_out[:count]))
     if len(told) < 2:
         raise ConfigError(f"{model}: fewer than 2 held-out prompts fit; name more data by --data")
     values = [gold(text, prompts.row(prompt)) for prompt, text in told.items()]

@@ -54,15 +54,8 @@ def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ())
     return Policy(path.resolve().name, with_sandbox_policy(config), checkpoint)
 
 
-def answers(policy: Policy, task: Task, prompts: Sequence[str], draw: int = 0) -> dict[str, str]:
-    """What a policy answers to prompts; those too long for it are left out.
-
-    Args:
-        policy: Who answers.
-        task: Makes conversations of prompts.
-        prompts: What is asked.
-        draw: Another one gives other answers.
-    """
+def answers(policy: Policy, task: Task, prompts: Sequence[str]) -> list[tuple[str, str]]:
+    """Prompts with what a policy answers, in order; those too long for it are left out."""
     if not Path(policy.config.policy).exists():
         go_offline_without_hub()
     from mpo_lite.evaluation.generate import sample  # loads torch
@@ -78,6 +71,5 @@ def answers(policy: Policy, task: Task, prompts: Sequence[str], draw: int = 0) -
         [task.policy_messages(prompt) for prompt in asked],
         max_new_tokens=length,
         temperature=policy.config.temperature,
-        draw=draw,
     )
-    return dict(zip(asked, told, strict=True))
+    return list(zip(asked, told, strict=True))

@@ -60,9 +60,9 @@ def command(
     config = load_config(None, flags, overrides)
     task = task_of(config)
     rows = _read(data, task)
-    write_atomically(out, "")
     if no_judge:
         scored = list(map(_scorer(task), rows))
+        write_atomically(out, "")
         append_rows(out, scored)
         summary = _summary(scored)
     else:
@@ -82,6 +82,7 @@ def _judge(config: Config, task: Task, rows: Sequence[Row], out: Path) -> Row:
     stop: StopRun | None = None
     try:
         models.check()
+        write_atomically(out, "")  # only now: a wrong key must not cost an earlier file
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             verdicts = [_NOT_JUDGED] * len(chunk)

@@ -105,8 +105,8 @@ def _samples(session: Session, count: int, responses: Path | None) -> list[Sampl
     if responses is None:
         prompts = list(session.prompts.train[: max(2, count // PER_PROMPT)])
         policy = Policy("policy", session.config, None)
-        rounds = [answers(policy, session.task, prompts, draw=draw) for draw in range(count // len(prompts))]
-        found = [(prompt, told[prompt]) for prompt in prompts for told in rounds if prompt in told]
+        each = count // len(prompts)
+        found = answers(policy, session.task, [prompt for prompt in prompts for _ in range(each)])
     else:
         rows = [
             (row.get("prompt"), row.get("response", row.get("completion"))) for row in file_rows(responses)

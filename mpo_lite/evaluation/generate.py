@@ -47,7 +47,6 @@ def sample(
     *,
     max_new_tokens: int,
     temperature: float,
-    draw: int = 0,
 ) -> list[str]:
     """One completion per conversation, sampled; the state of training and of all random generators is kept.
 
@@ -57,14 +56,13 @@ def sample(
         conversations: N lists of chat messages.
         max_new_tokens: Longest completion in tokens.
         temperature: Of sampling, above 0.
-        draw: Another one gives other texts.
 
     Returns:
         N texts without special tokens.
     """
     texts: list[str] = []
     with _apart(model), torch.no_grad():
-        torch.manual_seed(GOLD_SEED + draw)
+        torch.manual_seed(GOLD_SEED)
         for start in range(0, len(conversations), GOLD_BATCH):
             inputs = tokenizer.apply_chat_template(
                 conversations[start : start + GOLD_BATCH],
