@@ -30,6 +30,8 @@ class Overlap:
     """
 
     def __init__(self, mpo: MPO, *arguments: Any, **options: Any) -> None:
+        if options.get("reward_funcs"):
+            raise TypeError("the reward comes from mpo; give further reward functions to MPO(extra=[...])")
         self.mpo = mpo
         options["reward_funcs"] = mpo.reward
         options["callbacks"] = [mpo.callback, *(options.get("callbacks") or ())]
