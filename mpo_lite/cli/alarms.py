@@ -13,7 +13,7 @@ from mpo_lite.cli.options import json_option
 from mpo_lite.errors import TaskError
 from mpo_lite.monitor.alarms import Reference, check
 from mpo_lite.monitor.rows import Row
-from mpo_lite.tasks.data import file_rows
+from mpo_lite.tasks.data import responses
 
 _SHOWN = 5
 
@@ -61,19 +61,16 @@ def command(context: click.Context, file: Path, baseline: Path | None, fail: boo
 
 
 def _read(path: Path) -> list[Row]:
-    rows = [_row(path, number, entry) for number, entry in enumerate(file_rows(path), start=1)]
+    rows = [_row(path, *each) for each in responses(path)]
     if not rows:
         raise TaskError(f"{path}: holds no responses")
     return rows
 
 
-def _row(path: Path, number: int, entry: dict[str, Any]) -> Row:
-    response = entry.get("response", entry.get("completion"))
-    prompt = entry.get("prompt")
-    if not isinstance(response, str) or not isinstance(prompt, str):
-        raise TaskError(f"{path}: row {number} must have texts in 'prompt' and in 'response' or 'completion'")
+def _row(path: Path, number: int, entry: dict[str, Any], response: str) -> Row:
     name = str(entry.get("id") or f"row {number}")
-    return Row(name, prompt, response, *(_number(path, number, entry, key) for key in ("reward", "frozen")))
+    figures = (_number(path, number, entry, key) for key in ("reward", "frozen"))
+    return Row(name, entry["prompt"], response, *figures)
 
 
 def _number(path: Path, number: int, entry: dict[str, Any], key: str) -> float | None:

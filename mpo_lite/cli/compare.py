@@ -16,14 +16,14 @@ from mpo_lite.cli.options import config_options, json_option
 from mpo_lite.cli.policies import answers, policy_at
 from mpo_lite.cli.rate import COLUMNS, lines, rated
 from mpo_lite.config import Config
-from mpo_lite.errors import ConfigError, EndpointError, JudgeDown, TaskError
+from mpo_lite.errors import ConfigError, EndpointError, JudgeDown
 from mpo_lite.judge.endpoints import Endpoints
 from mpo_lite.judge.match import MatchJudge, Pair
 from mpo_lite.llm import background
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.resolve import load_config
 from mpo_lite.runs import JsonRow, Run, append_rows, read_rows, write_atomically
-from mpo_lite.tasks.data import file_rows, load_prompts
+from mpo_lite.tasks.data import load_prompts, responses
 from mpo_lite.tasks.spec import Task, task_of
 
 CHUNK = 256
@@ -143,11 +143,8 @@ def _play(config: Config, task: Task, told: Answers, file: Path) -> tuple[int, d
 
 def _read(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
-    for number, row in enumerate(file_rows(path), start=1):
-        prompt, response = row.get("prompt"), row.get("response", row.get("completion"))
-        if not isinstance(prompt, str) or not isinstance(response, str):
-            raise TaskError(f"{path}: row {number} must have texts in 'prompt' and 'response'")
-        found.setdefault(prompt, response)
+    for _, row, response in responses(path):
+        found.setdefault(row["prompt"], response)
     return found
 
 

@@ -10,7 +10,7 @@ import click
 import yaml
 
 from mpo_lite.cli.job import FLAGS
-from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.config import Config
 from mpo_lite.resolve import explained
 
@@ -41,7 +41,7 @@ def schema() -> None:
 @command.command("show")
 @click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
 @config_options(*FLAGS)
-@click.option("-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting.")
+@overrides_option
 @click.option("--all", "whole", is_flag=True, help="Defaults too.")
 @json_option
 def show(

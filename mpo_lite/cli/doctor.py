@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import click
 
 from mpo_lite.cli.job import sandboxed
-from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.config import Config
 from mpo_lite.errors import CallFailed, ConfigError, EndpointError
 from mpo_lite.judge.endpoints import Endpoints
@@ -59,7 +59,7 @@ class Finding:
 @click.command("doctor", short_help="See what works here, and how to mend what does not.")
 @click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
 @config_options("judge", "judge_api_base", "judge_fallback", "meta", "meta_api_base", "policy")
-@click.option("-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting.")
+@overrides_option
 @json_option
 @click.pass_context
 def command(

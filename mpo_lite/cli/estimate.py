@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mpo_lite.cli.job import FLAGS, sandboxed
-from mpo_lite.cli.options import GroupedCommand, config_options, json_option
+from mpo_lite.cli.options import GroupedCommand, config_options, json_option, overrides_option
 from mpo_lite.config import Config
 from mpo_lite.resolve import load_config
 from mpo_lite.training.estimate import estimate
@@ -23,7 +23,7 @@ _ROWS = {"judge": "judge", "meta": "meta-judge", "total": "total"}
 @click.command("estimate", cls=GroupedCommand, short_help="Say what a run will cost, before it is begun.")
 @click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
 @config_options(*FLAGS)
-@click.option("-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting.")
+@overrides_option
 @json_option
 def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Say how many calls, tokens and USD a run will take, from low to high; nothing is sent.

@@ -58,6 +58,12 @@ json_option = click.option(
 """``--json``, as all commands have it."""
 
 
+overrides_option = click.option(
+    "-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting, e.g. -o gate.margin=0.1."
+)
+"""``-o``, as commands that read the configuration have it."""
+
+
 def _option(name: str) -> Callable[[Decorated], Decorated]:
     field = Config.model_fields[name]
     kind = _kind(field.annotation)

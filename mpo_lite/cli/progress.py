@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from mpo_lite.report.summary import changes_in_words
+
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48
 _STEPS = {"meta": "meta step", "rollback": "rollback", "pin": "pin", "refine": "refinement"}
@@ -128,8 +130,7 @@ def _meta_line(row: dict[str, Any]) -> Text:
         return Text(
             f"{what} after batch {row['batch']}: rubric v{row['version']} stays ({row['reason']})", "yellow"
         )
-    changes = [f"{kind} {', '.join(row[kind])}" for kind in ("added", "changed", "dropped") if row[kind]]
-    parts = "; ".join(changes) or "weights or guidelines changed"
+    parts = changes_in_words(row)
     if row["kind"] != "meta":
         parts += f" ({row['reason']})"
     return Text(f"{what} after batch {row['batch']}: rubric v{row['version']}: {parts}", "green")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mpo_lite.cli.job import SIMULATED, sandboxed
-from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.config import Config
 from mpo_lite.errors import EndpointError, JudgeDown, TaskError
 from mpo_lite.judge.base import Sample
@@ -24,7 +24,7 @@ from mpo_lite.meta.step import MetaJudge
 from mpo_lite.resolve import load_config
 from mpo_lite.rubric import dump_rubric
 from mpo_lite.runs import rubric_at, write_atomically
-from mpo_lite.tasks.data import file_rows
+from mpo_lite.tasks.data import responses
 from mpo_lite.tasks.spec import Task, task_of
 
 FLAGS = (
@@ -40,9 +40,7 @@ FLAGS = (
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Where to write the refined rubric (YAML)."
 )
-@click.option(
-    "-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting, e.g. -o gate.margin=0.3."
-)
+@overrides_option
 @json_option
 def command(
     data: Path, labels: str | None, out: Path, overrides: tuple[str, ...], as_json: bool, **flags: Any
@@ -96,14 +94,9 @@ def _refine(
 def _read(path: Path, labels: str | None, task: Task) -> tuple[list[Sample], list[float | None]]:
     samples: list[Sample] = []
     given: list[float | None] = []
-    for number, row in enumerate(file_rows(path), start=1):
-        prompt, response = row.get("prompt"), row.get("response", row.get("completion"))
-        if not isinstance(prompt, str) or not isinstance(response, str):
-            raise TaskError(
-                f"{path}: row {number} must have texts in 'prompt' and in 'response' or 'completion'"
-            )
+    for number, row, response in responses(path):
         cluster = row.get(task.data.cluster, "") if task.data.cluster else row.get("cluster", "")
-        samples.append(Sample(prompt, response, str(cluster or "")))
+        samples.append(Sample(row["prompt"], response, str(cluster or "")))
         given.append(_label(path, number, row, labels) if labels else None)
     if len({sample.prompt for sample in samples}) < 2:
         raise TaskError(f"{path}: at least two answers to different prompts are needed")

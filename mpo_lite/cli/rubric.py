@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpo_lite.errors import ConfigError
+from mpo_lite.report.summary import changes_in_words
 from mpo_lite.rubric import Criterion, dump_rubric
 from mpo_lite.runs import Run, Version, read_rows, write_atomically
 
@@ -40,9 +41,9 @@ def list_versions(run: Path) -> None:
         if not row["accepted"]:
             click.echo(f"–   after batch {row['batch']}: v{row['version']} stays ({row['reason']})")
             continue
-        parts = [f"{kind} {', '.join(row[kind])}" for kind in ("added", "changed", "dropped") if row[kind]]
-        what = "; ".join(parts) or "weights or guidelines changed"
-        click.echo(f"v{row['version']}  after batch {row['batch']}, by {row['author']}: {what}")
+        click.echo(
+            f"v{row['version']}  after batch {row['batch']}, by {row['author']}: {changes_in_words(row)}"
+        )
     if found.pinned.exists():
         click.echo(f"pinned: v{json.loads(found.pinned.read_text(encoding='utf-8'))['version']}")
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from mpo_lite.cli.job import SIMULATED, sandboxed
-from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.config import Config
 from mpo_lite.errors import EndpointError, JudgeDown, StopRun, TaskError
 from mpo_lite.judge.base import Sample
@@ -22,7 +22,7 @@ from mpo_lite.llm.models import SANDBOX
 from mpo_lite.resolve import load_config
 from mpo_lite.rubric import Rubric
 from mpo_lite.runs import append_rows, rubric_at, write_atomically
-from mpo_lite.tasks.data import file_rows, mapped
+from mpo_lite.tasks.data import mapped, responses
 from mpo_lite.tasks.rules import rule_results, rule_verdict
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
@@ -39,7 +39,7 @@ Row = dict[str, Any]
     "task", "goal", "judge", "judge_api_base", "judge_mode", "replicates", "rubric", "max_usd", "max_calls",
     "concurrency", "cache_dir",
 )  # fmt: skip
-@click.option("-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting.")
+@overrides_option
 @click.option("--no-judge", is_flag=True, help="Rules, verifier and gold metric alone: no call, no key.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write: .jsonl.")
 @json_option
@@ -139,11 +139,8 @@ def _read(path: Path, task: Task) -> list[Row]:
     it was given.
     """
     rows: list[Row] = []
-    for number, row in enumerate(file_rows(path), start=1):
+    for number, row, response in responses(path, needs_prompt=False):
         where = f"{path}: row {number}"
-        response = row.get("response", row.get("completion"))
-        if not isinstance(response, str):
-            raise TaskError(f"{where} must have a text in 'response' or 'completion'")
         # A file of responses names its columns plainly, or as the task's own data do.
         plainly = {"prompt": "prompt"} if "prompt" in row else {}
         columns = {"cluster": None, "reference": _reference(row, task.data.reference), **plainly}

@@ -8,16 +8,14 @@ from typing import Any
 import click
 
 from mpo_lite.cli.job import FLAGS, run_job
-from mpo_lite.cli.options import GroupedCommand, config_options, json_option
+from mpo_lite.cli.options import GroupedCommand, config_options, json_option, overrides_option
 from mpo_lite.resolve import load_config
 
 
 @click.command("train", cls=GroupedCommand, short_help="Train a policy against a judge whose rubric evolves.")
 @click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
 @config_options(*FLAGS)
-@click.option(
-    "-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting, e.g. -o gate.margin=0.1."
-)
+@overrides_option
 @json_option
 def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Train a policy against a judge whose rubric evolves.

@@ -6,7 +6,7 @@ import asyncio
 import json
 import statistics
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,16 @@ import click
 
 from mpo_lite.cli.estimate import usd_span
 from mpo_lite.cli.job import FLAGS, SIMULATED, sandboxed
-from mpo_lite.cli.options import GroupedCommand, config_options, json_option
+from mpo_lite.cli.options import GroupedCommand, config_options, json_option, overrides_option
 from mpo_lite.cli.policies import Policy, answers
-from mpo_lite.errors import ConfigError, EndpointError, JudgeDown, TaskError
+from mpo_lite.errors import ConfigError, EndpointError, JudgeDown
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import background
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.meta.gate import margins
 from mpo_lite.meta.sentinels import SAID, plant
 from mpo_lite.resolve import load_config
-from mpo_lite.tasks.data import file_rows
+from mpo_lite.tasks.data import responses
 from mpo_lite.training.estimate import estimate
 from mpo_lite.training.session import Session
 from mpo_lite.types import Verdict
@@ -59,16 +59,16 @@ class Trial:
     "-n", "count", type=click.IntRange(min=4), default=8, show_default=True, help="Answers to judge."
 )
 @click.option(
-    "--responses", type=click.Path(path_type=Path), help="Judge those of a file (prompt, response)."
+    "--responses", "file", type=click.Path(path_type=Path), help="Judge those of a file (prompt, response)."
 )
-@click.option("-o", "overrides", metavar="KEY=VALUE", multiple=True, help="Any other setting.")
+@overrides_option
 @json_option
 @click.pass_context
 def command(
     context: click.Context,
     config_file: Path | None,
     count: int,
-    responses: Path | None,
+    file: Path | None,
     overrides: tuple[str, ...],
     as_json: bool,
     **flags: Any,
@@ -88,7 +88,7 @@ def command(
         session = Session(served)
         try:
             session.models.check()
-            found = _tried(session, _samples(session, count, responses))
+            found = _tried(session, _samples(session, count, file))
             summary = _summary(session, found) | {"simulated_judge": SANDBOX in config.model_names}
         finally:
             session.close()
@@ -100,20 +100,16 @@ def command(
         context.exit(1)
 
 
-def _samples(session: Session, count: int, responses: Path | None) -> list[Sample]:
+def _samples(session: Session, count: int, file: Path | None) -> list[Sample]:
     """The answers to judge; those to one prompt stand together."""
-    if responses is None:
+    if file is None:
         prompts = list(session.prompts.train[: max(2, count // PER_PROMPT)])
         policy = Policy("policy", session.config, None)
         each = count // len(prompts)
         found = answers(policy, session.task, [prompt for prompt in prompts for _ in range(each)])
     else:
-        rows = [
-            (row.get("prompt"), row.get("response", row.get("completion"))) for row in file_rows(responses)
-        ]
-        if not all(isinstance(text, str) for row in rows for text in row):
-            raise TaskError(f"{responses}: each row must have texts in 'prompt' and 'response'")
-        found = sorted(((str(prompt), str(text)) for prompt, text in rows[:count]), key=lambda row: row[0])
+        rows = islice(responses(file), count)
+        found = sorted(((row["prompt"], text) for _, row, text in rows), key=lambda row: row[0])
     if len({prompt for prompt, _ in found}) < 2:
         raise ConfigError("try: answers to at least two prompts are needed; take a larger -n or more rows")
     return [session.sample(prompt, text) for prompt, text in found]

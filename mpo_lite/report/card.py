@@ -9,7 +9,7 @@ import yaml
 
 from mpo_lite.config import Config
 from mpo_lite.llm.models import SANDBOX
-from mpo_lite.report.summary import run_figures
+from mpo_lite.report.summary import changes_in_words, run_figures
 from mpo_lite.rubric import Rubric
 from mpo_lite.runs import JsonRow, Run, read_rows
 
@@ -85,10 +85,7 @@ def _history(run: Run, until: int) -> str:
         if row["batch"] >= until:
             continue
         if row["accepted"]:
-            parts = [
-                f"{kind} {', '.join(row[kind])}" for kind in ("added", "changed", "dropped") if row[kind]
-            ]
-            what = "; ".join(parts) or "weights or guidelines changed"
+            what = changes_in_words(row)
             lines.append(f"- v{row['version']}, after batch {row['batch']}, by {row['author']}: {what}")
         else:
             lines.append(f"- after batch {row['batch']}: v{row['version']} stayed: {_plain(row['reason'])}")

@@ -55,6 +55,12 @@ def run_figures(run: Run, config: Config, until: int | None = None) -> JsonRow:
     }
 
 
+def changes_in_words(row: JsonRow) -> str:
+    """What an accepted row of the lineage changed, by criteria."""
+    parts = [f"{kind} {', '.join(row[kind])}" for kind in ("added", "changed", "dropped") if row[kind]]
+    return "; ".join(parts) or "weights or guidelines changed"
+
+
 def _span(values: list[float]) -> dict[str, float | None]:
     if not values:
         return {"start": None, "end": None}

@@ -162,6 +162,27 @@ def file_rows(path: Path) -> Iterator[Row]:
     return {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[path.suffix](path)
 
 
+def responses(path: Path, needs_prompt: bool = True) -> Iterator[tuple[int, Row, str]]:
+    """The rows of a file of responses, numbered from 1.
+
+    Args:
+        path: A .jsonl, .csv or .parquet file.
+        needs_prompt: Whether each must have a text in ``prompt``.
+
+    Returns:
+        Number, row as it stands, and its text in ``response`` or ``completion``.
+
+    Raises:
+        TaskError: The file cannot be read, or a row lacks one of the texts; says which.
+    """
+    for number, row in enumerate(file_rows(path), start=1):
+        response = row.get("response", row.get("completion"))
+        if not isinstance(response, str) or (needs_prompt and not isinstance(row.get("prompt"), str)):
+            texts = "texts in 'prompt' and in 'response'" if needs_prompt else "a text in 'response'"
+            raise TaskError(f"{path}: row {number} must have {texts} or 'completion'")
+        yield number, row, response
+
+
 def _rows(source: str, split: str) -> Iterator[Row]:
     path = Path(source).expanduser()
     return file_rows(path) if path.suffix in _SUFFIXES or path.exists() else _hub(source, split)
