@@ -68,6 +68,7 @@ class Run:
         self.trials = path / "trials.jsonl"
         self.alarms = path / "alarms.jsonl"
         self.pinned = path / "pin.json"
+        self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self._superseded = path / "superseded"
         self._lock = FileLock(path / ".lock")

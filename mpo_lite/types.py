@@ -10,6 +10,9 @@ from typing import Literal, TypedDict
 
 from mpo_lite.errors import FailureKind
 
+FIRST_PROBE = 100_000
+"""Row of a meta step's first probe, an answer from outside of training: above all rows of a batch."""
+
 
 class Message(TypedDict):
     """One chat message, as every provider's API takes it."""

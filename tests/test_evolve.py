@@ -115,6 +115,8 @@ def test_a_guarded_run_tries_rubrics_out_and_keeps_account(train: Train, tmp_pat
             margins = [value for name, value in row["gate"].items() if name.startswith("margin")]
             assert len(margins) == 6 and min(margins) >= 0.2 and row["gate"]["agreement"] >= 0
             assert row["health"] and set(row["frozen"])
+            assert row["probes"]["n"] == 6 and 0 <= row["probes"]["now"] <= 1
+            assert row["probes"]["before"] == lineage[0]["probes"]["before"]
         assert all(one["reason"] for one in row["refused"])
     # Half of what the meta-judge saw were probes: pairs with the initial policy's answers.
     first = lineage[0]["samples"]
@@ -447,7 +449,8 @@ def test_probes_are_taken_once(tmp_path: Path) -> None:
     session: Any = SimpleNamespace(run=run, config=Config(meta_samples=4), anchor=anchor)
     evolution = Evolution(session)
     first = evolution._probes(lambda asked: [f"now {text}" for text in asked], 10)
-    assert len(first) == 2 and all(one.completion == f"now {one.prompt}" for one in first)
+    assert len({one.prompt for one in first}) == 6
+    assert all(one.completion == f"now {one.prompt}" for one in first)
     assert evolution._probes(lambda asked: ["other"] * len(asked), 10) == first
     append_rows(run.probes, [])
     assert evolution._probes(lambda asked: ["other"] * len(asked), 20)[0].completion == "other"

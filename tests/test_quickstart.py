@@ -36,7 +36,8 @@ def test_the_frozen_rubric_is_hacked_and_the_evolving_one_brings_gold_back(tmp_p
     wanted = "run seed steps rubric_version reward gold judge_calls cache_hits judge_failures usd seconds"
     assert set(wanted.split()) <= set(evolving)
     run = Run(tmp_path / "evolving")
-    assert (run.path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    page = run.report.read_text(encoding="utf-8")
+    assert "This is reward hacking" in page and "Gold is back" in page and "simulated" in page
     assert read_rows(run.gold)[0]["n"] >= 64
     # Up to the first meta step the two arms are one: the same answers, earning the same.
     first = read_rows(run.lineage)[0]["batch"] * 64
@@ -82,7 +83,7 @@ def test_a_quickstart_tells_its_story(tmp_path: Path, capsys: pytest.CaptureFixt
         "answer 0",
         "answer 5",
         "answer 10",
-        "plot.png",
+        "report.html",
         "simulated",
     ):
         assert part in told

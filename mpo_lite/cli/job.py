@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import click
 
 from mpo_lite.cli.progress import Display
 from mpo_lite.config import Config, Model
-from mpo_lite.errors import ConfigError
+from mpo_lite.errors import ConfigError, MPOError
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.report.summary import run_figures
 from mpo_lite.runs import Run
@@ -41,19 +41,13 @@ FLAGS = (
 """Fields with a flag of their own; the others are set by ``-o``, ``MPO_*`` or YAML."""
 
 
-def run_job(
-    config: Config,
-    run: Run | None = None,
-    as_json: bool = False,
-    after: Callable[[Run], object] = lambda run: None,
-) -> dict[str, Any]:
+def run_job(config: Config, run: Run | None = None, as_json: bool = False) -> dict[str, Any]:
     """Trains, or goes on training, and prints how it went.
 
     Args:
         config: What to run.
         run: An existing run to continue; None begins a new one.
         as_json: Whether the summary is printed as one JSON line instead of text.
-        after: Called with the run once it has ended well, before the summary is printed.
 
     Returns:
         The summary, as ``--json`` prints it.
@@ -74,11 +68,12 @@ def run_job(
                 "seconds": round(outcome.seconds, 1),
             }
             if leads():
+                report = _report(run)
                 if outcome.stop:
                     click.echo(f"saved; go on with: mpo-lite resume {run.path}", err=True)
-                else:
-                    after(run)
                 click.echo(json.dumps(summary) if as_json else _closing_line(summary))
+                if report and not as_json:
+                    click.echo(f"report: {report}")
             leave()
             if outcome.stop:
                 raise outcome.stop
@@ -86,6 +81,17 @@ def run_job(
         finally:
             display.close()
             session.close()
+
+
+def _report(run: Run) -> Path | None:
+    """Writes the run's report; a full disk, or a rubric that somebody damaged, takes no run down with it."""
+    from mpo_lite.report.page import write_report
+
+    try:
+        return write_report(run)
+    except (OSError, MPOError) as error:
+        click.echo(f"no report could be written ({error}); try: mpo-lite report {run.path}", err=True)
+        return None
 
 
 def _silent(kind: str, row: dict[str, Any]) -> None:

@@ -30,6 +30,7 @@ COMMANDS = {
     "alarms": "Look for signs of reward hacking in a file of responses.",
     "refine": "Refine a rubric on answers at hand, without training.",
     "runs": "List runs: state, step, gold and spend.",
+    "report": "Write a run's report, or compare runs, as one HTML file.",
     "rubric": "Look at a run's rubric versions, or pin one.",
     "export": "Write a trained policy as a plain model folder, or upload it.",
     "sandbox": "Serve the simulated judge, or rebuild the tiny policy.",

@@ -49,15 +49,9 @@ def command(as_json: bool, **flags: Any) -> None:
     """
     given = {"run_dir": Path("runs") / f"quickstart-{time.strftime('%Y%m%d-%H%M%S')}"} | SETTINGS
     config = load_config(given=given | {k: v for k, v in flags.items() if v is not None}, environ={})
-    summary = run_job(config, as_json=as_json, after=_draw)
+    summary = run_job(config, as_json=as_json)
     if not as_json:
         tell(summary)
-
-
-def _draw(run: Run) -> None:
-    from mpo_lite.report.figures import plot_run
-
-    plot_run(run, SIMULATED)
 
 
 def tell(summary: dict[str, Any]) -> None:
@@ -85,5 +79,5 @@ def tell(summary: dict[str, Any]) -> None:
     click.secho("\nWhat happened", bold=True)
     click.echo(f"  gold    start {gold['start']:.3f}, lowest {gold['min']:.3f}, end {gold['end']:.3f}")
     click.echo(f"  reward  start {reward['start']:.3f}, end {reward['end']:.3f} (by different rubrics)")
-    click.echo(f"  picture {run.path / 'plot.png'}")
+    click.echo(f"  report  {run.report} tells it all: open it in a browser")
     click.echo(f"  Note: {SIMULATED}.")

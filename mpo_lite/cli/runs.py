@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mpo_lite.cli.options import json_option
 from mpo_lite.errors import MPOError
-from mpo_lite.report.summary import run_figures
+from mpo_lite.report.summary import run_figures, run_state
 from mpo_lite.runs import Run
 
 
@@ -58,11 +58,9 @@ def _row(path: Path) -> dict[str, Any]:
     except MPOError as error:
         return {"name": path.name, "state": f"damaged: {error}", "step": 0, "steps": 0, "rubric_version": 0,
                 "reward": None, "gold": None, "usd": None}  # fmt: skip
-    done = figures["steps"] >= config.steps
-    state = "training" if run.locked() else "done" if done else "stopped" if figures["steps"] else "not begun"
     return {
         "name": path.name,
-        "state": state,
+        "state": run_state(run, config, figures["steps"]),
         "step": figures["steps"],
         "steps": config.steps,
         "rubric_version": figures["rubric_version"],

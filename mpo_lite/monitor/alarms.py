@@ -31,8 +31,8 @@ DIRECTED_SHARE = 0.03
 SATURATED, DEAD, FLAT = 0.95, 0.05, 0.02
 """Mean reward beyond which nothing is left to learn; standard deviation below which nothing differs."""
 LENGTH_CORRELATION = 0.6
-APART = 0.2
-"""How much further the reward rose than what the frozen first rubric gives, where that fell."""
+APART, FELL = 0.2, 0.05
+"""How much further the reward rose than what the frozen first rubric gives, where that fell, by how much."""
 LEAST_ROWS = 8
 """Rows below which nothing is said of rewards, lengths and phrases."""
 
@@ -229,7 +229,7 @@ def _frozen(window: Sequence[Row], reference: Reference | None) -> Iterator[Alar
         statistics.fmean(pair[side] for pair in now) - statistics.fmean(pair[side] for pair in before)
         for side in (0, 1)
     )
-    if fall < 0 and rise - fall > APART:
+    if fall < -FELL and rise - fall > APART:
         said = f"the reward rose by {rise:+.2f} while the first rubric's score fell by {fall:+.2f}"
         ranked = sorted(window, key=lambda row: (row.frozen or 0.0) - (row.reward or 0.0))
         yield Alarm("reward_drift", rise - fall, APART, _ids(ranked), said)

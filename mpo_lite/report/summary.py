@@ -55,6 +55,12 @@ def run_figures(run: Run, config: Config, until: int | None = None) -> JsonRow:
     }
 
 
+def run_state(run: Run, config: Config, batches: int) -> str:
+    """``training`` now, ``done``, ``stopped`` before its end, or ``not begun``."""
+    done = "done" if batches >= config.steps else "stopped" if batches else "not begun"
+    return "training" if run.locked() else done
+
+
 def changes_in_words(row: JsonRow) -> str:
     """What an accepted row of the lineage changed, by criteria."""
     parts = [f"{kind} {', '.join(row[kind])}" for kind in ("added", "changed", "dropped") if row[kind]]

@@ -21,7 +21,7 @@ from mpo_lite.meta.step import changes
 from mpo_lite.monitor.alarms import Alarm
 from mpo_lite.rubric import Rubric
 from mpo_lite.runs import JsonRow, append_rows, read_rows
-from mpo_lite.training.metastep import RECENT_ANSWERS, RECENT_GROUPS, Situation, meta_step
+from mpo_lite.training.metastep import Situation, meta_step, needed
 from mpo_lite.training.session import Answer, Session
 from mpo_lite.training.watch import Watch, alarm_row
 from mpo_lite.types import Rollout
@@ -102,11 +102,11 @@ class Evolution:
         session = self._session
         if session.gate is None:
             return True
-        needed = session.gate.ahead(session.version.rubric) + RECENT_GROUPS * RECENT_ANSWERS
-        affordable = needed <= self._allowance(session.batch)
+        judgements = needed(session.gate, session.version.rubric)
+        affordable = judgements <= self._allowance(session.batch)
         if not affordable and not self._waits:
             session.note(
-                f"the meta step waits: to try a rubric out takes up to {needed} judgements, more than "
+                f"the meta step waits: to try a rubric out takes up to {judgements} judgements, more than "
                 f"gate.share ({session.config.gate.share:g}) of the training's leaves so far"
             )
         self._waits = not affordable
@@ -124,7 +124,8 @@ class Evolution:
             batch=batch,
             version=session.version,
             rollouts=[rollout for rollout in self._rollouts if rollout.batch < batch],
-            probes=self._probes(answer, batch) if session.config.strategy == "pairs" else [],
+            probes=self._probes(answer, batch),
+            paired=self._paired,
             alarms=dict(watch.raised),
             latest=watch.latest,
             looked=self._looked(batch),
@@ -182,20 +183,30 @@ class Evolution:
         return config.gate.share * judged - session.examiner.used(before=batch)
 
     def _probes(self, answer: Answer, batch: int) -> list[Sample]:
-        """What the policy answers now to some of the anchor's prompts; journalled, as its weights move on."""
+        """What the policy answers now to the anchor's prompts, those to be paired first; journalled, as its
+        weights move on.
+        """
         session = self._session
-        path, count = session.run.probes, session.config.meta_samples // 2
+        path = session.run.probes
         rows = [row for row in read_rows(path) if row["batch"] == batch]
         if not rows:
             drawn = random.Random(f"probes-{session.config.seed}-{batch}")
-            asked = drawn.sample(list(session.anchor), min(count, len(session.anchor)))
-            answers = answer([sample.prompt for sample in asked]) if asked else []
-            rows = [
-                {"batch": batch, "prompt": one.prompt, "completion": text, "cluster": one.cluster}
-                for one, text in zip(asked, answers, strict=True)
-            ]
+            paired = drawn.sample(list(session.anchor), self._paired)
+            others = [sample for sample in session.anchor if sample not in paired]
+            for asked in (paired, others):
+                answers = answer([sample.prompt for sample in asked]) if asked else []
+                rows += [
+                    {"batch": batch, "prompt": one.prompt, "completion": text, "cluster": one.cluster}
+                    for one, text in zip(asked, answers, strict=True)
+                ]
             append_rows(path, rows)
         return [Sample(row["prompt"], row["completion"], row["cluster"]) for row in rows]
+
+    @property
+    def _paired(self) -> int:
+        """Probes that the meta-judge is shown beside what the initial policy answered."""
+        config = self._session.config
+        return min(config.meta_samples // 2, len(self._session.anchor)) if config.strategy == "pairs" else 0
 
     def _pinned(self) -> int | None:
         """The version that a person wants in force, unless its content is."""

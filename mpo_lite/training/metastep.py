@@ -7,11 +7,12 @@ step when it is done again.
 from __future__ import annotations
 
 import asyncio
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from mpo_lite.judge.base import Sample
-from mpo_lite.meta.gate import Finding
+from mpo_lite.meta.gate import Finding, Gate
 from mpo_lite.meta.health import Health, criterion_health, describe
 from mpo_lite.meta.improve import Attempt, Material, Outcome, improve
 from mpo_lite.meta.select import select
@@ -20,14 +21,12 @@ from mpo_lite.monitor.alarms import Alarm
 from mpo_lite.rubric import Rubric
 from mpo_lite.runs import JsonRow, Version, read_rows
 from mpo_lite.training.session import Session
-from mpo_lite.types import Rollout, Verdict
+from mpo_lite.types import FIRST_PROBE, Rollout, Verdict
 
 AUDITS = 8
 """Rollouts per step that are judged a second time, and by the first rubric."""
 RECENT_GROUPS, RECENT_ANSWERS = 3, 4
 """Recent answers that a proposal must tell apart."""
-FIRST_PROBE = 100_000
-"""Row of a step's first probe: above all rows of a batch."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,8 @@ class Situation:
         batch: Generation batches done.
         version: The rubric in force.
         rollouts: Answers of the batches since the last step began.
-        probes: Prompts of the anchor and the policy's present answers to them.
+        probes: The policy's present answers to the prompts of the anchor.
+        paired: How many of these, from the first, the meta-judge is shown beside the initial policy's.
         alarms: Those standing.
         latest: The answers these looked at.
         looked: Batches at which the rubric in force was tried out and looked at before.
@@ -48,16 +48,23 @@ class Situation:
     version: Version
     rollouts: Sequence[Rollout]
     probes: Sequence[Sample]
+    paired: int
     alarms: Mapping[str, Alarm]
     latest: Sequence[Rollout]
     looked: Sequence[int]
+
+
+def needed(gate: Gate, rubric: Rubric) -> int:
+    """Judgements that it takes to try out a proposal yet to come in the place of ``rubric``."""
+    return gate.ahead(rubric) + RECENT_GROUPS * RECENT_ANSWERS
 
 
 async def meta_step(session: Session, now: Situation) -> JsonRow:
     """Runs a step.
 
     Returns:
-        Its row of the lineage; ``frozen`` in it is the score under the first rubric of what was audited.
+        Its row of the lineage; ``frozen`` in it is the score under the first rubric of what was audited,
+        ``probes`` that of the probes.
 
     Raises:
         StopRun: A cap is reached.
@@ -65,11 +72,44 @@ async def meta_step(session: Session, now: Situation) -> JsonRow:
     """
     frozen: dict[str, float] = {}
     try:
-        row = await asyncio.wait_for(_step(session, now, frozen), session.config.meta_timeout)
+        row = await asyncio.wait_for(_measured(session, now, frozen), session.config.meta_timeout)
     except TimeoutError:
         late = f"the meta step was not done after {session.config.meta_timeout:g} s"
         row = _row(session, now, Outcome((Attempt(None, late),)), {}, Finding())
     return row | {"frozen": frozen}
+
+
+async def _measured(session: Session, now: Situation, frozen: dict[str, float]) -> JsonRow:
+    row = await _step(session, now, frozen)
+    return row | {"probes": await _probes_by_first(session, now)}
+
+
+async def _probes_by_first(session: Session, now: Situation) -> JsonRow:
+    """The fixed prompts' answers by the first rubric, then and now: the one reward that stays comparable
+    while rubrics change. Last, and only of what another check of a proposal would leave.
+
+    Returns:
+        Mean rewards ``before`` (the initial policy's answers) and ``now`` over the ``n`` prompts of which
+        both are judged; empty where nothing was measured.
+    """
+    if session.gate is None or not now.probes:
+        return {}
+    first, examiner = session.run.version(0).rubric, session.examiner
+    answers = {sample.prompt: sample for sample in now.probes}
+    both = [*session.anchor, *(answers[sample.prompt] for sample in session.anchor)]
+    if examiner.open(both, first) > examiner.left - needed(session.gate, now.version.rubric):
+        return {}
+    rewards = [verdict.reward for verdict in await examiner.verdicts(both, first, now.batch)]
+    half = len(session.anchor)
+    pairs = [
+        (old, new)
+        for old, new in zip(rewards[:half], rewards[half:], strict=True)
+        if old is not None and new is not None
+    ]
+    if not pairs:
+        return {}
+    before, today = (statistics.fmean(pair[side] for pair in pairs) for side in (0, 1))
+    return {"n": len(pairs), "before": before, "now": today}
 
 
 async def _step(session: Session, now: Situation, frozen: dict[str, float]) -> JsonRow:
@@ -117,7 +157,7 @@ async def _audit(session: Session, now: Situation, frozen: dict[str, float]) -> 
     first = session.run.version(0).rubric
     latest = [rollout for rollout in now.latest if rollout.version == now.version.number]
     # The gate comes first: what it will need, for a second try too, is kept for it.
-    reserve = 2 * (session.gate.ahead(rubric) + RECENT_GROUPS * RECENT_ANSWERS)
+    reserve = 2 * needed(session.gate, rubric)
     spare = int(max(0, examiner.left - reserve)) // 2
     audited = select(latest, min(AUDITS, spare), f"audit-{session.config.seed}-{now.batch}")
     samples = [_sample(rollout) for rollout in audited]
@@ -151,21 +191,21 @@ async def _rollback(session: Session, now: Situation, found: Finding) -> JsonRow
 
 async def _probed(session: Session, now: Situation) -> tuple[list[Rollout], dict[str, Rollout]]:
     """The probes as judged rollouts, and beside them what the initial policy answered."""
-    if not now.probes:
+    paired = now.probes[: now.paired]
+    if not paired:
         return [], {}
     rubric, number = now.version.rubric, now.version.number
-    prompts = {probe.prompt for probe in now.probes}
+    prompts = {probe.prompt for probe in paired}
     anchor = [sample for sample in session.anchor if sample.prompt in prompts]
-    verdicts = await session.examiner.verdicts([*now.probes, *anchor], rubric, now.batch)
+    verdicts = await session.examiner.verdicts([*paired, *anchor], rubric, now.batch)
 
     def rollout(batch: int, row: int, sample: Sample, verdict: Verdict) -> Rollout:
         text, cluster = (sample.prompt, sample.completion), sample.cluster
         return Rollout(batch, FIRST_PROBE + row, *text, verdict, number, verdict.reward, cluster)
 
-    count = len(now.probes)
+    count = len(paired)
     probes = [
-        rollout(now.batch, row, *each)
-        for row, each in enumerate(zip(now.probes, verdicts[:count], strict=True))
+        rollout(now.batch, row, *each) for row, each in enumerate(zip(paired, verdicts[:count], strict=True))
     ]
     before = [rollout(0, row, *each) for row, each in enumerate(zip(anchor, verdicts[count:], strict=True))]
     usable = [one for one in probes if one.reward is not None and one.verdict.source == "judge"]

@@ -1,0 +1,46 @@
+"""``mpo-lite report``: what a run did, as one page to read and to pass on."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+import click
+
+from mpo_lite.errors import ConfigError
+from mpo_lite.runs import Run
+
+
+@click.command("report", short_help="Write a run's report, or compare runs, as one HTML file.")
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Where to write. [default: report.html in the run, or comparison.html beside the first of several]",
+)
+@click.option("--open", "show", is_flag=True, help="Open it in the browser.")
+def command(runs: tuple[Path, ...], out: Path | None, show: bool) -> None:
+    """Write the report of a run, finished or under way; of several, one page that compares them.
+
+    The file is whole: it needs no server and no network, and may be sent to others. It holds prompts and
+    answers of the run, and no keys.
+
+    \b
+    mpo-lite report runs/essay-20250428-101500 --open
+    mpo-lite report runs/essay-a runs/essay-b --out comparison.html
+    """
+    # Reads the run by libraries that other commands have no need of.
+    from mpo_lite.report.page import write_comparison, write_report
+
+    opened = [Run.open(path, {})[0] for path in runs]
+    try:
+        if len(opened) > 1:
+            path = write_comparison(opened, out or runs[0].parent / "comparison.html")
+        else:
+            path = write_report(opened[0], out)
+    except OSError as error:
+        raise ConfigError(f"report: cannot write ({error}); name another file by --out") from error
+    click.echo(f"report: {path}")
+    if show and not webbrowser.open(path.resolve().as_uri()):
+        click.echo("no browser was found here; open the file by hand", err=True)

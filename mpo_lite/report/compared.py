@@ -1,0 +1,132 @@
+"""Several runs side by side: their figures, what their settings do not share, and their curves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import yaml
+
+from mpo_lite.config import Config
+from mpo_lite.errors import ConfigError
+from mpo_lite.report.charts import Track, chart, first_rubric, line
+from mpo_lite.report.gather import gold_change
+from mpo_lite.report.summary import run_figures, run_state
+from mpo_lite.resolve import load_config, save_config
+from mpo_lite.runs import JsonRow, Run, read_rows
+
+SHOWN = (
+    ("gold", "Gold", "The one measure that is the same in all runs of one task. Its prompts are held out."),
+    ("probes", "Fixed answers by the first rubric", "Comparable within a run; between runs only where first "
+     "rubric and judge are the same."),
+    ("reward", "Reward", "By whatever rubric each run had in force: not comparable between runs."),
+    ("kl", "KL to the initial policy", "How far each policy moved for what it reached, in nats per token."),
+    ("tokens", "Length of answers, tokens", "Mean per batch."),
+    ("usd", "USD so far", "Where all calls are priced."),
+)  # fmt: skip
+"""Charts in their order: name, title and what to look for."""
+FOLDERS = ("run_dir", "cache_dir")
+"""Settings in which any two runs may differ."""
+
+
+def compared(runs: Sequence[Run]) -> JsonRow:
+    """Reads runs for ``compare.html.j2``.
+
+    Returns:
+        ``runs``, table ``rows`` and ``settings`` (label, one value per run), ``charts``, and ``cautions``.
+
+    Raises:
+        ConfigError: Fewer than two runs, or one that is none.
+    """
+    if len(runs) < 2:
+        raise ConfigError("report: to compare needs two runs or more")
+    configs = [load_config(run.path / "config.yaml", {}, environ={}) for run in runs]
+    known = [_known(*each) for each in zip(runs, configs, strict=True)]
+    return {
+        "runs": known,
+        "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "simulated": [one["name"] for one in known if one["figures"]["simulated_judge"]],
+        "cautions": _cautions(known),
+        "rows": [(label, [_said(tell(one)) for one in known]) for label, tell in _ROWS],
+        "settings": _differing(configs),
+        "charts": {name: made for name, _, _ in SHOWN if (made := _chart(known, name))},
+        "shown": SHOWN,
+    }
+
+
+def _known(run: Run, config: Config) -> JsonRow:
+    metrics, gold = read_rows(run.metrics), read_rows(run.gold)
+    probes = [(row["began"], row["probes"]) for row in read_rows(run.lineage) if row.get("probes")]
+    tracks: dict[str, Track] = {
+        name: {row["batch"]: row[name] for row in metrics if row.get(name) is not None}
+        for name in ("reward", "kl", "tokens", "usd")
+    }
+    return {
+        "name": run.path.name,
+        "state": run_state(run, config, len(metrics)),
+        "figures": run_figures(run, config),
+        "change": gold_change(gold),
+        "asked": [one["prompt"] for one in gold[0]["samples"]] if gold else [],
+        "task": (config.task, config.goal),
+        "alarms": sorted({row["name"] for row in read_rows(run.alarms)}),
+        "tracks": tracks
+        | {"gold": {row["batch"]: row["gold"] for row in gold}, "probes": first_rubric(probes)},
+    }
+
+
+def _cautions(known: Sequence[JsonRow]) -> list[str]:
+    said: list[str] = []
+    if len({one["task"] for one in known}) > 1:
+        said.append("These runs have different tasks: their gold is not one measure.")
+    elif len({tuple(one["asked"]) for one in known if one["asked"]}) > 1:
+        said.append("Gold was measured on different prompts: compare with care.")
+    if len({one["figures"]["seed"] for one in known}) == 1:
+        said.append(
+            "Every run has the same seed; how far another seed ends elsewhere is not in these figures."
+        )
+    return said
+
+
+def _gold(one: JsonRow, which: str) -> float | None:
+    return one["figures"]["gold"][which] if one["figures"]["gold"] else None
+
+
+def _change(one: JsonRow) -> str | None:
+    change = one["change"]
+    return f"{change['mean']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]" if change else None
+
+
+_ROWS: tuple[tuple[str, Callable[[JsonRow], Any]], ...] = (
+    ("state", lambda one: one["state"]),
+    ("batches", lambda one: one["figures"]["steps"]),
+    ("gold before", lambda one: _gold(one, "start")),
+    ("gold at its lowest", lambda one: _gold(one, "min")),
+    ("gold after", lambda one: _gold(one, "end")),
+    ("change, 95% interval over prompts", _change),
+    ("reward of late", lambda one: one["figures"]["reward"]["end"]),
+    ("rubric version", lambda one: f"v{one['figures']['rubric_version']}"),
+    ("kinds of alarms", lambda one: ", ".join(name.replace("_", " ") for name in one["alarms"]) or "none"),
+    ("judge calls", lambda one: one["figures"]["judge_calls"]),
+    ("gate calls", lambda one: one["figures"]["gate_calls"]),
+    ("meta calls", lambda one: one["figures"]["meta_calls"]),
+    ("judgements failed", lambda one: one["figures"]["judge_failures"]),
+    ("USD", lambda one: "unpriced" if one["figures"]["usd"] is None else f"{one['figures']['usd']:.2f}"),
+)
+
+
+def _said(value: Any) -> str:
+    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _differing(configs: Sequence[Config]) -> list[tuple[str, list[str]]]:
+    saved: list[JsonRow] = [yaml.safe_load(save_config(config)) for config in configs]
+    names = [name for name in saved[0] if name not in FOLDERS]
+    return [(name, [str(one[name]) for one in saved]) for name in names
+            if any(one[name] != saved[0][name] for one in saved)]  # fmt: skip
+
+
+def _chart(known: Sequence[JsonRow], name: str) -> JsonRow | None:
+    lines = [line(one["name"], one["tracks"][name], colour=place % 8, dots=name in ("gold", "probes"))
+             for place, one in enumerate(known)]  # fmt: skip
+    return chart(lines, unit=name in ("gold", "probes", "reward"))

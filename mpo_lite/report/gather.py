@@ -1,0 +1,141 @@
+"""All that a report tells of a run, read from its directory; nothing is asked of a model for it."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Sequence
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+from mpo_lite.config import Config
+from mpo_lite.evaluation.interval import mean_interval
+from mpo_lite.meta.health import criterion_health
+from mpo_lite.report import charts
+from mpo_lite.report.accounts import accounts
+from mpo_lite.report.history import history, whole
+from mpo_lite.report.samples import over_time, samples
+from mpo_lite.report.story import signs, story
+from mpo_lite.report.summary import LAST, run_figures, run_state
+from mpo_lite.resolve import save_config
+from mpo_lite.runs import JsonRow, Run, read_rows
+from mpo_lite.types import Rollout
+
+RECENT = 10
+"""Batches that figures *of late* are taken from."""
+
+
+def gather(run: Run, config: Config) -> JsonRow:
+    """Reads a run, finished or not.
+
+    Args:
+        run: The run.
+        config: Its configuration.
+
+    Returns:
+        What ``page.html.j2`` shows: ``figures``, ``change`` in gold, ``story``, ``signs``, ``charts``,
+        ``history``, ``criteria``, ``accounts``, ``alarms``, ``samples``, ``over_time`` and how to reproduce.
+
+    Raises:
+        TaskError: A rubric version of the run is gone or damaged.
+    """
+    metrics, gold, lineage, alarms = map(read_rows, (run.metrics, run.gold, run.lineage, run.alarms))
+    rollouts = run.journalled(0)
+    rubrics = {number: run.version(number).rubric for number in range(run.latest().number + 1)}
+    tops = {
+        number: {one.id: len(one.levels) - 1 for one in rubric.criteria} for number, rubric in rubrics.items()
+    }
+    by_batch = [charts.batch_measures(list(rows)) for _, rows in groupby(rollouts, key=lambda one: one.batch)]
+    known: JsonRow = {
+        "name": run.path.name,
+        "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "state": run_state(run, config, len(metrics)),
+        "config": config,
+        "figures": run_figures(run, config),
+        "change": gold_change(gold),
+        "gold": gold,
+        "metrics": metrics,
+        "alarms": alarms,
+        "history": history(run, lineage),
+        "in_force": _in_force(run),
+        "probes": [(row["began"], row["probes"]) for row in lineage if row.get("probes")],
+        "accounts": accounts(run),
+        "criteria": _criteria(rollouts, rubrics, lineage),
+        "zero_spread": [(row["batch"], row["zero_spread"]) for row in by_batch],
+        "asked": rollouts[0].prompt if rollouts else "",
+        "superseded": (run.path / "superseded").is_dir(),
+    }
+    cited = {name for rubric in rubrics.values() for one in rubric.criteria for name in one.provenance}
+    cited |= {name for row in lineage for name in row.get("samples", [])}
+    return known | {
+        "story": story(known),
+        "signs": signs(known),
+        "charts": charts.all_charts(known, rollouts, tops),
+        "samples": samples(rollouts, tops, alarms, cited, read_rows(run.probes)),
+        "over_time": over_time(run, gold),
+        **_reproduction(run, config),
+    }
+
+
+def _in_force(run: Run) -> JsonRow:
+    newest = run.latest()
+    return {"number": newest.number, "diff": whole(newest.rubric), "guidelines": newest.rubric.guidelines}
+
+
+def gold_change(gold: Sequence[JsonRow]) -> JsonRow | None:
+    """How much gold changed from before training to the end, prompt by prompt.
+
+    Returns:
+        ``mean`` change and its 95% interval ``low``, ``high`` (bootstrap over prompts: it says how sure
+        the change is for *these* weights, not how another seed would end), ``n`` prompts; None where gold was
+        measured less than twice.
+    """
+    if len(gold) < 2:
+        return None
+    last = gold[max(1, len(gold) - LAST) :]
+    before = [one["gold"] for one in gold[0]["samples"]]
+    after = [fmean(each) for each in zip(*([one["gold"] for one in row["samples"]] for row in last),
+                                         strict=False)]  # fmt: skip
+    differences = [new - old for old, new in zip(before, after, strict=False)]
+    low, high = mean_interval(differences)
+    return {"mean": fmean(differences), "low": low, "high": high, "n": len(differences)}
+
+
+def _criteria(rollouts: Sequence[Rollout], rubrics: dict[int, Any], lineage: Sequence[JsonRow]) -> JsonRow:
+    """The health of the criteria in force over the last batches; noise from the last audit of each."""
+    if not rollouts:
+        return {}
+    last = rollouts[-1]
+    recent = [one for one in rollouts if one.version == last.version and one.batch > last.batch - RECENT]
+    noise = {name: one["noise"] for row in lineage for name, one in row.get("health", {}).items()}
+    return {
+        name: {**vars(one), "noise": noise.get(name)}
+        for name, one in criterion_health(rubrics[last.version], recent, {}).items()
+    }
+
+
+def _reproduction(run: Run, config: Config) -> JsonRow:
+    """The settings that differ from what holds unsaid, without paths of this machine, and the versions."""
+    default = yaml.safe_load(save_config(Config.model_validate({"judge": config.judge})))
+    saved: JsonRow = yaml.safe_load(save_config(config))
+    own = {
+        key: value for key, value in saved.items() if key == "seed" or value != default[key] or key == "judge"
+    }
+    for key in ("run_dir", "cache_dir"):
+        own.pop(key, None)
+    text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
+    environment = json.loads((run.path / "env.json").read_text(encoding="utf-8"))
+    packages = {
+        "python": environment["python"],
+        "mpo-lite": environment["mpo_lite"],
+        **environment["packages"],
+    }
+    return {
+        "settings": re.sub(r"//[^/\s@]+@", "//", text),
+        "packages": packages,
+        "machine": environment["machine"],
+    }

@@ -1,0 +1,165 @@
+"""The answers that a report shows, chosen so that the page stays small whatever the run's size."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, groupby, islice
+
+from mpo_lite.runs import JsonRow, Run, read_rows
+from mpo_lite.types import FIRST_PROBE, Rollout, Verdict
+
+MOST_BYTES = 2_500_000
+"""Of all samples together; a page of twice that still loads at once."""
+MOST_SAMPLES = 1000
+_UNKNOWN = Verdict(None, "")
+LONGEST, LONGEST_OVER_TIME, LONGEST_REASON = 6000, 2000, 600
+"""Characters shown of a sample, of an answer among those over time, and of a judge's reason."""
+FOLLOWED = 12
+"""Prompts whose answers are shown over time."""
+
+
+def samples(
+    rollouts: Sequence[Rollout], tops: Mapping[int, Mapping[str, int]], alarms: Sequence[JsonRow],
+    cited: Iterable[str], probes: Sequence[JsonRow],
+) -> JsonRow:  # fmt: skip
+    """Chooses and shortens samples for the browser.
+
+    Args:
+        rollouts: All of the run.
+        tops: Rubric version → criterion → its best level.
+        alarms: Their evidence comes first.
+        cited: Ids that a criterion was asked for by; they come second.
+        probes: The run's probes, for those of them that are cited.
+
+    Returns:
+        ``prompts`` and ``rows``, which name their prompt by its index; ``of``: rollouts there are.
+    """
+    shown_by: defaultdict[str, list[str]] = defaultdict(list)
+    for alarm in alarms:
+        for name in alarm["evidence"]:
+            if alarm["name"] not in shown_by[name]:
+                shown_by[name].append(alarm["name"])
+    cited = set(cited)
+    prompts: dict[str, int] = {}
+    rows: list[JsonRow] = []
+    size = 0
+    told: Iterable[JsonRow] = (
+        _row(one, tops.get(one.version, {}), shown_by.get(one.id, []), one.id in cited)
+        for one in _chosen(rollouts, set(shown_by), cited)
+    )
+    for row in islice(chain(_cited_probes(probes, cited), told), MOST_SAMPLES):
+        fresh = row["prompt"] not in prompts
+        size += len(json.dumps(row)) - (0 if fresh else len(row["prompt"]))
+        if size > MOST_BYTES:
+            break
+        place = prompts.setdefault(row["prompt"], len(prompts))
+        rows.append({**row, "prompt": place})
+    rows.sort(key=lambda row: (row["batch"], row["row"]))
+    return {"prompts": list(prompts), "rows": rows, "of": len(rollouts)}
+
+
+def over_time(run: Run, gold: Sequence[JsonRow]) -> list[JsonRow]:
+    """Prompts that were answered again and again while the policy changed, with their answers.
+
+    Returns:
+        Rows of ``prompt`` and ``answers``: batch, completion, gold or None. Held-out prompts where the task
+        has gold, the anchor's prompts else.
+    """
+    answers: dict[str, list[JsonRow]] = {}
+    for row in gold:
+        for one in row["samples"][:FOLLOWED]:
+            answers.setdefault(one["prompt"], []).append(_answer(row["batch"], one))
+    if not answers:
+        asked: list[JsonRow] = [{**row, "batch": 0} for row in read_rows(run.anchor)]
+        for one in (*asked, *read_rows(run.probes)):
+            answers.setdefault(one["prompt"], []).append(_answer(one["batch"], one))
+    kept = list(answers.items())[:FOLLOWED]
+    return [{"prompt": shortened(prompt), "answers": _thinned(rows)} for prompt, rows in kept]
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """A text as the page shows it: cut in the middle where it is long, what cannot be seen made visible."""
+    if len(text) > longest:
+        head, tail = text[: longest * 2 // 3], text[-longest // 3 :]
+        text = f"{head}\n[… {len(text) - len(head) - len(tail):,} characters left out …]\n{tail}"
+    return "".join(map(_visible, text))
+
+
+def _visible(sign: str) -> str:
+    code = ord(sign)
+    if sign in "\n\t":
+        return sign
+    if code < 0x20:
+        return chr(0x2400 + code)  # the pictures of control characters
+    unseen = code in (0x7F, 0xFEFF) or 0x80 <= code < 0xA0 or 0x200B <= code <= 0x200F
+    turning = 0x202A <= code <= 0x202E or 0x2060 <= code <= 0x206F
+    return f"[U+{code:04X}]" if unseen or turning or 0xD800 <= code < 0xE000 or code >= 0xE0000 else sign
+
+
+def _chosen(rollouts: Sequence[Rollout], evidence: set[str], cited: set[str]) -> list[Rollout]:
+    """All rollouts by how much there is to learn from each: evidence of alarms, what criteria were asked for
+    by, then in rounds one more of every batch, its best and its worst first.
+    """
+    by_batch: defaultdict[int, list[Rollout]] = defaultdict(list)
+    for rollout in rollouts:
+        by_batch[rollout.batch].append(rollout)
+    rank: dict[str, int] = {}
+    for batch, rows in by_batch.items():
+        drawn = random.Random(f"report-{batch}").sample(rows, len(rows))
+        drawn.sort(key=lambda one: one.reward if one.reward is not None else -1.0)
+        ends = [drawn.pop(), *([drawn.pop(0)] if drawn else [])]
+        random.Random(f"report-{batch}").shuffle(drawn)
+        rank |= {one.id: place for place, one in enumerate([*ends, *drawn])}
+    return sorted(
+        rollouts, key=lambda one: (one.id not in evidence, one.id not in cited, rank[one.id], one.batch)
+    )
+
+
+def _cited_probes(probes: Sequence[JsonRow], cited: set[str]) -> Iterator[JsonRow]:
+    """Probes that a criterion was asked for by. What they earned under which rubric is not kept by name."""
+    for batch, rows in groupby(probes, key=lambda row: row["batch"]):
+        for place, row in enumerate(rows):
+            rollout = Rollout(
+                batch, FIRST_PROBE + place, row["prompt"], row["completion"], _UNKNOWN, -1, None
+            )
+            if rollout.id in cited:
+                yield _row(rollout, {}, [], True) | {"by": "probe", "batch": batch}
+
+
+def _row(rollout: Rollout, tops: Mapping[str, int], alarms: list[str], cited: bool) -> JsonRow:
+    verdict = rollout.verdict
+    return {
+        "id": rollout.id,
+        "batch": rollout.batch + 1,
+        "row": rollout.row,
+        "prompt": shortened(rollout.prompt),
+        "version": rollout.version,
+        "reward": rollout.reward,
+        "by": verdict.failure or verdict.source,
+        "completion": shortened(rollout.completion),
+        "levels": [
+            [name, one.level, tops.get(name), shortened(one.reason, LONGEST_REASON)]
+            for name, one in verdict.assessments.items()
+        ],
+        "alarms": alarms,
+        "cited": cited,
+        "cluster": rollout.cluster,
+    }
+
+
+def _answer(batch: int, row: JsonRow) -> JsonRow:
+    return {
+        "batch": batch,
+        "completion": shortened(row["completion"], LONGEST_OVER_TIME),
+        "gold": row.get("gold"),
+    }
+
+
+def _thinned(rows: list[JsonRow], most: int = 24) -> list[JsonRow]:
+    """At most so many, evenly over time, the first and the last among them."""
+    if len(rows) <= most:
+        return rows
+    return [rows[round(place * (len(rows) - 1) / (most - 1))] for place in range(most)]
