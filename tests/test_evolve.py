@@ -386,7 +386,7 @@ def test_a_rubric_that_no_longer_holds_is_rolled_back_to_one_that_does(
     session: Any = SimpleNamespace(
         run=run, gate=gate, config=Config(), meta=None, anchor=(), examiner=gate.examiner
     )
-    now = Situation(10, run.version(1), [], [], {}, [], [5])
+    now = Situation(10, run.version(1), [], [], 0, {}, [], [5])
     row = asyncio.run(meta_step(session, now))
     assert gate.tried == [versions[0]]
     assert row["recheck"]["objections"] == ["recent answers are not told apart"]

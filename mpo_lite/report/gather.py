@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -127,6 +127,9 @@ def _reproduction(run: Run, config: Config) -> JsonRow:
     }
     for key in ("run_dir", "cache_dir"):
         own.pop(key, None)
+    for key in ("policy", "task", "data", "rubric"):
+        if Path(own.get(key) or "").is_absolute():
+            own[key] = Path(own[key]).name
     text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
     environment = json.loads((run.path / "env.json").read_text(encoding="utf-8"))
     packages = {
@@ -135,7 +138,7 @@ def _reproduction(run: Run, config: Config) -> JsonRow:
         **environment["packages"],
     }
     return {
-        "settings": re.sub(r"//[^/\s@]+@", "//", text),
+        "settings": text,
         "packages": packages,
         "machine": environment["machine"],
     }

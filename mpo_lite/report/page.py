@@ -22,9 +22,11 @@ from markupsafe import Markup
 from mpo_lite.report.charts import HEALTH
 from mpo_lite.report.compared import compared
 from mpo_lite.report.gather import gather
+from mpo_lite.report.samples import visible
 from mpo_lite.report.story import headline, short, spaced
 from mpo_lite.resolve import load_config
 from mpo_lite.runs import JsonRow, Run, write_atomically
+
 
 def write_report(run: Run, path: Path | None = None) -> Path:
     """Writes the report of a run, finished or under way.
@@ -98,11 +100,17 @@ def _environment() -> Environment:
         loader=PackageLoader("mpo_lite.report", "assets"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_seen,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "usd": _usd, "share": _share, "spaced": spaced, "short": short}
     return environment
+
+
+def _seen(value: Any) -> Any:
+    """Texts with what cannot be seen, or not be written, made visible."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _number(value: float | None, places: int = 3) -> str:

@@ -81,10 +81,15 @@ def over_time(run: Run, gold: Sequence[JsonRow]) -> list[JsonRow]:
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
-    """A text as the page shows it: cut in the middle where it is long, what cannot be seen made visible."""
+    """A text as the page shows it: ``visible``, and cut in the middle where it is long."""
     if len(text) > longest:
         head, tail = text[: longest * 2 // 3], text[-longest // 3 :]
         text = f"{head}\n[… {len(text) - len(head) - len(tail):,} characters left out …]\n{tail}"
+    return visible(text)
+
+
+def visible(text: str) -> str:
+    """A text with pictures or numbers in the place of characters that nobody sees."""
     return "".join(map(_visible, text))
 
 

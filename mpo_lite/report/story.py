@@ -52,13 +52,18 @@ def story(known: JsonRow) -> list[JsonRow]:
         known: What ``gather`` has read.
 
     Returns:
-        Rows of ``when`` (a batch, or empty), ``text`` and ``kind``: plain, bad, mended or end.
+        Rows of ``when`` (a batch, or empty), ``text`` and ``kind``: plain, bad, mended, good or open.
     """
     if not known["metrics"]:
         return [_event("", _beginning(known)), _event("", "No batch is finished yet.")]
     events = [*_hack(known), *_first_alarms(known["alarms"]), *map(_rewritten, _accepted(known))]
     events.sort(key=lambda event: event["when"])  # stable: what was seen comes before what was done
-    return [_event("", _beginning(known)), *events, *_stayed(known), _event("", _ending(known), "end")]
+    return [
+        _event("", _beginning(known)),
+        *events,
+        *_stayed(known),
+        _event("", _ending(known), headline(known)[1]),
+    ]
 
 
 def headline(known: JsonRow) -> tuple[str, str]:
@@ -99,7 +104,11 @@ def _beginning(known: JsonRow) -> str:
     told = ", ".join(_criterion(row, quoted=len(first) <= QUOTED) for row in first)
     criteria = "one criterion" if len(first) == 1 else f"{len(first)} criteria"
     task = f"“{config.goal}”" if config.goal else f"the task {short(config.task)}"
-    asked = f" It was asked, for example: “{shortened(known['asked'], EXAMPLE)}”." if known["asked"] else ""
+    asked = (
+        f" It was asked, for example: “{shortened(known['asked'], EXAMPLE).rstrip(' .')}”."
+        if known["asked"]
+        else ""
+    )
     rewriting = (
         f"a meta-judge ({config.meta}) could rewrite that rubric while training ran"
         if config.meta and not config.baseline
@@ -152,7 +161,7 @@ def _recovered(gold: Sequence[JsonRow], low: JsonRow) -> list[JsonRow]:
         return []
     return [
         _event(
-            back[0]["batch"], f"Gold is back: {back[0]['gold']:.2f}, no lower than before training.", "end"
+            back[0]["batch"], f"Gold is back: {back[0]['gold']:.2f}, no lower than before training.", "good"
         )
     ]
 
@@ -194,12 +203,8 @@ def _stayed(known: JsonRow) -> list[JsonRow]:
     if not kept:
         return []
     refused = sum(any(one["figures"] for one in row["refused"]) for row in kept)
-    how = (
-        f"{refused} times because the gate refused the proposal"
-        if refused
-        else "without a refusal by the gate"
-    )
-    return [_event("", f"In {len(kept)} further steps the rubric stayed as it was, {how}.")]
+    how = f"in {refused} of them the gate refused a proposal" if refused else "the gate refused nothing"
+    return [_event("", f"Meta steps after which the rubric stayed as it was: {len(kept)}; {how}.")]
 
 
 def _ending(known: JsonRow) -> str:

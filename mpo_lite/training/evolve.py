@@ -189,7 +189,7 @@ class Evolution:
         session = self._session
         path = session.run.probes
         rows = [row for row in read_rows(path) if row["batch"] == batch]
-        if not rows:
+        if not rows and session.anchor:
             drawn = random.Random(f"probes-{session.config.seed}-{batch}")
             paired = drawn.sample(list(session.anchor), self._paired)
             others = [sample for sample in session.anchor if sample not in paired]

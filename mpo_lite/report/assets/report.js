@@ -36,8 +36,8 @@ function bands(chart, spec) {
       ctx.fillRect(from, bbox.top, to - from, bbox.height);
     }
     ctx.fillStyle = colour("--dim");
-    if (to - from > ctx.measureText(band.label).width + 8) {
-      ctx.fillText(band.label, from + 4, bbox.top + 13 * devicePixelRatio);
+    if (to - from > ctx.measureText(band.label).width) {
+      ctx.fillText(band.label, from + 2, bbox.top - 5 * devicePixelRatio);
     }
   });
   if (spec.zero) {
@@ -72,7 +72,7 @@ function draw(element) {
   const chart = new uPlot({
     width: element.clientWidth,
     height: small ? 44 : element.closest("figure") ? 170 : 320,
-    padding: small ? [3, 3, 3, 3] : [12, 12, 0, 0],
+    padding: small ? [3, 3, 3, 3] : [spec.bands ? 22 : 12, 12, 0, 0],
     legend: { show: !only },
     cursor: { show: !small, y: false },
     select: { show: false },
@@ -210,10 +210,14 @@ function show() {
 function only(values, id = null) {
   form.reset();
   for (const [name, value] of Object.entries(values)) form.elements[name].value = value;
+  refresh(id);
+  byId("samples").scrollIntoView();
+}
+
+function refresh(id = null) {
   onlyId = id;
   shown = FIRST;
   show();
-  byId("samples").scrollIntoView();
 }
 
 if (form) {
@@ -225,9 +229,11 @@ if (form) {
     form.elements.alarm.append(new Option(alarm.replaceAll("_", " "), alarm));
   }
   data.samples.prompts.forEach((prompt, place) => form.elements.prompt.append(new Option(clipped(prompt, 70), place)));
-  form.addEventListener("input", () => { onlyId = null; shown = FIRST; show(); });
+  form.addEventListener("input", () => refresh());
+  // A field of text "changes" when it is left: the cards must not be made anew under a click.
+  form.querySelectorAll("select").forEach((select) => select.addEventListener("change", () => refresh()));
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(() => { onlyId = null; shown = FIRST; show(); }));
+  byId("all").addEventListener("click", () => only({}));
   byId("more").addEventListener("click", () => { shown += 24; show(); });
   document.querySelectorAll("[data-sample]").forEach((link) =>
     link.addEventListener("click", () => only({}, link.dataset.sample)));

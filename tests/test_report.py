@@ -1,0 +1,251 @@
+"""What a report tells: figures, words, samples and accounts, from run directories made by hand."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_run import CHANGE, made_run
+
+from mpo_lite.cli.main import main
+from mpo_lite.config import Config
+from mpo_lite.report.accounts import accounts
+from mpo_lite.report.gather import gather, gold_change
+from mpo_lite.report.history import diff, history
+from mpo_lite.report.page import write_report
+from mpo_lite.report.samples import LONGEST, MOST_BYTES, samples, shortened
+from mpo_lite.report.story import headline
+from mpo_lite.resolve import load_config
+from mpo_lite.rubric import Criterion, Rubric
+from mpo_lite.runs import Run, append_rows, read_rows
+
+
+def known(run: Run) -> dict[str, Any]:
+    return gather(run, load_config(run.path / "config.yaml", {}, environ={}))
+
+
+def told(run: Run) -> str:
+    return " | ".join(f"{event['when']} {event['kind']} {event['text']}" for event in known(run)["story"])
+
+
+def failing(run: Run) -> set[str]:
+    return {sign["name"] for sign in known(run)["signs"] if sign["ok"] is False}
+
+
+def test_the_story_of_a_hack_and_its_mending(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run")
+    text = told(run)
+    order = [
+        "Each answer was scored from 0 to 1 by a judge (gpt-4o",
+        "4 bad From batch 0 to 4 the reward rose",
+        "4 bad Alarm, phrase drift: words have become frequent",
+        "4 mended The meta-judge rewrote the rubric: v1 (added reasons, example; dropped flow)",
+        "6 good Gold is back: 0.70",
+        "Meta steps after which the rubric stayed as it was: 1; in 1 of them the gate refused",
+        "good After 12 batches gold is 0.83, where it began at 0.50 and was 0.10 at its lowest",
+    ]
+    places = [text.find(part) for part in order]
+    assert -1 not in places and places == sorted(places), text
+    assert "(“How it flows. It shows.”)" in text  # a short first rubric is quoted
+    assert headline(known(run)) == ("Gold rose", "good")
+
+
+def test_a_run_that_ends_hacked_is_told_as_such(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", batches=CHANGE, baseline="iter0")
+    assert headline(known(run)) == ("Gold fell while the reward rose", "bad")
+    text = told(run)
+    assert (
+        "This is reward hacking" in text and "that rubric was frozen" in text and "Gold is back" not in text
+    )
+    assert {"Gold rises", "Reward and gold move together"} <= failing(run)
+
+
+def test_nothing_is_claimed_without_gold(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", gold=False)
+    assert headline(known(run))[1] == "open"
+    assert "no gold metric" in told(run) and "hacking" not in told(run)
+    assert not {"Gold rises", "Reward and gold move together"} & {one["name"] for one in known(run)["signs"]}
+    assert "gap" not in known(run)["charts"]
+
+
+def test_rewards_of_two_rubrics_are_not_joined(tmp_path: Path) -> None:
+    chart = known(made_run(tmp_path / "run"))["charts"]["reward"]
+    rewards, probes, gold = chart["lines"]
+    gap = chart["x"].index(CHANGE + 0.5)
+    assert rewards["y"][gap] is None and None not in (rewards["y"][gap - 1], rewards["y"][gap + 1])
+    assert [band["label"] for band in chart["bands"]] == ["v0", "v1"] and chart["bands"][1][
+        "from"
+    ] == CHANGE + 0.5
+    assert {x: y for x, y in zip(chart["x"], probes["y"], strict=True) if y is not None} == {
+        0: 0.2,
+        CHANGE: 0.4,
+    }
+    assert gold["y"][0] == 0.5 and gold["dots"] and not rewards["dots"]
+    assert chart["marks"] == [{"at": CHANGE, "label": "phrase_drift"}]
+
+
+def test_signs_say_what_is_unhealthy(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run")
+    assert failing(run) == set()
+    last = read_rows(run.metrics)[-1]
+    late = last | {"reward": 0.99, "kl": 20.0, "clipped": 0.9, "judge_failures": 50, "alarms": ["repetition"]}
+    append_rows(run.metrics, [late | {"batch": batch} for batch in range(13, 24)])
+    assert failing(run) == {
+        "No alarm stands at the end",
+        "Reward leaves room",
+        "Judgements succeed",
+        "The policy stays near its start",
+        "Answers end by themselves",
+    }
+
+
+def test_gold_changes_prompt_by_prompt() -> None:
+    def row(values: list[float]) -> dict[str, Any]:
+        return {"samples": [{"gold": value} for value in values]}
+
+    first = row([0.0, 0.5, 1.0])
+    assert gold_change([first]) is None
+    change = gold_change([first, row([0.2, 0.7, 1.2])])
+    assert change is not None and change["mean"] == pytest.approx(0.2)
+    assert change["low"] == pytest.approx(0.2) and change["n"] == 3  # every prompt moved by the same
+    ends = [row([0.3] * 3), row([0.6] * 3), row([0.9] * 3)]
+    change = gold_change([first, row([9.0] * 3), *ends])
+    assert change is not None and change["mean"] == pytest.approx(0.1)  # the mean of the last three
+    assert change["low"] < 0 < change["high"]
+
+
+def test_accounts_are_kept_by_purpose_over_all_processes(tmp_path: Path) -> None:
+    judge, meta = accounts(made_run(tmp_path / "run"))
+    assert (judge["purpose"], judge["calls"], judge["failed"], judge["usd"]) == ("judge", 4, 1, 0.04)
+    assert (judge["p50"], judge["sent"], judge["cached"]) == (2.0, 400, 160)
+    assert judge["p95"] == pytest.approx(2.9)
+    assert (meta["purpose"], meta["p50"]) == ("meta", 5.0)
+
+
+def test_refused_proposals_stand_in_the_history(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", said="a title pays")
+    first, second, third = history(run, read_rows(run.lineage))
+    assert (first["version"], second["version"], third["version"]) == (0, 1, 1)
+    assert [row["state"] for row in second["diff"]] == ["added", "added", "dropped"]
+    (refused,) = third["refused"]
+    assert refused["reason"] == "a title pays" and refused["figures"] == [("margin title", 0.05)]
+    (changed,) = refused["diff"]  # what it left as it was is not shown
+    assert changed["id"] == "reasons"
+    assert changed["old"]["description"] == [("Reasons given.", False)]
+    assert changed["new"]["description"] == [("Reasons given.", False), (" a title pays", True)]
+
+
+def test_criteria_are_compared_whole() -> None:
+    def rubric(**given: Any) -> Rubric:
+        return Rubric(criteria=(Criterion(**{"id": "a", "description": "d", "levels": ("x", "y")} | given),))
+
+    assert diff(rubric(), rubric())[0]["state"] == "same"
+    assert diff(rubric(), rubric(provenance=("b1r1",)))[0]["state"] == "same"
+    for other in ({"weight": 2}, {"levels": ("x", "z")}, {"levels": ("x", "y", "z")}, {"description": "e"}):
+        assert diff(rubric(), rubric(**other))[0]["state"] == "changed"
+    longer = diff(rubric(levels=("x", "y", "z")), rubric())[0]
+    assert [len(longer[side]["levels"]) for side in ("old", "new")] == [3, 2]
+
+
+def test_samples_are_evidence_first_and_of_every_batch(tmp_path: Path) -> None:
+    page = known(made_run(tmp_path / "run", batches=40, prompts=8, group=8, every=10))["samples"]
+    ids = {row["id"] for row in page["rows"]}
+    assert {"b3r1", "b3r2", "b1r0", "b4r100000"} <= ids
+    assert page["of"] == 40 * 64 and len(ids) == len(page["rows"]) == 1000
+    assert {row["batch"] for row in page["rows"]} == set(range(1, 41))
+    by_id = {row["id"]: row for row in page["rows"]}
+    assert by_id["b3r1"]["alarms"] == ["phrase_drift"] and by_id["b1r0"]["cited"]
+    assert by_id["b4r100000"]["by"] == "probe" and by_id["b4r100000"]["reward"] is None
+    assert by_id["b3r1"]["levels"] == [["flow", (3 + 1) % 3, 2, "It shows."]]
+
+
+def test_samples_stay_within_their_size(tmp_path: Path) -> None:
+    run = made_run(
+        tmp_path / "run", prompts=4, completion=lambda batch, row: f"{batch} {row} " + "x" * 100_000
+    )
+    page = known(run)["samples"]
+    assert all(len(row["completion"]) < LONGEST + 100 for row in page["rows"])
+    assert len(page["rows"]) == 12 * 16 + 1
+    assert len(json.dumps(page)) < 1.2 * MOST_BYTES
+    rollouts = run.journalled(0)
+    assert samples([], {}, [], [], []) == {"prompts": [], "rows": [], "of": 0}
+    assert len(samples(rollouts[:1], {}, [], [], [])["rows"]) == 1
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=300), st.integers(50, 200))
+def test_shown_texts_hold_nothing_unseen(text: str, longest: int) -> None:
+    shown = shortened(text, longest)
+    assert shown == shown.encode("utf-8").decode("utf-8")
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]", shown)
+    if text.isascii() and text.isprintable():
+        assert (shown == text) == (len(text) <= longest)
+
+
+def test_a_report_can_be_written_at_any_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for batches in (0, 1, 3):
+        run = made_run(tmp_path / f"run-{batches}", batches=batches, gold=batches > 0)
+        main(["report", str(run.path)])
+        assert capsys.readouterr().out == f"report: {run.report}\n"
+        assert ("No batch is finished yet" in run.report.read_text(encoding="utf-8")) == (batches == 0)
+
+
+def test_a_torn_or_damaged_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = made_run(tmp_path / "run")
+    with run.rollouts.open("a", encoding="utf-8") as file:
+        file.write('{"id": "b12r0", "comp')
+    write_report(run)  # a torn last line, which a kill leaves, is no harm
+    (run.path / "rubrics" / "v000.yaml").unlink()
+    with pytest.raises(SystemExit) as left:
+        main(["report", str(run.path)])
+    assert left.value.code == 2 and "v000.yaml: cannot be read" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main(["report", str(tmp_path / "none")])
+    assert left.value.code == 2 and "no run here" in capsys.readouterr().err
+
+
+def test_a_report_names_no_folder(tmp_path: Path) -> None:
+    run = made_run(
+        tmp_path / "secret-place" / "run",
+        policy=str(tmp_path / "secret-place" / "policy"),
+        data=str(tmp_path / "secret-place" / "prompts.jsonl"),
+    )
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "secret-place" not in page and "data: prompts.jsonl" in page
+
+
+def test_the_settings_of_a_report_make_the_same_run(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", seed=3, learning_rate=2e-5, trainer={"warmup_steps": 7})
+    (tmp_path / "experiment.yaml").write_text(known(run)["settings"], encoding="utf-8")
+    again = load_config(tmp_path / "experiment.yaml", {}, environ={})
+    saved = load_config(run.path / "config.yaml", {}, environ={})
+    places = {"run_dir": saved.run_dir, "cache_dir": saved.cache_dir}
+    assert again.model_copy(update=places) == saved
+    assert isinstance(again, Config)
+
+
+def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = made_run(tmp_path / "one"), made_run(tmp_path / "other", batches=CHANGE, baseline="iter0")
+    main(["report", str(one.path), str(other.path)])
+    path = tmp_path / "comparison.html"
+    assert capsys.readouterr().out == f"report: {path}\n"
+    page = path.read_text(encoding="utf-8")
+    assert re.search(r"<code>baseline</code></th><td>None</td><td>iter0</td>", page)
+    assert re.search(r"gold at its lowest</th><td>0\.100</td><td>0\.100</td>", page)
+    assert "Every run has the same seed" in page and "run_dir" not in page
+    third = made_run(tmp_path / "third", goal="Short answers.", seed=1)
+    main(["report", str(one.path), str(third.path), "--out", str(tmp_path / "c.html")])
+    page = (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert "different tasks" in page and "same seed" not in page
+    with pytest.raises(SystemExit):
+        main(["report", str(one.path), "--out", str(tmp_path / "no" / "where.html")])
+    assert "name another file by --out" in capsys.readouterr().err
+
+
+def test_a_report_moves_with_its_run(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run")
+    moved = Path(shutil.move(run.path, tmp_path / "moved"))
+    assert "moved" in write_report(Run(moved)).read_text(encoding="utf-8")
