@@ -397,7 +397,7 @@ def test_a_rubric_that_no_longer_holds_is_rolled_back_to_one_that_does(
         append_rows(run.lineage, [row | {"batch": 10, "version": 2}])
         run.publish(Version(2, 1, 10, row["author"], versions[0]))
         gate.tried.clear()
-        again = asyncio.run(meta_step(session, Situation(20, run.version(2), [], [], {}, [], [10])))
+        again = asyncio.run(meta_step(session, Situation(20, run.version(2), [], [], 0, {}, [], [10])))
         assert (again["kind"], gate.tried) == ("meta", [])
     else:
         assert (row["kind"], row["accepted"]) == ("meta", False)
