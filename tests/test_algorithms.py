@@ -10,10 +10,18 @@ from llm_server import LLMServer
 from trl import GRPOTrainer, RLOOTrainer
 
 from mpo_lite.cli.main import main
+from mpo_lite.errors import ConfigError
 from mpo_lite.runs import Run, read_rows
+from mpo_lite.training.arguments import LOSSES
 from mpo_lite.training.overlap import Overlap
 
 ALGORITHMS = ("grpo", "rloo", "ppo")
+
+
+def test_trl_knows_the_losses_we_let_pass() -> None:
+    """TRL itself finds an unknown one only while it trains."""
+    source = inspect.getsource(GRPOTrainer._compute_loss)
+    assert "Unknown loss type" in source and all(f'"{name}"' in source for name in LOSSES)
 
 
 @pytest.mark.parametrize("trainer", [GRPOTrainer, RLOOTrainer])
@@ -165,6 +173,8 @@ def test_a_trainers_settings_go_to_trl_by_its_own_names(
     assert served.vllm_server_base_url == "http://localhost:8000"
     assert type(told(algorithm="rloo")).__name__ == "RLOOConfig"
     assert told(algorithm="ppo").loss_type == "bnpo"
+    with pytest.raises(ConfigError, match="loss_type 'mean': TRL knows grpo, bnpo"):
+        told(trainer={"loss_type": "mean"})
     assert told(gradient_checkpointing=True).gradient_checkpointing is True
     with pytest.raises(SystemExit):
         main(["train", "--judge", "m", "--baseline", "iter0", "--algorithm", "dpo"])

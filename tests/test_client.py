@@ -111,7 +111,16 @@ def test_a_dead_server_is_a_transport_failure(make_client: MakeClient) -> None:
         pass
     with pytest.raises(CallFailed) as caught:
         background.wait(make_client().ask(call(server)))
-    assert caught.value.kind == "transport"
+    assert caught.value.kind == "transport" and "no connection (is the server up" in str(caught.value)
+
+
+def test_a_missing_key_is_told_at_once(make_client: MakeClient) -> None:
+    """A hosted model's client finds out by itself, and nobody is asked."""
+    with LLMServer() as server:
+        hosted = call(server, model="openai/gpt-4o", api_base=None, api_key=None)
+        with pytest.raises(EndpointError, match=r"the key is missing; set OPENAI_API_KEY"):
+            background.wait(make_client().ask(hosted))
+    assert not server.requests
 
 
 def test_a_hanging_server_is_given_up_in_time(make_client: MakeClient) -> None:

@@ -24,6 +24,9 @@ _REFUSED = (
     r"(?:support|unknown|unexpected|unrecogni[sz]ed|unpermitted|extra|allowed|invalid).{{0,40}}\b{name}\b"
     r"|\b{name}\b.{{0,60}}(?:support|unknown|unexpected|permitted|allowed|deprecated|default|only)"
 )
+_NO_KEY = re.compile(r"Exception - (?:Missing credentials|The api_key client option must be set)")
+"""What OpenAI's client says before it asks anybody; LiteLLM makes an error of the server's of it."""
+_UNREACHED = re.compile(r"connection error|cannot connect|connect call failed|connection refused", re.I)
 _CUT = {"ReadError", "RemoteProtocolError", "ReadTimeout", "ClientPayloadError", "ServerDisconnectedError"}
 """Errors under LiteLLM's that mean: the request had arrived."""
 _QUOTA = re.compile(
@@ -90,8 +93,9 @@ def meaning(
         return EndpointError(
             f"{where}: the account has no quota left ({status}); add credit or name another model"
         )
-    if status in (401, 403):
-        return EndpointError(f"{where}: the key is missing or refused ({status}); {_key_hint(backend)}")
+    if status in (401, 403) or _NO_KEY.search(text):
+        said = "missing" if _NO_KEY.search(text) else f"missing or refused ({status})"
+        return EndpointError(f"{where}: the key is {said}; {_key_hint(backend)}")
     if status == 404:
         return EndpointError(f"{where}: no such model or address (404); check the name and the --…-api-base")
     if "LLM Provider NOT provided" in text:
@@ -102,7 +106,10 @@ def meaning(
         return Retryable(f"{where}: an error object in place of an answer")  # sent with status 200
     if status in (400, 413, 422):
         return _bad_request(error, backend, messages, parameters)
-    seen = f"{where}: {type(error).__name__}{f' ({status})' if status else ''}"
+    if status in (None, 500) and _UNREACHED.search(text):  # LiteLLM counts these as the server's errors
+        seen = f"{where}: no connection (is the server up, and the address right?)"
+    else:
+        seen = f"{where}: {type(error).__name__}{f' ({status})' if status else ''}"
     return Retryable(seen, _retry_after(error), overload=status == 429, billed=_lost(error, status, text))
 
 

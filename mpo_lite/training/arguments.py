@@ -14,6 +14,7 @@ from mpo_lite.training.ranks import world_size
 from mpo_lite.training.session import Session
 
 KEPT_CHECKPOINTS = 2
+LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
 _PASSED_ON = ("use_vllm", "vllm_mode", "vllm_server_base_url", "vllm_gpu_memory_utilization")
 """Fields of ours that are TRL's own, where they are given."""
 
@@ -50,6 +51,10 @@ def trainer_arguments(session: Session, output: Path) -> GRPOConfig | RLOOConfig
         arguments = kind(**settings, **fixed)
         per_batch = steps_per_batch(arguments)
         given = arguments.generation_batch_size, arguments.num_generations
+    if (
+        config.algorithm == "grpo" and arguments.loss_type not in LOSSES
+    ):  # TRL itself finds out while it trains
+        raise ConfigError(f"trainer.loss_type {arguments.loss_type!r}: TRL knows {', '.join(LOSSES)}")
     if given != (config.batch_completions, config.group_size):
         raise ConfigError(
             f"trainer: a generation batch would hold {given[0]} completions in groups of {given[1]}, but "
