@@ -28,7 +28,7 @@ def test_the_example_scripts_train_and_evolve_their_rubrics(script: str, tmp_pat
         }
         command = [
             sys.executable,
-            ROOT / "examples" / script,
+            ROOT / "examples" / "trl_scripts" / script,
             str(policy_dir()),
             str(tmp_path / "out"),
         ]
@@ -95,3 +95,4 @@ def test_the_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(read_rows(tmp_path / "run" / "lineage.jsonl")) == 1
+    assert (tmp_path / "run" / "report.html").stat().st_size > 50_000  # its parts are in the wheel

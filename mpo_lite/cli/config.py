@@ -14,6 +14,14 @@ from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.config import Config
 from mpo_lite.resolve import explained
 
+SCHEMA = "mpo-lite.schema.json"
+"""Name under which YAML files look for it beside them."""
+
+
+def config_schema() -> str:
+    """The JSON Schema of configuration files, as a file holds it."""
+    return json.dumps(Config.model_json_schema(mode="validation"), indent=2) + "\n"
+
 
 @click.group("config", short_help="Show the settings there are, and where a run's come from.")
 def command() -> None:
@@ -35,7 +43,7 @@ def schema() -> None:
     mpo-lite config schema > mpo-lite.schema.json
     # yaml-language-server: $schema=mpo-lite.schema.json
     """
-    click.echo(json.dumps(Config.model_json_schema(mode="validation"), indent=2))
+    click.echo(config_schema(), nl=False)
 
 
 @command.command("show")

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import click
 
+from mpo_lite.cli.config import SCHEMA, config_schema
 from mpo_lite.errors import ConfigError
 from mpo_lite.prompts import prompts_dir
+
+EXPERIMENT = f"""# yaml-language-server: $schema={SCHEMA}
+# Settings of a run: mpo-lite train FILE. All there are: mpo-lite train --help, mpo-lite config schema.
+task: {{task}}
+judge: gpt-4o-mini
+meta: claude
+steps: 200
+max_usd: 5      # a hard cap; the run stops there with its state saved
+"""
 
 
 @click.command("init", short_help="Write a first task of your own.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def command(folder: Path) -> None:
-    """Write a commented task that runs as it is: task.yaml, policy.md, rubric.yaml and 20 prompts.
+    """Write a commented task that runs as it is: task.yaml, policy.md, rubric.yaml, 20 prompts, and a file
+    of settings that editors complete.
 
     \b
     mpo-lite init my-task
-    mpo-lite train --task my-task --judge gpt-4o-mini --meta claude
+    mpo-lite train my-task/experiment.yaml
     """
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: is not empty; name a new folder")
     try:
         shutil.copytree(prompts_dir() / "init", folder, dirs_exist_ok=True)
+        settings = EXPERIMENT.format(task=json.dumps(str(folder)))
+        (folder / "experiment.yaml").write_text(settings, encoding="utf-8")
+        (folder / SCHEMA).write_text(config_schema(), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error})") from error
     for path in sorted(folder.iterdir()):
         click.echo(f"wrote {path}")
     click.echo(f"look at it: mpo-lite tasks {folder}")
-    click.echo(f"train it:   mpo-lite train --task {folder} --judge gpt-4o-mini --meta claude --max-usd 5")
+    click.echo(f"train it:   mpo-lite train {folder / 'experiment.yaml'}")

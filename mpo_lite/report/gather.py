@@ -13,16 +13,18 @@ from typing import Any
 import yaml
 
 from mpo_lite.config import Config
+from mpo_lite.errors import TaskError
 from mpo_lite.evaluation.interval import mean_interval
 from mpo_lite.meta.health import criterion_health
 from mpo_lite.report import charts
 from mpo_lite.report.accounts import accounts
 from mpo_lite.report.history import history, whole
 from mpo_lite.report.samples import over_time, samples
-from mpo_lite.report.story import signs, story
+from mpo_lite.report.story import short, signs, story
 from mpo_lite.report.summary import LAST, run_figures, run_state
 from mpo_lite.resolve import save_config
 from mpo_lite.runs import JsonRow, Run, read_rows
+from mpo_lite.tasks.spec import task_of
 from mpo_lite.types import Rollout
 
 RECENT = 10
@@ -66,6 +68,7 @@ def gather(run: Run, config: Config) -> JsonRow:
         "accounts": accounts(run),
         "criteria": _criteria(rollouts, rubrics, lineage),
         "zero_spread": [(row["batch"], row["zero_spread"]) for row in by_batch],
+        "purpose": _purpose(config),
         "asked": rollouts[0].prompt if rollouts else "",
         "superseded": (run.path / "superseded").is_dir(),
     }
@@ -79,6 +82,14 @@ def gather(run: Run, config: Config) -> JsonRow:
         "over_time": over_time(run, gold),
         **_reproduction(run, config),
     }
+
+
+def _purpose(config: Config) -> str:
+    """What the policy was trained for; the task's name where its folder is gone."""
+    try:
+        return task_of(config).purpose.strip()
+    except TaskError:
+        return short(config.task)
 
 
 def _in_force(run: Run) -> JsonRow:

@@ -19,8 +19,8 @@ RECENT = 10
 FLAT_GROUPS, SATURATED, CUT, FAILED, FAR, UNSURE = 0.5, 0.95, 0.1, 0.02, 1.0, 0.25
 """Where a sign turns: share of groups without differences, mean reward, share of answers cut, share of
 judgements failed, KL in nats per token, mean difference between two judgements of one answer."""
-QUOTED, EXAMPLE = 2, 160
-"""Criteria that are quoted at most, and characters of a prompt that is."""
+QUOTED, EXAMPLE, LONGEST_PURPOSE = 2, 160, 400
+"""Criteria that are quoted at most, and characters of a prompt and of a purpose that are."""
 FULL = 0.9
 """Share of answers at a criterion's best level from which it tells nothing apart."""
 
@@ -103,21 +103,18 @@ def _beginning(known: JsonRow) -> str:
     first = known["history"][0]["diff"]
     told = ", ".join(_criterion(row, quoted=len(first) <= QUOTED) for row in first)
     criteria = "one criterion" if len(first) == 1 else f"{len(first)} criteria"
-    task = f"“{config.goal}”" if config.goal else f"the task {short(config.task)}"
-    asked = (
-        f" It was asked, for example: “{shortened(known['asked'], EXAMPLE).rstrip(' .')}”."
-        if known["asked"]
-        else ""
-    )
+    purpose = shortened(known["purpose"], LONGEST_PURPOSE)
+    example = shortened(known["asked"], EXAMPLE).rstrip(" .")
+    asked = f" It was asked, for example: “{example}”." if example else ""
     rewriting = (
         f"a meta-judge ({config.meta}) could rewrite that rubric while training ran"
         if config.meta and not config.baseline
         else "that rubric was frozen"
     )
     return (
-        f"A language model, the policy ({short(config.policy)}), was to learn {task} by reinforcement "
-        f"learning ({config.algorithm.upper()}).{asked} Each answer was scored from 0 to 1 by a judge "
-        f"({judges}) along a rubric of {criteria}: {told}; {rewriting}."
+        f"A language model, the policy ({short(config.policy)}), was trained by reinforcement learning "
+        f"({config.algorithm.upper()}). What it was to learn: “{purpose}”{asked} Each answer was scored from "
+        f"0 to 1 by a judge ({judges}) along a rubric of {criteria}: {told}; {rewriting}."
     )
 
 

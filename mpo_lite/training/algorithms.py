@@ -1,9 +1,9 @@
 """The trainers: TRL's, with judging hidden behind generation.
 
-::
-
-    mpo = MPO(judge="gpt-4o", meta="claude", data="my_prompts.jsonl")
-    trainer = GRPO(mpo, model, args=GRPOConfig(..., shuffle_dataset=False), peft_config=LoraConfig())
+```python
+mpo = MPO(judge="gpt-4o", meta="claude", data="my_prompts.jsonl")
+trainer = GRPO(mpo, model, args=GRPOConfig(..., shuffle_dataset=False), peft_config=LoraConfig())
+```
 """
 
 from __future__ import annotations

@@ -32,11 +32,11 @@ ExtraReward = Callable[..., Sequence[Reward]]
 class MPO:
     """Meta Policy Optimization for a TRL trainer.
 
-    ::
-
-        mpo = MPO(judge="gpt-4o", meta="claude", task="essay")
-        trainer = GRPOTrainer(model, reward_funcs=mpo.reward, callbacks=[mpo.callback],
-                              train_dataset=mpo.dataset("train"), args=GRPOConfig(..., shuffle_dataset=False))
+    ```python
+    mpo = MPO(judge="gpt-4o", meta="claude", task="essay")
+    trainer = GRPOTrainer(model, reward_funcs=mpo.reward, callbacks=[mpo.callback],
+                          train_dataset=mpo.dataset("train"), args=GRPOConfig(..., shuffle_dataset=False))
+    ```
 
     Args:
         extra: Further reward functions in TRL's form, added to the judge's reward. Given here and not to the

@@ -1,4 +1,4 @@
-"""Meta Policy Optimization inside your own TRL script. See examples/README.md."""
+"""Meta Policy Optimization inside your own TRL script. See examples/trl_scripts/README.md."""
 
 import sys
 

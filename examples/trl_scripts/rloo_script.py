@@ -1,4 +1,4 @@
-"""RLOO, judged while it generates, with a reward of your own beside the judge's. See examples/README.md."""
+"""RLOO, judged while it generates, with a reward of your own. See README.md beside it."""
 
 import sys
 
