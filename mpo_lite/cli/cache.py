@@ -22,7 +22,11 @@ _DAY_S = 86_400
 
 @click.group("cache", short_help="Look at the answers kept on disk, or remove some.")
 def command() -> None:
-    """Judges' and meta-judges' answers, shared by all runs. What is removed has to be paid for again."""
+    """Judges' and meta-judges' answers, shared by all runs. What is removed has to be paid for again.
+
+    \b
+    mpo-lite cache stats
+    """
 
 
 @command.command("stats")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from mpo_lite.cli.job import SIMULATED, run_job
 from mpo_lite.cli.options import config_options, json_option
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.resolve import load_config
-from mpo_lite.runs import Run, read_rows
+from mpo_lite.runs import Run, new_folder, read_rows
 
 SETTINGS: dict[str, Any] = {
     "judge": SANDBOX,
@@ -47,8 +46,9 @@ def command(as_json: bool, **flags: Any) -> None:
     mpo-lite quickstart
     mpo-lite quickstart --baseline iter0     # the same without the meta step: the hack stays
     """
-    given = {"run_dir": Path("runs") / f"quickstart-{time.strftime('%Y%m%d-%H%M%S')}"} | SETTINGS
-    config = load_config(given=given | {k: v for k, v in flags.items() if v is not None}, environ={})
+    own = {name: value for name, value in flags.items() if value is not None}
+    run_dir = own.pop("run_dir", None) or new_folder("quickstart")
+    config = load_config(given=SETTINGS | own | {"run_dir": run_dir}, environ={})
     summary = run_job(config, as_json=as_json)
     if not as_json:
         tell(summary)

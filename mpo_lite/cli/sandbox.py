@@ -13,6 +13,9 @@ from mpo_lite.errors import ConfigError
 def command() -> None:
     """The embedded default: a simulated judge and a tiny policy. Its figures say nothing about real
     judges.
+
+    \b
+    mpo-lite sandbox serve --port 8010
     """
 
 
@@ -52,7 +55,12 @@ def serve(host: str, port: int, seed: int, bad_rate: float) -> None:
 @click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option("--seed", default=0, show_default=True, help="Seed of the pre-training.")
 def policy(out: Path | None, seed: int) -> None:
-    """Print where the shipped tiny policy lies, or build it anew into OUT (about a minute)."""
+    """Print where the shipped tiny policy lies, or build it anew into OUT (about a minute).
+
+    \b
+    mpo-lite sandbox policy
+    mpo-lite sandbox policy new-weights
+    """
     if out is None:
         from mpo_lite.sandbox.data import policy_dir
 

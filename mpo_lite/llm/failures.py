@@ -93,9 +93,10 @@ def meaning(
         return EndpointError(
             f"{where}: the account has no quota left ({status}); add credit or name another model"
         )
-    if status in (401, 403) or _NO_KEY.search(text):
-        said = "missing" if _NO_KEY.search(text) else f"missing or refused ({status})"
-        return EndpointError(f"{where}: the key is {said}; {_key_hint(backend)}")
+    if _NO_KEY.search(text):
+        return EndpointError(f"{where}: the key is missing; {_key_hint(backend)}")
+    if status in (401, 403):
+        return EndpointError(f"{where}: the key is missing or refused ({status}); {_key_hint(backend)}")
     if status == 404:
         return EndpointError(f"{where}: no such model or address (404); check the name and the --…-api-base")
     if "LLM Provider NOT provided" in text:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mpo_lite.config import Config, Model
 from mpo_lite.llm.models import SANDBOX, full_name
 from mpo_lite.resolve import load_config
-from mpo_lite.runs import Run, read_rows
+from mpo_lite.runs import Run, new_folder, read_rows
 from mpo_lite.tasks.data import training_order
 from mpo_lite.training.callback import MPOCallback
 from mpo_lite.training.early import Early
@@ -164,7 +163,7 @@ class MPO:
 
 def open_run(config: Config, begun_by: Literal["train", "library"]) -> Run:
     """Makes the run directory of a new run. Raises ``ConfigError`` where there is one already."""
-    path = config.run_dir or Path("runs") / f"{Path(config.task).name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = config.run_dir or new_folder("goal" if config.goal else Path(config.task).name)
     return Run.create(path, _pinned(config), {"begun_by": begun_by, **environment()})
 
 
