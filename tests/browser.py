@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.webdriver.support.wait import WebDriverWait
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -34,6 +35,8 @@ def opened(page: Path, width: int = 1280, dark: bool = False) -> Iterator[webdri
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         driver.get(page.as_uri())
+        loaded = "return document.readyState === 'complete'"
+        WebDriverWait(driver, 20).until(lambda it: it.execute_script(loaded))  # get() may be back before
         yield driver
         assert driver.get_log("browser") == []
         assert _requested(driver) == {page.as_uri()}

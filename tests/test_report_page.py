@@ -140,9 +140,12 @@ def test_a_comparison_is_drawn(tmp_path: Path) -> None:
         assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_long_run_makes_no_large_page(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "sentence", ["Dogs are kept for many reasons, each of them old. ", "人们养狗有很多原因。"]
+)
+def test_a_long_run_makes_no_large_page(tmp_path: Path, sentence: str) -> None:
     """Of 300 batches of 64 answers, each as long as an essay."""
-    essay = "Dogs are kept for many reasons, and each of them has a history of its own. " * 30
+    essay = sentence * 50
 
     def completion(batch: int, row: int) -> str:
         return f"{batch} {row} {essay}"

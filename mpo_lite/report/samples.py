@@ -15,7 +15,7 @@ MOST_BYTES = 2_500_000
 """Of all samples together; a page of twice that still loads at once."""
 MOST_SAMPLES = 1000
 _UNKNOWN = Verdict(None, "")
-LONGEST, LONGEST_OVER_TIME, LONGEST_REASON = 6000, 2000, 600
+LONGEST, LONGEST_OVER_TIME, LONGEST_REASON = 6000, 1200, 600
 """Characters shown of a sample, of an answer among those over time, and of a judge's reason."""
 FOLLOWED = 12
 """Prompts whose answers are shown over time."""
