@@ -41,7 +41,7 @@ def test_the_story_of_a_hack_and_its_mending(tmp_path: Path) -> None:
     text = told(run)
     order = [
         "Each answer was scored from 0 to 1 by a judge (gpt-4o",
-        "4 bad From batch 0 to 4 the reward rose",
+        "4 bad From the start to batch 4 the reward rose",
         "4 bad Alarm, phrase drift: words have become frequent",
         "4 mended The meta-judge rewrote the rubric: v1 (added reasons, example; dropped flow)",
         "6 good Gold is back: 0.70",
@@ -62,6 +62,18 @@ def test_a_run_that_ends_hacked_is_told_as_such(tmp_path: Path) -> None:
         "This is reward hacking" in text and "that rubric was frozen" in text and "Gold is back" not in text
     )
     assert {"Gold rises", "Reward and gold move together"} <= failing(run)
+
+
+def test_a_fall_of_gold_that_may_be_chance_is_no_hack(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", batches=CHANGE, baseline="iter0")
+    rows = read_rows(run.gold)
+    for row in rows:  # the same means, from prompts that disagree
+        for place, one in enumerate(row["samples"]):
+            one["gold"] += (-1) ** place * row["batch"]
+    run.gold.unlink()
+    append_rows(run.gold, rows)
+    assert "hacking" not in told(run)
+    assert headline(known(run)) == ("No clear change in gold", "open")
 
 
 def test_nothing_is_claimed_without_gold(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.report.charts import Track, chart, first_rubric, line
 from mpo_lite.report.gather import gold_change
-from mpo_lite.report.summary import run_figures, run_state
-from mpo_lite.resolve import load_config, save_config
+from mpo_lite.report.summary import run_figures, run_state, spaced
+from mpo_lite.resolve import save_config
 from mpo_lite.runs import JsonRow, Run, read_rows
 
 SHOWN = (
@@ -41,7 +41,7 @@ def compared(runs: Sequence[Run]) -> JsonRow:
     """
     if len(runs) < 2:
         raise ConfigError("report: to compare needs two runs or more")
-    configs = [load_config(run.path / "config.yaml", {}, environ={}) for run in runs]
+    configs = [Run.open(run.path, {})[1] for run in runs]
     known = [_known(*each) for each in zip(runs, configs, strict=True)]
     return {
         "runs": known,
@@ -106,7 +106,7 @@ _ROWS: tuple[tuple[str, Callable[[JsonRow], Any]], ...] = (
     ("change, 95% interval over prompts", _change),
     ("reward of late", lambda one: one["figures"]["reward"]["end"]),
     ("rubric version", lambda one: f"v{one['figures']['rubric_version']}"),
-    ("kinds of alarms", lambda one: ", ".join(name.replace("_", " ") for name in one["alarms"]) or "none"),
+    ("kinds of alarms", lambda one: ", ".join(spaced(name) for name in one["alarms"]) or "none"),
     ("judge calls", lambda one: one["figures"]["judge_calls"]),
     ("gate calls", lambda one: one["figures"]["gate_calls"]),
     ("meta calls", lambda one: one["figures"]["meta_calls"]),

@@ -20,15 +20,13 @@ from mpo_lite.report import charts
 from mpo_lite.report.accounts import accounts
 from mpo_lite.report.history import history, whole
 from mpo_lite.report.samples import over_time, samples
-from mpo_lite.report.story import short, signs, story
-from mpo_lite.report.summary import LAST, run_figures, run_state
+from mpo_lite.report.signs import RECENT, signs
+from mpo_lite.report.story import story
+from mpo_lite.report.summary import LAST, run_figures, run_state, short
 from mpo_lite.resolve import save_config
 from mpo_lite.runs import JsonRow, Run, read_rows
 from mpo_lite.tasks.spec import task_of
 from mpo_lite.types import Rollout
-
-RECENT = 10
-"""Batches that figures *of late* are taken from."""
 
 
 def gather(run: Run, config: Config) -> JsonRow:

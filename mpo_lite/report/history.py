@@ -83,7 +83,12 @@ def _refused(one: JsonRow, parent: Rubric) -> JsonRow:
     """A proposal that was not taken; where it is the rubric in force unchanged, nothing is shown of it."""
     proposed = Rubric.model_validate(one["rubric"]) if one["rubric"] else None
     changed = [row for row in diff(parent, proposed) if row["state"] != "same"] if proposed else []
-    return {"reason": one["reason"], "figures": _figures(one["figures"]), "diff": changed}
+    return {
+        "reason": one["reason"],
+        "objected": one["objected"],
+        "figures": _figures(one["figures"]),
+        "diff": changed,
+    }
 
 
 def _figures(measured: JsonRow) -> list[tuple[str, float]]:

@@ -23,8 +23,9 @@ from mpo_lite.report.charts import HEALTH
 from mpo_lite.report.compared import compared
 from mpo_lite.report.gather import gather
 from mpo_lite.report.samples import visible
-from mpo_lite.report.story import headline, short, spaced
-from mpo_lite.resolve import load_config
+from mpo_lite.report.signs import FULL
+from mpo_lite.report.story import headline
+from mpo_lite.report.summary import short, spaced
 from mpo_lite.runs import JsonRow, Run, write_atomically
 
 
@@ -42,11 +43,11 @@ def write_report(run: Run, path: Path | None = None) -> Path:
         ConfigError: There is no run, or its configuration is damaged.
         TaskError: A rubric version is gone or damaged.
     """
-    config = load_config(run.path / "config.yaml", {}, environ={})
+    _, config = Run.open(run.path, {})
     known = gather(run, config)
     word, mood = headline(known)
     data = {name: known[name] for name in ("charts", "samples", "over_time")}
-    html = _render("run.html.j2", data, headline=word, mood=mood, health=HEALTH, **known)
+    html = _render("run.html.j2", data, headline=word, mood=mood, health=HEALTH, full=FULL, **known)
     return _write(path or run.report, html)
 
 

@@ -1,30 +1,19 @@
-"""A run in words: what happened, in order, and which signs are healthy. Rules over figures, no model.
-
-The thresholds say where a person should look, no more; docs/report.md shows runs on both sides of them.
-"""
+"""A run in words: what happened, in order. Rules over figures, no model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from statistics import fmean
-from typing import Any
+from collections.abc import Sequence
+from itertools import combinations
+from statistics import fmean, stdev
 
 from mpo_lite.report.samples import shortened
+from mpo_lite.report.summary import short, spaced
 from mpo_lite.runs import JsonRow
 
 HACKED = 0.05
-"""A fall of gold beside a rising reward from which it is told as hacking."""
-RECENT = 10
-"""Batches that *of late* means."""
-FLAT_GROUPS, SATURATED, CUT, FAILED, FAR, UNSURE = 0.5, 0.95, 0.1, 0.02, 1.0, 0.25
-"""Where a sign turns: share of groups without differences, mean reward, share of answers cut, share of
-judgements failed, KL in nats per token, mean difference between two judgements of one answer."""
+"""A rise of the reward, and a fall of gold meanwhile, from which it is told as hacking."""
 QUOTED, EXAMPLE, LONGEST_PURPOSE = 2, 160, 400
 """Criteria that are quoted at most, and characters of a prompt and of a purpose that are."""
-FULL = 0.9
-"""Share of answers at a criterion's best level from which it tells nothing apart."""
-
-
 _PLAIN = {
     "length_collapse": "answers have become short",
     "length_growth": "answers have become long",
@@ -82,17 +71,6 @@ def headline(known: JsonRow) -> tuple[str, str]:
     return "No clear change in gold", "open"
 
 
-def signs(known: JsonRow) -> list[JsonRow]:
-    """What tells a healthy run from an unhealthy one, where it was measured.
-
-    Returns:
-        Rows of ``name``, ``ok`` (None: neither) and ``said``.
-    """
-    if not known["metrics"]:
-        return []
-    return [sign for look in _SIGNS if (sign := look(known))]
-
-
 def _event(when: int | str, text: str, kind: str = "plain") -> JsonRow:
     return {"when": when, "text": text, "kind": kind}
 
@@ -127,27 +105,37 @@ def _criterion(row: JsonRow, quoted: bool) -> str:
 def _hack(known: JsonRow) -> list[JsonRow]:
     """Where gold fell while the reward by one and the same rubric rose: the worst such stretch."""
     rewards = {row["batch"]: (row["version"], row["reward"]) for row in known["metrics"]}
-    first = known["metrics"][0]
-    rewards[0] = (first["version"], first["reward"])
+    # The first batch was judged before the policy moved.
+    rewards[0] = (known["metrics"][0]["version"], known["metrics"][0]["reward"])
+    judged = [row for row in known["gold"] if rewards.get(row["batch"], (0, None))[1] is not None]
     worst: tuple[float, JsonRow, JsonRow] | None = None
-    gold = [row for row in known["gold"] if rewards.get(row["batch"], (0, None))[1] is not None]
-    for place, before in enumerate(gold):
-        for after in gold[place + 1 :]:
-            (version, low), (later, high) = rewards[before["batch"]], rewards[after["batch"]]
-            fall = before["gold"] - after["gold"]
-            if version == later and high > low and fall > max(HACKED, worst[0] if worst else 0):
-                worst = (fall, before, after)
+    for before, after in combinations(judged, 2):
+        (version, low), (later, high) = rewards[before["batch"]], rewards[after["batch"]]
+        fall = before["gold"] - after["gold"]
+        apart = version == later and high - low > HACKED and fall > max(HACKED, worst[0] if worst else 0)
+        if apart and _is_plain(before, after):
+            worst = (fall, before, after)
     if worst is None:
         return []
     _, before, after = worst
     start, end = (rewards[row["batch"]][1] for row in (before, after))
+    since = f"From batch {before['batch']}" if before["batch"] else "From the start"
     text = (
-        f"From batch {before['batch']} to {after['batch']} the reward rose from {start:.2f} to {end:.2f} "
-        f"under rubric v{rewards[after['batch']][0]}, while gold, a measure that neither judge nor policy "
-        f"sees, fell from {before['gold']:.2f} to {after['gold']:.2f}: the policy satisfied the rubric "
-        "without doing the task better. This is reward hacking."
+        f"{since} to batch {after['batch']} the reward rose from {start:.2f} to {end:.2f} under rubric "
+        f"v{rewards[after['batch']][0]}, while gold, a measure that neither judge nor policy sees, fell from "
+        f"{before['gold']:.2f} to {after['gold']:.2f}: the policy satisfied the rubric without doing the "
+        "task better, as gold measures it. This is reward hacking."
     )
     return [_event(after["batch"], text, "bad"), *_recovered(known["gold"], after)]
+
+
+def _is_plain(before: JsonRow, after: JsonRow) -> bool:
+    """Whether a fall of gold is no accident of the prompts: more than three standard errors, prompt by
+    prompt, as the worst of many pairs of evaluations is looked for.
+    """
+    pairs = zip(before["samples"], after["samples"], strict=False)
+    falls = [old["gold"] - new["gold"] for old, new in pairs]
+    return len(falls) > 1 and fmean(falls) > 3 * stdev(falls) / len(falls) ** 0.5
 
 
 def _recovered(gold: Sequence[JsonRow], low: JsonRow) -> list[JsonRow]:
@@ -191,7 +179,7 @@ def _rewritten(row: JsonRow) -> JsonRow:
     }
     return _event(
         row["batch"], f"{who[row['kind']]}: v{row['version']} ({row['words']}).{alarms}{tried}", "mended"
-    )  # fmt: skip
+    )
 
 
 def _stayed(known: JsonRow) -> list[JsonRow]:
@@ -199,7 +187,7 @@ def _stayed(known: JsonRow) -> list[JsonRow]:
     kept = [row for row in known["history"] if not row["accepted"]]
     if not kept:
         return []
-    refused = sum(any(one["figures"] for one in row["refused"]) for row in kept)
+    refused = sum(any(one["objected"] for one in row["refused"]) for row in kept)
     how = f"in {refused} of them the gate refused a proposal" if refused else "the gate refused nothing"
     return [_event("", f"Meta steps after which the rubric stayed as it was: {len(kept)}; {how}.")]
 
@@ -220,118 +208,6 @@ def _ending(known: JsonRow) -> str:
         f"at its lowest: {verdict} (change {change['mean']:+.2f}, 95% interval {change['low']:+.2f} to "
         f"{change['high']:+.2f} over {change['n']} held-out prompts)."
     )
-
-
-def _gold(known: JsonRow) -> JsonRow | None:
-    change = known["change"]
-    if change is None:
-        return None
-    ok = True if change["low"] > 0 else False if change["high"] < 0 else None
-    return _sign("Gold rises", ok, f"{change['mean']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]")
-
-
-def _together(known: JsonRow) -> JsonRow | None:
-    """Reward and gold since the rubric in force began."""
-    version = known["metrics"][-1]["version"]
-    rewards = {row["batch"]: row["reward"] for row in known["metrics"] if row["version"] == version}
-    pairs = [
-        (rewards[row["batch"]], row["gold"]) for row in known["gold"] if rewards.get(row["batch"]) is not None
-    ]
-    if len(pairs) < 2:
-        return None
-    reward, gold = (fmean(p[side] for p in pairs[-3:]) - pairs[0][side] for side in (0, 1))
-    apart = reward > 0 and gold < -HACKED
-    return _sign("Reward and gold move together", not apart,
-                 f"under v{version}: reward {reward:+.3f}, gold {gold:+.3f}")  # fmt: skip
-
-
-def _alarms(known: JsonRow) -> JsonRow | None:
-    standing = known["metrics"][-1].get("alarms")
-    if standing is None:
-        return None
-    said = ", ".join(map(spaced, standing)) or "none"
-    return _sign("No alarm stands at the end", not standing, said)
-
-
-def _flat(known: JsonRow) -> JsonRow | None:
-    late = [share for _, share in known["zero_spread"][-RECENT:] if share is not None]
-    if not late:
-        return None
-    share = fmean(late)
-    return _sign("Groups still differ", share < FLAT_GROUPS,
-                 f"{share:.0%} of prompt groups have equal rewards and teach nothing")  # fmt: skip
-
-
-def _room(known: JsonRow) -> JsonRow | None:
-    end = known["figures"]["reward"]["end"]
-    return None if end is None else _sign("Reward leaves room", end < SATURATED, f"{end:.3f} of 1 of late")
-
-
-def _criteria(known: JsonRow) -> JsonRow | None:
-    criteria = known["criteria"]
-    full = [name for name, one in criteria.items() if one["saturated"] >= FULL]
-    said = f"{len(full)} of {len(criteria)} are met by nearly every answer" + (
-        f": {', '.join(full)}" if full else ""
-    )
-    return _sign("Criteria tell answers apart", 2 * len(full) < len(criteria), said) if criteria else None
-
-
-def _repeatable(known: JsonRow) -> JsonRow | None:
-    noise = [one["noise"] for one in known["criteria"].values() if one["noise"] is not None]
-    if not noise:
-        return None
-    return _sign("The judge repeats itself", fmean(noise) < UNSURE,
-                 f"levels differ by {fmean(noise):.2f} of 1 when an answer is judged again")  # fmt: skip
-
-
-def _failed(known: JsonRow) -> JsonRow | None:
-    rows = sum(row.get("rows", 0) for row in known["metrics"])
-    if not rows:
-        return None
-    failed = known["figures"]["judge_failures"]
-    return _sign("Judgements succeed", failed / rows <= FAILED, f"{failed:,} of {rows:,} failed")
-
-
-def _near(known: JsonRow) -> JsonRow | None:
-    kl = _late(known, "kl")
-    return (
-        None
-        if kl is None
-        else _sign("The policy stays near its start", kl < FAR, f"KL {kl:.2f} nats per token")
-    )
-
-
-def _ended(known: JsonRow) -> JsonRow | None:
-    cut = _late(known, "clipped")
-    return (
-        None
-        if cut is None
-        else _sign("Answers end by themselves", cut < CUT, f"{cut:.0%} cut at the token limit")
-    )
-
-
-_SIGNS: tuple[Callable[[JsonRow], JsonRow | None], ...] = (
-    _gold, _together, _alarms, _flat, _room, _criteria, _repeatable, _failed, _near, _ended,
-)  # fmt: skip
-
-
-def _sign(name: str, ok: bool | None, said: str) -> JsonRow:
-    return {"name": name, "ok": ok, "said": said}
-
-
-def _late(known: JsonRow, name: str) -> float | None:
-    values: list[Any] = [row[name] for row in known["metrics"][-RECENT:] if row.get(name) is not None]
-    return fmean(values) if values else None
-
-
-def short(name: str) -> str:
-    """A model or task by the last part of its path: a report is passed on, and names no folder."""
-    return name.rstrip("/").split("/")[-1]
-
-
-def spaced(name: str) -> str:
-    """An alarm's name for people."""
-    return name.replace("_", " ")
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The figures of a run, read from its directory."""
+"""The figures of a run, read from its directory, and the names in it for people."""
 
 from __future__ import annotations
 
@@ -65,6 +65,16 @@ def changes_in_words(row: JsonRow) -> str:
     """What an accepted row of the lineage changed, by criteria."""
     parts = [f"{kind} {', '.join(row[kind])}" for kind in ("added", "changed", "dropped") if row[kind]]
     return "; ".join(parts) or "weights or guidelines changed"
+
+
+def short(name: str) -> str:
+    """A model or task by the last part of its path: a report is passed on, and names no folder."""
+    return name.rstrip("/").split("/")[-1]
+
+
+def spaced(name: str) -> str:
+    """An alarm's name for people."""
+    return name.replace("_", " ")
 
 
 def _span(values: list[float]) -> dict[str, float | None]:
