@@ -9,6 +9,7 @@ import pytest
 from llm_server import LLMServer, kind_of, prompt_text
 
 from mpo_lite.cli.main import main
+from mpo_lite.resolve import load_config
 from mpo_lite.runs import read_rows
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.sandbox.judge_server import running
@@ -199,7 +200,13 @@ def test_compare_says_what_is_wrong(tmp_path: Path, capsys: Any) -> None:
 def test_a_first_task_of_ones_own_trains_as_it_is_written(tmp_path: Path, capsys: Any) -> None:
     folder = tmp_path / "mine"
     main(["init", str(folder)])
-    assert "mpo-lite train --task" in capsys.readouterr().out
+    experiment = folder / "experiment.yaml"
+    assert f"mpo-lite train {experiment}" in capsys.readouterr().out
+    first, *_ = experiment.read_text(encoding="utf-8").splitlines()
+    assert first == "# yaml-language-server: $schema=mpo-lite.schema.json"
+    schema = json.loads((folder / "mpo-lite.schema.json").read_text(encoding="utf-8"))
+    settings = load_config(experiment, {}, environ={})
+    assert settings.task == str(folder) and settings.max_usd == 5 and "max_usd" in schema["properties"]
     assert len(read_rows(folder / "prompts.jsonl")) == 20
     main(["tasks", str(folder)])
     assert "bedtime: Short bedtime stories" in capsys.readouterr().out
