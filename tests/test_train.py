@@ -166,12 +166,24 @@ def test_ctrl_c_saves_and_resumes_to_the_same_bits(tmp_path: Path, prompts: Path
 def test_a_batchs_figures_reach_the_trainers_log(train: Train, tmp_path: Path) -> None:
     train("--judge", "sandbox", "--baseline", "iter0", steps=2)
     state = json.loads((tmp_path / "run/checkpoints/checkpoint-2/trainer_state.json").read_text())
-    logged = [row for row in state["log_history"] if "mpo/version" in row]
+    logged = [row for row in state["log_history"] if "mpo/rubric_version" in row]
     rows = read_rows(tmp_path / "run" / "metrics.jsonl")
     assert len(logged) == len(rows) == 2
     for told, row in zip(logged, rows, strict=True):
-        for name in ("version", "reward", "spread", "judge_failures"):
+        assert told["mpo/rubric_version"] == row["version"] and told["mpo/alarms"] == len(row["alarms"])
+        for name in ("reward", "spread", "judge_failures", "judge_calls", "usd"):
             assert told[f"mpo/{name}"] == pytest.approx(row[name], abs=1e-6)
+
+
+def test_gold_reaches_the_trainers_log(tmp_path: Path) -> None:
+    """With the batch after the one it was measured at: the log of that one is written by then."""
+    small = ["-o", "batch_prompts=4", "-o", "micro_batch=16", "-o", "eval_every=1", "--group-size", "4"]
+    names = [part for name in ("judge", "task", "policy") for part in (f"--{name}", "sandbox")]
+    places = ["--run-dir", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
+    main(["train", *names, "--baseline", "iter0", "--steps", "2", *small, *places])
+    state = json.loads((tmp_path / "run/checkpoints/checkpoint-2/trainer_state.json").read_text())
+    told = [row["mpo/gold"] for row in state["log_history"] if "mpo/gold" in row]
+    assert told == pytest.approx([row["gold"] for row in read_rows(tmp_path / "run/gold.jsonl")][:2])
 
 
 def test_a_stop_file_ends_the_run_which_can_go_on(

@@ -52,6 +52,7 @@ class MPOCallback(TrainerCallback):
         self.random_state: dict[str, Any] = {}
         self.ends: set[int] = set()
         self._logged: dict[str, list[float]] = {}
+        self.gold: float | None = None  # as last measured
         self._every = 1
         self._save_due = False
 
@@ -217,7 +218,7 @@ class MPOCallback(TrainerCallback):
         )
         row = {"batch": session.batch, "version": session.version.number, **row}
         append_rows(session.run.gold, [row])
-        session.batch_row["gold"] = row["gold"]
+        session.batch_row["gold"] = self.gold = row["gold"]
         session.observe("gold", row)
 
     def _flush(self, logged: dict[str, Any]) -> None:

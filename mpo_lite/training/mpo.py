@@ -23,8 +23,12 @@ from mpo_lite.training.session import Session
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_TRACKED = ("version", "reward", "spread", "disagreement", "judge_failures", "refusals", "judge_seconds")
-"""Figures of a batch that trackers are given, beside TRL's own."""
+_TRACKED = (
+    "rubric_version", "reward", "gold", "spread", "disagreement", "alarms", "judge_failures", "refusals",
+    "judge_seconds", "judge_calls", "usd",
+)  # fmt: skip
+"""Figures that trackers are given with a batch, beside TRL's own: gold as it was last measured, calls and USD
+so far."""
 ExtraReward = Callable[..., Sequence[Reward]]
 
 
@@ -120,9 +124,18 @@ class MPO:
 
     def _track(self, log_metric: Callable[[str, float], None] | None) -> None:
         """Gives the batch's figures to the trainer's log, and by it to TensorBoard and its like."""
+        if log_metric is None:
+            return
         row = self.session.batch_row
-        for name in _TRACKED if log_metric else ():
-            if (value := row.get(name)) is not None:
+        told = {
+            **row,
+            **self.session.spend(),
+            "rubric_version": row["version"],
+            "alarms": len(row.get("alarms", ())),
+            "gold": self.callback.gold,
+        }
+        for name in _TRACKED:
+            if (value := told.get(name)) is not None:
                 log_metric(f"mpo/{name}", float(value))
 
     def _less_for_the_cut(self, rewards: list[Reward], ids: Sequence[Sequence[int]] | None) -> list[Reward]:
