@@ -99,7 +99,8 @@ def _visible(sign: str) -> str:
         return sign
     if code < 0x20:
         return chr(0x2400 + code)  # the pictures of control characters
-    unseen = code in (0x7F, 0xFEFF) or 0x80 <= code < 0xA0 or 0x200B <= code <= 0x200F
+    # Joiners and marks of direction (200C to 200F) stay: scripts and emoji need them, and they turn nothing.
+    unseen = code in (0x7F, 0x200B, 0xFEFF) or 0x80 <= code < 0xA0
     turning = 0x202A <= code <= 0x202E or 0x2060 <= code <= 0x206F
     return f"[U+{code:04X}]" if unseen or turning or 0xD800 <= code < 0xE000 or code >= 0xE0000 else sign
 
