@@ -21,9 +21,10 @@ from typing import Any
 from mechanism import interval
 
 from mpo_lite.cli.quickstart import SETTINGS
+from mpo_lite.files import read_rows
 from mpo_lite.resolve import load_config
 from mpo_lite.rubric import Rubric, dump_rubric
-from mpo_lite.runs import Run, read_rows
+from mpo_lite.runs import Run
 from mpo_lite.sandbox.judge_server import running
 from mpo_lite.tasks.spec import load_task
 

@@ -26,9 +26,10 @@ from quickstart import T_975
 
 from mpo_lite.cli.quickstart import SETTINGS
 from mpo_lite.config import Config
+from mpo_lite.files import read_rows
 from mpo_lite.resolve import load_config
 from mpo_lite.rubric import dump_rubric
-from mpo_lite.runs import Run, read_rows
+from mpo_lite.runs import Run
 from mpo_lite.sandbox.judge_server import running
 from mpo_lite.sandbox.simulate import weaknesses
 from mpo_lite.tasks.spec import load_task

@@ -43,10 +43,10 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from mpo_lite import GRPO, MPO, RLOO
+from mpo_lite.files import read_rows
 from mpo_lite.judge.base import verdict_schema
 from mpo_lite.llm import background, transport
 from mpo_lite.llm.structured import form
-from mpo_lite.runs import read_rows
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.policy import quiet_libraries
 

@@ -8,9 +8,7 @@ leave, is skipped.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable
@@ -24,12 +22,12 @@ from filelock import FileLock, Timeout
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, TaskError
+from mpo_lite.files import JsonRow, append_rows, read_rows, rewrite_rows, write_atomically
 from mpo_lite.resolve import load_config, save_config
 from mpo_lite.rubric import Rubric, dump_rubric, load_rubric, parse_rubric
 from mpo_lite.types import Assessment, Rollout, Verdict, text_hash
 
 STATE_FILE = "mpo_state.json"
-JsonRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -220,8 +218,8 @@ class Run:
             if tail := [row for row in rows if row["batch"] > kept_until]:
                 self._superseded.mkdir(exist_ok=True)
                 append_rows(self._superseded / file.name, tail)
-            _rewrite(file, [row for row in rows if row["batch"] <= kept_until])
-        _rewrite(self.rollouts, read_rows(self.rollouts))
+            rewrite_rows(file, [row for row in rows if row["batch"] <= kept_until])
+        rewrite_rows(self.rollouts, read_rows(self.rollouts))
 
     def meta_outcomes(self, first: int) -> dict[int, JsonRow]:
         """Lineage rows cut by ``rewind``, by batch, from ``first`` on: a resumed run takes over what they
@@ -320,47 +318,6 @@ def read_state(checkpoint: Path) -> JsonRow:
     if not isinstance(state, dict):
         raise ConfigError(f"{path}: damaged; delete this checkpoint to go on from the one before")
     return cast(JsonRow, state)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file as a whole: a reader, or a kill, finds the old one or the new one."""
-    fresh = path.with_name(f".{path.name}.new")
-    with fresh.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
-
-
-def append_rows(path: Path, rows: Iterable[JsonRow]) -> None:
-    """Appends JSON lines and syncs them."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(_line(row) for row in rows))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_rows(path: Path) -> list[JsonRow]:
-    """All whole lines of a JSON-lines file, in order; none where there is no file."""
-    rows: list[JsonRow] = []
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # torn by a kill
-                row = json.loads(line)
-                rows += [row] if isinstance(row, dict) else []
-    return rows
-
-
-def _rewrite(path: Path, rows: list[JsonRow]) -> None:
-    """Writes the file anew, without a torn last line: what is appended next must start on a line of its
-    own.
-    """
-    if path.exists():
-        write_atomically(path, "".join(_line(row) for row in rows))
-
-
-def _line(row: JsonRow) -> str:
-    return json.dumps(row, ensure_ascii=True) + "\n"
 
 
 def _rollout_row(rollout: Rollout) -> JsonRow:

@@ -9,7 +9,8 @@ from typing import Any
 
 from llm_server import LLMServer, kind_of, prompt_text
 
-from mpo_lite.runs import Run, read_rows
+from mpo_lite.files import read_rows
+from mpo_lite.runs import Run
 from mpo_lite.sandbox.data import policy_dir
 
 SETTINGS = {

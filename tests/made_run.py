@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mpo_lite.config import Config
+from mpo_lite.files import append_rows
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.runs import Run, Version, append_rows
+from mpo_lite.runs import Run, Version
 from mpo_lite.types import Assessment, Rollout, Verdict
 
 ENVIRONMENT = {

@@ -11,7 +11,8 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from mpo_lite.cli.main import main
 from mpo_lite.errors import ConfigError
-from mpo_lite.runs import Run, read_rows
+from mpo_lite.files import read_rows
+from mpo_lite.runs import Run
 from mpo_lite.training.arguments import LOSSES
 from mpo_lite.training.overlap import Overlap
 

@@ -13,10 +13,11 @@ from llm_server import LLMServer
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
+from mpo_lite.files import append_rows, read_rows
 from mpo_lite.judge.base import Sample
 from mpo_lite.meta.gate import Finding
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.runs import Run, Version, append_rows, read_rows
+from mpo_lite.runs import Run, Version
 from mpo_lite.sandbox.judge_server import running
 from mpo_lite.training.metastep import Situation, meta_step
 from mpo_lite.training.watch import Watch

@@ -8,8 +8,9 @@ import pytest
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
+from mpo_lite.files import append_rows, write_atomically
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.runs import Run, Version, append_rows, write_atomically
+from mpo_lite.runs import Run, Version
 
 
 def criterion(name: str, description: str) -> Criterion:

@@ -13,9 +13,10 @@ import pytest
 from jobs import arguments, asked, same_run, wait_for, weights
 from llm_server import LLMServer
 
+from mpo_lite.files import read_rows
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.ledger import Ledger
-from mpo_lite.runs import Run, read_rows
+from mpo_lite.runs import Run
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.sandbox.judge_server import running
 

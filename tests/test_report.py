@@ -13,6 +13,7 @@ from made_run import CHANGE, made_run
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
+from mpo_lite.files import append_rows, read_rows
 from mpo_lite.report.accounts import accounts
 from mpo_lite.report.gather import gather, gold_change
 from mpo_lite.report.history import diff, history
@@ -21,7 +22,7 @@ from mpo_lite.report.samples import LONGEST, MOST_BYTES, samples, shortened
 from mpo_lite.report.story import headline
 from mpo_lite.resolve import load_config
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.runs import Run, append_rows, read_rows
+from mpo_lite.runs import Run
 
 
 def known(run: Run) -> dict[str, Any]:

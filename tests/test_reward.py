@@ -16,9 +16,10 @@ from llm_server import LLMServer, completion_of, openai_reply, prompt_text
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, JudgeDown
+from mpo_lite.files import read_rows
 from mpo_lite.judge.base import Sample
 from mpo_lite.resolve import load_config
-from mpo_lite.runs import Run, read_rows
+from mpo_lite.runs import Run
 from mpo_lite.training.early import Early
 from mpo_lite.training.reward import drop_thin_groups, has_spread, score_batch
 from mpo_lite.training.session import Session

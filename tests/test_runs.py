@@ -7,15 +7,9 @@ from hypothesis import strategies as st
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, TaskError
+from mpo_lite.files import append_rows, read_rows
 from mpo_lite.rubric import Rubric, dump_rubric, load_rubric
-from mpo_lite.runs import (
-    Run,
-    Version,
-    append_rows,
-    read_rows,
-    read_state,
-    write_state,
-)
+from mpo_lite.runs import Run, Version, read_state, write_state
 from mpo_lite.types import Assessment, Rollout, Verdict
 
 

@@ -9,8 +9,8 @@ import pytest
 from llm_server import LLMServer, kind_of, prompt_text
 
 from mpo_lite.cli.main import main
+from mpo_lite.files import read_rows
 from mpo_lite.resolve import load_config
-from mpo_lite.runs import read_rows
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.sandbox.judge_server import running
 

@@ -16,8 +16,9 @@ from llm_server import LLMServer, completion_of
 from trl import GRPOTrainer
 
 from mpo_lite.cli.main import main
+from mpo_lite.files import read_rows
 from mpo_lite.prompts import prompts_dir
-from mpo_lite.runs import Run, read_rows
+from mpo_lite.runs import Run
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.mpo import MPO
 

@@ -17,12 +17,13 @@ from mpo_lite.cli.policies import answers, policy_at
 from mpo_lite.cli.rate import COLUMNS, lines, rated
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, EndpointError, JudgeDown
+from mpo_lite.files import JsonRow, append_rows, read_rows, write_atomically
 from mpo_lite.judge.endpoints import Endpoints
 from mpo_lite.judge.match import MatchJudge, Pair
 from mpo_lite.llm import background
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.resolve import load_config
-from mpo_lite.runs import JsonRow, Run, append_rows, read_rows, write_atomically
+from mpo_lite.runs import Run
 from mpo_lite.tasks.data import load_prompts, responses
 from mpo_lite.tasks.spec import Task, task_of
 

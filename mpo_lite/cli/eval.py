@@ -12,7 +12,7 @@ import click
 from mpo_lite.cli.options import config_options, json_option
 from mpo_lite.cli.policies import answers, policy_at
 from mpo_lite.errors import ConfigError
-from mpo_lite.runs import append_rows, write_atomically
+from mpo_lite.files import append_rows, write_atomically
 from mpo_lite.tasks.data import load_prompts
 from mpo_lite.tasks.spec import task_of
 

@@ -9,9 +9,10 @@ import click
 
 from mpo_lite.cli.job import SIMULATED, run_job
 from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.files import read_rows
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.resolve import load_config
-from mpo_lite.runs import Run, new_folder, read_rows
+from mpo_lite.runs import Run, new_folder
 
 SETTINGS: dict[str, Any] = {
     "judge": SANDBOX,

@@ -14,6 +14,7 @@ from mpo_lite.cli.job import SIMULATED, sandboxed
 from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.config import Config
 from mpo_lite.errors import EndpointError, JudgeDown, TaskError
+from mpo_lite.files import write_atomically
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.endpoints import Endpoints
 from mpo_lite.llm import background
@@ -23,7 +24,7 @@ from mpo_lite.meta.offline import Round, refine
 from mpo_lite.meta.step import MetaJudge
 from mpo_lite.resolve import load_config
 from mpo_lite.rubric import dump_rubric
-from mpo_lite.runs import rubric_at, write_atomically
+from mpo_lite.runs import rubric_at
 from mpo_lite.tasks.data import responses
 from mpo_lite.tasks.spec import Task, task_of
 

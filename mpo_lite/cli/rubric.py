@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mpo_lite.errors import ConfigError
+from mpo_lite.files import read_rows, write_atomically
 from mpo_lite.report.summary import changes_in_words
 from mpo_lite.rubric import Criterion, dump_rubric
-from mpo_lite.runs import Run, Version, read_rows, write_atomically
+from mpo_lite.runs import Run, Version
 
 
 @click.group("rubric", short_help="Look at a run's rubric versions, or pin one.")

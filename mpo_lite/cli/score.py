@@ -15,13 +15,14 @@ from mpo_lite.cli.job import SIMULATED, sandboxed
 from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.config import Config
 from mpo_lite.errors import EndpointError, JudgeDown, StopRun, TaskError
+from mpo_lite.files import append_rows, write_atomically
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.endpoints import Endpoints
 from mpo_lite.llm import background
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.resolve import load_config
 from mpo_lite.rubric import Rubric
-from mpo_lite.runs import append_rows, rubric_at, write_atomically
+from mpo_lite.runs import rubric_at
 from mpo_lite.tasks.data import mapped, responses
 from mpo_lite.tasks.rules import rule_results, rule_verdict
 from mpo_lite.tasks.spec import Task, task_of

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from mpo_lite.files import append_rows, read_rows
 from mpo_lite.judge.base import Judge, Sample
 from mpo_lite.rubric import Rubric
-from mpo_lite.runs import append_rows, read_rows, verdict_of
+from mpo_lite.runs import verdict_of
 from mpo_lite.tasks.rules import rule_verdict
 from mpo_lite.tasks.spec import Rules
 from mpo_lite.types import Verdict, text_hash

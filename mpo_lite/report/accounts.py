@@ -6,7 +6,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from mpo_lite.runs import JsonRow, Run, read_rows
+from mpo_lite.files import JsonRow, read_rows
+from mpo_lite.runs import Run
 
 
 def accounts(run: Run) -> list[JsonRow]:

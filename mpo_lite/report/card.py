@@ -8,10 +8,11 @@ from typing import Any
 import yaml
 
 from mpo_lite.config import Config
+from mpo_lite.files import JsonRow, read_rows
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.report.summary import changes_in_words, run_figures
 from mpo_lite.rubric import Rubric
-from mpo_lite.runs import JsonRow, Run, read_rows
+from mpo_lite.runs import Run
 
 
 def model_card(run: Run, config: Config, until: int, purpose: str) -> str:

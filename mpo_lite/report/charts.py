@@ -8,7 +8,7 @@ from itertools import groupby
 from statistics import fmean, pstdev
 from typing import Any
 
-from mpo_lite.runs import JsonRow
+from mpo_lite.files import JsonRow
 from mpo_lite.types import Rollout
 
 Track = dict[float, float | None]
@@ -35,7 +35,7 @@ def all_charts(known: JsonRow, rollouts: Sequence[Rollout], tops: Mapping[int, M
         "reward": reward_chart(known),
         "gap": _gap(known),
         "spend": _spend(metrics),
-        "zero_spread": chart([line("share", dict(known["zero_spread"]))], unit=True),
+        "zero_spread": chart([line("share", known["zero_spread"])], unit=True),
         **{name: chart([line(title, _column(metrics, name))]) for name, (title, _) in HEALTH.items()},
         **{f"criterion-{name}": chart([line(name, track)], unit=True)
            for name, track in _levels(rollouts, tops).items()},
@@ -103,24 +103,26 @@ def first_rubric(probes: Sequence[tuple[int, JsonRow]]) -> Track:
     return start | {batch: row["now"] for batch, row in probes}
 
 
-def batch_measures(rows: Sequence[Rollout]) -> JsonRow:
-    """What is measured of one batch beside ``metrics.jsonl``: the share of groups that teach nothing."""
-    groups: defaultdict[str, list[float]] = defaultdict(list)
-    for one in rows:
-        if one.reward is not None:
-            groups[one.prompt].append(one.reward)
-    flat = [pstdev(group) == 0 for group in groups.values() if len(group) > 1]
-    return {"batch": rows[0].batch + 1, "zero_spread": fmean(flat) if flat else None}
+def zero_spread(rollouts: Sequence[Rollout]) -> Track:
+    """Batch → share of its prompt groups whose rewards are all equal, which teach nothing."""
+    shares: Track = {}
+    for batch, rows in groupby(rollouts, key=lambda one: one.batch):
+        groups: defaultdict[str, list[float]] = defaultdict(list)
+        for one in rows:
+            if one.reward is not None:
+                groups[one.prompt].append(one.reward)
+        flat = [pstdev(group) == 0 for group in groups.values() if len(group) > 1]
+        shares[batch + 1] = fmean(flat) if flat else None
+    return shares
 
 
 def _gap(known: JsonRow) -> JsonRow | None:
     """Reward minus gold where both were measured."""
     rewards = _column(known["metrics"], "reward")
-    both = {row["batch"]: rewards.get(row["batch"]) for row in known["gold"]}
     gap: Track = {
-        batch: reward - row["gold"]
+        row["batch"]: reward - row["gold"]
         for row in known["gold"]
-        if (reward := both[batch := row["batch"]]) is not None
+        if (reward := rewards.get(row["batch"])) is not None
     }
     made = chart([line("reward minus gold", gap, 3, dots=True)])
     if made:

@@ -10,11 +10,12 @@ import yaml
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
+from mpo_lite.files import JsonRow, read_rows
 from mpo_lite.report.charts import Track, chart, first_rubric, line
 from mpo_lite.report.gather import gold_change
 from mpo_lite.report.summary import run_figures, run_state, spaced
 from mpo_lite.resolve import save_config
-from mpo_lite.runs import JsonRow, Run, read_rows
+from mpo_lite.runs import Run
 
 SHOWN = (
     ("gold", "Gold", "The one measure that is the same in all runs of one task. Its prompts are held out."),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,6 +14,7 @@ import yaml
 from mpo_lite.config import Config
 from mpo_lite.errors import TaskError
 from mpo_lite.evaluation.interval import mean_interval
+from mpo_lite.files import JsonRow, read_rows
 from mpo_lite.meta.health import criterion_health
 from mpo_lite.report import charts
 from mpo_lite.report.accounts import accounts
@@ -24,7 +24,7 @@ from mpo_lite.report.signs import RECENT, signs
 from mpo_lite.report.story import story
 from mpo_lite.report.summary import LAST, run_figures, run_state, short
 from mpo_lite.resolve import save_config
-from mpo_lite.runs import JsonRow, Run, read_rows
+from mpo_lite.runs import Run
 from mpo_lite.tasks.spec import task_of
 from mpo_lite.types import Rollout
 
@@ -37,7 +37,7 @@ def gather(run: Run, config: Config) -> JsonRow:
         config: Its configuration.
 
     Returns:
-        What ``page.html.j2`` shows: ``figures``, ``change`` in gold, ``story``, ``signs``, ``charts``,
+        What ``run.html.j2`` shows: ``figures``, ``change`` in gold, ``story``, ``signs``, ``charts``,
         ``history``, ``criteria``, ``accounts``, ``alarms``, ``samples``, ``over_time`` and how to reproduce.
 
     Raises:
@@ -49,7 +49,6 @@ def gather(run: Run, config: Config) -> JsonRow:
     tops = {
         number: {one.id: len(one.levels) - 1 for one in rubric.criteria} for number, rubric in rubrics.items()
     }
-    by_batch = [charts.batch_measures(list(rows)) for _, rows in groupby(rollouts, key=lambda one: one.batch)]
     known: JsonRow = {
         "name": run.path.name,
         "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -65,7 +64,7 @@ def gather(run: Run, config: Config) -> JsonRow:
         "probes": [(row["began"], row["probes"]) for row in lineage if row.get("probes")],
         "accounts": accounts(run),
         "criteria": _criteria(rollouts, rubrics, lineage),
-        "zero_spread": [(row["batch"], row["zero_spread"]) for row in by_batch],
+        "zero_spread": charts.zero_spread(rollouts),
         "purpose": _purpose(config),
         "asked": rollouts[0].prompt if rollouts else "",
         "superseded": (run.path / "superseded").is_dir(),

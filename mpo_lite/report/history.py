@@ -6,9 +6,10 @@ import re
 from difflib import SequenceMatcher
 from typing import Any, cast
 
+from mpo_lite.files import JsonRow
 from mpo_lite.report.summary import changes_in_words
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.runs import JsonRow, Run
+from mpo_lite.runs import Run
 
 Marked = list[tuple[str, bool]]
 """A text in pieces, each with whether the other version lacks it."""

@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mpo_lite.files import JsonRow, write_atomically
 from mpo_lite.report.charts import HEALTH
 from mpo_lite.report.compared import compared
 from mpo_lite.report.gather import gather
@@ -26,7 +27,7 @@ from mpo_lite.report.samples import visible
 from mpo_lite.report.signs import FULL
 from mpo_lite.report.story import headline
 from mpo_lite.report.summary import short, spaced
-from mpo_lite.runs import JsonRow, Run, write_atomically
+from mpo_lite.runs import Run
 
 
 def write_report(run: Run, path: Path | None = None) -> Path:

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby, islice
 
-from mpo_lite.runs import JsonRow, Run, read_rows
+from mpo_lite.files import JsonRow, read_rows
+from mpo_lite.runs import Run
 from mpo_lite.types import FIRST_PROBE, Rollout, Verdict
 
 MOST_BYTES = 2_500_000

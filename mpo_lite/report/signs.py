@@ -9,9 +9,9 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
+from mpo_lite.files import JsonRow
 from mpo_lite.report.story import HACKED
 from mpo_lite.report.summary import spaced
-from mpo_lite.runs import JsonRow
 
 RECENT = 10
 """Batches that *of late* means."""
@@ -65,7 +65,7 @@ def _alarms(known: JsonRow) -> JsonRow | None:
 
 
 def _flat(known: JsonRow) -> JsonRow | None:
-    late = [share for _, share in known["zero_spread"][-RECENT:] if share is not None]
+    late = [share for share in list(known["zero_spread"].values())[-RECENT:] if share is not None]
     if not late:
         return None
     share = fmean(late)

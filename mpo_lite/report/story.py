@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean, stdev
 
+from mpo_lite.files import JsonRow
 from mpo_lite.report.samples import shortened
 from mpo_lite.report.summary import short, spaced
-from mpo_lite.runs import JsonRow
 
 HACKED = 0.05
 """A rise of the reward, and a fall of gold meanwhile, from which it is told as hacking."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 
 from mpo_lite.config import Config
+from mpo_lite.files import JsonRow, read_rows
 from mpo_lite.llm.models import SANDBOX
-from mpo_lite.runs import JsonRow, Run, read_rows
+from mpo_lite.runs import Run
 
 LAST = 3
 """Evaluations, or batches, that an ``end`` figure is the mean of."""

@@ -19,7 +19,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mpo_lite.errors import ConfigError
 from mpo_lite.evaluation.generate import gold_row, sample
-from mpo_lite.runs import Version, append_rows, read_rows, read_state, write_state
+from mpo_lite.files import append_rows, read_rows
+from mpo_lite.runs import Version, read_state, write_state
 from mpo_lite.training.evolve import Evolution
 from mpo_lite.training.ranks import exchange, leads, led, world_size
 from mpo_lite.training.session import Answer, Session

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mpo_lite.files import JsonRow
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.groupwise import GroupwiseJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
@@ -17,7 +18,6 @@ from mpo_lite.llm import transport
 from mpo_lite.llm.models import Backend
 from mpo_lite.prompts import prompts_dir
 from mpo_lite.rubric import MAX_CRITERIA
-from mpo_lite.runs import JsonRow
 from mpo_lite.training.session import Session
 from mpo_lite.types import Message
 

@@ -13,6 +13,7 @@ import random
 from collections.abc import Sequence
 
 from mpo_lite.errors import EndpointError, JudgeDown
+from mpo_lite.files import JsonRow, append_rows, read_rows
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import background
 from mpo_lite.meta.improve import UNCHANGED
@@ -20,7 +21,6 @@ from mpo_lite.meta.offline import refine
 from mpo_lite.meta.step import changes
 from mpo_lite.monitor.alarms import Alarm
 from mpo_lite.rubric import Rubric
-from mpo_lite.runs import JsonRow, append_rows, read_rows
 from mpo_lite.training.metastep import Situation, meta_step, needed
 from mpo_lite.training.session import Answer, Session
 from mpo_lite.training.watch import Watch, alarm_row

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from mpo_lite.files import JsonRow, read_rows
 from mpo_lite.judge.base import Sample
 from mpo_lite.meta.gate import Finding, Gate
 from mpo_lite.meta.health import Health, criterion_health, describe
@@ -19,7 +20,7 @@ from mpo_lite.meta.select import select
 from mpo_lite.meta.step import changes
 from mpo_lite.monitor.alarms import Alarm
 from mpo_lite.rubric import Rubric
-from mpo_lite.runs import JsonRow, Version, read_rows
+from mpo_lite.runs import Version
 from mpo_lite.training.session import Session
 from mpo_lite.types import FIRST_PROBE, Rollout, Verdict
 

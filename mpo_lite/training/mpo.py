@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mpo_lite.config import Config, Model
+from mpo_lite.files import read_rows
 from mpo_lite.llm.models import SANDBOX, full_name
 from mpo_lite.resolve import load_config
-from mpo_lite.runs import Run, new_folder, read_rows
+from mpo_lite.runs import Run, new_folder
 from mpo_lite.tasks.data import training_order
 from mpo_lite.training.callback import MPOCallback
 from mpo_lite.training.early import Early

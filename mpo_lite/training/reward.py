@@ -15,9 +15,9 @@ from itertools import islice
 from math import ceil
 
 from mpo_lite.errors import EndpointError, JudgeDown, StopRun
+from mpo_lite.files import JsonRow
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import background
-from mpo_lite.runs import JsonRow
 from mpo_lite.tasks.rules import rule_verdict
 from mpo_lite.training.early import Unit, Works, units
 from mpo_lite.training.ranks import exchange, leads, rank

@@ -12,13 +12,14 @@ from concurrent.futures import Future
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, Interrupted, UsageError
+from mpo_lite.files import JsonRow, append_rows, read_rows
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.endpoints import Endpoints
 from mpo_lite.meta.examine import Examiner
 from mpo_lite.meta.gate import Gate
 from mpo_lite.meta.step import MetaJudge
 from mpo_lite.rubric import Rubric
-from mpo_lite.runs import JsonRow, Run, Version, append_rows, read_rows, rubric_at
+from mpo_lite.runs import Run, Version, rubric_at
 from mpo_lite.tasks.data import load_prompts
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.training.ranks import exchange, leads, led, rank, world_size

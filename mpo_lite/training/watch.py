@@ -7,9 +7,9 @@ from dataclasses import asdict
 from itertools import groupby
 from types import MappingProxyType
 
+from mpo_lite.files import JsonRow
 from mpo_lite.monitor.alarms import Alarm, Reference, check
 from mpo_lite.monitor.rows import Row
-from mpo_lite.runs import JsonRow
 from mpo_lite.types import Rollout
 
 WINDOW = 64

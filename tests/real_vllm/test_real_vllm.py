@@ -10,6 +10,7 @@ from vllm_server import NO_BLANKS, make_model, serving
 
 from mpo_lite.cli.main import main
 from mpo_lite.errors import CallFailed, EndpointError
+from mpo_lite.files import read_rows
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.groupwise import GroupwiseJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
@@ -19,7 +20,6 @@ from mpo_lite.llm.models import Backend
 from mpo_lite.meta.step import MetaJudge
 from mpo_lite.meta.strategies.samples import samples
 from mpo_lite.rubric import Rubric
-from mpo_lite.runs import read_rows
 from mpo_lite.types import Rollout
 
 MakeClient = Callable[..., Client]
