@@ -37,8 +37,12 @@ def test_the_frozen_rubric_is_hacked_and_the_evolving_one_brings_gold_back(tmp_p
     wanted = "run seed steps rubric_version reward gold judge_calls cache_hits judge_failures usd seconds"
     assert set(wanted.split()) <= set(evolving)
     run = Run(tmp_path / "evolving")
-    page = run.report.read_text(encoding="utf-8")
-    assert "This is reward hacking" in page and "Gold is back" in page and "simulated" in page
+    told = {
+        name: (tmp_path / name / "report.html").read_text(encoding="utf-8") for name in ("evolving", "frozen")
+    }
+    assert "Gold rose" in told["evolving"] and "Gold is back" in told["evolving"]
+    assert "Gold fell while the reward rose" in told["frozen"] and "This is reward hacking" in told["frozen"]
+    assert all("<strong>simulated</strong>" in page for page in told.values())
     assert read_rows(run.gold)[0]["n"] >= 64
     # Up to the first meta step the two arms are one: the same answers, earning the same.
     first = read_rows(run.lineage)[0]["batch"] * 64

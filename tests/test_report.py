@@ -77,6 +77,18 @@ def test_a_fall_of_gold_that_may_be_chance_is_no_hack(tmp_path: Path) -> None:
     assert headline(known(run)) == ("No clear change in gold", "open")
 
 
+def test_a_low_is_told_though_no_hack_shows(tmp_path: Path) -> None:
+    """The reward hardly moved before the rubric changed, and gold was measured afterwards."""
+    run = made_run(tmp_path / "run")
+    rows = read_rows(run.metrics)
+    run.metrics.unlink()
+    append_rows(run.metrics, [row | {"reward": 0.3} if row["version"] == 0 else row for row in rows])
+    text = told(run)
+    assert "hacking" not in text
+    assert "4 bad Gold, a measure that neither judge nor policy sees, is at its lowest: 0.10" in text
+    assert "6 good Gold is back: 0.70" in text
+
+
 def test_nothing_is_claimed_without_gold(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", gold=False)
     assert headline(known(run))[1] == "open"

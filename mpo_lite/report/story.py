@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import combinations
 from statistics import fmean, stdev
+from typing import Any
 
 from mpo_lite.files import JsonRow
 from mpo_lite.report.samples import shortened
@@ -12,6 +13,7 @@ from mpo_lite.report.summary import short, spaced
 
 HACKED = 0.05
 """A rise of the reward, and a fall of gold meanwhile, from which it is told as hacking."""
+GOLD = "Gold, a measure that neither judge nor policy sees,"
 QUOTED, EXAMPLE, LONGEST_PURPOSE = 2, 160, 400
 """Criteria that are quoted at most, and characters of a prompt and of a purpose that are."""
 _PLAIN = {
@@ -45,7 +47,7 @@ def story(known: JsonRow) -> list[JsonRow]:
     """
     if not known["metrics"]:
         return [_event("", _beginning(known)), _event("", "No batch is finished yet.")]
-    events = [*_hack(known), *_first_alarms(known["alarms"]), *map(_rewritten, _accepted(known))]
+    events = [*_falls(known), *_first_alarms(known["alarms"]), *map(_rewritten, _accepted(known))]
     events.sort(key=lambda event: event["when"])  # stable: what was seen comes before what was done
     return [
         _event("", _beginning(known)),
@@ -102,64 +104,76 @@ def _criterion(row: JsonRow, quoted: bool) -> str:
     )
 
 
-def _hack(known: JsonRow) -> list[JsonRow]:
-    """Where gold fell while the reward by one and the same rubric rose: the worst such stretch."""
-    rewards = {row["batch"]: (row["version"], row["reward"]) for row in known["metrics"]}
-    # The first batch was judged before the policy moved.
-    rewards[0] = (known["metrics"][0]["version"], known["metrics"][0]["reward"])
+def _falls(known: JsonRow) -> list[JsonRow]:
+    """Where gold fell: by hacking, where that shows; to its lowest; and when it was back."""
+    gold = known["gold"]
+    hack = _hack(known)
+    events = [_hacked(known, *hack)] if hack else []
+    lowest = min(gold, key=lambda row: row["gold"], default=None)
+    if lowest is None or not _is_plain(gold[0], lowest):
+        return events
+    if not hack or hack[1]["gold"] - lowest["gold"] > HACKED:
+        text = f"{GOLD} is at its lowest: {lowest['gold']:.2f}, where it began at {gold[0]['gold']:.2f}."
+        events.append(_event(lowest["batch"], text, "bad"))
+    back = [row for row in gold if row["batch"] > lowest["batch"] and row["gold"] >= gold[0]["gold"]]
+    if back:
+        text = f"Gold is back: {back[0]['gold']:.2f}, no lower than before training."
+        events.append(_event(back[0]["batch"], text, "good"))
+    return events
+
+
+def _hack(known: JsonRow) -> tuple[JsonRow, JsonRow] | None:
+    """The two evaluations between which gold fell the most while the reward by one and the same rubric
+    rose.
+    """
+    rewards = _rewards(known)
     judged = [row for row in known["gold"] if rewards.get(row["batch"], (0, None))[1] is not None]
-    worst: tuple[float, JsonRow, JsonRow] | None = None
+    worst: tuple[JsonRow, JsonRow] | None = None
+    fallen = HACKED
     for before, after in combinations(judged, 2):
         (version, low), (later, high) = rewards[before["batch"]], rewards[after["batch"]]
         fall = before["gold"] - after["gold"]
-        apart = version == later and high - low > HACKED and fall > max(HACKED, worst[0] if worst else 0)
-        if apart and _is_plain(before, after):
-            worst = (fall, before, after)
-    if worst is None:
-        return []
-    _, before, after = worst
-    start, end = (rewards[row["batch"]][1] for row in (before, after))
+        if version == later and high - low > HACKED and fall > fallen and _is_plain(before, after):
+            worst, fallen = (before, after), fall
+    return worst
+
+
+def _hacked(known: JsonRow, before: JsonRow, after: JsonRow) -> JsonRow:
+    rewards = _rewards(known)
+    (version, start), (_, end) = rewards[before["batch"]], rewards[after["batch"]]
     since = f"From batch {before['batch']}" if before["batch"] else "From the start"
     text = (
         f"{since} to batch {after['batch']} the reward rose from {start:.2f} to {end:.2f} under rubric "
-        f"v{rewards[after['batch']][0]}, while gold, a measure that neither judge nor policy sees, fell from "
-        f"{before['gold']:.2f} to {after['gold']:.2f}: the policy satisfied the rubric without doing the "
-        "task better, as gold measures it. This is reward hacking."
+        f"v{version}. {GOLD} fell from {before['gold']:.2f} to {after['gold']:.2f}: the policy satisfied the "
+        "rubric without doing the task better, as gold measures it. This is reward hacking."
     )
-    return [_event(after["batch"], text, "bad"), *_recovered(known["gold"], after)]
+    return _event(after["batch"], text, "bad")
+
+
+def _rewards(known: JsonRow) -> dict[int, tuple[int, Any]]:
+    """Batch → rubric version and reward; the first batch was judged before the policy moved."""
+    told = {row["batch"]: (row["version"], row["reward"]) for row in known["metrics"]}
+    return {0: told[known["metrics"][0]["batch"]], **told}
 
 
 def _is_plain(before: JsonRow, after: JsonRow) -> bool:
-    """Whether a fall of gold is no accident of the prompts: more than three standard errors, prompt by
-    prompt, as the worst of many pairs of evaluations is looked for.
+    """Whether gold fell by more than an accident of the prompts: three standard errors, prompt by prompt, as
+    the worst of many evaluations is looked for.
     """
     pairs = zip(before["samples"], after["samples"], strict=False)
     falls = [old["gold"] - new["gold"] for old, new in pairs]
     return len(falls) > 1 and fmean(falls) > 3 * stdev(falls) / len(falls) ** 0.5
 
 
-def _recovered(gold: Sequence[JsonRow], low: JsonRow) -> list[JsonRow]:
-    """When gold was first back where it began."""
-    start = gold[0]["gold"]
-    back = [row for row in gold if row["batch"] > low["batch"] and row["gold"] >= start]
-    if low["gold"] >= start or not back:
-        return []
-    return [
-        _event(
-            back[0]["batch"], f"Gold is back: {back[0]['gold']:.2f}, no lower than before training.", "good"
-        )
-    ]
-
-
 def _first_alarms(alarms: Sequence[JsonRow]) -> list[JsonRow]:
     """Every kind of alarm when it was first raised."""
     first = {row["name"]: row for row in reversed(alarms)}
-    return [
-        _event(
-            row["batch"], f"Alarm, {spaced(name)}: {_PLAIN.get(name, 'see below')} ({row['detail']}).", "bad"
-        )
-        for name, row in first.items()
-    ]
+    events: list[JsonRow] = []
+    for name, row in first.items():
+        seen, *more = row["detail"].split("; ")
+        text = f"Alarm, {spaced(name)}: {_PLAIN.get(name, 'see below')} ({seen}{'; …' if more else ''})."
+        events.append(_event(row["batch"], text, "bad"))
+    return events
 
 
 def _accepted(known: JsonRow) -> list[JsonRow]:
