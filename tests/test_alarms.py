@@ -127,6 +127,8 @@ def test_a_reward_that_leaves_the_first_rubric_is_told() -> None:
     now = rows(reward=lambda n: 0.6 + noise(n), frozen=lambda n: 0.5 + noise(n))
     both_up = rows(reward=lambda n: 0.7 + noise(n), frozen=lambda n: 0.8 + noise(n))
     assert names(check(now, Reference(before))) == ["reward_drift"]
+    hardly_less = rows(reward=lambda n: 0.6 + noise(n), frozen=lambda n: 0.58 + noise(n))
+    assert check(hardly_less, Reference(before)) == []  # so little is noise
     assert check(both_up, Reference(before)) == []
 
 

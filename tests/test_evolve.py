@@ -404,6 +404,25 @@ def test_a_rubric_that_no_longer_holds_is_rolled_back_to_one_that_does(
         assert (row["kind"], row["accepted"]) == ("meta", False)
 
 
+def test_a_late_measure_of_the_probes_undoes_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are measured for people to look at; the accepted rubric was paid for and stands."""
+
+    async def step(*_: Any) -> dict[str, Any]:
+        return {"accepted": True}
+
+    async def never(*_: Any) -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {"n": 1}
+
+    monkeypatch.setattr("mpo_lite.training.metastep._step", step)
+    monkeypatch.setattr("mpo_lite.training.metastep._probes_by_first", never)
+    session: Any = SimpleNamespace(config=Config(meta_timeout=0.05))
+    rubric = Rubric(criteria=(Criterion(id="a", description="d", levels=("no", "yes")),))
+    now = Situation(10, Version(0, None, 0, "m", rubric), [], [], 0, {}, [], [])
+    row = asyncio.run(meta_step(session, now))
+    assert row == {"accepted": True, "frozen": {}, "probes": {}}
+
+
 def words(seed: int) -> str:
     """Twenty words that no other seed has."""
     return " ".join(f"{letter}{seed}" for letter in "abcdefghijklmnopqrst")

@@ -72,17 +72,17 @@ async def meta_step(session: Session, now: Situation) -> JsonRow:
         EndpointError: Judge or meta-judge refuses for good.
     """
     frozen: dict[str, float] = {}
+    row: JsonRow | None = None
+    probes: JsonRow = {}
     try:
-        row = await asyncio.wait_for(_measured(session, now, frozen), session.config.meta_timeout)
+        async with asyncio.timeout(session.config.meta_timeout):
+            row = await _step(session, now, frozen)
+            probes = await _probes_by_first(session, now)
     except TimeoutError:
         late = f"the meta step was not done after {session.config.meta_timeout:g} s"
-        row = _row(session, now, Outcome((Attempt(None, late),)), {}, Finding())
-    return row | {"frozen": frozen}
-
-
-async def _measured(session: Session, now: Situation, frozen: dict[str, float]) -> JsonRow:
-    row = await _step(session, now, frozen)
-    return row | {"probes": await _probes_by_first(session, now)}
+        # Where only the probes are late, what the step came to stands.
+        row = row or _row(session, now, Outcome((Attempt(None, late),)), {}, Finding())
+    return row | {"frozen": frozen, "probes": probes}
 
 
 async def _probes_by_first(session: Session, now: Situation) -> JsonRow:
