@@ -115,12 +115,21 @@ class Run:
         return (self.path / "config.yaml").is_file()
 
     @property
+    def environment(self) -> JsonRow:
+        """What the run was begun with: versions, processor, by whom. Raises ``ConfigError`` where that is
+        gone.
+        """
+        path = self.path / "env.json"
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            return {name: known[name] for name in ("begun_by", "mpo_lite", "python", "machine", "packages")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path}: missing or damaged; this is no run") from error
+
+    @property
     def begun_by(self) -> str:
         """``train`` for the command line's runs; ``library`` where a user's own trainer writes them."""
-        try:
-            return json.loads((self.path / "env.json").read_text(encoding="utf-8"))["begun_by"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{self.path / 'env.json'}: missing or damaged; this is no run") from error
+        return self.environment["begun_by"]
 
     def ledger(self, process: int = 0) -> Path:
         """Where a process of the job accounts for its calls: each has a file of its own."""
@@ -152,11 +161,13 @@ class Run:
         return asked
 
     def locked(self) -> bool:
-        """Whether a job is training this run now."""
+        """Whether a job is training this run now; no where it lies on a disk that cannot be written to."""
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
             return True
+        except OSError:
+            return False
         self._lock.release()
         return False
 

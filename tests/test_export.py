@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from jobs import Train
+from made_run import ENVIRONMENT
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -60,7 +61,7 @@ def test_an_exported_policy_is_the_trained_one(
 
 
 def test_export_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = Run.create(tmp_path / "run", Config(policy="some/model"), {"begun_by": "train"})
+    run = Run.create(tmp_path / "run", Config(policy="some/model"), ENVIRONMENT)
     for arguments, said in (
         ([], "--merge DIR, --push HUB_ID"),
         (["--merge", str(tmp_path / "out")], "no checkpoint yet"),
@@ -72,7 +73,7 @@ def test_export_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_the_card_tells_figures_and_the_history_of_the_rubric(tmp_path: Path) -> None:
     config = Config(judge="gpt-4o", meta="claude", policy="Qwen/Some-Model", data=str(tmp_path), task="essay")
-    run = Run.create(tmp_path / "run", config, {"begun_by": "train"})
+    run = Run.create(tmp_path / "run", config, ENVIRONMENT)
     hostile = "Pays <script>alert(1)</script> | a [link](http://x) `code`"
     criterion = Criterion(id="c", description=hostile, levels=("no", "yes"))
     run.publish(Version(0, None, 0, "task essay", Rubric(criteria=(criterion,))))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_run import ENVIRONMENT
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
@@ -20,7 +21,7 @@ def criterion(name: str, description: str) -> Criterion:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run of three batches with two rubric versions and a refused proposal."""
-    run = Run.create(tmp_path / "runs" / "one", Config(judge="m", steps=5), {"begun_by": "train"})
+    run = Run.create(tmp_path / "runs" / "one", Config(judge="m", steps=5), ENVIRONMENT)
     kept, old, new = criterion("kept", "Same."), criterion("moved", "Before."), criterion("moved", "After.")
     run.publish(Version(0, None, 0, "task essay", Rubric(criteria=(kept, old, criterion("gone", "Was.")))))
     run.publish(Version(1, 0, 2, "claude", Rubric(criteria=(kept, new), guidelines="Be strict.")))
@@ -69,7 +70,7 @@ def test_versions_are_shown_and_set_side_by_side(run: Run, capsys: Any) -> None:
 
 def test_runs_are_listed_with_state_and_figures(run: Run, capsys: Any) -> None:
     folder = run.path.parent
-    damaged = Run.create(folder / "two", Config(judge="m"), {"begun_by": "train"})
+    damaged = Run.create(folder / "two", Config(judge="m"), ENVIRONMENT)
     write_atomically(damaged.path / "config.yaml", "stepps: 3\n")
     found = json.loads(said(capsys, "runs", folder, "--json"))["runs"]
     assert [one["name"] for one in found] == ["one", "two"]

@@ -17,7 +17,7 @@ from mpo_lite.files import append_rows, read_rows
 from mpo_lite.report.accounts import accounts
 from mpo_lite.report.gather import gather, gold_change
 from mpo_lite.report.history import diff, history
-from mpo_lite.report.page import write_report
+from mpo_lite.report.page import write_comparison, write_report
 from mpo_lite.report.samples import LONGEST, MOST_BYTES, samples, shortened
 from mpo_lite.report.story import headline
 from mpo_lite.resolve import load_config
@@ -110,7 +110,7 @@ def test_rewards_of_two_rubrics_are_not_joined(tmp_path: Path) -> None:
         CHANGE: 0.4,
     }
     assert gold["y"][0] == 0.5 and gold["dots"] and not rewards["dots"]
-    assert chart["marks"] == [{"at": CHANGE, "label": "phrase_drift"}]
+    assert chart["marks"] == [CHANGE]
 
 
 def test_signs_say_what_is_unhealthy(tmp_path: Path) -> None:
@@ -268,6 +268,19 @@ def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         main(["report", str(one.path), "--out", str(tmp_path / "no" / "where.html")])
     assert "name another file by --out" in capsys.readouterr().err
+    (third.path / "env.json").write_text("{", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["report", str(third.path)])
+    assert "env.json: missing or damaged" in capsys.readouterr().err
+
+
+def test_a_comparison_names_no_folder(tmp_path: Path) -> None:
+    runs = [
+        made_run(tmp_path / "secret-place" / name, data=str(tmp_path / "secret-place" / f"{name}.jsonl"))
+        for name in ("one", "other")
+    ]
+    page = write_comparison(runs, tmp_path / "c.html").read_text(encoding="utf-8")
+    assert "secret-place" not in page and "other.jsonl" in page
 
 
 def test_a_report_moves_with_its_run(tmp_path: Path) -> None:

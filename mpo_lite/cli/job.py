@@ -89,8 +89,8 @@ def _report(run: Run) -> Path | None:
 
     try:
         return write_report(run)
-    except (OSError, MPOError) as error:
-        click.echo(f"no report could be written ({error}); try: mpo-lite report {run.path}", err=True)
+    except MPOError as error:
+        click.echo(f"no report ({error}); try again: mpo-lite report {run.path}", err=True)
         return None
 
 

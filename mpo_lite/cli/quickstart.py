@@ -13,6 +13,7 @@ from mpo_lite.files import read_rows
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run, new_folder
+from mpo_lite.training.ranks import led
 
 SETTINGS: dict[str, Any] = {
     "judge": SANDBOX,
@@ -48,7 +49,7 @@ def command(as_json: bool, **flags: Any) -> None:
     mpo-lite quickstart --baseline iter0     # the same without the meta step: the hack stays
     """
     own = {name: value for name, value in flags.items() if value is not None}
-    run_dir = own.pop("run_dir", None) or new_folder("quickstart")
+    run_dir = own.pop("run_dir", None) or led(lambda: new_folder("quickstart"))
     config = load_config(given=SETTINGS | own | {"run_dir": run_dir}, environ={})
     summary = run_job(config, as_json=as_json)
     if not as_json:

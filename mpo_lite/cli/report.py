@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from mpo_lite.errors import ConfigError
 from mpo_lite.runs import Run
 
 
@@ -34,13 +33,10 @@ def command(runs: tuple[Path, ...], out: Path | None, show: bool) -> None:
     from mpo_lite.report.page import write_comparison, write_report
 
     opened = [Run.open(path, {})[0] for path in runs]
-    try:
-        if len(opened) > 1:
-            path = write_comparison(opened, out or runs[0].parent / "comparison.html")
-        else:
-            path = write_report(opened[0], out)
-    except OSError as error:
-        raise ConfigError(f"report: cannot write ({error}); name another file by --out") from error
+    if len(opened) > 1:
+        path = write_comparison(opened, out or runs[0].parent / "comparison.html")
+    else:
+        path = write_report(opened[0], out)
     click.echo(f"report: {path}")
     if show and not webbrowser.open(path.resolve().as_uri()):
         click.echo("no browser was found here; open the file by hand", err=True)

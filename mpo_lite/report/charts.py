@@ -36,7 +36,7 @@ def all_charts(known: JsonRow, rollouts: Sequence[Rollout], tops: Mapping[int, M
         "gap": _gap(known),
         "spend": _spend(metrics),
         "zero_spread": chart([line("share", known["zero_spread"])], unit=True),
-        **{name: chart([line(title, _column(metrics, name))]) for name, (title, _) in HEALTH.items()},
+        **{name: chart([line(title, column(metrics, name))]) for name, (title, _) in HEALTH.items()},
         **{f"criterion-{name}": chart([line(name, track)], unit=True)
            for name, track in _levels(rollouts, tops).items()},
     }  # fmt: skip
@@ -77,30 +77,32 @@ def line(label: str, track: Track, colour: int = 0, dots: bool = False) -> JsonR
 
 def reward_chart(known: JsonRow) -> JsonRow | None:
     """Reward, broken where the rubric changes, beside the measures that stay the same."""
-    rewards: Track = _column(known["metrics"], "reward")
-    versions = [row for row in known["history"] if row["accepted"]]
+    rewards, bands = column(known["metrics"], "reward"), _bands(known)
     # Rewards by different rubrics are not comparable: no line joins them.
-    rewards |= {row["batch"] + 0.5: None for row in versions if row["batch"]}
+    rewards |= {band["from"]: None for band in bands[1:]}
     made = chart(
         [
             line("reward, by the rubric in force", rewards, 0),
-            line("fixed answers, by the first rubric", first_rubric(known["probes"]), 2, dots=True),
-            line("gold", {row["batch"]: row["gold"] for row in known["gold"]}, 1, dots=True),
+            line("fixed answers, by the first rubric", known["probes"], 2, dots=True),
+            line("gold", column(known["gold"], "gold"), 1, dots=True),
         ],
         unit=True,
     )
     if made:
-        made["bands"] = _bands(known)
-        # An alarm that stands is told at every batch; one mark per name and five batches is enough.
-        marks = {(row["name"], row["batch"] // 5): row for row in reversed(known["alarms"])}
-        made["marks"] = [{"at": row["batch"], "label": row["name"]} for row in marks.values()]
+        made |= {"bands": bands, "marks": sorted({row["batch"] for row in known["alarms"]})}
     return made
 
 
-def first_rubric(probes: Sequence[tuple[int, JsonRow]]) -> Track:
+def first_rubric(lineage: Sequence[JsonRow]) -> Track:
     """What the policy's answers to fixed prompts earn under the first rubric, over time."""
-    start: Track = {0: probes[0][1]["before"]} if probes else {}
-    return start | {batch: row["now"] for batch, row in probes}
+    measured = {row["began"]: row["probes"] for row in lineage if row.get("probes")}
+    now: Track = {batch: one["now"] for batch, one in measured.items()}
+    return {0: next(iter(measured.values()))["before"], **now} if measured else now
+
+
+def column(rows: Sequence[JsonRow], name: str) -> Track:
+    """Batch → the value of a column, where it has one."""
+    return {row["batch"]: row[name] for row in rows if row.get(name) is not None}
 
 
 def zero_spread(rollouts: Sequence[Rollout]) -> Track:
@@ -118,7 +120,7 @@ def zero_spread(rollouts: Sequence[Rollout]) -> Track:
 
 def _gap(known: JsonRow) -> JsonRow | None:
     """Reward minus gold where both were measured."""
-    rewards = _column(known["metrics"], "reward")
+    rewards = column(known["metrics"], "reward")
     gap: Track = {
         row["batch"]: reward - row["gold"]
         for row in known["gold"]
@@ -139,9 +141,9 @@ def _bands(known: JsonRow) -> list[JsonRow]:
 def _spend(metrics: Sequence[JsonRow]) -> JsonRow | None:
     """USD so far where all is priced, else calls so far."""
     if metrics and metrics[-1].get("usd"):
-        return chart([line("USD so far", _column(metrics, "usd"), 0)])
+        return chart([line("USD so far", column(metrics, "usd"), 0)])
     purposes = ("judge", "gate", "meta")
-    return chart([line(f"{purpose} calls so far", _column(metrics, f"{purpose}_calls"), colour)
+    return chart([line(f"{purpose} calls so far", column(metrics, f"{purpose}_calls"), colour)
                   for colour, purpose in enumerate(purposes)])  # fmt: skip
 
 
@@ -157,10 +159,6 @@ def _levels(rollouts: Sequence[Rollout], tops: Mapping[int, Mapping[str, int]]) 
         for name, found in levels.items():
             tracks[name][batch + 1] = fmean(found)
     return tracks
-
-
-def _column(rows: Sequence[JsonRow], name: str) -> Track:
-    return {row["batch"]: row[name] for row in rows if row.get(name) is not None}
 
 
 def _round(value: Any) -> float | None:

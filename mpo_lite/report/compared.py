@@ -6,15 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import yaml
-
 from mpo_lite.config import Config
-from mpo_lite.errors import ConfigError
 from mpo_lite.files import JsonRow, read_rows
-from mpo_lite.report.charts import Track, chart, first_rubric, line
-from mpo_lite.report.gather import gold_change
+from mpo_lite.report.charts import Track, chart, column, first_rubric, line
+from mpo_lite.report.gather import gold_change, shown_settings
 from mpo_lite.report.summary import run_figures, run_state, spaced
-from mpo_lite.resolve import save_config
 from mpo_lite.runs import Run
 
 SHOWN = (
@@ -27,8 +23,6 @@ SHOWN = (
     ("usd", "USD so far", "Where all calls are priced."),
 )  # fmt: skip
 """Charts in their order: name, title and what to look for."""
-FOLDERS = ("run_dir", "cache_dir")
-"""Settings in which any two runs may differ."""
 
 
 def compared(runs: Sequence[Run]) -> JsonRow:
@@ -38,10 +32,8 @@ def compared(runs: Sequence[Run]) -> JsonRow:
         ``runs``, table ``rows`` and ``settings`` (label, one value per run), ``charts``, and ``cautions``.
 
     Raises:
-        ConfigError: Fewer than two runs, or one that is none.
+        ConfigError: One of them is none.
     """
-    if len(runs) < 2:
-        raise ConfigError("report: to compare needs two runs or more")
     configs = [Run.open(run.path, {})[1] for run in runs]
     known = [_known(*each) for each in zip(runs, configs, strict=True)]
     return {
@@ -58,10 +50,10 @@ def compared(runs: Sequence[Run]) -> JsonRow:
 
 def _known(run: Run, config: Config) -> JsonRow:
     metrics, gold = read_rows(run.metrics), read_rows(run.gold)
-    probes = [(row["began"], row["probes"]) for row in read_rows(run.lineage) if row.get("probes")]
     tracks: dict[str, Track] = {
-        name: {row["batch"]: row[name] for row in metrics if row.get(name) is not None}
-        for name in ("reward", "kl", "tokens", "usd")
+        **{name: column(metrics, name) for name in ("reward", "kl", "tokens", "usd")},
+        "gold": column(gold, "gold"),
+        "probes": first_rubric(read_rows(run.lineage)),
     }
     return {
         "name": run.path.name,
@@ -71,8 +63,7 @@ def _known(run: Run, config: Config) -> JsonRow:
         "asked": [one["prompt"] for one in gold[0]["samples"]] if gold else [],
         "task": (config.task, config.goal),
         "alarms": sorted({row["name"] for row in read_rows(run.alarms)}),
-        "tracks": tracks
-        | {"gold": {row["batch"]: row["gold"] for row in gold}, "probes": first_rubric(probes)},
+        "tracks": tracks,
     }
 
 
@@ -121,10 +112,9 @@ def _said(value: Any) -> str:
 
 
 def _differing(configs: Sequence[Config]) -> list[tuple[str, list[str]]]:
-    saved: list[JsonRow] = [yaml.safe_load(save_config(config)) for config in configs]
-    names = [name for name in saved[0] if name not in FOLDERS]
-    return [(name, [str(one[name]) for one in saved]) for name in names
-            if any(one[name] != saved[0][name] for one in saved)]  # fmt: skip
+    shown = [shown_settings(config) for config in configs]
+    differing = [name for name in shown[0] if any(one[name] != shown[0][name] for one in shown)]
+    return [(name, [str(one[name]) for one in shown]) for name in differing]
 
 
 def _chart(known: Sequence[JsonRow], name: str) -> JsonRow | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +40,8 @@ def gather(run: Run, config: Config) -> JsonRow:
         ``history``, ``criteria``, ``accounts``, ``alarms``, ``samples``, ``over_time`` and how to reproduce.
 
     Raises:
-        TaskError: A rubric version of the run is gone or damaged.
+        ConfigError: The record of its surroundings is gone or damaged.
+        TaskError: A rubric version of the run is.
     """
     metrics, gold, lineage, alarms = map(read_rows, (run.metrics, run.gold, run.lineage, run.alarms))
     rollouts = run.journalled(0)
@@ -61,7 +61,7 @@ def gather(run: Run, config: Config) -> JsonRow:
         "alarms": alarms,
         "history": history(run, lineage),
         "in_force": _in_force(run),
-        "probes": [(row["began"], row["probes"]) for row in lineage if row.get("probes")],
+        "probes": charts.first_rubric(lineage),
         "accounts": accounts(run),
         "criteria": _criteria(rollouts, rubrics, lineage),
         "zero_spread": charts.zero_spread(rollouts),
@@ -126,27 +126,25 @@ def _criteria(rollouts: Sequence[Rollout], rubrics: dict[int, Any], lineage: Seq
     }
 
 
-def _reproduction(run: Run, config: Config) -> JsonRow:
-    """The settings that differ from what holds unsaid, without paths of this machine, and the versions."""
-    default = yaml.safe_load(save_config(Config.model_validate({"judge": config.judge})))
+def shown_settings(config: Config) -> JsonRow:
+    """The settings as they may be passed on: without the run's folders, and of paths the last part alone."""
     saved: JsonRow = yaml.safe_load(save_config(config))
-    own = {
-        key: value for key, value in saved.items() if key == "seed" or value != default[key] or key == "judge"
-    }
     for key in ("run_dir", "cache_dir"):
-        own.pop(key, None)
+        del saved[key]
     for key in ("policy", "task", "data", "rubric"):
-        if Path(own.get(key) or "").is_absolute():
-            own[key] = Path(own[key]).name
-    text = yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
-    environment = json.loads((run.path / "env.json").read_text(encoding="utf-8"))
-    packages = {
-        "python": environment["python"],
-        "mpo-lite": environment["mpo_lite"],
-        **environment["packages"],
-    }
+        if Path(saved[key] or "").is_absolute():
+            saved[key] = Path(saved[key]).name
+    return saved
+
+
+def _reproduction(run: Run, config: Config) -> JsonRow:
+    """The settings that differ from what holds unsaid, and the versions."""
+    default = shown_settings(Config.model_validate({"judge": config.judge}))
+    settings = shown_settings(config)
+    own = {key: value for key, value in settings.items() if key in ("judge", "seed") or value != default[key]}
+    known = run.environment
     return {
-        "settings": text,
-        "packages": packages,
-        "machine": environment["machine"],
+        "settings": yaml.safe_dump(own, sort_keys=False, allow_unicode=True),
+        "packages": {"python": known["python"], "mpo-lite": known["mpo_lite"], **known["packages"]},
+        "machine": known["machine"],
     }

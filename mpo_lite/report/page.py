@@ -19,6 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mpo_lite.errors import ConfigError
 from mpo_lite.files import JsonRow, write_atomically
 from mpo_lite.report.charts import HEALTH
 from mpo_lite.report.compared import compared
@@ -41,7 +42,7 @@ def write_report(run: Run, path: Path | None = None) -> Path:
         The file.
 
     Raises:
-        ConfigError: There is no run, or its configuration is damaged.
+        ConfigError: There is no run, a file of it is damaged, or the report cannot be written.
         TaskError: A rubric version is gone or damaged.
     """
     _, config = Run.open(run.path, {})
@@ -130,5 +131,8 @@ def _share(value: float | None) -> str:
 
 
 def _write(path: Path, html: str) -> Path:
-    write_atomically(path, html)
+    try:
+        write_atomically(path, html)
+    except OSError as error:
+        raise ConfigError(f"report: cannot be written ({error}); name another file by --out") from error
     return path

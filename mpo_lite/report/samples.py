@@ -52,12 +52,14 @@ def samples(
         for one in _chosen(rollouts, set(shown_by), cited)
     )
     for row in islice(chain(_cited_probes(probes, cited), told), MOST_SAMPLES):
-        fresh = row["prompt"] not in prompts
-        size += len(json.dumps(row)) - (0 if fresh else len(row["prompt"]))
+        prompt = row["prompt"]
+        size += 0 if prompt in prompts else len(json.dumps(prompt))
+        kept = {**row, "prompt": prompts.get(prompt, len(prompts))}
+        size += len(json.dumps(kept))
         if size > MOST_BYTES:
             break
-        place = prompts.setdefault(row["prompt"], len(prompts))
-        rows.append({**row, "prompt": place})
+        prompts.setdefault(prompt, len(prompts))
+        rows.append(kept)
     rows.sort(key=lambda row: (row["batch"], row["row"]))
     return {"prompts": list(prompts), "rows": rows, "of": len(rollouts)}
 

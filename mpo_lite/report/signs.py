@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import fmean
-from typing import Any
 
 from mpo_lite.files import JsonRow
 from mpo_lite.report.story import HACKED
 from mpo_lite.report.summary import spaced
 
+Look = Callable[[JsonRow], JsonRow | None]
 RECENT = 10
 """Batches that *of late* means."""
 FLAT_GROUPS, SATURATED, CUT, FAILED, FAR, UNSURE = 0.5, 0.95, 0.1, 0.02, 1.0, 0.25
@@ -103,33 +103,22 @@ def _failed(known: JsonRow) -> JsonRow | None:
     return _sign("Judgements succeed", failed / rows <= FAILED, f"{failed:,} of {rows:,} failed")
 
 
-def _near(known: JsonRow) -> JsonRow | None:
-    kl = _late(known, "kl")
-    return (
-        None
-        if kl is None
-        else _sign("The policy stays near its start", kl < FAR, f"KL {kl:.2f} nats per token")
-    )
+def _late_below(column: str, limit: float, name: str, said: str) -> Look:
+    """A sign that a column of the metrics has stayed below a limit of late."""
+
+    def look(known: JsonRow) -> JsonRow | None:
+        late = [row[column] for row in known["metrics"][-RECENT:] if row.get(column) is not None]
+        return _sign(name, fmean(late) < limit, said.format(fmean(late))) if late else None
+
+    return look
 
 
-def _ended(known: JsonRow) -> JsonRow | None:
-    cut = _late(known, "clipped")
-    return (
-        None
-        if cut is None
-        else _sign("Answers end by themselves", cut < CUT, f"{cut:.0%} cut at the token limit")
-    )
-
-
-_SIGNS: tuple[Callable[[JsonRow], JsonRow | None], ...] = (
-    _gold, _together, _alarms, _flat, _room, _criteria, _repeatable, _failed, _near, _ended,
+_SIGNS: tuple[Look, ...] = (
+    _gold, _together, _alarms, _flat, _room, _criteria, _repeatable, _failed,
+    _late_below("kl", FAR, "The policy stays near its start", "KL {:.2f} nats per token"),
+    _late_below("clipped", CUT, "Answers end by themselves", "{:.0%} cut at the token limit"),
 )  # fmt: skip
 
 
 def _sign(name: str, ok: bool | None, said: str) -> JsonRow:
     return {"name": name, "ok": ok, "said": said}
-
-
-def _late(known: JsonRow, name: str) -> float | None:
-    values: list[Any] = [row[name] for row in known["metrics"][-RECENT:] if row.get(name) is not None]
-    return fmean(values) if values else None

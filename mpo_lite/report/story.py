@@ -34,6 +34,13 @@ _PLAIN = {
     "gate_refusals": "proposals of the meta-judge are refused again and again",
 }
 """Alarms in plain words."""
+_STEPS = {
+    "meta": "The meta-judge rewrote the rubric",
+    "rollback": "The rubric was taken back",
+    "pin": "A person put a rubric in force",
+    "refine": "The rubric was refined before training",
+}
+"""Kinds of lineage rows that bring a version, in plain words."""
 
 
 def story(known: JsonRow) -> list[JsonRow]:
@@ -185,14 +192,8 @@ def _rewritten(row: JsonRow) -> JsonRow:
         f" It had been shown the alarms: {', '.join(map(spaced, row['alarms']))}." if row["alarms"] else ""
     )
     tried = " The gate tried the new rubric out before it was used." if row["figures"] else ""
-    who = {
-        "meta": "The meta-judge rewrote the rubric",
-        "rollback": "The rubric was taken back",
-        "pin": "A person put a rubric in force",
-        "refine": "The rubric was refined before training",
-    }
     return _event(
-        row["batch"], f"{who[row['kind']]}: v{row['version']} ({row['words']}).{alarms}{tried}", "mended"
+        row["batch"], f"{_STEPS[row['kind']]}: v{row['version']} ({row['words']}).{alarms}{tried}", "mended"
     )
 
 

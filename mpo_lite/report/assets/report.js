@@ -53,7 +53,7 @@ function marks(chart, spec) {
   ctx.save();
   ctx.fillStyle = colour("--bad");
   for (const mark of spec.marks || []) {
-    const x = chart.valToPos(mark.at, "x", true);
+    const x = chart.valToPos(mark, "x", true);
     ctx.beginPath();
     ctx.moveTo(x - size, bbox.top + bbox.height);
     ctx.lineTo(x + size, bbox.top + bbox.height);
@@ -68,12 +68,12 @@ function draw(element) {
   const small = element.classList.contains("small");
   const last = Math.max(1, spec.x[spec.x.length - 1]);
   const axis = { stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, size: 44 };
-  const only = spec.lines.length === 1;
+  const single = spec.lines.length === 1;
   const chart = new uPlot({
     width: element.clientWidth,
     height: small ? 44 : element.closest("figure") ? 170 : 320,
     padding: small ? [3, 3, 3, 3] : [spec.bands ? 22 : 12, 12, 0, 0],
-    legend: { show: !only },
+    legend: { show: !single },
     cursor: { show: !small, y: false },
     select: { show: false },
     scales: {
@@ -97,7 +97,6 @@ function draw(element) {
     ],
     hooks: { drawClear: [(own) => bands(own, spec)], draw: [(own) => marks(own, spec)] },
   }, [spec.x, ...spec.lines.map((line) => line.y)], element);
-  if (only && !small && element.closest("figure")) chart.root.classList.add("single");
   drawn.push([chart, element]);
 }
 
