@@ -8,19 +8,18 @@ machine that writes it, five times, of which the median counts.
 
 import argparse
 import json
-import shutil
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from selenium import webdriver
-from selenium.webdriver.support.wait import WebDriverWait
+from selenium.webdriver import Chrome
 
 from mpo_lite.report.page import write_report
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from browser import chromium, go
 from made_run import made_run
 
 SIZES = {
@@ -30,12 +29,11 @@ SIZES = {
 }
 SENTENCE = "Dogs are kept for many reasons, and each of them has a history of its own. "
 LOADS = 5
-LOADED = "return performance.getEntriesByType('navigation')[0].loadEventEnd > 0"
 SHOWN = """const count = (what) => document.querySelectorAll(what).length;
 return [performance.getEntriesByType('navigation')[0].loadEventEnd / 1000, count('canvas'), count('.card')]"""
 
 
-def measure(driver: webdriver.Chrome, folder: Path, batches: int, sentences: int) -> dict:
+def measure(driver: Chrome, folder: Path, batches: int, sentences: int) -> dict:
     def completion(batch: int, row: int) -> str:
         return f"{batch} {row} {SENTENCE * sentences}"
 
@@ -45,8 +43,7 @@ def measure(driver: webdriver.Chrome, folder: Path, batches: int, sentences: int
     seconds = time.monotonic() - began
     loads = []
     for _ in range(LOADS):
-        driver.get(path.as_uri())
-        WebDriverWait(driver, 20).until(lambda page: page.execute_script(LOADED))  # get() may be back before
+        go(driver, path)
         loaded, charts, cards = driver.execute_script(SHOWN)
         assert charts > 8 and cards > 8, (charts, cards)  # it is drawn by then
         loads.append(loaded)
@@ -65,18 +62,11 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/report.json"))
     options = parser.parse_args()
-    chrome = webdriver.ChromeOptions()
-    chrome.binary_location = shutil.which("chromium") or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu"):
-        chrome.add_argument(argument)
-    driver = webdriver.Chrome(options=chrome, service=webdriver.ChromeService(shutil.which("chromedriver")))
     results = {}
-    try:
+    with chromium() as driver:
         for name, size in SIZES.items():
             with tempfile.TemporaryDirectory() as folder:
                 results[name] = measure(driver, Path(folder), *size)
-    finally:
-        driver.quit()
     options.out.write_text(json.dumps(results, indent=1))
     print("| run | rollouts | journal | written in | page | shown after |\n|---|---|---|---|---|---|")
     for name, row in results.items():

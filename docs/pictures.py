@@ -8,15 +8,17 @@ python docs/pictures.py runs/evolving runs/frozen
 from __future__ import annotations
 
 import base64
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from selenium import webdriver
+from selenium.webdriver import Chrome
 
 from mpo_lite.report.page import write_report
 from mpo_lite.runs import Run
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from browser import chromium, go
 
 FOLDER = Path(__file__).parent
 WIDTH = 1000
@@ -24,27 +26,20 @@ WIDTH = 1000
 
 def main(evolving: Path, frozen: Path) -> None:
     """Writes ``report.png``, ``healthy.png`` and ``unhealthy.png``."""
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={WIDTH},1000"):
-        options.add_argument(argument)
-    options.binary_location = shutil.which("chromium") or ""
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    try:
+    with chromium(WIDTH) as driver:
         _open(driver, evolving)
         _picture(driver, "header", "#story", "report.png")
         _picture(driver, "[data-chart=reward]", "[data-chart=reward]", "healthy.png")
         _open(driver, frozen)
         _picture(driver, "[data-chart=reward]", "[data-chart=reward]", "unhealthy.png")
-    finally:
-        driver.quit()
 
 
-def _open(driver: webdriver.Chrome, run: Path) -> None:
+def _open(driver: Chrome, run: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        driver.get(write_report(Run(run), Path(folder) / "report.html").resolve().as_uri())
+        go(driver, write_report(Run(run), Path(folder) / "report.html"))
 
 
-def _picture(driver: webdriver.Chrome, first: str, last: str, name: str) -> None:
+def _picture(driver: Chrome, first: str, last: str, name: str) -> None:
     """What stands from one element to another."""
     top, end = (driver.find_element("css selector", one).rect for one in (first, last))
     height = end["y"] + end["height"] - top["y"] + 24

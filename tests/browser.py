@@ -1,4 +1,4 @@
-"""A headless Chromium for tests, where the machine has one."""
+"""A headless Chromium for tests, benchmarks and pictures, where the machine has one."""
 
 import json
 import shutil
@@ -20,8 +20,8 @@ needs_browser = pytest.mark.skipif(
 
 
 @contextmanager
-def opened(page: Path, width: int = 1280, dark: bool = False) -> Iterator[webdriver.Chrome]:
-    """Opens a page from disk; asserts afterwards that nothing went wrong in it and nothing was asked for."""
+def chromium(width: int = 1280, dark: bool = False) -> Iterator[webdriver.Chrome]:
+    """Starts one; below 600 pixels of width it is a phone's."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM or ""
     # As root, which containers run as, Chromium has no sandbox.
@@ -34,14 +34,26 @@ def opened(page: Path, width: int = 1280, dark: bool = False) -> Iterator[webdri
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-        driver.get(page.as_uri())
-        loaded = "return document.readyState === 'complete'"
-        WebDriverWait(driver, 20).until(lambda it: it.execute_script(loaded))  # get() may be back before
+        yield driver
+    finally:
+        driver.quit()
+
+
+def go(driver: webdriver.Chrome, page: Path) -> None:
+    """Opens a page from disk and waits until it is loaded: ``get`` may be back before."""
+    driver.get(page.resolve().as_uri())
+    loaded = "return performance.getEntriesByType('navigation')[0].loadEventEnd > 0"
+    WebDriverWait(driver, 20).until(lambda it: it.execute_script(loaded))
+
+
+@contextmanager
+def opened(page: Path, width: int = 1280, dark: bool = False) -> Iterator[webdriver.Chrome]:
+    """Opens a page; asserts afterwards that nothing went wrong in it and nothing was asked for."""
+    with chromium(width, dark) as driver:
+        go(driver, page)
         yield driver
         assert driver.get_log("browser") == []
         assert _requested(driver) == {page.as_uri()}
-    finally:
-        driver.quit()
 
 
 def _requested(driver: webdriver.Chrome) -> set[str]:
