@@ -12,15 +12,6 @@ from mpo_lite.cli.config import SCHEMA, config_schema
 from mpo_lite.errors import ConfigError
 from mpo_lite.prompts import prompts_dir
 
-EXPERIMENT = f"""# yaml-language-server: $schema={SCHEMA}
-# Settings of a run: mpo-lite train FILE. All there are: mpo-lite train --help, mpo-lite config schema.
-task: {{task}}
-judge: gpt-4o-mini
-meta: claude
-steps: 200
-max_usd: 5      # a hard cap; the run stops there with its state saved
-"""
-
 
 @click.command("init", short_help="Write a first task of your own.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
@@ -36,8 +27,7 @@ def command(folder: Path) -> None:
         raise ConfigError(f"{folder}: is not empty; name a new folder")
     try:
         shutil.copytree(prompts_dir() / "init", folder, dirs_exist_ok=True)
-        settings = EXPERIMENT.format(task=json.dumps(str(folder)))
-        (folder / "experiment.yaml").write_text(settings, encoding="utf-8")
+        (folder / "experiment.yaml").write_text(_experiment(folder), encoding="utf-8")
         (folder / SCHEMA).write_text(config_schema(), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error})") from error
@@ -45,3 +35,14 @@ def command(folder: Path) -> None:
         click.echo(f"wrote {path}")
     click.echo(f"look at it: mpo-lite tasks {folder}")
     click.echo(f"train it:   mpo-lite train {folder / 'experiment.yaml'}")
+
+
+def _experiment(task: Path) -> str:
+    return f"""# yaml-language-server: $schema={SCHEMA}
+# Settings of a run: mpo-lite train FILE. All there are: mpo-lite train --help, mpo-lite config schema.
+task: {json.dumps(str(task))}
+judge: gpt-4o-mini
+meta: claude
+steps: 200
+max_usd: 5      # a hard cap; the run stops there with its state saved
+"""
