@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_run import ENVIRONMENT
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, TaskError
@@ -47,7 +48,7 @@ def test_a_run_that_never_began_leaves_its_folder_free(run: Run, rubric: Rubric)
     run.publish(Version(0, None, 0, "task", rubric))
     run.withdraw()
     assert not run.exists()
-    Run.create(run.path, Config(), {"begun_by": "library"})
+    Run.create(run.path, Config(), ENVIRONMENT | {"begun_by": "library"})
     assert run.begun_by == "library"
 
 
