@@ -16,12 +16,30 @@ A message says what happened, where, and how to mend it. The command line prints
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections import Counter
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Literal
 
-FailureKind = Literal["transport", "parse", "refusal", "context"]
-"""Why a call gave no answer. Only ``transport`` and ``parse`` count towards the breaker."""
+FailureKind = Literal["timeout", "transport", "cut", "parse", "refusal", "context"]
+"""Why a call gave no answer: it took too long; the server did not answer or answered with an error; the reply
+was cut at the token limit; it was not what was asked for; the model refused; the sample is too long. The
+breaker counts all but the last two, which say something of the sample and not of the judge."""
+
+_FAILURES: dict[FailureKind, str] = {
+    "timeout": "timed out",
+    "transport": "lost to server errors",
+    "cut": "cut off",
+    "parse": "malformed",
+    "refusal": "refused",
+    "context": "too long for the judge",
+}
+
+
+def failures_in_words(kinds: Iterable[FailureKind]) -> str:
+    """Failures by kind, e.g. ``7 timed out, 2 cut off``, in a fixed order; empty where there are none."""
+    counts = Counter(kinds)
+    return ", ".join(f"{counts[kind]} {words}" for kind, words in _FAILURES.items() if counts[kind])
 
 
 class MPOError(Exception):
