@@ -267,8 +267,16 @@ class Config(BaseModel):
     batch_timeout: float = Field(
         400.0, gt=0, description="Seconds a batch is judged for; what is late then counts as not judged."
     )
-    judge_max_tokens: int = Field(1024, ge=16, description="Longest reply of the judge in tokens.")
-    meta_max_tokens: int = Field(4096, ge=16, description="Longest reply of the meta-judge in tokens.")
+    judge_max_tokens: int | None = Field(
+        None,
+        ge=16,
+        description="Longest reply of the judge in tokens; default: by the number of criteria and answers.",
+    )
+    meta_max_tokens: int | None = Field(
+        None,
+        ge=16,
+        description="Longest reply of the meta-judge in tokens; default: by what it is asked for.",
+    )
     judge_price: Price | None = Field(
         None, description="USD per million input, output and, if wanted, cached input tokens of the judge."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,14 @@ import click
 from mpo_lite.cli.job import SIMULATED, sandboxed
 from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.config import Config
-from mpo_lite.errors import EndpointError, JudgeDown, StopRun, TaskError
+from mpo_lite.errors import (
+    EndpointError,
+    FailureKind,
+    JudgeDown,
+    StopRun,
+    TaskError,
+    failures_in_words,
+)
 from mpo_lite.files import append_rows, write_atomically
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.endpoints import Endpoints
@@ -30,7 +38,7 @@ from mpo_lite.types import Verdict
 
 CHUNK = 256
 """Rows that are judged together, and written then: what a cap leaves is on disk."""
-_NOT_JUDGED = Verdict(None, "", failure="transport")
+_NOT_JUDGED = Verdict(None, "", failure="transport", detail="scoring stopped before this row")
 Row = dict[str, Any]
 
 
@@ -50,9 +58,9 @@ def command(
     """Judge the responses of DATA (.jsonl, .csv, .parquet) by a task's rules, rubric and gold metric.
 
     DATA has the columns prompt and response (or completion), and what the task's reference is read from. Each
-    row is written with reward (null where it was not judged), gold (null where the task has none), rules
-    (which are kept) and criteria (level and reason). Every answer of the judge is cached: a stopped scoring
-    goes on.
+    row is written with reward (null where it was not judged), failure (why it was not: its kind, and what was
+    seen), gold (null where the task has none), rules (which are kept) and criteria (level and reason). Every
+    answer of the judge is cached: a stopped scoring can be resumed.
 
     \b
     mpo-lite score --task essay --judge gpt-4o-mini answers.jsonl --out scored.jsonl
@@ -127,6 +135,9 @@ def _scorer(task: Task) -> Callable[..., Row]:
             reward = verify(text, row) if verify and known else None
         return row["_given"] | {
             "reward": reward,
+            "failure": {"kind": verdict.failure, "detail": verdict.detail}
+            if verdict and verdict.failure
+            else None,
             "gold": gold(text, row) if gold and known else None,
             "rules": rules,
             "criteria": {key: asdict(one) for key, one in verdict.assessments.items()} if verdict else {},
@@ -164,9 +175,11 @@ def _reference(row: Row, column: str | None) -> str | None:
 def _summary(rows: Sequence[Row]) -> Row:
     rewards = [row["reward"] for row in rows if row["reward"] is not None]
     golds = [row["gold"] for row in rows if row["gold"] is not None]
+    failures = [row["failure"]["kind"] for row in rows if row["failure"]]
     return {
         "rows": len(rows),
         "rewarded": len(rewards),
+        "failures": dict(Counter(failures)),
         "reward": statistics.fmean(rewards) if rewards else None,
         "gold": statistics.fmean(golds) if golds else None,
         "broken_rules": sum(not all(row["rules"].values()) for row in rows),
@@ -175,8 +188,11 @@ def _summary(rows: Sequence[Row]) -> Row:
 
 def _told(summary: Row) -> str:
     reward, gold = summary["reward"], summary["gold"]
+    kinds: Counter[FailureKind] = Counter(summary["failures"])
+    failed, why = kinds.total(), failures_in_words(kinds.elements())
     parts = [
         f"{summary['rows']} rows, {summary['rewarded']} with a reward",
+        *([f"{failed} of {summary['rows']} not judged: {why}"] if failed else []),
         *([f"reward {reward:.3f}"] if reward is not None else []),
         *([f"gold {gold:.3f}"] if gold is not None else []),
         f"{summary['broken_rules']} broke a rule",

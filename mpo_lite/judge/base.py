@@ -13,8 +13,14 @@ from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Verdict
 
 MAX_REASON = 2000
-TOKENS_PER_CRITERION = 96
-"""Room for one reason and level; a long rubric raises the reply's limit accordingly."""
+"""Characters of a reason that are kept."""
+REASON_CHARS = 300
+"""Characters of a reason that are asked for: without a bound, small models ramble up to the token limit."""
+TOKENS_PER_REASON, TOKENS_PER_REPLY = 160, 64
+"""Room for a reason with its level, and for what is around them. A third of a reason's characters, and twice
+that for scripts that take more tokens."""
+
+REASON: Schema = {"type": "string", "maxLength": REASON_CHARS}
 
 T = TypeVar("T")
 
@@ -84,6 +90,11 @@ async def in_time(works: Sequence[Coroutine[Any, Any, T]], seconds: float | None
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+def reply_room(reasons: int) -> int:
+    """Tokens that a reply with so many reasons may take."""
+    return TOKENS_PER_REPLY + TOKENS_PER_REASON * reasons
+
+
 def verdict_schema(rubric: Rubric) -> Schema:
     """Schema of a verdict: per criterion id a reason, then a level. Shared: not to be changed."""
     return _schema(tuple((criterion.id, len(criterion.levels)) for criterion in rubric.criteria))
@@ -93,9 +104,7 @@ def verdict_schema(rubric: Rubric) -> Schema:
 def _schema(levels: tuple[tuple[str, int], ...]) -> Schema:
     return object_schema(
         {
-            name: object_schema(
-                {"reason": {"type": "string"}, "level": {"type": "integer", "enum": list(range(count))}}
-            )
+            name: object_schema({"reason": REASON, "level": {"type": "integer", "enum": list(range(count))}})
             for name, count in levels
         }
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mpo_lite.errors import CallFailed
-from mpo_lite.judge.base import in_time
+from mpo_lite.judge.base import REASON, in_time, reply_room
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
@@ -84,7 +84,5 @@ class MatchJudge:
             first=fence("completion", pair.first, key),
             second=fence("completion", pair.second, key),
         )
-        schema = object_schema(
-            {"reason": {"type": "string"}, "winner": {"type": "string", "enum": list(_WINNERS)}}
-        )
-        return Call(self.backend, "judge", messages, schema, parse)
+        schema = object_schema({"reason": REASON, "winner": {"type": "string", "enum": list(_WINNERS)}})
+        return Call(self.backend, "judge", messages, schema, parse, room=reply_room(1))

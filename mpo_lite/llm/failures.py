@@ -68,7 +68,7 @@ class ParameterRefused(Exception):
     """The model takes the call without ``parameter`` only."""
 
     def __init__(self, parameter: str) -> None:
-        super().__init__(parameter)
+        super().__init__(f"does not take {parameter}")
         self.parameter = parameter
 
 

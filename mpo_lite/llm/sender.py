@@ -12,17 +12,17 @@ from typing import Any
 import aiohttp
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from mpo_lite.errors import CallFailed
+from mpo_lite.errors import CallFailed, MPOError
 from mpo_lite.llm import transport
 from mpo_lite.llm.budget import Budget
-from mpo_lite.llm.call import Call
+from mpo_lite.llm.call import Call, T
 from mpo_lite.llm.failures import ParameterRefused, Retryable
 from mpo_lite.llm.habits import Habits
 from mpo_lite.llm.ledger import CallRecord, Ledger
 from mpo_lite.llm.limiter import Limiter
 from mpo_lite.llm.models import Backend
-from mpo_lite.llm.structured import Rung
-from mpo_lite.llm.transport import Reply
+from mpo_lite.llm.reading import Reading, read
+from mpo_lite.llm.structured import Rung, without_bounds
 from mpo_lite.types import Message
 
 ATTEMPTS = 5
@@ -60,7 +60,7 @@ class Sender:
 
     async def send(
         self,
-        call: Call[Any],
+        call: Call[T],
         messages: list[Message],
         clock: asyncio.Timeout,
         *,
@@ -68,7 +68,7 @@ class Sender:
         max_tokens: int,
         seed: int | None = None,
         attempts: int = ATTEMPTS,
-    ) -> tuple[Reply, Rung]:
+    ) -> tuple[Reading[T], Rung]:
         """One request, retried while its failure may pass; what the model refuses is left out for good.
 
         Args:
@@ -81,7 +81,7 @@ class Sender:
             attempts: How many failures end it.
 
         Returns:
-            The reply, and the rung it was asked on in the end.
+            The reply with what it comes to, and the rung it was asked on in the end.
 
         Raises:
             CallFailed: No reply; or the sample is refused, or too long.
@@ -91,6 +91,7 @@ class Sender:
         habits = self.habits(call.backend)
         room = habits.room
         while True:
+            bounds_taken = "bounds" not in habits.refused
             parameters = habits.parameters(
                 rung, call.schema, max_tokens + room, call.backend.temperature, seed
             )
@@ -98,11 +99,13 @@ class Sender:
                 retry=retry_if_exception_type(Retryable), stop=_stop(attempts), wait=_wait, reraise=True
             )
             try:
-                reply: Reply = await retrying(self._attempt, call, messages, parameters, clock)
+                reading: Reading[T] = await retrying(self._attempt, call, messages, parameters, clock)
                 habits.fits(room)
-                return reply, rung
+                return reading, rung
             except ParameterRefused as refusal:
-                rung = habits.refuses(refusal.parameter, rung)
+                # What was sent counts, and not what others in flight have shown since.
+                bounded = bounds_taken and without_bounds(call.schema) != call.schema
+                rung = habits.refuses(refusal.parameter, rung, bounded)
             except CallFailed as failure:
                 if failure.kind != "context" or not room:
                     raise
@@ -122,7 +125,7 @@ class Sender:
         messages: list[Message],
         parameters: dict[str, Any],
         clock: asyncio.Timeout,
-    ) -> Reply:
+    ) -> Reading[Any]:
         tariff = transport.tariff(call.backend)
         most = _most(call, messages, parameters)
         limiter = self._limiters[call.backend.label]
@@ -134,17 +137,21 @@ class Sender:
             started, loop = time.monotonic(), asyncio.get_running_loop()
             if clock.when() is None:
                 clock.reschedule(loop.time() + self._verdict_s)
-            outcome: Reply | BaseException = asyncio.CancelledError()
+            outcome: Reading[Any] | BaseException = asyncio.CancelledError()
             try:
-                outcome = await transport.attempt(
+                reply = await transport.attempt(
                     call.backend, messages, parameters, self._session, self._timeout_s
                 )
                 limiter.succeeded()
+                outcome = read(call, reply)
                 return outcome
             except Retryable as error:
                 outcome = error
                 if error.overload:
                     limiter.overloaded(started, min(error.retry_after or 0.0, MAX_WAIT_S))
+                raise
+            except (ParameterRefused, MPOError) as error:
+                outcome = error  # turned down: nothing was worked out, and nothing is charged
                 raise
             except Exception as error:
                 outcome = error
@@ -167,7 +174,7 @@ def _most(call: Call[Any], messages: list[Message], parameters: dict[str, Any]) 
 
 def _record(
     call: Call[Any],
-    outcome: Reply | BaseException,
+    outcome: Reading[Any] | BaseException,
     seconds: float,
     tariff: transport.Tariff | None,
     most: tuple[int, int],
@@ -175,7 +182,8 @@ def _record(
     """What an attempt cost. Without usage, and where the model may have worked in vain, the worst case: what
     may have been charged must not slip past a cap.
     """
-    reply = outcome if isinstance(outcome, Reply) else None
+    reading = outcome if isinstance(outcome, Reading) else None
+    reply = reading.reply if reading else None
     retry = outcome if isinstance(outcome, Retryable) else None
     lost = isinstance(outcome, asyncio.CancelledError) or (retry is not None and retry.billed)
     sent, received = most if reply or lost else (0, 0)
@@ -189,7 +197,8 @@ def _record(
         time=time.time(),
         purpose=call.purpose,
         model=call.backend.model,
-        outcome="ok" if reply else "overload" if retry and retry.overload else "failed",
+        outcome=_outcome(outcome),
+        reason=reading.problem if reading else str(outcome) or "given up before it was answered",
         seconds=round(seconds, 4),
         input_tokens=sent,
         cached_tokens=reply.cached_tokens if reply else 0,
@@ -197,6 +206,13 @@ def _record(
         metered=metered or not sent,
         usd=usd,
     )
+
+
+def _outcome(outcome: Reading[Any] | BaseException) -> str:
+    """In a word, for the ledger."""
+    if isinstance(outcome, Reading):
+        return "unusable" if outcome.failure else "ok"
+    return "overload" if isinstance(outcome, Retryable) and outcome.overload else "failed"
 
 
 def _stop(attempts: int) -> Callable[[RetryCallState], bool]:
