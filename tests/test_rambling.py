@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from llm_server import LLMServer, prompt_text
-from test_client import call, error, faults, reply
+from test_client import SCHEMA, call, error, faults, reply
 
 from mpo_lite.cli.main import main
 from mpo_lite.errors import CallFailed, failures_in_words
@@ -20,7 +21,7 @@ from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import background
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
-from mpo_lite.llm.structured import BOUNDS, form, without_bounds
+from mpo_lite.llm.structured import BOUNDS, form, object_schema, without_bounds
 from mpo_lite.rubric import Rubric
 
 MakeClient = Callable[..., Client]
@@ -140,10 +141,40 @@ def test_a_cut_reply_is_asked_for_again_with_the_request_to_be_shorter(make_clie
     with LLMServer(faults(reply('{"level', "length"))) as server:
         background.wait(make_client().ask(call(server, text="how good?", max_tokens=50)))
         first, second = (prompt_text(body) for body in server.requests)
-        assert second.startswith(first) and "fifteen words" in second.removeprefix(first)
+        assert second.startswith(first) and "under fifteen words" in second.removeprefix(first)
         # No second message of one role in a row: some chat templates refuse that.
         assert [message["role"] for message in server.requests[1]["messages"]] == ["user"]
         assert [body["max_tokens"] for body in server.requests] == [50, 100]
+
+
+def test_a_sound_object_with_a_wrong_value_is_asked_for_again_in_the_same_form_with_the_reason(
+    make_client: MakeClient,
+) -> None:
+    with LLMServer(faults('{"level": "1"}')) as server:
+        background.wait(make_client().ask(call(server)))
+        assert [sent_schema(body) for body in server.requests] == [SCHEMA, SCHEMA]
+        assert "could not be used: not a level." in prompt_text(server.requests[1])
+
+
+def test_a_reply_in_another_form_is_asked_for_in_the_next_way(make_client: MakeClient) -> None:
+    with LLMServer(faults('{"grade": 1}')) as server:
+        background.wait(make_client().ask(call(server)))
+        assert "tools" in server.requests[1] and "could not be used" in prompt_text(server.requests[1])
+
+
+def test_a_server_without_tools_costs_a_model_no_bounds(make_client: MakeClient) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        return error(400, "tool_choice requires a tool parser")() if "tools" in body else None
+
+    with LLMServer(fault) as server:
+        client = make_client()
+        asked = call(server)
+        bounded = replace(
+            asked, schema=object_schema({"level": SCHEMA["properties"]["level"] | {"pattern": "1"}})
+        )
+        client._sender.habits(asked.backend).refused.add("json_schema")
+        background.wait(client.ask(bounded))
+        assert client._sender.habits(asked.backend).refused == {"json_schema", "tool"}
 
 
 def test_a_reply_that_stays_cut_is_called_cut(make_client: MakeClient) -> None:

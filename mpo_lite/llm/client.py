@@ -22,15 +22,17 @@ from mpo_lite.llm.call import Call, T
 from mpo_lite.llm.coalesce import Coalesced
 from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.models import Backend
-from mpo_lite.llm.reading import Reading, checked
+from mpo_lite.llm.reading import Reading
 from mpo_lite.llm.sender import Sender
-from mpo_lite.llm.structured import Rung, object_schema
+from mpo_lite.llm.structured import Rung, object_schema, parse_object
 from mpo_lite.llm.transport import Reply
 from mpo_lite.prompts import fence, render
 from mpo_lite.types import Message
 
 GRACE_S = 10.0
 """How long closing waits for answers in flight before it gives them up."""
+
+_TOO_LONG = "it was cut off at the token limit; keep every text in it under fifteen words"
 
 _log = logging.getLogger(__name__)
 
@@ -134,7 +136,7 @@ class Client:
         stored = await self._read(key)
         if stored is not None:
             try:
-                value = checked(call, stored["text"])
+                value = call.parse(parse_object(stored["text"]))
                 self.cache_hits += 1
                 return value
             except ValueError:
@@ -177,9 +179,11 @@ class Client:
                 limit *= 2  # thoughts that nobody is shown may have taken all of it
             elif reading.failure == "cut":
                 limit *= 2
-                messages = _shorter(call.messages)
+                messages = _again(call.messages, _TOO_LONG)
             else:
-                rung = _next(habits.rungs(), rung)
+                messages = _again(call.messages, reading.problem)
+                # An object with the right keys shows that this way of asking for it works.
+                rung = rung if reading.formed else _next(habits.rungs(), rung)
         assert reading
         return await self._repaired(call, reading, clock)
 
@@ -210,10 +214,10 @@ def _next(rungs: list[Rung], rung: Rung) -> Rung:
     return rungs[min(rungs.index(rung) + 1, len(rungs) - 1)] if rung in rungs else rungs[-1]
 
 
-def _shorter(messages: list[Message]) -> list[Message]:
-    """The conversation, with the request to be shorter at its end."""
+def _again(messages: list[Message], problem: str) -> list[Message]:
+    """The conversation, and at its end why the last reply to it was of no use."""
     *before, last = messages
-    wish = render("judge/shorter")[0]["content"]
+    wish = render("judge/again", problem=problem)[0]["content"]
     # Not a message of its own: some chat templates take no two of one role in a row.
     return [*before, Message(role=last["role"], content=f"{last['content']}\n\n{wish}")]
 

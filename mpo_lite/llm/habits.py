@@ -54,11 +54,11 @@ class Habits:
             parameter: What the model does not take.
             rung: How it was asked.
             bounded: Whether the request's schema had bounds. Messages seldom say that it is those a provider
-                refuses, so a refused form is tried once more without them.
+                refuses, so a refused schema is tried once more without them.
         """
         what: str = parameter
         if parameter in form(rung, {}):
-            what = "bounds" if bounded else rung
+            what = "bounds" if bounded and rung == "json_schema" else rung
         if what not in self.refused:
             self.refused.add(what)
             _log.warning("%s does not take %s; left out from now on", self.model, what)

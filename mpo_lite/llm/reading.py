@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Generic
 
 from mpo_lite.errors import FailureKind
 from mpo_lite.llm.call import Call, T
@@ -20,12 +20,15 @@ class Reading(Generic[T]):
         value: The checked value; None where there is none, or where the call has no schema.
         failure: Why there is no value; None where there is one.
         problem: The same in words, without a word of the reply.
+        formed: Whether the reply is an object with the keys that were asked for, whatever they hold.
     """
 
     reply: Reply
     value: T | None = None
     failure: FailureKind | None = None
     problem: str = ""
+
+    formed: bool = False
 
     @property
     def blank(self) -> bool:
@@ -45,17 +48,10 @@ def read(call: Call[T], reply: Reply) -> Reading[T]:
         return Reading(reply, failure="parse", problem="empty")
     if not call.schema:  # a mere sign of life
         return Reading(reply)
+    formed = False
     try:
-        return Reading(reply, checked(call, reply.text))
+        data = parse_object(reply.text)
+        formed = sorted(data) == sorted(call.schema["required"])
+        return Reading(reply, call.parse(data), formed=formed)
     except ValueError as error:
-        return Reading(reply, failure="parse", problem=str(error))
-
-
-def checked(call: Call[T], text: str) -> T:
-    """The value that a reply's text holds.
-
-    Raises:
-        ValueError: It is not what was asked for; the message quotes nothing of it.
-    """
-    data: dict[str, Any] = parse_object(text)
-    return call.parse(data)
+        return Reading(reply, failure="parse", problem=str(error), formed=formed)
