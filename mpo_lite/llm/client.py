@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from dataclasses import replace
+from math import inf
 from typing import Any, NoReturn
 
 from mpo_lite.errors import CallFailed
@@ -22,6 +23,7 @@ from mpo_lite.llm.call import Call, T
 from mpo_lite.llm.coalesce import Coalesced
 from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.models import Backend
+from mpo_lite.llm.patience import Patience
 from mpo_lite.llm.sender import Sender
 from mpo_lite.llm.structured import Rung, blank_loop, object_schema, parse_object
 from mpo_lite.llm.transport import Reply
@@ -43,7 +45,10 @@ class Client:
         budget: Caps on spend, calls and tokens.
         concurrency: Attempts in flight per backend, at most.
         timeout_s: Seconds per attempt.
-        verdict_s: Seconds per call, all attempts and waits from the first attempt on.
+        verdict_s: Seconds without any answer of a backend after which calls to it are given up.
+
+    Attributes:
+        checked_at: When the last checked answer came, on the loop's clock; -inf before the first.
     """
 
     def __init__(
@@ -57,7 +62,7 @@ class Client:
     ) -> None:
         self.cache, self.ledger, self.budget = cache, ledger, budget
         self.cache_hits = 0
-        self._verdict_s = verdict_s
+        self.checked_at = -inf
         self._sender = Sender(ledger, budget, concurrency, timeout_s, verdict_s)
         # SQLite blocks: it never runs on the loop.
         self._read = Coalesced(cache.get_all)
@@ -88,13 +93,12 @@ class Client:
         """
         tiny = replace(backend, max_tokens=16)
         call = Call(tiny, "check", [Message(role="user", content="Reply with the word: ready")], {}, dict)
+        patience = self._sender.patience(backend)
+        asked = self._sender.send(call, call.messages, patience, rung="text", max_tokens=16, attempts=2)
         try:
-            async with asyncio.timeout(None) as clock:
-                await self._sender.send(call, call.messages, clock, rung="text", max_tokens=16, attempts=2)
-        except TimeoutError:
-            raise CallFailed("transport", f"no answer within {self._verdict_s:g} s") from None
+            await patience.wait(asked)
         except CallFailed as error:
-            if error.kind == "transport":
+            if error.kind in ("transport", "timeout"):
                 raise
 
     async def probe(self, backend: Backend) -> Rung:
@@ -107,11 +111,8 @@ class Client:
         schema = object_schema({"ready": {"type": "boolean"}})
         asked = Message(role="user", content='Reply with the JSON object {"ready": true} and nothing else.')
         call = Call(replace(backend, max_tokens=64), "check", [asked], schema, _ready)
-        try:
-            async with asyncio.timeout(None) as clock:
-                await self._parsed(call, clock)
-        except TimeoutError:
-            raise CallFailed("transport", f"no answer within {self._verdict_s:g} s") from None
+        patience = self._sender.patience(backend)
+        await patience.wait(self._parsed(call, patience))
         return self._sender.habits(backend).rungs()[0]
 
     async def close(self) -> None:
@@ -138,11 +139,9 @@ class Client:
                 return value
             except ValueError:
                 _log.warning("an answer in the cache does not parse any more; it is asked for again")
-        try:
-            async with asyncio.timeout(None) as clock:
-                reply, value = await self._parsed(call, clock)
-        except TimeoutError:
-            raise CallFailed("transport", f"no answer within {self._verdict_s:g} s") from None
+        patience = self._sender.patience(call.backend)
+        reply, value = await patience.wait(self._parsed(call, patience))
+        self.checked_at = asyncio.get_running_loop().time()
         entry = {
             "text": reply.text,
             "model": call.backend.model,
@@ -153,14 +152,14 @@ class Client:
         await self._write((key, entry))
         return value
 
-    async def _parsed(self, call: Call[T], clock: asyncio.Timeout) -> tuple[Reply, T]:
+    async def _parsed(self, call: Call[T], patience: Patience) -> tuple[Reply, T]:
         """Asks, asks once more in another form if the answer does not parse, then has it mended once."""
         habits = self._sender.habits(call.backend)
         rung, max_tokens = habits.rungs()[0], call.backend.max_tokens
         reply, problem = None, ""
         for seed in (None, 1):
             reply, rung = await self._sender.send(
-                call, call.messages, clock, rung=rung, max_tokens=max_tokens, seed=seed
+                call, call.messages, patience, rung=rung, max_tokens=max_tokens, seed=seed
             )
             if reply.refused:
                 raise CallFailed("refusal", f"{call.backend.model} declined to answer")
@@ -177,10 +176,10 @@ class Client:
                 except ValueError as error:
                     # At temperature 0 the same request would get the same answer.
                     problem, rung = str(error), _next(habits.rungs(), rung)
-        return await self._repaired(call, reply, problem, clock)
+        return await self._repaired(call, reply, problem, patience)
 
     async def _repaired(
-        self, call: Call[T], reply: Reply | None, problem: str, clock: asyncio.Timeout
+        self, call: Call[T], reply: Reply | None, problem: str, patience: Patience
     ) -> tuple[Reply, T]:
         if reply is None or not reply.text.strip() or reply.finish_reason == "length":
             _give_up(call, problem)
@@ -192,7 +191,7 @@ class Client:
         )
         rung = self._sender.habits(call.backend).rungs()[0]
         mended, _ = await self._sender.send(
-            call, messages, clock, rung=rung, max_tokens=call.backend.max_tokens
+            call, messages, patience, rung=rung, max_tokens=call.backend.max_tokens
         )
         if mended.refused:
             raise CallFailed("refusal", f"{call.backend.model} declined to mend its answer")

@@ -21,12 +21,15 @@ from mpo_lite.llm.habits import Habits
 from mpo_lite.llm.ledger import CallRecord, Ledger
 from mpo_lite.llm.limiter import Limiter
 from mpo_lite.llm.models import Backend
+from mpo_lite.llm.patience import Patience
 from mpo_lite.llm.structured import Rung
 from mpo_lite.llm.transport import Reply
 from mpo_lite.types import Message
 
 ATTEMPTS = 5
-"""Attempts per request at failures that may pass. A full server is no failure: the call's time ends those."""
+"""Attempts per request at failures that may pass. A refusal for too many requests is none: the server's silence
+ends those.
+"""
 MAX_WAIT_S = 60.0
 LEAST_ROOM = 512
 """Tokens added for thinking that are worth asking for, where a context is too small for more."""
@@ -42,7 +45,7 @@ class Sender:
         budget: Caps on spend, calls and tokens.
         concurrency: Attempts in flight per backend, at most.
         timeout_s: Seconds per attempt.
-        verdict_s: Seconds per call, from its first attempt on.
+        verdict_s: Seconds without any answer of a backend after which calls to it are given up.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Sender:
     ) -> None:
         self._ledger, self._budget = ledger, budget
         self._timeout_s, self._verdict_s = timeout_s, verdict_s
-        self._limiters: defaultdict[str, Limiter] = defaultdict(lambda: Limiter(concurrency))
+        self._limiters: defaultdict[str, Limiter] = defaultdict(lambda: Limiter(concurrency, timeout_s))
         self._habits: dict[str, Habits] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -58,11 +61,15 @@ class Sender:
         """What is known of a model's ways."""
         return self._habits.setdefault(backend.label, Habits(backend.model))
 
+    def patience(self, backend: Backend) -> Patience:
+        """How long a new call to a backend waits."""
+        return Patience(self._limiters[backend.label], self._verdict_s, backend.model)
+
     async def send(
         self,
         call: Call[Any],
         messages: list[Message],
-        clock: asyncio.Timeout,
+        patience: Patience,
         *,
         rung: Rung,
         max_tokens: int,
@@ -74,7 +81,7 @@ class Sender:
         Args:
             call: What is asked, of whom.
             messages: The conversation; not the call's own where an answer is to be mended.
-            clock: The call's time; set off by its first attempt.
+            patience: The call's.
             rung: How to ask for the object.
             max_tokens: Longest answer.
             seed: Seed to send, or None.
@@ -98,7 +105,7 @@ class Sender:
                 retry=retry_if_exception_type(Retryable), stop=_stop(attempts), wait=_wait, reraise=True
             )
             try:
-                reply: Reply = await retrying(self._attempt, call, messages, parameters, clock)
+                reply: Reply = await retrying(self._attempt, call, messages, parameters, patience)
                 habits.fits(room)
                 return reply, rung
             except ParameterRefused as refusal:
@@ -108,7 +115,7 @@ class Sender:
                     raise
                 room = room // 2 if room > LEAST_ROOM else 0
             except Retryable as error:
-                raise CallFailed("transport", f"{error}, {attempts} times") from None
+                raise CallFailed(error.kind, f"{error}, {attempts} times") from None
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -121,30 +128,31 @@ class Sender:
         call: Call[Any],
         messages: list[Message],
         parameters: dict[str, Any],
-        clock: asyncio.Timeout,
+        patience: Patience,
     ) -> Reply:
         tariff = transport.tariff(call.backend)
         most = _most(call, messages, parameters)
         limiter = self._limiters[call.backend.label]
         self._session = self._session or await transport.open_session()
         async with (
-            limiter.slot(urgent=clock.when() is not None),
+            limiter.slot(urgent=patience.begun) as place,
             self._budget.reserve(tariff.worst(*most) if tariff else 0.0, sum(most)),
         ):
-            started, loop = time.monotonic(), asyncio.get_running_loop()
-            if clock.when() is None:
-                clock.reschedule(loop.time() + self._verdict_s)
+            started, patience.begun = time.monotonic(), True
             outcome: Reply | BaseException = asyncio.CancelledError()
             try:
                 outcome = await transport.attempt(
                     call.backend, messages, parameters, self._session, self._timeout_s
                 )
-                limiter.succeeded()
+                limiter.succeeded(place)
                 return outcome
             except Retryable as error:
-                outcome = error
+                outcome, patience.last = error, str(error)
                 if error.overload:
-                    limiter.overloaded(started, min(error.retry_after or 0.0, MAX_WAIT_S))
+                    limiter.overloaded(place, min(error.retry_after or 0.0, MAX_WAIT_S))
+                elif error.kind == "timeout":
+                    limiter.timed_out(place)
+                    patience.begun = False  # it waits its turn again: most likely it is a long one
                 raise
             except Exception as error:
                 outcome = error
