@@ -13,7 +13,6 @@ from mpo_lite.errors import CallFailed
 from mpo_lite.judge.base import (
     TOKENS_PER_CRITERION,
     Sample,
-    in_time,
     parse_verdict,
     verdict_schema,
 )
@@ -47,13 +46,12 @@ class GroupwiseJudge:
         """See ``Judge.verdicts``."""
         parts = groups(samples, self.group_size)
         # A group that is late is as many verdicts that are.
-        judged = await in_time(
-            [self._group(group, rubric) for group in parts], self.single.batch_s, list[Verdict]()
-        )
+        works = [self._group(group, rubric) for group in parts]
+        judged = await self.single.in_time(works, list[Verdict](), "groups of answers")
         return [
             verdict
             for group, verdicts in zip(parts, judged, strict=True)
-            for verdict in verdicts or [self.single.none("transport", rubric)] * len(group)
+            for verdict in verdicts or [self.single.none("timeout", rubric)] * len(group)
         ]
 
     async def _group(self, group: list[Sample], rubric: Rubric) -> list[Verdict]:
@@ -65,7 +63,7 @@ class GroupwiseJudge:
             found = await self.single.client.ask(self.call([group[place] for place in order], rubric))
         except CallFailed as failure:
             _log.debug("a group was not judged: %s", failure)
-            if failure.kind != "transport":
+            if failure.kind not in ("transport", "timeout"):
                 return await self.single.verdicts(group, rubric)
             return [self.single.none(failure.kind, rubric)] * len(group)
         verdicts = {

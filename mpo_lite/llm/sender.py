@@ -27,8 +27,8 @@ from mpo_lite.llm.transport import Reply
 from mpo_lite.types import Message
 
 ATTEMPTS = 5
-"""Attempts per request at failures that may pass. A refusal for too many requests is none: the server's silence
-ends those.
+"""Attempts per request at failures that may pass. A refusal for too many requests is none: those end with the
+call's patience.
 """
 MAX_WAIT_S = 60.0
 LEAST_ROOM = 512
