@@ -2,8 +2,8 @@
 
 The limit moves by trials. It is raised, or lowered, and kept there if the answers per second say so. Latency
 alone would not do: a server that batches takes longer with each call in flight and yet answers more. Refusals
-(429) and time-outs cut it, once per episode of overload. After a refusal it creeps up instead: a rate limit is
-no queue, and trying costs refused calls.
+(429) and time-outs cut it, once per episode of overload. After a refusal it creeps up instead: a rate limit
+is no queue, and trying costs refused calls.
 
 Sources: TCP congestion control (RFC 5681) for cuts and slow start; BBR (Cardwell et al. 2016) for the idea to
 judge by what is delivered. The figures are tuned on the servers of ``benchmarks/judge.py``.
@@ -32,8 +32,8 @@ BUSY = 0.8
 DOUBLE, RAISE, LOWER = 2.0, 1.5, 0.75
 """What a trial multiplies the limit by: in slow start, and after it."""
 LEAST_ROUND, ROUND = 4, 32
-"""Answers that make a round: as many as may be in flight, but at least 4 in slow start; after it at least 32, or
-four times the limit where that is less.
+"""Answers that make a round: as many as may be in flight, but at least 4 in slow start; after it at least 32,
+or four times the limit where that is less.
 """
 STEEP, WORTH = 0.5, 0.1
 """Elasticity of the answers per second at which slow start goes on, and from which a raise is worth it."""
