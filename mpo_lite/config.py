@@ -258,14 +258,22 @@ class Config(BaseModel):
         30.0, ge=0, description="Seconds to wait before failed judgements are tried again."
     )
     concurrency: int = Field(64, ge=1, description="Judge calls in flight, at most, in the whole job.")
-    call_timeout: float = Field(120.0, gt=0, description="Seconds one attempt of a call may take.")
-    verdict_timeout: float = Field(
-        300.0, gt=0, description="Seconds a call may take with all its attempts, from the first one on."
+    call_timeout: float = Field(
+        120.0,
+        gt=0,
+        description="Seconds one attempt of a call may take; the fifth that takes longer ends it.",
     )
-    # Two rounds and a pause, and the same once more for a fallback, stay below the 1800 s after which torch
-    # takes a process that waits for the others for dead.
+    verdict_timeout: float = Field(
+        300.0,
+        gt=0,
+        description="Seconds without any answer of a model after which calls to it fail; while it answers, "
+        "they wait.",
+    )
     batch_timeout: float = Field(
-        400.0, gt=0, description="Seconds a batch is judged for; what is late then counts as not judged."
+        400.0,
+        gt=0,
+        description="Seconds without any verdict after which what is missing of a batch counts as not "
+        "judged; at nine times that it does in any case.",
     )
     judge_max_tokens: int | None = Field(
         None,

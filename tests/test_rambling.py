@@ -79,11 +79,11 @@ def test_bounds_that_a_model_refuses_are_left_out_from_then_on(
         return error(400, said)() if "maxLength" in json.dumps(body) else None
 
     with LLMServer(fault) as server:
-        client = make_client()
+        client = make_client(concurrency=1)
         judge = pointwise(client, server)
-        for n in range(3):
-            (verdict,) = background.wait(judge.verdicts([Sample("p", f"a{n}")], rubric))
-            assert verdict.reward is not None
+        verdicts = background.wait(judge.verdicts([Sample("p", f"a{n}") for n in range(3)], rubric))
+        assert all(verdict.reward is not None for verdict in verdicts)
+        # Those that waited meanwhile do not have to find out for themselves.
         assert len(server.requests) == 1 + 3
         assert sent_schema(server.requests[-1]) == without_bounds(verdict_schema(rubric))
         assert client._sender.habits(judge.backend).rungs()[0] == "json_schema"

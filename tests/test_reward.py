@@ -94,7 +94,7 @@ def test_too_many_failures_pause_try_again_and_stop(open_session: Callable[..., 
     with LLMServer(failing_on("FAILS")) as server:
         session = open_session(server)
         samples = batch(mark=lambda row: "FAILS" if row % 2 else "")
-        with pytest.raises(JudgeDown, match=r"8 of 16 judgements failed \(parse\).*--max-judge-failures"):
+        with pytest.raises(JudgeDown, match=r"8 of 16 not judged: 8 malformed.*--max-judge-failures.*doctor"):
             score_batch(session, samples, GROUP)
         asked = [completion_of(body) for body in server.requests if "FAILS" in completion_of(body)]
         assert len(asked) == 2 * 2 * 8  # each twice, and all of that once more after the pause
@@ -115,7 +115,7 @@ def test_a_batch_too_small_to_tolerate_failures_stops_when_all_of_it_failed(
     with LLMServer(failing_on("FAILS")) as server:
         session = open_session(server)
         assert [rollout.verdict.failure for rollout in score_batch(session, pair, 2)] == ["parse", None]
-        with pytest.raises(JudgeDown, match="1 of 1 judgements failed"):
+        with pytest.raises(JudgeDown, match="1 of 1 not judged: 1 malformed"):
             score_batch(session, pair[:1], 1)
         everything = open_session(server, max_judge_failures=1.0)
         assert score_batch(everything, pair[:1], 1)[0].reward is None
@@ -371,7 +371,7 @@ def test_the_breaker_opens_in_all_processes_or_in_none(tmp_path: Path) -> None:
     # Six of one process's 16 fail: of both, six of 32. Both say so and stop.
     assert first == second
     assert first[0] == "ceiling 5"
-    assert first[1].startswith("JudgeDown 6 of 32 judgements failed (parse)")
+    assert first[1].startswith("JudgeDown 6 of 32 not judged: 6 malformed")
 
 
 def test_a_reason_to_stop_in_one_process_stops_all(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from mpo_lite.errors import CallFailed
 from mpo_lite.judge.base import (
     Sample,
-    in_time,
     parse_verdict,
     reply_room,
     verdict_schema,
@@ -47,9 +46,8 @@ class GroupwiseJudge:
         """See ``Judge.verdicts``."""
         parts = groups(samples, self.group_size)
         # A group that is late is as many verdicts that are.
-        judged = await in_time(
-            [self._group(group, rubric) for group in parts], self.single.batch_s, list[Verdict]()
-        )
+        works = [self._group(group, rubric) for group in parts]
+        judged = await self.single.in_time(works, list[Verdict](), "groups of answers")
         return [
             verdict
             for group, verdicts in zip(parts, judged, strict=True)

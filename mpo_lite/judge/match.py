@@ -56,7 +56,7 @@ class MatchJudge:
         Raises:
             StopRun: A cap is reached, or the judge refuses for good.
         """
-        return await in_time([self._winner(pair) for pair in pairs], None, None)
+        return await in_time([self._winner(pair) for pair in pairs], None, "pairs")
 
     async def _winner(self, pair: Pair) -> Winner | None:
         try:

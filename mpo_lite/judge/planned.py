@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpo_lite.errors import CallFailed
-from mpo_lite.judge.base import Sample, in_time
+from mpo_lite.judge.base import Sample
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.structured import object_schema
@@ -43,7 +43,7 @@ class PlannedJudge:
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
         works = [self._verdict(sample, rubric) for sample in samples]
-        return await in_time(works, self.single.batch_s, late=self.single.late(rubric))
+        return await self.single.in_time(works, self.single.late(rubric), "answers")
 
     async def _verdict(self, sample: Sample, rubric: Rubric) -> Verdict:
         try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mpo_lite.errors import CallFailed
 from mpo_lite.judge.base import (
     Sample,
+    T,
     in_time,
     parse_verdict,
     reply_room,
@@ -38,7 +39,7 @@ class PointwiseJudge:
         client: Asks the model.
         backend: The judge's model.
         persona: Who the judge is to be, from the task.
-        batch_s: Seconds after which completions not judged yet count as not judged.
+        batch_s: Seconds without any verdict after which what is missing counts as not judged; None waits.
         draw: Tells replicates of one judge apart.
         purpose: What the ledger counts its calls as.
     """
@@ -53,7 +54,11 @@ class PointwiseJudge:
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
         works = [self.judged(sample, rubric) for sample in samples]
-        return await in_time(works, self.batch_s, late=self.late(rubric))
+        return await self.in_time(works, self.late(rubric), "answers")
+
+    async def in_time(self, works: Sequence[Awaitable[T]], late: T, unit: str) -> list[T]:
+        """Runs works of this judge for as long as there are verdicts; see ``base.in_time``."""
+        return await in_time(works, late, unit, self.batch_s, lambda: self.client.checked_at)
 
     def verdict(self, assessments: dict[str, Assessment], rubric: Rubric) -> Verdict:
         """The verdict that assessments of all criteria make."""

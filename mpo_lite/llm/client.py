@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from dataclasses import replace
+from math import inf
 from typing import Any, NoReturn, cast
 
 from mpo_lite.errors import CallFailed
@@ -22,6 +23,7 @@ from mpo_lite.llm.call import Call, T
 from mpo_lite.llm.coalesce import Coalesced
 from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.models import Backend
+from mpo_lite.llm.patience import Patience
 from mpo_lite.llm.reading import Reading
 from mpo_lite.llm.sender import Sender
 from mpo_lite.llm.structured import Rung, object_schema, parse_object
@@ -46,7 +48,10 @@ class Client:
         budget: Caps on spend, calls and tokens.
         concurrency: Attempts in flight per backend, at most.
         timeout_s: Seconds per attempt.
-        verdict_s: Seconds per call, all attempts and waits from the first attempt on.
+        verdict_s: Seconds without any answer of a backend after which calls to it are given up.
+
+    Attributes:
+        checked_at: When the last checked answer came, on the loop's clock; -inf before the first.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class Client:
     ) -> None:
         self.cache, self.ledger, self.budget = cache, ledger, budget
         self.cache_hits = 0
-        self._verdict_s = verdict_s
+        self.checked_at = -inf
         self._sender = Sender(ledger, budget, concurrency, timeout_s, verdict_s)
         # SQLite blocks: it never runs on the loop.
         self._read = Coalesced(cache.get_all)
@@ -91,13 +96,12 @@ class Client:
         """
         tiny = replace(backend, max_tokens=16)
         call = Call(tiny, "check", [Message(role="user", content="Reply with the word: ready")], {}, dict)
+        patience = self._sender.patience(backend)
+        asked = self._sender.send(call, call.messages, patience, rung="text", max_tokens=16, attempts=2)
         try:
-            async with asyncio.timeout(None) as clock:
-                await self._sender.send(call, call.messages, clock, rung="text", max_tokens=16, attempts=2)
-        except TimeoutError:
-            raise CallFailed("transport", f"no answer within {self._verdict_s:g} s") from None
+            await patience.wait(asked)
         except CallFailed as error:
-            if error.kind == "transport":
+            if error.kind in ("transport", "timeout"):
                 raise
 
     async def probe(self, backend: Backend) -> Rung:
@@ -110,11 +114,8 @@ class Client:
         schema = object_schema({"ready": {"type": "boolean"}})
         asked = Message(role="user", content='Reply with the JSON object {"ready": true} and nothing else.')
         call = Call(replace(backend, max_tokens=64), "check", [asked], schema, _ready)
-        try:
-            async with asyncio.timeout(None) as clock:
-                await self._parsed(call, clock)
-        except TimeoutError:
-            raise CallFailed("transport", f"no answer within {self._verdict_s:g} s") from None
+        patience = self._sender.patience(backend)
+        await patience.wait(self._parsed(call, patience))
         return self._sender.habits(backend).rungs()[0]
 
     async def close(self) -> None:
@@ -141,11 +142,9 @@ class Client:
                 return value
             except ValueError:
                 _log.warning("an answer in the cache does not parse any more; it is asked for again")
-        try:
-            async with asyncio.timeout(None) as clock:
-                reply, value = await self._parsed(call, clock)
-        except TimeoutError:
-            raise CallFailed("transport", f"no answer within {self._verdict_s:g} s") from None
+        patience = self._sender.patience(call.backend)
+        reply, value = await patience.wait(self._parsed(call, patience))
+        self.checked_at = asyncio.get_running_loop().time()
         entry = {
             "text": reply.text,
             "model": call.backend.model,
@@ -156,14 +155,14 @@ class Client:
         await self._write((key, entry))
         return value
 
-    async def _parsed(self, call: Call[T], clock: asyncio.Timeout) -> tuple[Reply, T]:
+    async def _parsed(self, call: Call[T], patience: Patience) -> tuple[Reply, T]:
         """Asks, asks once more in another way if the reply is of no use, then has it repaired once."""
         habits = self._sender.habits(call.backend)
         rung, limit, messages = habits.rungs()[0], call.max_tokens, call.messages
         reading: Reading[T] | None = None
         for seed in (None, 1):
             reading, rung = await self._sender.send(
-                call, messages, clock, rung=rung, max_tokens=limit, seed=seed
+                call, messages, patience, rung=rung, max_tokens=limit, seed=seed
             )
             if reading.reply.thinks:
                 habits.thinks()
@@ -185,9 +184,9 @@ class Client:
                 # An object with the right keys shows that this way of asking for it works.
                 rung = rung if reading.formed else _next(habits.rungs(), rung)
         assert reading
-        return await self._repaired(call, reading, clock)
+        return await self._repaired(call, reading, patience)
 
-    async def _repaired(self, call: Call[T], broken: Reading[T], clock: asyncio.Timeout) -> tuple[Reply, T]:
+    async def _repaired(self, call: Call[T], broken: Reading[T], patience: Patience) -> tuple[Reply, T]:
         if not broken.reply.text.strip() or broken.reply.finish_reason == "length":
             _give_up(call, broken)
         messages = render(
@@ -197,7 +196,7 @@ class Client:
             reply=fence("reply", broken.reply.text[:20_000], self.cache.nonce_key),
         )
         rung = self._sender.habits(call.backend).rungs()[0]
-        repaired, _ = await self._sender.send(call, messages, clock, rung=rung, max_tokens=call.max_tokens)
+        repaired, _ = await self._sender.send(call, messages, patience, rung=rung, max_tokens=call.max_tokens)
         if repaired.failure:
             _give_up(call, repaired)
         return repaired.reply, cast(T, repaired.value)

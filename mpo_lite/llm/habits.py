@@ -62,8 +62,11 @@ class Habits:
         if what not in self.refused:
             self.refused.add(what)
             _log.warning("%s does not take %s; left out from now on", self.model, what)
-        lower = LADDER[LADDER.index(rung) :]
-        return next(each for each in lower if each not in self.refused)
+        return self.allowed(rung)
+
+    def allowed(self, rung: Rung) -> Rung:
+        """The rung, or the next one below it that the model takes."""
+        return next(each for each in LADDER[LADDER.index(rung) :] if each not in self.refused)
 
     def thinks(self) -> None:
         """Remembers that it thinks before it answers."""

@@ -9,6 +9,7 @@ import torch
 from trl import GRPOConfig, RLOOConfig
 
 from mpo_lite.errors import ConfigError, refusals
+from mpo_lite.judge.base import LONGEST_BATCH
 from mpo_lite.training.callback import steps_per_batch
 from mpo_lite.training.ranks import world_size
 from mpo_lite.training.session import Session
@@ -91,9 +92,10 @@ def _settings(session: Session) -> dict[str, Any]:
         "bf16": on_gpu if bf16 is None else bf16,
         "use_cpu": not on_gpu,
         "gradient_checkpointing": on_gpu if checkpointing is None else checkpointing,
-        # Above all that a batch may take; meta steps are waited for elsewhere (see ranks).
+        # Above all that a batch may take: two rounds and a pause, and the same once more for a fallback. Meta
+        # steps are waited for elsewhere (see ranks).
         "ddp_find_unused_parameters": False,  # an adapter has none, and PPO's value head is used outside
-        "ddp_timeout": int(1800 + 4 * config.batch_timeout + config.breaker_pause),
+        "ddp_timeout": int(1800 + 4 * LONGEST_BATCH * config.batch_timeout + 2 * config.breaker_pause),
         "logging_steps": 1,
         "disable_tqdm": True,
         "report_to": list(config.report_to or ()),
