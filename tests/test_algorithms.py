@@ -114,7 +114,7 @@ def test_what_a_user_pays_for_a_cut_answer_is_taken_off(
 
     def watched(self: MPO, **inputs: Any) -> list[float | None]:
         told = reward(self, **inputs)
-        cut = [ids[-1] not in self.callback.ends for ids in inputs["completion_ids"]]
+        cut = [len(ids) == 24 for ids in inputs["completion_ids"]]
         given.extend(zip(told, cut, strict=True))
         return told
 
@@ -127,6 +127,7 @@ def test_what_a_user_pays_for_a_cut_answer_is_taken_off(
     rows = read_rows(tmp_path / "run" / "rollouts.jsonl")
     assert {cut for _, cut in given} == {True, False}
     for row, (told, cut) in zip(rows, given, strict=True):
+        assert row["truncated"] == cut
         assert told == pytest.approx(row["reward"] - 0.3 * cut)
 
 
