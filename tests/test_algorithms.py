@@ -90,12 +90,12 @@ def test_completions_are_sent_before_their_batch_is_whole(
             return told
 
         monkeypatch.setattr(Overlap, "_generate_single_turn", watched)
-        # Short answers end at different times, the last of them long after the first was judged.
+        # Answers end at different times, some of them only at the limit, long after the first was judged.
         train(
             *("--judge", "openai/j", "--judge-api-base", server.url, "--baseline", "iter0"),
             *("--judge-mode", mode),
             steps=2,
-            max_new_tokens=60,
+            max_new_tokens=40,
             batch_prompts=8,
             micro_batch=32,
         )
