@@ -200,7 +200,9 @@ class Config(BaseModel):
     num_iterations: int = Field(1, ge=1, description="Passes over each generation batch.")
     learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW.")
     beta: float = Field(0.02, ge=0, description="Weight of the KL penalty.")
-    temperature: float = Field(1.0, gt=0, description="Sampling temperature of the policy.")
+    temperature: float = Field(
+        1.0, ge=0, description="Sampling temperature of the policy; 0, for eval and compare alone, is greedy."
+    )
     max_new_tokens: int | None = Field(
         None, ge=1, description="Longest completion in tokens; default: the task's."
     )

@@ -73,6 +73,7 @@ class Rollout:
         reward: The verdict's reward, or None where its prompt group has too few verdicts.
         cluster: The kind of prompt, where the task tells kinds apart.
         label: What a person said of it, in a line for the meta-judge; None where nobody did.
+        truncated: The completion reached its token limit before an end-of-sequence token.
     """
 
     batch: int
@@ -84,6 +85,7 @@ class Rollout:
     reward: float | None
     cluster: str = ""
     label: str | None = None
+    truncated: bool = False
 
     @property
     def id(self) -> str:

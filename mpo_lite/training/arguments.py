@@ -31,6 +31,11 @@ def trainer_arguments(session: Session, output: Path) -> GRPOConfig | RLOOConfig
         ConfigError: TRL refuses a setting, or one of ``trainer`` is not the user's to set.
     """
     config = session.config
+    if not config.trainer.get("temperature", config.temperature):
+        raise ConfigError(
+            "temperature 0: greedy answers to one prompt are all the same and teach nothing; "
+            "train at 1.0, and evaluate greedily by mpo-lite eval --temperature 0"
+        )
     settings = _settings(session) | config.trainer
     fixed: dict[str, Any] = {
         "output_dir": str(output),

@@ -84,7 +84,11 @@ async def _judged(session: Session, parts: Sequence[Unit], works: Works) -> list
 
 
 def score_batch(
-    session: Session, samples: Sequence[Sample], group_size: int, works: Works | None = None
+    session: Session,
+    samples: Sequence[Sample],
+    group_size: int,
+    works: Works | None = None,
+    truncated: Sequence[bool] | None = None,
 ) -> list[Rollout]:
     """Rewards one generation batch and commits the outcome to the journal before it is used.
 
@@ -94,6 +98,7 @@ def score_batch(
             completions stand together.
         group_size: Completions per prompt, G.
         works: Judgements that are under way already.
+        truncated: Of each sample, whether its end was cut off; None where that is not known.
 
     Returns:
         B rollouts: the whole batch, of all processes in the order of their ranks.
@@ -108,6 +113,7 @@ def score_batch(
         raise RuntimeError(f"batch {session.batch}: the processes differ in their rubrics or shares")
     session.share_budget()
     whole = [each for share in exchange(_known_or_judged(session, samples, works)) for each in share]
+    cut = [each for share in exchange(list(truncated or [False] * len(samples))) for each in share]
     rewards = drop_thin_groups([verdict.reward for _, verdict, _ in whole], group_size)
     rollouts = [
         Rollout(
@@ -119,8 +125,11 @@ def score_batch(
             session.version.number,
             reward,
             sample.cluster,
+            truncated=ended_early,
         )
-        for row, ((sample, verdict, _), reward) in enumerate(zip(whole, rewards, strict=True))
+        for row, ((sample, verdict, _), reward, ended_early) in enumerate(
+            zip(whole, rewards, cut, strict=True)
+        )
     ]
     if leads():
         session.run.journal(
