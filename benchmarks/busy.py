@@ -1,4 +1,4 @@
-"""The judge client against busy servers: one that queues, one that batches, one that slows down for a while."""
+"""The judge client against busy servers: one that queues, one that batches, one that slows down."""
 
 import asyncio
 import time
@@ -29,13 +29,17 @@ class Run:
     """Samples judged under watch.
 
     Attributes:
+        queues: Whether the server queues, and so counts what it has worked at.
         seconds: From the first call to the last verdict.
         judged: Samples with a reward.
         timeouts: Attempts given up, with the second they were.
         trace: Second, limit and answers so far, four times a second.
     """
 
-    def __init__(self, server: Stub, calls: int, timeout_s: float, fixed: bool, most_s: float) -> None:
+    def __init__(
+        self, server: Stub, calls: int, timeout_s: float, fixed: bool, most_s: float, queues: bool = True
+    ) -> None:
+        self.queues = queues
         self.timeouts: list[float] = []
         self.trace: Traced = []
         self.judged = 0
@@ -72,7 +76,7 @@ class Run:
             "server": server, "limit": limit, "judged": self.judged, "seconds": round(self.seconds, 1),
             "answers/s": round(rate, 2), "of the server's": round(rate / most, 3) if most else "",
             "time-outs": len(self.timeouts), "after warm-up": sum(at > WARM_UP_S for at in self.timeouts),
-            "work thrown away": round(1 - self.judged / self.work, 3) if self.work else "",
+            "work thrown away": round(1 - self.judged / self.work, 3) if self.queues else "",
             "limit at the end": round(self.trace[-1][1]),
         }  # fmt: skip
 
@@ -88,7 +92,7 @@ def saturation(server: Stub, repeats: int) -> dict[str, Any]:
             rows.append(run.row(name, f"fixed {CEILING}" if fixed else "ours", 4.0))
     for fixed in (True, False):
         server.set(latency=0.5, half=16)
-        run = Run(server, 2000, 20.0, fixed, most_s=130.0)
+        run = Run(server, 2000, 20.0, fixed, most_s=130.0, queues=False)
         most = rows[-1]["answers/s"] if not fixed else None
         rows.append(run.row("batching", f"fixed {CEILING}" if fixed else "ours", most))
     ours = [row for row in rows if row["limit"] == "ours"]
@@ -123,8 +127,10 @@ def slowdown(server: Stub, repeats: int) -> dict[str, Any]:
         change.result(100)
         lows = [limit for at, limit, _ in run.trace if 10 < at < 64]
         after = [limit for at, limit, _ in run.trace if at > 64]
+        found = run.row(name, "ours", None)
+        del found["of the server's"], found["after warm-up"]
         rows.append(
-            run.row(name, "ours", None)
+            found
             | {"limit before": round(max(limit for at, limit, _ in run.trace if at < 4)),
                "lowest in the minute": round(min(lows)), "highest after": round(max(after, default=0))}
         )  # fmt: skip
@@ -133,7 +139,7 @@ def slowdown(server: Stub, repeats: int) -> dict[str, Any]:
     return {
         "rows": rows,
         "trace": {
-            name: [(round(at, 1), round(limit, 1), answers) for at, limit, answers in trace[::4]]
+            name: " ".join(f"{at:.0f}s:{limit:.0f}" for at, limit, _ in trace[::4])
             for name, trace in traces.items()
         },
         "holds": all(
