@@ -11,6 +11,7 @@ import click
 
 from mpo_lite.cli.options import config_options, json_option
 from mpo_lite.cli.policies import answers, policy_at
+from mpo_lite.cli.status import show_status
 from mpo_lite.errors import ConfigError
 from mpo_lite.files import append_rows, write_atomically
 from mpo_lite.tasks.data import load_prompts
@@ -23,6 +24,7 @@ from mpo_lite.tasks.spec import task_of
 @click.option("--n", "count", type=click.IntRange(min=2), help="Held-out prompts, at most; default: all.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write the answers to: .jsonl.")
 @json_option
+@show_status
 def command(model: str, count: int | None, out: Path | None, as_json: bool, **flags: Any) -> None:
     """Have a run's policy, or any model, answer held-out prompts, and measure the answers by the gold metric.
 

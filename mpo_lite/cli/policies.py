@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mpo_lite.activity import activity
 from mpo_lite.cli.job import with_sandbox_policy
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
@@ -56,13 +57,14 @@ def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ())
 
 def answers(policy: Policy, task: Task, prompts: Sequence[str]) -> list[tuple[str, str]]:
     """Prompts with what a policy answers, in order; those too long for it are left out."""
-    if not Path(policy.config.policy).exists():
-        go_offline_without_hub()
-    from mpo_lite.evaluation.generate import sample  # loads torch
-    from mpo_lite.training.policy import check_policy, fitting, trained_policy
+    with activity(f"loading policy {policy.name}"):
+        if not Path(policy.config.policy).exists():
+            go_offline_without_hub()
+        from mpo_lite.evaluation.generate import sample  # loads torch
+        from mpo_lite.training.policy import check_policy, fitting, trained_policy
 
-    check_policy(policy.config)
-    model, tokenizer = trained_policy(policy.config, policy.checkpoint)
+        check_policy(policy.config)
+        model, tokenizer = trained_policy(policy.config, policy.checkpoint)
     length = policy.config.max_new_tokens or task.generation.max_new_tokens
     asked = fitting(prompts, task, model, tokenizer, length)
     told = sample(

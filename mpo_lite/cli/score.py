@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,15 +12,18 @@ from typing import Any
 
 import click
 
+from mpo_lite.activity import activity
 from mpo_lite.cli.job import SIMULATED, sandboxed
 from mpo_lite.cli.options import config_options, json_option, overrides_option
+from mpo_lite.cli.status import show_status
 from mpo_lite.config import Config
-from mpo_lite.errors import EndpointError, JudgeDown, StopRun, TaskError
+from mpo_lite.errors import EndpointError, FailureKind, JudgeDown, StopRun, TaskError
 from mpo_lite.files import append_rows, write_atomically
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.endpoints import Endpoints
 from mpo_lite.llm import background
 from mpo_lite.llm.models import SANDBOX
+from mpo_lite.report.summary import not_judged
 from mpo_lite.resolve import load_config
 from mpo_lite.rubric import Rubric
 from mpo_lite.runs import rubric_at
@@ -44,6 +48,7 @@ Row = dict[str, Any]
 @click.option("--no-judge", is_flag=True, help="Rules, verifier and gold metric alone: no call, no key.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write: .jsonl.")
 @json_option
+@show_status
 def command(
     data: Path, overrides: tuple[str, ...], no_judge: bool, out: Path, as_json: bool, **flags: Any
 ) -> None:
@@ -80,25 +85,30 @@ def _judge(config: Config, task: Task, rows: Sequence[Row], out: Path) -> Row:
     scored_as = _scorer(task)
     models = Endpoints(config, task.persona, with_meta=False)
     scored: list[Row] = []
+    failures: Counter[FailureKind] = Counter()
     stop: StopRun | None = None
     try:
         models.check()
         write_atomically(out, "")  # only now: a wrong key must not cost an earlier file
-        for start in range(0, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
-            verdicts = [_NOT_JUDGED] * len(chunk)
-            try:
-                verdicts = verdicts if stop else _verdicts(models, task, rubric, chunk)
-            except StopRun as reason:
-                stop = reason
-            fresh = list(map(scored_as, chunk, verdicts))
-            append_rows(out, fresh)
-            scored += fresh
+        with activity("scoring", len(rows), "rows") as work:
+            for start in range(0, len(rows), CHUNK):
+                chunk = rows[start : start + CHUNK]
+                verdicts = [_NOT_JUDGED] * len(chunk)
+                try:
+                    verdicts = verdicts if stop else _verdicts(models, task, rubric, chunk)
+                except StopRun as reason:
+                    stop = reason
+                fresh = list(map(scored_as, chunk, verdicts))
+                append_rows(out, fresh)
+                scored += fresh
+                failures.update(verdict.failure for verdict in verdicts if verdict.failure)
+                work.advance(len(chunk))
     finally:
         models.close()
     if stop:
         raise type(stop)(f"{stop}; what was judged is in {out}, and cached for the next time")
-    return _summary(scored) | models.spend() | {"simulated_judge": SANDBOX in config.model_names}
+    told = {"failures": failures, **models.spend(), "simulated_judge": SANDBOX in config.model_names}
+    return _summary(scored) | told
 
 
 def _verdicts(models: Endpoints, task: Task, rubric: Rubric, rows: Sequence[Row]) -> list[Verdict]:
@@ -174,12 +184,13 @@ def _summary(rows: Sequence[Row]) -> Row:
 
 
 def _told(summary: Row) -> str:
-    reward, gold = summary["reward"], summary["gold"]
+    reward, gold, failures = summary["reward"], summary["gold"], summary.get("failures")
     parts = [
         f"{summary['rows']} rows, {summary['rewarded']} with a reward",
         *([f"reward {reward:.3f}"] if reward is not None else []),
         *([f"gold {gold:.3f}"] if gold is not None else []),
         f"{summary['broken_rules']} broke a rule",
+        *([not_judged(sum(failures.values()), summary["rows"], failures)] if failures else []),
         f"written to {summary['out']}",
         *([SIMULATED] if summary.get("simulated_judge") else []),
     ]
