@@ -17,7 +17,7 @@ A message says what happened, where, and how to mend it. The command line prints
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -36,8 +36,12 @@ _FAILURES: dict[FailureKind, str] = {
 }
 
 
-def failures_in_words(kinds: Iterable[FailureKind]) -> str:
-    """Failures by kind, e.g. ``7 timed out, 2 cut off``, in a fixed order; empty where there are none."""
+def failures_in_words(kinds: Iterable[FailureKind] | Mapping[FailureKind, int]) -> str:
+    """Failures by kind, e.g. ``7 timed out, 2 cut off``, in a fixed order; empty where there are none.
+
+    Args:
+        kinds: That of each failure, or how many there are of each kind.
+    """
     counts = Counter(kinds)
     return ", ".join(f"{counts[kind]} {words}" for kind, words in _FAILURES.items() if counts[kind])
 

@@ -9,6 +9,7 @@ import pytest
 
 from mpo_lite.cli.main import COMMANDS, main
 from mpo_lite.cli.progress import Display
+from mpo_lite.cli.status import Status
 from mpo_lite.config import Config
 from mpo_lite.errors import TaskError
 from mpo_lite.tasks.data import load_prompts
@@ -145,7 +146,7 @@ ROW: dict[str, Any] = {
 
 def shown(*events: tuple[str, dict[str, Any]]) -> str:
     stream = StringIO()
-    display = Display(10, stream)
+    display = Display(10, Status(stream))
     for kind, row in events:
         display(kind, row)
     display.close()

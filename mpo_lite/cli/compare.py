@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -11,17 +12,20 @@ from typing import Any
 
 import click
 
+from mpo_lite.activity import activity
 from mpo_lite.cli.job import SIMULATED, sandboxed
 from mpo_lite.cli.options import config_options, json_option
 from mpo_lite.cli.policies import answers, batch_size_option, policy_at
 from mpo_lite.cli.rate import COLUMNS, lines, rated
+from mpo_lite.cli.status import show_status
 from mpo_lite.config import Config
-from mpo_lite.errors import ConfigError, EndpointError, JudgeDown
+from mpo_lite.errors import ConfigError, EndpointError, FailureKind, JudgeDown
 from mpo_lite.files import JsonRow, append_rows, read_rows, write_atomically
 from mpo_lite.judge.endpoints import Endpoints
 from mpo_lite.judge.match import MatchJudge, Pair
 from mpo_lite.llm import background
 from mpo_lite.llm.models import SANDBOX
+from mpo_lite.report.summary import not_judged
 from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run
 from mpo_lite.tasks.data import load_prompts, responses
@@ -43,6 +47,7 @@ Answers = dict[str, dict[str, str]]
 @batch_size_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for answers and matches.")
 @json_option
+@show_status
 def command(
     models: tuple[str, ...], count: int, batch_size: int, out: Path | None, as_json: bool, **flags: Any
 ) -> None:
@@ -64,8 +69,10 @@ def command(
     folder.mkdir(parents=True, exist_ok=True)
     told = _answers(models, flags, config, task, count, batch_size, folder)
     with sandboxed(config) as served:
-        failed, spend = _play(served, task, told, folder / "matches.jsonl")
-    summary = rated(folder / "matches.jsonl") | {"failed": failed, "out": str(folder), **spend}
+        failures, spend = _play(served, task, told, folder / "matches.jsonl")
+    failed = failures.total()
+    summary: dict[str, Any] = rated(folder / "matches.jsonl")
+    summary |= {"failed": failed, "failures": failures, "out": str(folder), **spend}
     summary["simulated_judge"] = SANDBOX in config.model_names
     if as_json:
         click.echo(json.dumps(summary))
@@ -73,7 +80,8 @@ def command(
     usd = "an unknown sum (unpriced)" if spend["usd"] is None else f"${spend['usd']:.4f}"
     note = f"; {SIMULATED}" if summary["simulated_judge"] else ""
     click.echo("\n".join(lines(summary)))
-    click.echo(f"{failed} matches not judged, for {usd}; kept in {folder}{note}")
+    matches = not_judged(failed, summary["matches"] + failed, failures)
+    click.echo(f"{matches}, for {usd}; kept in {folder}{note}")
 
 
 def _config(models: Sequence[str], flags: dict[str, Any]) -> Config:
@@ -122,33 +130,37 @@ def _answers(
     return {name: {prompt: one[prompt] for prompt in shared} for name, one in told.items()}
 
 
-def _play(config: Config, task: Task, told: Answers, file: Path) -> tuple[int, dict[str, Any]]:
-    """Has all matches judged and written; how many were not, and what it took."""
+def _play(
+    config: Config, task: Task, told: Answers, file: Path
+) -> tuple[Counter[FailureKind], dict[str, Any]]:
+    """Has all matches judged and written; why some were not, and what it took."""
     models = Endpoints(config, task.persona, with_meta=False)
     judge = MatchJudge(models.client, models.judges[0], task.persona, task.purpose)
     names = [pair for both in combinations(told, 2) for pair in (both, both[::-1])]
     matches = [(prompt, a, b) for prompt in next(iter(told.values())) for a, b in names]
-    failed = 0
+    failures: Counter[FailureKind] = Counter()
     try:
         models.check()
         write_atomically(file, "")
-        for start in range(0, len(matches), CHUNK):
-            chunk = matches[start : start + CHUNK]
-            pairs = [Pair(prompt, told[a][prompt], told[b][prompt]) for prompt, a, b in chunk]
-            winners = background.wait(judge.winners(pairs))
-            played = zip(chunk, winners, strict=True)
-            rows: list[JsonRow] = [
-                dict(zip(COLUMNS, (prompt, a, b, {"first": a, "second": b}.get(won, won)), strict=True))
-                for (prompt, a, b), won in played
-                if won
-            ]
-            failed += len(chunk) - len(rows)
-            append_rows(file, rows)
+        with activity("comparing", len(matches), "matches") as work:
+            for start in range(0, len(matches), CHUNK):
+                chunk = matches[start : start + CHUNK]
+                pairs = [Pair(prompt, told[a][prompt], told[b][prompt]) for prompt, a, b in chunk]
+                played = background.wait(judge.winners(pairs))
+                rows: list[JsonRow] = []
+                for (prompt, a, b), match in zip(chunk, played, strict=True):
+                    if match.failure:
+                        failures[match.failure] += 1
+                    else:
+                        winner = {"first": a, "second": b, "tie": "tie"}[match.winner or "tie"]
+                        rows.append(dict(zip(COLUMNS, (prompt, a, b, winner), strict=True)))
+                append_rows(file, rows)
+                work.advance(len(chunk))
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
     finally:
         models.close()
-    return failed, models.spend()
+    return failures, models.spend()
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 
 import click
 
+from mpo_lite.activity import activity
 from mpo_lite.cli.job import sandboxed
 from mpo_lite.cli.options import config_options, json_option, overrides_option
+from mpo_lite.cli.status import show_status
 from mpo_lite.config import Config
 from mpo_lite.errors import CallFailed, ConfigError, EndpointError
 from mpo_lite.judge.endpoints import Endpoints
@@ -62,6 +64,7 @@ class Finding:
 @overrides_option
 @json_option
 @click.pass_context
+@show_status
 def command(
     context: click.Context, config_file: Path | None, overrides: tuple[str, ...], as_json: bool, **flags: Any
 ) -> None:
@@ -88,7 +91,9 @@ def command(
 
 def _examined(config: Config) -> Iterator[Finding]:
     yield from _packages()
-    yield _machine()
+    with activity("loading torch"):
+        machine = _machine()
+    yield machine
     yield from _keys()
     yield _hub()
     with sandboxed(config) as served:
@@ -145,7 +150,9 @@ def _models(config: Config) -> Iterator[Finding]:
         return
     try:
         for role, backend in models.all:
-            yield _tried(models, f"{role} {backend.model}", backend)
+            with activity(f"checking {role} {backend.model}"):
+                finding = _tried(models, f"{role} {backend.model}", backend)
+            yield finding
     finally:
         models.close()
 

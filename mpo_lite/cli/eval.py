@@ -11,6 +11,7 @@ import click
 
 from mpo_lite.cli.options import config_options, json_option
 from mpo_lite.cli.policies import answers, batch_size_option, policy_at
+from mpo_lite.cli.status import show_status
 from mpo_lite.errors import ConfigError
 from mpo_lite.files import append_rows, write_atomically
 from mpo_lite.tasks.data import load_prompts
@@ -24,6 +25,7 @@ from mpo_lite.tasks.spec import task_of
 @batch_size_option
 @click.option("--out", type=click.Path(path_type=Path), help="File to write the answers to: .jsonl.")
 @json_option
+@show_status
 def command(
     model: str, count: int | None, batch_size: int, out: Path | None, as_json: bool, **flags: Any
 ) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
+from mpo_lite.activity import activity
 from mpo_lite.cli.job import with_sandbox_policy
+from mpo_lite.cli.status import show_status
 from mpo_lite.errors import ConfigError, refusals
 from mpo_lite.report.card import model_card
 from mpo_lite.runs import Run, read_state
@@ -20,6 +22,7 @@ from mpo_lite.tasks.spec import task_of
 @click.option("--merge", "folder", metavar="DIR", type=click.Path(path_type=Path), help="Write it there.")
 @click.option("--push", "hub_id", metavar="HUB_ID", help="Upload it to the Hugging Face hub, as user/name.")
 @click.option("--private", is_flag=True, help="Make what is uploaded private.")
+@show_status
 def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: bool) -> None:
     """Write the policy of a run's last checkpoint, its adapter merged in, with a model card.
 
@@ -40,9 +43,10 @@ def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: boo
         raise ConfigError(f"{run_dir}: has no checkpoint yet; go on by mpo-lite resume {run_dir}")
     if folder and folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: is not empty; name a new folder")
-    if not Path(config.policy).exists():
-        go_offline_without_hub()
-    from mpo_lite.training.export import merge  # loads torch
+    with activity(f"loading policy {config.policy}"):
+        if not Path(config.policy).exists():
+            go_offline_without_hub()
+        from mpo_lite.training.export import merge  # loads torch
 
     place = folder.absolute().parent if folder else None
     if place:
@@ -50,7 +54,8 @@ def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: boo
     # Beside its place, and moved there once it is whole: a kill leaves no half of a model.
     with tempfile.TemporaryDirectory(dir=place, prefix=".export-") as scratch:
         target = Path(scratch) / "policy"
-        merge(with_sandbox_policy(config), checkpoint, target)
+        with activity(f"merging the adapter into {config.policy}"):
+            merge(with_sandbox_policy(config), checkpoint, target)
         card = model_card(run, config, read_state(checkpoint)["batch"], task_of(config).purpose)
         (target / "README.md").write_text(card, encoding="utf-8")
         if hub_id:
@@ -63,7 +68,7 @@ def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: boo
 def _push(folder: Path, hub_id: str, private: bool) -> str:
     from huggingface_hub import HfApi
 
-    with refusals(f"--push {hub_id}"):
+    with refusals(f"--push {hub_id}"), activity(f"uploading to {hub_id}"):
         api = HfApi()
         api.create_repo(hub_id, private=private, exist_ok=True)
         return api.upload_folder(folder_path=folder, repo_id=hub_id, commit_message="Add policy").commit_url

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpo_lite.activity import activity
 from mpo_lite.cli.progress import Display
+from mpo_lite.cli.status import Status
 from mpo_lite.config import Config, Model
 from mpo_lite.errors import ConfigError, MPOError
 from mpo_lite.llm.models import SANDBOX
-from mpo_lite.report.summary import run_figures
+from mpo_lite.report.summary import not_judged, run_figures
 from mpo_lite.runs import Run
 from mpo_lite.tasks.hub import go_offline_without_hub
 from mpo_lite.training.estimate import estimate
@@ -55,11 +57,11 @@ def run_job(config: Config, run: Run | None = None, as_json: bool = False) -> di
     Raises:
         MPOError: What stopped the run; its state is saved and the way to go on was printed.
     """
-    with sandboxed(config) as served:
-        display = Display(config.steps, sys.stderr if as_json else sys.stdout)
+    with sandboxed(config) as served, Status(sys.stderr if as_json else sys.stdout) as status:
+        display = Display(config.steps, status)
         session = Session(served, display if leads() else _silent)
         try:
-            run, outcome = _train(session, config, run)
+            run, outcome = _train(session, config, run, display)
             display.close()
             summary = {
                 **run_figures(run, config),
@@ -88,7 +90,8 @@ def _report(run: Run) -> Path | None:
     from mpo_lite.report.page import write_report
 
     try:
-        return write_report(run)
+        with activity("writing the report"):
+            return write_report(run)
     except MPOError as error:
         click.echo(f"no report ({error}); try again: mpo-lite report {run.path}", err=True)
         return None
@@ -98,7 +101,7 @@ def _silent(kind: str, row: dict[str, Any]) -> None:
     """What a process shows that does not lead."""
 
 
-def _train(session: Session, config: Config, run: Run | None) -> tuple[Run, Outcome]:
+def _train(session: Session, config: Config, run: Run | None, display: Display) -> tuple[Run, Outcome]:
     """Checks what can be checked, then loads torch and trains."""
     expected = estimate(session)["total"]
     tokens = [sum(pair) for pair in zip(expected["input_tokens"], expected["output_tokens"], strict=True)]
@@ -115,14 +118,15 @@ def _train(session: Session, config: Config, run: Run | None) -> tuple[Run, Outc
     if SANDBOX in config.model_names:
         session.note(SIMULATED)
     session.note(f"loading the policy {config.policy}")
-    if not Path(session.config.policy).exists():
-        go_offline_without_hub()
-    # Loads torch: only now that nothing else can be wrong.
-    from mpo_lite.training import policy, trainer
-    from mpo_lite.training.mpo import open_run
+    with activity(f"loading policy {config.policy}"):
+        if not Path(session.config.policy).exists():
+            go_offline_without_hub()
+        # Loads torch: only now that nothing else can be wrong.
+        from mpo_lite.training import policy, trainer
+        from mpo_lite.training.mpo import open_run
 
-    policy.check_policy(session.config)
-    trainer.check_settings(session)
+        policy.check_policy(session.config)
+        trainer.check_settings(session)
     fresh = run is None
     run = run or Run(led(lambda: open_run(config, "train").path))
     session.attach(run)
@@ -130,7 +134,8 @@ def _train(session: Session, config: Config, run: Run | None) -> tuple[Run, Outc
     checkpoint = run.last_checkpoint()
     session.note(f"run directory: {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""))
     try:
-        return run, trainer.train(session, checkpoint)
+        with activity("training", config.steps, "batches") as display.training:
+            return run, trainer.train(session, checkpoint)
     except ConfigError:
         if fresh and leads():
             run.withdraw()
@@ -151,7 +156,10 @@ def _closing_line(summary: dict[str, Any]) -> str:
         + f" for {usd}",
         f"{summary['judge_failures']} failed, {summary['cache_hits']} from the cache",
     ]
-    return ", ".join(parts)
+    line = ", ".join(parts)
+    if summary["judge_failures"]:
+        line += f"; {not_judged(summary['judge_failures'], summary['rows'], summary['failures'])}"
+    return line
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpo_lite.activity import activity
 from mpo_lite.cli.job import with_sandbox_policy
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
@@ -78,13 +79,14 @@ def answers(
         prompts: What is asked.
         batch_size: Prompts that are generated at once, at most.
     """
-    if not Path(policy.config.policy).exists():
-        go_offline_without_hub()
-    from mpo_lite.evaluation.generate import generate  # loads torch
-    from mpo_lite.training.policy import chat_of, check_policy, fitting, trained_policy
+    with activity(f"loading policy {policy.name}"):
+        if not Path(policy.config.policy).exists():
+            go_offline_without_hub()
+        from mpo_lite.evaluation.generate import generate  # loads torch
+        from mpo_lite.training.policy import chat_of, check_policy, fitting, trained_policy
 
-    check_policy(policy.config)
-    model, tokenizer = trained_policy(policy.config, policy.checkpoint)
+        check_policy(policy.config)
+        model, tokenizer = trained_policy(policy.config, policy.checkpoint)
     length = policy.config.max_new_tokens or task.generation.max_new_tokens
     chat = chat_of(policy.config, model, tokenizer)
     asked = fitting(prompts, task, model, chat, length)

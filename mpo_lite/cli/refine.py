@@ -10,8 +10,10 @@ from typing import Any
 
 import click
 
+from mpo_lite.activity import activity
 from mpo_lite.cli.job import SIMULATED, sandboxed
 from mpo_lite.cli.options import config_options, json_option, overrides_option
+from mpo_lite.cli.status import show_status
 from mpo_lite.config import Config
 from mpo_lite.errors import EndpointError, JudgeDown, TaskError
 from mpo_lite.files import write_atomically
@@ -43,6 +45,7 @@ FLAGS = (
 )
 @overrides_option
 @json_option
+@show_status
 def command(
     data: Path, labels: str | None, out: Path, overrides: tuple[str, ...], as_json: bool, **flags: Any
 ) -> None:
@@ -85,9 +88,14 @@ def _refine(
     meta = MetaJudge(models.client, models.meta, task.purpose)
     examiner = Examiner(lambda draw: models.judge("judge", draw), lambda: models.judged_by, task.rules)
     first = rubric_at(config.rubric)[0] if config.rubric else task.rubric
-    work = refine(meta, examiner, task, config, first, samples, labels, told)
+
+    def finished(one: Round) -> None:
+        work.advance()
+        told(one)
+
     try:
-        return background.wait(work)
+        with activity("refining", config.rounds, "rounds") as work:
+            return background.wait(refine(meta, examiner, task, config, first, samples, labels, finished))
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
 

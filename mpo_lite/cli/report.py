@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from mpo_lite.activity import activity
+from mpo_lite.cli.status import show_status
 from mpo_lite.runs import Run
 
 
@@ -19,6 +21,7 @@ from mpo_lite.runs import Run
     help="Where to write. [default: report.html in the run, or comparison.html beside the first of several]",
 )
 @click.option("--open", "show", is_flag=True, help="Open it in the browser.")
+@show_status
 def command(runs: tuple[Path, ...], out: Path | None, show: bool) -> None:
     """Write the report of a run, finished or under way; of several, one page that compares them.
 
@@ -33,10 +36,11 @@ def command(runs: tuple[Path, ...], out: Path | None, show: bool) -> None:
     from mpo_lite.report.page import write_comparison, write_report
 
     opened = [Run.open(path, {})[0] for path in runs]
-    if len(opened) > 1:
-        path = write_comparison(opened, out or runs[0].parent / "comparison.html")
-    else:
-        path = write_report(opened[0], out)
+    with activity("writing the report"):
+        if len(opened) > 1:
+            path = write_comparison(opened, out or runs[0].parent / "comparison.html")
+        else:
+            path = write_report(opened[0], out)
     click.echo(f"report: {path}")
     if show and not webbrowser.open(path.resolve().as_uri()):
         click.echo("no browser was found here; open the file by hand", err=True)

@@ -12,22 +12,18 @@ from typing import Any
 
 import click
 
+from mpo_lite.activity import activity
 from mpo_lite.cli.job import SIMULATED, sandboxed
 from mpo_lite.cli.options import config_options, json_option, overrides_option
+from mpo_lite.cli.status import show_status
 from mpo_lite.config import Config
-from mpo_lite.errors import (
-    EndpointError,
-    FailureKind,
-    JudgeDown,
-    StopRun,
-    TaskError,
-    failures_in_words,
-)
+from mpo_lite.errors import EndpointError, FailureKind, JudgeDown, StopRun, TaskError
 from mpo_lite.files import append_rows, write_atomically
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.endpoints import Endpoints
 from mpo_lite.llm import background
 from mpo_lite.llm.models import SANDBOX
+from mpo_lite.report.summary import not_judged
 from mpo_lite.resolve import load_config
 from mpo_lite.rubric import Rubric
 from mpo_lite.runs import rubric_at
@@ -52,6 +48,7 @@ Row = dict[str, Any]
 @click.option("--no-judge", is_flag=True, help="Rules, verifier and gold metric alone: no call, no key.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write: .jsonl.")
 @json_option
+@show_status
 def command(
     data: Path, overrides: tuple[str, ...], no_judge: bool, out: Path, as_json: bool, **flags: Any
 ) -> None:
@@ -92,16 +89,18 @@ def _judge(config: Config, task: Task, rows: Sequence[Row], out: Path) -> Row:
     try:
         models.check()
         write_atomically(out, "")  # only now: a wrong key must not cost an earlier file
-        for start in range(0, len(rows), CHUNK):
-            chunk = rows[start : start + CHUNK]
-            verdicts = [_NOT_JUDGED] * len(chunk)
-            try:
-                verdicts = verdicts if stop else _verdicts(models, task, rubric, chunk)
-            except StopRun as reason:
-                stop = reason
-            fresh = list(map(scored_as, chunk, verdicts))
-            append_rows(out, fresh)
-            scored += fresh
+        with activity("scoring", len(rows), "rows") as work:
+            for start in range(0, len(rows), CHUNK):
+                chunk = rows[start : start + CHUNK]
+                verdicts = [_NOT_JUDGED] * len(chunk)
+                try:
+                    verdicts = verdicts if stop else _verdicts(models, task, rubric, chunk)
+                except StopRun as reason:
+                    stop = reason
+                fresh = list(map(scored_as, chunk, verdicts))
+                append_rows(out, fresh)
+                scored += fresh
+                work.advance(len(chunk))
     finally:
         models.close()
     if stop:
@@ -175,11 +174,11 @@ def _reference(row: Row, column: str | None) -> str | None:
 def _summary(rows: Sequence[Row]) -> Row:
     rewards = [row["reward"] for row in rows if row["reward"] is not None]
     golds = [row["gold"] for row in rows if row["gold"] is not None]
-    failures = [row["failure"]["kind"] for row in rows if row["failure"]]
+    failures: Counter[FailureKind] = Counter(row["failure"]["kind"] for row in rows if row["failure"])
     return {
         "rows": len(rows),
         "rewarded": len(rewards),
-        "failures": dict(Counter(failures)),
+        "failures": failures,
         "reward": statistics.fmean(rewards) if rewards else None,
         "gold": statistics.fmean(golds) if golds else None,
         "broken_rules": sum(not all(row["rules"].values()) for row in rows),
@@ -187,15 +186,13 @@ def _summary(rows: Sequence[Row]) -> Row:
 
 
 def _told(summary: Row) -> str:
-    reward, gold = summary["reward"], summary["gold"]
-    kinds: Counter[FailureKind] = Counter(summary["failures"])
-    failed, why = kinds.total(), failures_in_words(kinds.elements())
+    reward, gold, failures = summary["reward"], summary["gold"], summary["failures"]
     parts = [
         f"{summary['rows']} rows, {summary['rewarded']} with a reward",
-        *([f"{failed} of {summary['rows']} not judged: {why}"] if failed else []),
         *([f"reward {reward:.3f}"] if reward is not None else []),
         *([f"gold {gold:.3f}"] if gold is not None else []),
         f"{summary['broken_rules']} broke a rule",
+        *([not_judged(sum(failures.values()), summary["rows"], failures)] if failures else []),
         f"written to {summary['out']}",
         *([SIMULATED] if summary.get("simulated_judge") else []),
     ]

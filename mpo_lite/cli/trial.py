@@ -16,6 +16,7 @@ from mpo_lite.cli.estimate import usd_span
 from mpo_lite.cli.job import FLAGS, SIMULATED, sandboxed
 from mpo_lite.cli.options import GroupedCommand, config_options, json_option, overrides_option
 from mpo_lite.cli.policies import Policy, answers
+from mpo_lite.cli.status import show_status
 from mpo_lite.errors import ConfigError, EndpointError, JudgeDown
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import background
@@ -64,6 +65,7 @@ class Trial:
 @overrides_option
 @json_option
 @click.pass_context
+@show_status
 def command(
     context: click.Context,
     config_file: Path | None,

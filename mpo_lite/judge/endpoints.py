@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from mpo_lite.activity import activity
 from mpo_lite.config import Config
 from mpo_lite.errors import CallFailed, ConfigError, EndpointError
 from mpo_lite.judge.base import Judge
@@ -78,9 +79,14 @@ class Endpoints:
         Raises:
             EndpointError: One of them cannot be used; says which, and how to mend it.
         """
-        for which in dict.fromkeys(which for _, which in self.all):
+        roles: dict[Backend, str] = {}
+        for role, which in self.all:
+            roles.setdefault(which, role)
+        for which, role in roles.items():
+            at = f" at {which.api_base}" if which.api_base else ""
             try:
-                background.wait(self.client.check(which), interrupt)
+                with activity(f"checking {role} {which.model}{at}"):
+                    background.wait(self.client.check(which), interrupt)
             except CallFailed as error:
                 where = which.api_base or "the provider"
                 raise EndpointError(f"{which.model} does not answer at {where}: {error}") from None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mpo_lite.errors import CallFailed
+from mpo_lite.errors import CallFailed, FailureKind
 from mpo_lite.judge.base import REASON, in_time, reply_room
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.client import Client
@@ -32,6 +32,14 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Played:
+    """How a match ended: its winner, or why it was not judged."""
+
+    winner: Winner | None
+    failure: FailureKind | None = None
+
+
+@dataclass(frozen=True)
 class MatchJudge:
     """A judge of matches.
 
@@ -47,23 +55,23 @@ class MatchJudge:
     persona: str
     purpose: str
 
-    async def winners(self, pairs: Sequence[Pair]) -> list[Winner | None]:
+    async def winners(self, pairs: Sequence[Pair]) -> list[Played]:
         """Judges all pairs at once.
 
         Returns:
-            One winner per pair, in order; None where the judgement failed.
+            How each match ended, in order.
 
         Raises:
             StopRun: A cap is reached, or the judge refuses for good.
         """
-        return await in_time([self._winner(pair) for pair in pairs], None, "pairs")
+        return await in_time([self._winner(pair) for pair in pairs], Played(None, "timeout"), "pairs")
 
-    async def _winner(self, pair: Pair) -> Winner | None:
+    async def _winner(self, pair: Pair) -> Played:
         try:
-            return await self.client.ask(self.call(pair))
+            return Played(await self.client.ask(self.call(pair)))
         except CallFailed as failure:
             _log.debug("not judged: %s", failure)
-            return None
+            return Played(None, failure.kind)
 
     def call(self, pair: Pair) -> Call[Winner]:
         """The question about a pair."""

@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mpo_lite.errors import ConfigError
+from mpo_lite.errors import ConfigError, failures_in_words
 from mpo_lite.files import JsonRow, write_atomically
 from mpo_lite.report.charts import HEALTH
 from mpo_lite.report.compared import compared
@@ -108,6 +108,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": _number, "usd": _usd, "share": _share, "spaced": spaced, "short": short}
+    environment.filters["failures"] = failures_in_words
     return environment
 
 

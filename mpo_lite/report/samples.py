@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby, islice
 
+from mpo_lite.errors import failures_in_words
 from mpo_lite.files import JsonRow, read_rows
 from mpo_lite.runs import Run
 from mpo_lite.types import FIRST_PROBE, Rollout, Verdict
@@ -147,7 +148,7 @@ def _row(rollout: Rollout, tops: Mapping[str, int], alarms: list[str], cited: bo
         "prompt": shortened(rollout.prompt),
         "version": rollout.version,
         "reward": rollout.reward,
-        "by": verdict.failure or verdict.source,
+        "by": failures_in_words([verdict.failure]).removeprefix("1 ") if verdict.failure else verdict.source,
         "completion": shortened(rollout.completion),
         "levels": [
             [name, one.level, tops.get(name), shortened(one.reason, LONGEST_REASON)]

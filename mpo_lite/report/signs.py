@@ -10,7 +10,7 @@ from statistics import fmean
 
 from mpo_lite.files import JsonRow
 from mpo_lite.report.story import HACKED
-from mpo_lite.report.summary import spaced
+from mpo_lite.report.summary import not_judged, spaced
 
 Look = Callable[[JsonRow], JsonRow | None]
 RECENT = 10
@@ -99,8 +99,8 @@ def _failed(known: JsonRow) -> JsonRow | None:
     rows = sum(row.get("rows", 0) for row in known["metrics"])
     if not rows:
         return None
-    failed = known["figures"]["judge_failures"]
-    return _sign("Judgements succeed", failed / rows <= FAILED, f"{failed:,} of {rows:,} failed")
+    failed, kinds = (known["figures"][name] for name in ("judge_failures", "failures"))
+    return _sign("Judgements succeed", failed / rows <= FAILED, not_judged(failed, rows, kinds))
 
 
 def _late_below(column: str, limit: float, name: str, said: str) -> Look:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from mpo_lite.config import Config
+from mpo_lite.errors import FailureKind, failures_in_words
 from mpo_lite.files import JsonRow, read_rows
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.runs import Run
@@ -51,7 +54,9 @@ def run_figures(run: Run, config: Config, until: int | None = None) -> JsonRow:
         "reward": _span(rewards),
         "gold": {**_span(gold), "min": min(gold)} if gold else None,
         **{name: last.get(name, 0) for name in _SPEND},
+        "rows": sum(row.get("rows", 0) for row in metrics),
         "judge_failures": sum(row["judge_failures"] for row in metrics),
+        "failures": _sums(row.get("failures", {}) for row in metrics),
         "simulated_judge": SANDBOX in config.model_names,
     }
 
@@ -68,6 +73,12 @@ def changes_in_words(row: JsonRow) -> str:
     return "; ".join(parts) or "weights or guidelines changed"
 
 
+def not_judged(failed: int, answers: int, kinds: Mapping[FailureKind, int]) -> str:
+    """How many answers a judge failed on, and why, e.g. ``9 of 24 not judged: 7 timed out, 2 cut off``."""
+    words = failures_in_words(kinds)
+    return f"{failed:,} of {answers:,} not judged" + (f": {words}" if words else "")
+
+
 def short(name: str) -> str:
     """A model or task by the last part of its path: a report is passed on, and names no folder."""
     return name.rstrip("/").split("/")[-1]
@@ -76,6 +87,13 @@ def short(name: str) -> str:
 def spaced(name: str) -> str:
     """An alarm's name for people."""
     return name.replace("_", " ")
+
+
+def _sums(counts: Iterable[dict[FailureKind, int]]) -> dict[FailureKind, int]:
+    sums: Counter[FailureKind] = Counter()
+    for each in counts:
+        sums.update(each)
+    return dict(sums)
 
 
 def _span(values: list[float]) -> dict[str, float | None]:

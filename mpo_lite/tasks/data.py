@@ -12,6 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, TextIO, cast
 
+from mpo_lite.activity import activity
 from mpo_lite.errors import TaskError
 from mpo_lite.rubric import MAX_CLUSTERS
 from mpo_lite.tasks.hub import go_offline_without_hub
@@ -65,7 +66,8 @@ def load_prompts(data: DataSource, override: str | None = None) -> Prompts:
         parts = [mapped(_made(function, part, source), data, source) for part in ("train", "held_out")]
         train, held_out = (tuple(dict.fromkeys(row["prompt"] for row in part)) for part in parts)
         return Prompts(train, held_out, _by_prompt([*parts[0], *parts[1]], data, source))
-    rows = mapped(_rows(source, data.split), data, source)
+    with activity(f"loading data {source}"):
+        rows = mapped(_rows(source, data.split), data, source)
     texts = sorted({row["prompt"] for row in rows}, key=text_hash)
     held_out = min(data.held_out, len(texts) // 5)
     if len(texts) < 2:

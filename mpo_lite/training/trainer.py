@@ -13,6 +13,7 @@ from typing import Any
 import transformers
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
+from mpo_lite.activity import activity
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, StopRun, refusals
 from mpo_lite.runs import STATE_FILE
@@ -78,8 +79,9 @@ def train(session: Session, checkpoint: Path | None = None) -> Outcome:
 
 
 def _trainer(config: Config, mpo: MPO) -> GRPO | RLOO | PPO:
-    model, tokenizer = load_policy(config)
-    drop_long_prompts(mpo.session, model, tokenizer)
+    with activity(f"loading policy {config.policy}"):
+        model, tokenizer = load_policy(config)
+        drop_long_prompts(mpo.session, model, tokenizer)
     with refusals("the trainer refuses a setting (lora or trainer)"):
         trainer = _ALGORITHMS[config.algorithm](
             mpo,

@@ -1,0 +1,216 @@
+"""What a command is doing, shown while it does it: live lines on a terminal, plain lines elsewhere.
+
+A thread reads ``mpo_lite.activity`` and writes. On a terminal, whatever else the process prints meanwhile
+goes through the same lock and takes the live lines off the screen first, so that neither tears the other.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar, cast
+
+from mpo_lite.activity import Activity, activities, hold
+from mpo_lite.training.ranks import leads
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+
+FIRST_S, EVERY_S = 5.0, 10.0
+"""Seconds without a line until a plain one says what is under way: for the first time, and again."""
+SHORT_S = 2.0
+"""Seconds that something may take without being shown on a terminal."""
+TICK_S = 0.2
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def show_status(command: Callable[P, T]) -> Callable[P, T]:
+    """Decorates a command: while it runs, what it is doing is shown on stderr."""
+
+    @functools.wraps(command)
+    def shown(*arguments: P.args, **options: P.kwargs) -> T:
+        with Status(sys.stderr):
+            return command(*arguments, **options)
+
+    return shown
+
+
+class Status:
+    """Shows what is under way for as long as it is entered; only in the leading process of a job.
+
+    Args:
+        stream: Where to.
+
+    Attributes:
+        frame: Makes what is shown on a terminal of the activities; by itself each is a line, once it is not
+            short. None where there is nothing to frame.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.frame: Callable[[Sequence[Activity]], RenderableType] | None = None
+        self._stream = stream
+        self.is_live = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self._lock = threading.RLock()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._live: Live | None = None
+        self._line_open = False  # another's line has begun and not ended: nothing may be drawn below it
+        self._written = time.monotonic()
+        self._told: set[tuple[str, float]] = set()
+        self._streams = (sys.stdout, sys.stderr)
+
+    def __enter__(self) -> Status:
+        if leads():
+            if self.is_live:
+                self._streams = (sys.stdout, sys.stderr)
+                sys.stdout, sys.stderr = map(self._guarded, self._streams)
+            self._thread = threading.Thread(target=self._run, name="mpo-lite-status", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._thread:
+            self._over.set()
+            self._thread.join()
+            self._thread = None
+            self.clear()
+            if self.is_live:
+                sys.stdout, sys.stderr = self._streams
+
+    def print(self, what: RenderableType) -> None:
+        """Writes what stays, above the live lines."""
+        with self._lock:
+            self.clear()
+            self._console.print(what)
+            self._written = time.monotonic()
+
+    def clear(self) -> None:
+        """Takes the live lines off the screen; the next tick draws them again."""
+        with self._lock:
+            if self._live:
+                self._live.stop()
+                self._live = None
+
+    def write_above(self, stream: TextIO, text: str) -> int:
+        """Writes another's text to a stream on the same terminal."""
+        with self._lock:
+            self.clear()
+            self._line_open = not text.endswith("\n") if text else self._line_open
+            self._written = time.monotonic()
+            return stream.write(text)
+
+    @functools.cached_property
+    def _console(self) -> Console:
+        from rich.console import Console  # only where something is shown: commands must start fast
+
+        return Console(file=self._stream, highlight=False, soft_wrap=True)
+
+    def _run(self) -> None:
+        tick = self._draw if self.is_live else self._tell
+        while not self._over.wait(TICK_S):
+            with hold():
+                tick(activities(), time.monotonic())
+
+    def _draw(self, under_way: Sequence[Activity], now: float) -> None:
+        """Brings the live lines up to date."""
+        from rich.live import Live
+
+        with self._lock:
+            busy = any(now - one.started >= SHORT_S for one in under_way)
+            shown = busy or (bool(under_way) and now - self._written >= FIRST_S)
+            if self._line_open or not (self.frame or shown):
+                return self.clear()
+            what = self.frame(under_way) if self.frame else _lines(under_way, now)
+            if self._live is None:
+                self._live = Live(
+                    console=self._console,
+                    auto_refresh=False,
+                    transient=True,
+                    redirect_stdout=False,
+                    redirect_stderr=False,
+                )
+                self._live.start()
+            self._live.update(what, refresh=True)
+
+    def _tell(self, under_way: Sequence[Activity], now: float) -> None:
+        """Writes a plain line where one is due."""
+        silent = now - self._written
+        names = {(one.name, one.started) for one in under_way if now - one.started >= FIRST_S}
+        due = silent >= EVERY_S or (silent >= FIRST_S and names - self._told)
+        if under_way and due:
+            with self._lock:
+                self._stream.write(sentence(under_way, now) + "\n")
+                self._stream.flush()
+                self._written = now
+            self._told |= names
+
+    def _guarded(self, stream: TextIO) -> TextIO:
+        return cast("TextIO", _Guarded(stream, self)) if stream.isatty() else stream
+
+
+class _Guarded:
+    """A standard stream while there are live lines on its terminal."""
+
+    def __init__(self, stream: TextIO, status: Status) -> None:
+        self._stream, self._status = stream, status
+
+    def write(self, text: str) -> int:
+        return self._status.write_above(self._stream, text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def sentence(under_way: Sequence[Activity], now: float) -> str:
+    """All that is under way, in one line, e.g. ``meta step: 50 s; judging: 37 of 96 answers, 42 s``."""
+    return "; ".join(phrase(one, now) for one in under_way)
+
+
+def phrase(one: Activity, now: float) -> str:
+    """An activity, e.g. ``judging: 37 of 96 answers, 42 s, about 1 min left``."""
+    counted = one.total is not None or one.done
+    of = "" if one.total is None else f" of {one.total:,}"
+    left = one.seconds_left()
+    parts = [
+        *([f"{one.done:,}{of} {one.unit}".rstrip()] if counted else []),
+        _duration(now - one.started),
+        *([f"about {_roughly(left)} left"] if left is not None and one.done < (one.total or 0) else []),
+    ]
+    return f"{one.name}: {', '.join(parts)}"
+
+
+def _lines(under_way: Sequence[Activity], now: float) -> RenderableType:
+    """A spinner, then one line per activity."""
+    from rich.console import Group
+    from rich.text import Text
+
+    sign = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"[int(now / TICK_S) % 10]
+    return Group(
+        *(Text(f"{sign} {phrase(one, now)}", "dim", no_wrap=True, overflow="ellipsis") for one in under_way)
+    )
+
+
+def _duration(seconds: float) -> str:
+    """Time passed: ``42 s``, ``3 min 20 s``, ``1 h 12 min``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _roughly(seconds: float) -> str:
+    """Time to come, as exact as such an estimate is: ``7 s``, ``40 s``, ``3 min``, ``1.5 h``."""
+    if seconds < 55:
+        return f"{max(1, round(seconds)) if seconds < 10 else round(seconds, -1):.0f} s"
+    if seconds < 90 * 60:
+        return f"{max(1, round(seconds / 60))} min"
+    return f"{seconds / 3600:.1f} h"
