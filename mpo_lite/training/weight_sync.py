@@ -61,7 +61,7 @@ def merged_weights(model: Any, passing: Any) -> Iterator[tuple[str, torch.Tensor
                 data = _merged(layer, own_name)
             yield name, data
     if left:
-        raise RuntimeError(f"the weight sync passed by {len(left)} adapted layers: TRL has changed; please report it")
+        raise RuntimeError(f"TRL's weight sync passed by {len(left)} adapted layers; please report this")
 
 
 @contextmanager
