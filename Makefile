@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 VLLM := .venv-vllm
 
-.PHONY: quickstart test test-vllm lint docs clean
+.PHONY: quickstart test test-vllm test-real lint docs clean
 
 quickstart: $(STAMP)
 	$(BIN)/mpo-lite quickstart
@@ -15,6 +15,10 @@ test: $(STAMP) lint docs
 # Against a real vLLM on the CPU, in an environment of its own (3.5 GB): apart from test because of its size.
 test-vllm: $(STAMP) $(VLLM)/installed
 	OMP_NUM_THREADS=1 TEST_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest tests/real_vllm --override-ini addopts=-q
+
+# With published models in MPO_REAL_POLICY and MPO_REAL_JUDGE, folders or hub ids; what needs a missing one is skipped.
+test-real: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/real --override-ini addopts="-q -rs"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ MakeClient = Callable[..., Client]
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No setting or key of the person who runs the tests reaches them."""
     for name in list(os.environ):
-        kept = name in ("MPO_TEST_DATA",)
+        kept = name == "MPO_TEST_DATA" or name.startswith("MPO_REAL_")
         if (name.startswith("MPO_") and not kept) or name.endswith("_API_KEY"):
             monkeypatch.delenv(name)
 

@@ -31,7 +31,7 @@ class Chat:
     """The one way from conversations to token ids and from token ids to answers.
 
     Args:
-        model: Its generation config names the tokens that end a sequence, beside the tokenizer's own.
+        model: Its generation config names tokens that end a sequence, in addition to the tokenizer's own.
         tokenizer: With a chat template.
         template_options: Arguments of the chat template, such as ``enable_thinking``; the trainer's
             ``chat_template_kwargs``.

@@ -67,15 +67,15 @@ def generate(
         N completions.
     """
     # Spelled out in full: published models ship sampling settings of their own, such as a repetition penalty.
-    sampling: dict[str, Any] = {"do_sample": False}
-    if temperature:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0, "min_p": None}
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         pad_token_id=chat.pad,
         eos_token_id=sorted(chat.ends),
+        do_sample=temperature > 0,
+        temperature=temperature or 1.0,
+        top_k=0 if temperature else 50,  # transformers' own value, which greedy search does not warn of
+        top_p=1.0,
         repetition_penalty=1.0,
-        **sampling,
     )
     completions: list[Completion] = []
     with (

@@ -52,15 +52,16 @@ def merged_weights(model: Any, passing: Any) -> Iterator[tuple[str, torch.Tensor
         for layer in layers
         for name, data in layer.get_base_layer().named_parameters(recurse=False)
     }
-    left = {layer.get_base_layer().weight.data_ptr() for layer in layers}
+    left = set(layers)
     with _unmerged(model):
         for name, data in passing():
-            left.discard(data.data_ptr())
             if data.data_ptr() in adapted:
-                data = _merged(*adapted[data.data_ptr()])
+                layer, own_name = adapted[data.data_ptr()]
+                left.discard(layer)
+                data = _merged(layer, own_name)
             yield name, data
     if left:
-        raise RuntimeError(f"the weight sync left out {len(left)} adapted layers; please report this")
+        raise RuntimeError(f"TRL's weight sync passed by {len(left)} adapted layers; please report this")
 
 
 @contextmanager
