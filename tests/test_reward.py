@@ -301,9 +301,11 @@ def test_groupwise_judging_refuses_groups_that_straddle_processes(
             num_iterations=1, gradient_accumulation_steps=1, output_dir="nowhere",
         )  # fmt: skip
         state: Any = SimpleNamespace(global_step=0)
-        ends: Any = SimpleNamespace(eos_token_id=1, pad_token_id=0)
-        model: Any = SimpleNamespace(generation_config=ends)
-        MPOCallback(session).on_train_begin(args, state, None, model=model, processing_class=ends)
+        tokenizer: Any = SimpleNamespace(
+            eos_token_id=1, pad_token_id=0, apply_chat_template=lambda *_, **__: ""
+        )
+        model: Any = SimpleNamespace(generation_config=tokenizer)
+        MPOCallback(session).on_train_begin(args, state, None, model=model, processing_class=tokenizer)
 
     with LLMServer() as server:
         with pytest.raises(ConfigError, match=r"groupwise.*multiple of num_generations \(4\)"):
