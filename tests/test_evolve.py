@@ -350,7 +350,7 @@ class StubGate:
     def __init__(self, examiner: Any, parent: Finding) -> None:
         self.examiner, self.parent, self.tried = examiner, parent, list[Rubric]()
 
-    def ahead(self, old: Rubric) -> int:
+    def cost_ahead(self, old: Rubric) -> int:
         return 30
 
     async def recheck(self, *_: Any) -> Finding:
