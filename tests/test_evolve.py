@@ -214,7 +214,7 @@ def test_a_short_run_has_the_steps_that_its_whole_budget_covers(
 def test_a_resumed_run_of_a_short_budget_decides_as_it_did(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Judgements that are on disk already are charged as they were: else there would be more left than was."""
+    """Judgements on disk are charged as they were: else there would be more left than there was."""
     train(save_every=1, gate="{prompts: 6, share: 0.45}")
     whole = Run(tmp_path / "run")
     rows = read_rows(whole.lineage)
