@@ -144,7 +144,7 @@ class Thresholds(BaseModel):
         agreement: Kendall's tau between old and new rubric on them, at least.
         varied: Share of prompt groups whose rewards are not all equal, at least.
         vetoed: Share of recent answers that fail a veto, at most.
-        share: Judgements the gate may ask for, as a share of the training's.
+        share: Judgements the gate, audits and probes may take, as a share of those that training plans.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

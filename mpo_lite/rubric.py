@@ -36,6 +36,8 @@ VETO_FACTOR = 0.1
 """What a failed veto leaves of the reward."""
 MAX_VETOES = 3
 MAX_CRITERIA = 12
+MAX_LEVELS = 7
+CRITERION_ID = r"^[a-z][a-z0-9_]{0,39}$"
 MAX_CLUSTERS = 64
 MAX_FILE_BYTES = 256 * 1024
 
@@ -68,9 +70,9 @@ class Criterion(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+    id: Annotated[str, StringConstraints(pattern=CRITERION_ID)]
     description: Text
-    levels: Annotated[tuple[Text, ...], Field(min_length=2, max_length=7)]
+    levels: Annotated[tuple[Text, ...], Field(min_length=2, max_length=MAX_LEVELS)]
     weight: Annotated[int, Field(ge=1, le=5, strict=True)] = 1
     kind: Literal["merit", "veto"] = "merit"
     provenance: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from llm_server import LLMServer
+from llm_server import LLMServer, completion_of
 
 from mpo_lite.cli.main import main
 
@@ -24,6 +24,57 @@ def diagnosis(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, dic
         code = int(stopped.code or 0)
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["findings"]
     return code, {one["name"]: one for one in found}
+
+
+def verdicts(kind: str, body: Any) -> str | None:
+    """A judge that gives a good answer more."""
+    if kind != "judge":
+        return None
+    told = {"reason": "It is so.", "level": 0 if completion_of(body).startswith("#") else 3}
+    return json.dumps({"discourse": told})
+
+
+def test_each_judge_gives_real_verdicts_and_the_meta_judge_does_a_step(capsys: Any) -> None:
+    with LLMServer(verdicts) as server:
+        both = ["--judge-api-base", server.url, "--meta", "openai/n", "--meta-api-base", server.url]
+        code, found = diagnosis(capsys, *both)
+        asked = len(server.requests)
+        diagnosis(capsys, *both)
+        assert len(server.requests) == 2 * asked == 2 * (2 + 2 + 5)  # no verdict comes from the cache
+    assert code == 0
+    one = found["verdicts of openai/m"]
+    assert (
+        one["state"] == "ok"
+        and "discourse 3 for a good answer (It is so.), 0 for a poor one" in one["detail"]
+    )
+    assert found["meta step"]["state"] == "ok" and "+ criterion_" in found["meta step"]["detail"]
+
+
+def test_a_refused_verdict_and_a_meta_judge_without_anything_to_learn_from(capsys: Any) -> None:
+    answer = json.dumps({"discourse": {"reason": "Fine.", "level": 17}})
+    with LLMServer(lambda kind, body: answer if kind in ("judge", "repair") else None) as server:
+        both = ["--judge-api-base", server.url, "--meta", "openai/n", "--meta-api-base", server.url]
+        code, found = diagnosis(capsys, *both)
+    one = found["verdicts of openai/m"]
+    assert code == 1 and one["state"] == "bad"
+    assert "discourse: the level must be a whole number from 0 to" in one["detail"]
+    assert '"level": 17' in one["detail"]  # how the reply began
+    assert found["meta step"]["state"] == "note" and "no judge gave a verdict" in found["meta step"]["detail"]
+
+
+def test_a_judge_that_tells_nothing_apart_and_a_meta_judge_that_fails(capsys: Any) -> None:
+    answer = json.dumps({"discourse": {"reason": "Fine.", "level": 2}})
+
+    def fault(kind: str, body: Any) -> Any:
+        return {"judge": answer, "merge": "No.", "repair": "No."}.get(kind)
+
+    with LLMServer(fault) as server:
+        both = ["--judge-api-base", server.url, "--meta", "openai/n", "--meta-api-base", server.url]
+        code, found = diagnosis(capsys, *both)
+    one, step = found["verdicts of openai/m"], found["meta step"]
+    assert code == 1 and (one["state"], step["state"]) == ("note", "bad")
+    assert "earns as much as the good one" in one["detail"]
+    assert step["detail"].startswith("merging failed: openai/n gave no usable answer")
 
 
 def test_a_good_endpoint_and_a_key_that_is_never_shown(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +116,7 @@ def test_an_endpoint_without_structured_output(capsys: Any) -> None:
             if name in body:
                 error = {"error": {"message": f"{name} is not supported", "type": "invalid_request_error"}}
                 return web.json_response(error, status=400)
-        return '{"ready": true}'
+        return '{"ready": true}' if kind == "check" else verdicts(kind, body)
 
     with LLMServer(plain) as server:
         code, found = diagnosis(capsys, "--judge-api-base", server.url)

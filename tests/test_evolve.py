@@ -174,17 +174,58 @@ def test_refusals_keep_the_rubric_and_three_in_a_row_raise_an_alarm(train: Train
     assert [row["name"] for row in read_rows(run.alarms)].count("gate_refusals") == 1
 
 
-def test_a_share_that_pays_for_no_check_makes_the_step_wait(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = [part for key, value in SETTINGS.items() if key != "gate" for part in ("-o", f"{key}={value}")]
+def trained_on(gate: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Run, str]:
+    """A run of 128 planned judgements, and what it said."""
+    options = [
+        part for key, value in (SETTINGS | {"gate": gate}).items() for part in ("-o", f"{key}={value}")
+    ]
     places = ["--run-dir", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
     names = [part for name in ("judge", "meta", "task", "policy") for part in (f"--{name}", "sandbox")]
     main(["train", *names, *places, *options])
-    output = capsys.readouterr().out
-    assert output.count("the meta step waits") == 1
-    run = Run(tmp_path / "run")
+    return Run(tmp_path / "run"), capsys.readouterr().out
+
+
+def test_a_budget_that_covers_no_step_is_a_warning_before_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, output = trained_on("{prompts: 6}", tmp_path, capsys)
+    before, during = output.split("run directory", 1)
+    budget = "the gate's budget (10% of 128 planned judgements = 12)"
+    assert f"warning: no meta step: {budget} does not cover the 38 judgements of a step" in before
+    assert "-o gate.share=0.3" in before
+    assert during.count(f"no meta steps: {budget} does not cover") == 1
     assert not read_rows(run.lineage) and not read_rows(run.trials)
+
+
+def test_a_short_run_has_the_steps_that_its_whole_budget_covers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, output = trained_on("{prompts: 6, share: 0.3}", tmp_path, capsys)
+    budget = "the gate's budget (30% of 128 planned judgements = 38)"
+    assert f"{budget} covers 1 of 2 planned meta steps, the first after batch 3" in output
+    assert output.count(f"no more meta steps: {budget} is spent; raise gate.share") == 1
+    rows, trials = read_rows(run.lineage), read_rows(run.trials)
+    assert len(rows) == 1 and rows[0]["batch"] <= 3 and len(trials) <= 38
+    assert rows[0]["gate"]  # the proposal was tried out; what could be left out was
+    assert rows[0]["frozen"] == {} and rows[0]["probes"] == {}
+
+
+@pytest.mark.usefixtures("all_checkpoints")
+def test_a_resumed_run_of_a_short_budget_decides_as_it_did(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Judgements on disk are charged as they were: else there would be more left than there was."""
+    train(save_every=1, gate="{prompts: 6, share: 0.45}")
+    whole = Run(tmp_path / "run")
+    rows = read_rows(whole.lineage)
+    assert rows
+    for batch in {rows[0]["began"] - 1, rows[0]["began"]}:
+        for known in (False, True):
+            other = cut(whole, tmp_path / f"cut-{batch}-{known}", batch, known)
+            if known:  # killed after the trials, before the step was recorded
+                other.lineage.unlink()
+            resume(capsys, other.path)
+            assert read_rows(other.lineage) == rows, (batch, known)
 
 
 def test_in_paper_mode_nothing_is_judged_besides(train: Train, tmp_path: Path) -> None:
@@ -350,7 +391,7 @@ class StubGate:
     def __init__(self, examiner: Any, parent: Finding) -> None:
         self.examiner, self.parent, self.tried = examiner, parent, list[Rubric]()
 
-    def ahead(self, old: Rubric) -> int:
+    def cost_ahead(self, old: Rubric) -> int:
         return 30
 
     async def recheck(self, *_: Any) -> Finding:

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llm_server import LLMServer, kind_of, prompt_text
 
+from mpo_lite.activity import activities
 from mpo_lite.llm import background
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
@@ -132,7 +134,100 @@ def test_a_merge_that_makes_no_sound_rubric_never_replaces_one(
 def test_a_dead_meta_judge_keeps_the_rubric(make_client: Callable[..., Client], rubric: Rubric) -> None:
     with LLMServer(lambda kind, body: web.json_response({}, status=500)) as server:
         proposal = propose(make_client, server, rubric)
-    assert (proposal.rubric, proposal.failed, proposal.reason) == (None, 3, "no sample could be analysed")
+    assert (proposal.rubric, proposal.failed) == (None, 3)
+    assert proposal.reason.startswith("analysing failed for 3 of 3 samples: ") and "500" in proposal.reason
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [
+        ("analyse", "analysing failed for 3 of 3 samples: openai/m gave no usable answer: not JSON"),
+        ("refine", "refining failed for 3 of 3 samples: openai/m gave no usable answer: not JSON"),
+        ("merge", "merging failed: openai/m gave no usable answer: not JSON"),
+    ],
+)
+def test_the_reason_names_the_stage_that_failed(
+    make_client: Callable[..., Client], rubric: Rubric, stage: str, reason: str
+) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        return "I would rather not." if kind in (stage, "repair") else None
+
+    with LLMServer(fault) as server:
+        proposal = propose(make_client, server, rubric)
+    assert proposal.rubric is None and proposal.reason.startswith(reason)
+    assert "I would rather not." in proposal.reason  # what was seen
+    assert proposal.failed == (0 if stage == "merge" else 3)
+
+
+def test_empty_refinements_leave_the_rubric_unchanged_without_a_merge(
+    make_client: Callable[..., Client], rubric: Rubric
+) -> None:
+    """The shortest answer under guided decoding: an answer all the same, not a failure."""
+    gate: Any = Refuses(0)
+    material = Material(rubric, [rollout(row, row / 4) for row in range(3)], {}, [], "", 10)
+    with LLMServer(lambda kind, body: '{"criteria": []}' if kind == "refine" else None) as server:
+        found = background.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
+        assert len(server.requests) == 6 and not server.prompts("merge")
+    assert (found.rubric, found.reason, found.failed, gate.seen) == (None, UNCHANGED, 0, [])
+
+
+def test_a_case_without_a_refinement_is_left_out_of_the_merge(
+    make_client: Callable[..., Client], rubric: Rubric
+) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        return '{"criteria": []}' if kind == "refine" and "completion 1" in prompt_text(body) else None
+
+    with LLMServer(fault) as server:
+        proposal = propose(make_client, server, rubric)
+        (merge,) = server.prompts("merge")
+    assert "label: s1" in merge and "label: s2" not in merge and "label: s3" in merge
+    assert proposal.rubric is not None and proposal.failed == 0
+
+
+def test_the_schemas_ask_for_what_is_needed() -> None:
+    criteria = drafts.REFINED["properties"]["criteria"]
+    assert (criteria["minItems"], criteria["maxItems"]) == (1, 4)
+    form = criteria["items"]["properties"]
+    assert (form["levels"]["minItems"], form["levels"]["maxItems"]) == (2, 7)
+    assert form["description"]["minLength"] == 1 and re.match(form["id"]["pattern"], "flow_2")
+    assert drafts.MERGED["properties"]["criteria"]["maxItems"] == 12
+
+
+def test_a_server_that_refuses_bounds_is_asked_without(
+    make_client: Callable[..., Client], rubric: Rubric
+) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        if "minItems" in json.dumps(body.get("response_format", {})):
+            said = "Invalid schema for response_format 'reply': 'minItems' is not permitted."
+            error = {"error": {"message": said, "type": "invalid_request_error"}}
+            return web.json_response(error, status=400)
+        return None
+
+    with LLMServer(fault) as server:
+        proposal = propose(make_client, server, rubric)
+        assert all("response_format" in body for body in server.requests)
+    assert proposal.rubric is not None and proposal.failed == 0
+
+
+def test_the_phases_of_a_step_are_activities(make_client: Callable[..., Client], rubric: Rubric) -> None:
+    seen: dict[str, set[tuple[int | None, str]]] = {}
+
+    def watch(kind: str, body: Any) -> None:
+        for one in activities():
+            seen.setdefault(kind, set()).add((one.total, one.name))
+
+    material = Material(rubric, [rollout(row, row / 4) for row in range(3)], {}, [], "", 10)
+    gate: Any = Refuses(1)
+    with LLMServer(watch) as server:
+        background.wait(improve(meta(make_client(), server), gate, material, "samples", 4, prescreen=True))
+    assert seen == {
+        "prescreen": {(3, "prescreening")},
+        "analyse": {(3, "analysing and refining")},
+        "refine": {(3, "analysing and refining")},
+        "merge": {(None, "merging")},
+        "revise": {(None, "revising")},
+    }
+    assert activities() == []
 
 
 def test_a_repeated_step_hits_the_cache_and_a_later_one_draws_afresh(

@@ -13,7 +13,7 @@ from mpo_lite.cli.main import main
 
 
 def tried(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, server: LLMServer, *more: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, server: LLMServer, *more: str, meta: bool = False
 ) -> tuple[int, Any]:
     rows = [
         {"prompt": f"Write about topic {n // 4}.", "response": f"Some {'good ' * (n % 4)}words. " * 5}
@@ -23,27 +23,11 @@ def tried(
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"prompt": f"topic {n}"}) + "\n" for n in range(9)))
-    flags = [
-        "--judge",
-        "openai/m",
-        "--judge-api-base",
-        server.url,
-        "--baseline",
-        "iter0",
-        "--data",
-        str(data),
-    ]
-    flags += [
-        "--cache-dir",
-        str(tmp_path / "cache"),
-        "-o",
-        "judge_price=[1, 2]",
-        "--responses",
-        str(file),
-        *more,
-    ]
+    models = f"--judge openai/m --judge-api-base {server.url} -o judge_price=[1,2]"
+    models += f" --meta openai/n --meta-api-base {server.url}" if meta else " --baseline iter0"
+    places = f"--data {data} --cache-dir {tmp_path / 'cache'} --responses {file}"
     try:
-        code = main(["try", *flags]) or 0
+        code = main(["try", *f"{models} {places}".split(), *more]) or 0
     except SystemExit as stopped:
         code = int(stopped.code or 0)
     out = capsys.readouterr().out
@@ -97,6 +81,41 @@ def test_a_judge_that_fails_cannot(tmp_path: Path, capsys: Any) -> None:
     with LLMServer(lambda kind, body: None if kind == "check" else "No.") as server:
         code, found = tried(capsys, tmp_path, server, "--json")
     assert code == 1 and found["reward"] is None and "100% of the judgements failed" in found["problems"][0]
+
+
+def test_the_meta_judge_does_one_step_on_the_judged_answers(tmp_path: Path, capsys: Any) -> None:
+    with LLMServer(level(good)) as server:
+        code, found = tried(capsys, tmp_path, server, "-o", "gate.margin=0.0", "--json", meta=True)
+        assert [len(server.prompts(kind)) for kind in ("analyse", "refine", "merge")] == [4, 4, 1]
+        _, said = tried(capsys, tmp_path, server, "-o", "gate.margin=0.0", meta=True)
+    assert (code, found["problems"], found["meta_calls"]) == (0, [], 9)
+    step = found["meta_step"]
+    (added,) = step["added"]
+    assert not step["failed"] and step["dropped"] == ["discourse"]
+    assert f"  + {added}: Whether sign" in said and "  - discourse: " in said and "no gate" in said
+
+
+def test_a_meta_judge_that_is_too_weak_is_a_problem(tmp_path: Path, capsys: Any) -> None:
+    judge = level(good)
+
+    def fault(kind: str, body: Any) -> Any:
+        return judge(kind, body) if kind in ("judge", "check", "analyse") else "A list of things."
+
+    with LLMServer(fault) as server:
+        code, said = tried(capsys, tmp_path, server, "-o", "gate.margin=0.0", meta=True)
+    assert code == 1
+    assert "✗ the meta step failed: refining failed for 4 of 4 samples: openai/n gave no usable" in said
+
+
+def test_a_meta_judge_that_changes_nothing_is_told(tmp_path: Path, capsys: Any) -> None:
+    judge = level(good)
+
+    def fault(kind: str, body: Any) -> Any:
+        return '{"criteria": []}' if kind == "refine" else judge(kind, body)
+
+    with LLMServer(fault) as server:
+        code, said = tried(capsys, tmp_path, server, "-o", "gate.margin=0.0", meta=True)
+    assert code == 0 and "  the meta-judge keeps the rubric as it is" in said
 
 
 def test_fresh_answers_of_the_policy_are_judged(tmp_path: Path, capsys: Any) -> None:

@@ -17,14 +17,22 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.cli.job import sandboxed
+from mpo_lite.cli.meta_trial import meta_lines, meta_row, one_line
 from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.cli.status import show_status
 from mpo_lite.config import Config
-from mpo_lite.errors import CallFailed, ConfigError, EndpointError
+from mpo_lite.errors import CallFailed, EndpointError, UsageError
+from mpo_lite.judge.base import Judge, Sample
 from mpo_lite.judge.endpoints import Endpoints
+from mpo_lite.judge.panel import build_judge
 from mpo_lite.llm import background, transport
 from mpo_lite.llm.models import Backend
+from mpo_lite.meta.offline import propose_once
+from mpo_lite.meta.step import MetaJudge
 from mpo_lite.resolve import load_config
+from mpo_lite.rubric import Rubric
+from mpo_lite.tasks.spec import Task, task_of
+from mpo_lite.types import Verdict
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "litellm", "datasets")
 KEYS = (
@@ -37,6 +45,19 @@ KEYS = (
 )
 SLOW_S = 20.0
 """Seconds for one tiny verdict from which a judge is called slow."""
+META_SAMPLES = 2
+"""Judged answers that the meta-judge is shown: both of ``ANSWERS``."""
+PROMPT = "Write a short text for parents: should children learn to cook at school?"
+ANSWERS = (
+    "Children should learn to cook at school. First, it keeps them healthy: who can make a soup from "
+    "vegetables does not depend on ready meals, and learns what food contains. Second, it is fair: not every "
+    "child has a parent with the time to teach it at home. A lesson of two hours a week is enough; my own "
+    "class cooked lentils in the first month and a whole dinner for their families in the third. Some say "
+    "that mathematics matters more, but weighing and doubling a recipe is mathematics too. So schools should "
+    "give cooking a place.",
+    "# Cooking At School\n\nCooking is very good. Cooking is very good. Cooking is very good.",
+)
+"""A decent answer and a poor one, for every judge to give a real verdict on."""
 State = Literal["ok", "note", "bad"]
 _SIGNS = {"ok": ("✓", "green"), "note": ("–", "yellow"), "bad": ("✗", "red")}
 
@@ -68,9 +89,10 @@ class Finding:
 def command(
     context: click.Context, config_file: Path | None, overrides: tuple[str, ...], as_json: bool, **flags: Any
 ) -> None:
-    """See what works here: Python, packages, GPU, keys, hub, and each model by one tiny verdict.
+    """See what works here: Python, packages, GPU, keys, hub, and each model.
 
-    Keys are looked for and never shown. The exit code is 1 where something has to be mended.
+    Each judge gives verdicts on two answers by the task's first rubric; the meta-judge does one small meta
+    step on them. Keys are looked for and never shown. The exit code is 1 where something has to be fixed.
 
     \b
     mpo-lite doctor
@@ -144,17 +166,79 @@ def _models(config: Config) -> Iterator[Finding]:
         yield Finding("judge", "note", "none is named", "--judge MODEL, or MPO_JUDGE, to have it tried")
         return
     try:
-        models = Endpoints(config, "", with_meta=config.meta is not None)
-    except ConfigError as error:
+        task = task_of(config)
+        models = Endpoints(config, task.persona, with_meta=config.meta is not None)
+    except UsageError as error:
         yield Finding("models", "bad", str(error), "see above")
         return
     try:
-        for role, backend in models.all:
-            with activity(f"checking {role} {backend.model}"):
-                finding = _tried(models, f"{role} {backend.model}", backend)
-            yield finding
+        yield from _tried_out(config, task, models)
     finally:
         models.close()
+
+
+def _tried_out(config: Config, task: Task, models: Endpoints) -> Iterator[Finding]:
+    """Whether each model is there, what verdicts the judges give, and what a meta step comes to."""
+    samples = [Sample(PROMPT, answer) for answer in ANSWERS]
+    judged: list[Verdict] = []
+    for role, backend in models.all:
+        with activity(f"checking {role} {backend.model}"):
+            there = _tried(models, f"{role} {backend.model}", backend)
+        yield there
+        if there.state == "bad":
+            continue
+        if backend is not models.meta:
+            # Asked afresh each time: what a model said once, the cache would say for ever.
+            judge = build_judge(config, models.client, [backend], task.persona, "check", str(time.time_ns()))
+            verdicts, finding = _verdicts(judge, backend, task.rubric, samples)
+            judged = judged or verdicts
+            yield finding
+        elif judged:
+            yield _meta_step(models, backend, task, samples, judged)
+        else:
+            yield Finding("meta step", "note", "not tried: no judge gave a verdict to learn from")
+
+
+def _verdicts(
+    judge: Judge, backend: Backend, rubric: Rubric, samples: list[Sample]
+) -> tuple[list[Verdict], Finding]:
+    """Verdicts on a good and a poor answer, none where one failed, and what is to be said of them."""
+    name = f"verdicts of {backend.model}"
+    try:
+        verdicts = background.wait(judge.verdicts(samples, rubric))
+    except EndpointError as error:
+        return [], Finding(name, "bad", f"refuses for good: {error}", "see to its key, name and quota")
+    good, poor = verdicts
+    for one in verdicts:
+        if one.reward is None:
+            fix = "take another model, or one that answers in JSON; a rubric with fewer criteria is easier"
+            return [], Finding(name, "bad", f"no verdict: {one.detail}", fix)
+    levels = [(key, each, poor.assessments[key]) for key, each in good.assessments.items()]
+    told = "; ".join(
+        f"{key} {a.level} for a good answer ({one_line(a.reason)}), {b.level} for a poor one "
+        f"({one_line(b.reason)})"
+        for key, a, b in levels
+    )
+    if (good.reward or 0.0) > (poor.reward or 0.0):
+        return verdicts, Finding(name, "ok", told)
+    fix = "the first rubric may be too vague, or the judge too weak: see mpo-lite try"
+    return verdicts, Finding(name, "note", f"the poor answer earns as much as the good one: {told}", fix)
+
+
+def _meta_step(
+    models: Endpoints, backend: Backend, task: Task, samples: list[Sample], verdicts: list[Verdict]
+) -> Finding:
+    """One small meta step, without a gate: a meta-judge that is too weak is known before a run."""
+    meta = MetaJudge(models.client, backend, task.purpose)
+    work = propose_once(meta, task.rubric, samples, verdicts, time.time_ns(), META_SAMPLES)
+    try:
+        row = meta_row(task.rubric, background.wait(work))
+    except EndpointError as error:
+        return Finding("meta step", "bad", f"refuses for good: {error}", "see to its key, name and quota")
+    told = "; ".join(meta_lines(row))
+    if row["failed"]:
+        return Finding("meta step", "bad", told, "take a stronger meta-judge, or a larger -o meta_max_tokens")
+    return Finding("meta step", "note" if row["reason"] else "ok", told)
 
 
 def _tried(models: Endpoints, name: str, backend: Backend) -> Finding:

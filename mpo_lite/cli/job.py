@@ -103,7 +103,8 @@ def _silent(kind: str, row: dict[str, Any]) -> None:
 
 def _train(session: Session, config: Config, run: Run | None, display: Display) -> tuple[Run, Outcome]:
     """Checks what can be checked, then loads torch and trains."""
-    expected = estimate(session)["total"]
+    estimated = estimate(session)
+    expected = estimated["total"]
     tokens = [sum(pair) for pair in zip(expected["input_tokens"], expected["output_tokens"], strict=True)]
     usd = expected["usd"]
     cost = "unpriced" if usd is None else f"${usd[0]:.2f} to ${usd[1]:.2f}"
@@ -112,6 +113,8 @@ def _train(session: Session, config: Config, run: Run | None, display: Display) 
         f"estimated: {low:,} to {high:,} calls, {tokens[0] / 1e6:.2g} to {tokens[1] / 1e6:.2g} million "
         f"tokens, {cost} (mpo-lite estimate says how)"
     )
+    if told := estimated["meta_steps"]["told"]:
+        session.note(told)
     for role, which in session.models.all:
         session.note(f"{role}: {which.model}{f' at {which.api_base}' if which.api_base else ''}")
     led(lambda: session.models.check(session.check_interrupt))

@@ -14,6 +14,7 @@ import click
 
 from mpo_lite.cli.estimate import usd_span
 from mpo_lite.cli.job import FLAGS, SIMULATED, sandboxed
+from mpo_lite.cli.meta_trial import meta_lines, meta_row, one_line
 from mpo_lite.cli.options import GroupedCommand, config_options, json_option, overrides_option
 from mpo_lite.cli.policies import Policy, answers
 from mpo_lite.cli.status import show_status
@@ -22,6 +23,8 @@ from mpo_lite.judge.base import Sample
 from mpo_lite.llm import background
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.meta.gate import margins
+from mpo_lite.meta.improve import Outcome
+from mpo_lite.meta.offline import propose_once
 from mpo_lite.meta.sentinels import SAID, plant
 from mpo_lite.resolve import load_config
 from mpo_lite.tasks.data import responses
@@ -33,7 +36,8 @@ PER_PROMPT = 4
 """Answers to one prompt: what a policy learns from is how their scores differ."""
 LEAST_SPREAD = 0.02
 """Mean standard deviation of scores within a prompt, below which there is nothing to learn from."""
-_WIDTH = 100
+META_SAMPLES = 4
+"""Judged answers that the meta-judge is shown, at most."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,16 @@ class Trial:
         first: Their verdicts.
         again: Their verdicts when asked once more.
         margins: Kind of sentinel → how far below honest answers it scores.
+        spend: What the judgements took, as ``Endpoints.spend`` has it.
+        meta: What one meta step on these answers came to; None where the run has none.
     """
 
     samples: list[Sample]
     first: list[Verdict]
     again: list[Verdict]
     margins: dict[str, float]
+    spend: dict[str, Any]
+    meta: Outcome | None
 
 
 @click.command("try", cls=GroupedCommand, short_help="See whether a judge and a rubric can train anything.")
@@ -78,8 +86,9 @@ def command(
     """Judge some answers, of the policy or of a file, twice, and known-bad ones; nothing is trained.
 
     Shows scores with their reasons, how they differ within a prompt and between two judgements of one answer,
-    what known-bad answers earn, and what it costs. The exit code is 1 where this judge and rubric cannot
-    train.
+    what known-bad answers earn, what the meta-judge proposes after one meta step on these answers (no gate
+    checks it), and what it costs. The exit code is 1 where this judge and rubric cannot train, or the meta
+    step fails.
 
     \b
     mpo-lite try experiment.yaml -n 8
@@ -130,7 +139,13 @@ def _tried(session: Session, samples: list[Sample]) -> Trial:
         scores = [first[place].reward for place in places]
         planted = plant([samples[place] for place in places], scores, session.task.sentinels, "try")
         bad = await examiner.verdicts([one.sample for one in planted], rubric, 0)
-        return Trial(samples, first, again, margins(planted, scores, [one.reward for one in bad]))
+        spend = session.models.spend()
+        proposed = None
+        if session.meta:
+            count = min(META_SAMPLES, session.config.meta_samples)
+            proposed = await propose_once(session.meta, rubric, samples, first, 0, count)
+        paid = margins(planted, scores, [one.reward for one in bad])
+        return Trial(samples, first, again, paid, spend, proposed)
 
     try:
         return background.wait(judged(), session.check_interrupt)
@@ -149,8 +164,8 @@ def _summary(session: Session, found: Trial) -> dict[str, Any]:
     differences = [
         abs(a.reward - b.reward) for a, b in pairs if a.reward is not None and b.reward is not None
     ]
-    spend, expected = session.models.spend(), estimate(session)["total"]["usd"]
-    calls = spend["gate_calls"]
+    judging, total = found.spend, session.models.spend()
+    calls = judging["gate_calls"]
     summary = {
         "answers": len(found.samples),
         "judged": len(known),
@@ -158,10 +173,12 @@ def _summary(session: Session, found: Trial) -> dict[str, Any]:
         "spread": statistics.fmean(spreads) if spreads else None,
         "repeat_difference": statistics.fmean(differences) if differences else None,
         "sentinel_margins": found.margins,
+        "meta_step": meta_row(session.version.rubric, found.meta) if found.meta else None,
         "calls": calls,
-        "usd": spend["usd"],
-        "usd_per_answer": None if spend["usd"] is None or not calls else spend["usd"] / calls,
-        "usd_run": expected,
+        "meta_calls": total["meta_calls"],
+        "usd": total["usd"],
+        "usd_per_answer": None if judging["usd"] is None or not calls else judging["usd"] / calls,
+        "usd_run": estimate(session)["total"]["usd"],
         "scores": [
             {"prompt": one.prompt, "response": one.completion, "reward": verdict.reward,
              "criteria": {key: vars(each) for key, each in verdict.assessments.items()}}
@@ -172,7 +189,7 @@ def _summary(session: Session, found: Trial) -> dict[str, Any]:
 
 
 def _problems(session: Session, summary: dict[str, Any]) -> list[str]:
-    """Why this judge and rubric cannot train; empty where they can."""
+    """Why judge, rubric and meta-judge cannot train; empty where they can."""
     failed = 1 - summary["judged"] / summary["answers"]
     if failed > session.config.max_judge_failures:
         said = f"{failed:.0%} of the judgements failed: see that the judge answers in JSON (mpo-lite doctor)"
@@ -189,7 +206,8 @@ def _problems(session: Session, summary: dict[str, Any]) -> list[str]:
         )
     paid = {kind: margin for kind, margin in summary["sentinel_margins"].items() if margin < floor}
     problems += [f"the rubric pays for {SAID[kind]} (margin {margin:+.2f})" for kind, margin in paid.items()]
-    return problems
+    meta = summary["meta_step"]
+    return problems + ([f"the meta step failed: {meta['reason']}"] if meta and meta["failed"] else [])
 
 
 def _show(session: Session, found: Trial, summary: dict[str, Any]) -> None:
@@ -198,11 +216,11 @@ def _show(session: Session, found: Trial, summary: dict[str, Any]) -> None:
     for sample, verdict in zip(found.samples, found.first, strict=True):
         if sample.prompt != prompt:
             prompt = sample.prompt
-            click.echo(f"prompt: {_short(prompt)}")
+            click.echo(f"prompt: {one_line(prompt)}")
         score = "not judged" if verdict.reward is None else f"{verdict.reward:.2f}"
-        click.echo(f"  {score}  {_short(sample.completion)}")
+        click.echo(f"  {score}  {one_line(sample.completion)}")
         for key, one in verdict.assessments.items():
-            click.echo(f"        {key} {one.level}: {_short(one.reason)}")
+            click.echo(f"        {key} {one.level}: {one_line(one.reason)}")
     figures = {
         "reward": summary["reward"],
         "spread within a prompt": summary["spread"],
@@ -215,18 +233,18 @@ def _show(session: Session, found: Trial, summary: dict[str, Any]) -> None:
     each = summary["usd_per_answer"]
     click.echo(f"{'cost of a judgement':24} {'unpriced' if each is None else f'${each:.5f}'}")
     click.echo(f"{'cost of the run':24} {usd_span(summary['usd_run'])}")
+    meta = summary["meta_step"]
+    if meta and not meta["failed"]:
+        click.echo("\nWhat the meta-judge would change (no gate has checked it):")
+        for line in meta_lines(meta):
+            click.echo(f"  {line}")
     for problem in summary["problems"]:
         click.echo(f"✗ {problem}")
     if not summary["problems"]:
         click.echo("✓ this judge and rubric tell answers apart, and pay for no known-bad one")
-    elif session.meta:
+    elif meta and not meta["failed"]:
         click.echo(
             "  A vague first rubric may fail here: the meta-judge is there to mend it, and the gate to check."
         )
     if summary["simulated_judge"]:
         click.echo(f"Note: {SIMULATED}")
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"

@@ -1,7 +1,9 @@
 """The forms in which a meta-judge answers, and how they become checked rubrics.
 
 Refine and merge return data, never text that is used as a prompt. What does not make a sound rubric within
-the limits is refused like any other malformed answer: asked for again, mended once, then given up.
+the limits is refused like any other malformed answer: asked for again, repaired once, then given up. The
+schemas bound lists and texts: under guided decoding a small model otherwise gives the shortest answer that
+the schema lets through, which is an empty list.
 """
 
 from __future__ import annotations
@@ -13,34 +15,42 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from mpo_lite.llm.structured import Schema, object_schema
-from mpo_lite.rubric import MAX_CRITERIA, Criterion, Rubric
+from mpo_lite.rubric import CRITERION_ID, MAX_CRITERIA, MAX_LEVELS, Criterion, Rubric
 
 MAX_WORDS = 900
 """Words of a proposed rubric: a judge reads all of them with every answer."""
 MAX_SOURCES = 24
 """Rollouts kept as the provenance of one criterion, the latest ones."""
 
-_TEXT: Schema = {"type": "string"}
-_TEXTS: Schema = {"type": "array", "items": _TEXT}
+
+def _text(longest: int, shortest: int = 1) -> Schema:
+    return {"type": "string", "minLength": shortest, "maxLength": longest}
+
+
+def _list(items: Schema, most: int, least: int = 1) -> Schema:
+    return {"type": "array", "items": items, "minItems": least, "maxItems": most}
+
+
 _CRITERION: dict[str, Schema] = {
-    "id": _TEXT,
-    "description": _TEXT,
-    "levels": _TEXTS,
+    "id": {"type": "string", "pattern": CRITERION_ID},
+    "description": _text(400),
+    "levels": _list(_text(200), most=MAX_LEVELS, least=2),
     "weight": {"type": "integer", "enum": [1, 2, 3, 4, 5]},
     "kind": {"type": "string", "enum": ["merit", "veto"]},
 }
-CRITIQUE = object_schema({"critique": _TEXT})
+CRITIQUE = object_schema({"critique": _text(2000)})
 SCREENED = object_schema(
-    {"reason": _TEXT, "judged": {"type": "string", "enum": ["too_low", "well", "too_high"]}}
+    {"reason": _text(300), "judged": {"type": "string", "enum": ["too_low", "well", "too_high"]}}
 )
-REFINED = object_schema({"criteria": {"type": "array", "items": object_schema(_CRITERION)}})
+REFINED = object_schema({"criteria": _list(object_schema(_CRITERION), most=4)})
+_SOURCES = _list(_text(8), most=MAX_SOURCES, least=0)
 MERGED = object_schema(
     {
-        "criteria": {"type": "array", "items": object_schema(_CRITERION | {"from": _TEXTS})},
-        "guidelines": _TEXT,
+        "criteria": _list(object_schema(_CRITERION | {"from": _SOURCES}), most=MAX_CRITERIA),
+        "guidelines": _text(1000, shortest=0),
     }
 )
-GUIDED = object_schema({"guidelines": _TEXT})
+GUIDED = object_schema({"guidelines": _text(1000, shortest=0)})
 
 
 class _Strict(BaseModel):
@@ -80,7 +90,7 @@ class _Screened(_Strict):
 
 
 class _Refined(_Strict):
-    criteria: Annotated[list[_Draft], Field(min_length=1, max_length=MAX_CRITERIA)]
+    criteria: Annotated[list[_Draft], Field(max_length=MAX_CRITERIA)]
 
 
 class _Merged(_Strict):
@@ -103,7 +113,7 @@ def misjudged(data: dict[str, Any]) -> bool:
 
 
 def refined(data: dict[str, Any]) -> tuple[Criterion, ...]:
-    """The criteria that one critique calls for."""
+    """The criteria that one critique calls for; none where it calls for no change."""
     return tuple(draft.criterion() for draft in _Refined.model_validate(data).criteria)
 
 

@@ -29,7 +29,7 @@ class Examiner:
         journal: File to keep verdicts in; None keeps them in memory alone.
 
     Attributes:
-        left: Judgements that may still be asked for; whoever plans a check sees that it fits.
+        left: Judgements that may still be taken; whoever plans a check sees that it fits.
     """
 
     def __init__(
@@ -44,10 +44,20 @@ class Examiner:
         rows = read_rows(journal) if journal else []
         self._known = {row["key"]: verdict_of(row["verdict"]) for row in rows}
         self._batches = {row["key"]: int(row["batch"]) for row in rows}
+        self._replayed: dict[str, Verdict] = {}
 
     def ruled(self, sample: Sample) -> bool:
         """Whether a rule decides on an answer, whatever the rubric."""
         return rule_verdict(sample.completion, "", self._rules) is not None
+
+    def rewind(self, batch: int) -> None:
+        """Goes back to what was known when ``batch`` generation batches were done.
+
+        What a killed run took from then on comes from the journal when it is asked for again, but is charged
+        as it was then. Else a step done again would find more left than it did, and might end otherwise.
+        """
+        later = {key for key in self._known if self._batches[key] >= batch}
+        self._replayed |= {key: self._known.pop(key) for key in later}
 
     def used(self, before: int) -> int:
         """Judgements asked for in batches before ``before``."""
@@ -76,10 +86,11 @@ class Examiner:
             for key, sample, by_rule in zip(keys, samples, ruled, strict=True)
             if by_rule is None and key not in self._known
         }
-        if fresh:
-            given = await self._judge(draw).verdicts(list(fresh.values()), rubric)
-            self.left -= len(fresh)
-            self._keep(dict(zip(fresh, given, strict=True)), batch)
+        self.left -= len(fresh)
+        self._known |= {key: self._replayed.pop(key) for key in fresh.keys() & self._replayed.keys()}
+        if asked := {key: sample for key, sample in fresh.items() if key not in self._known}:
+            given = await self._judge(draw).verdicts(list(asked.values()), rubric)
+            self._keep(dict(zip(asked, given, strict=True)), batch)
         return [by_rule or self._known[key] for key, by_rule in zip(keys, ruled, strict=True)]
 
     def _keep(self, verdicts: dict[str, Verdict], batch: int) -> None:

@@ -25,6 +25,9 @@ from mpo_lite.tasks.spec import Sentinel, Task
 from mpo_lite.types import Verdict
 
 Scores = Sequence[float | None]
+RECENT_GROUPS, RECENT_ANSWERS = 3, 4
+"""Recent prompt groups, and answers of each, that a proposal must tell apart."""
+RECENT = RECENT_GROUPS * RECENT_ANSWERS
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,10 @@ class Gate:
     task: Task
     thresholds: Thresholds
 
-    def ahead(self, old: Rubric) -> int:
-        """Judgements that ``examine`` will ask for on a proposal yet to come, recent answers apart."""
-        return len(self.anchor) + len(self._planted([], "")) + self.examiner.open(self.anchor, old)
+    def cost_ahead(self, old: Rubric) -> int:
+        """Judgements that ``examine`` will ask for on a proposal yet to come, at most."""
+        planted = len(self._planted([], ""))
+        return len(self.anchor) + planted + self.examiner.open(self.anchor, old) + RECENT
 
     def cost(self, new: Rubric, old: Rubric, recent: Sequence[Sequence[Sample]]) -> int:
         """Judgements that ``examine`` will ask for, at most."""
@@ -122,7 +126,9 @@ class Gate:
             batch: Generation batches done.
         """
         figures, objections = self._spread(trained, rubric)
-        if self.examiner.open(self.anchor, rubric) + len(self._planted([], "")) <= self.examiner.left:
+        unknown = self.examiner.open(self.anchor, rubric)
+        # A proposal comes first: what trying one out will take is left to it.
+        if unknown + len(self._planted([], "")) <= self.examiner.left - self.cost_ahead(rubric):
             honest = await self._scores(self.anchor, rubric, batch)
             planted = [one for at in looked[:1] for one in self._planted(honest, f"batch-{at}")]
             # Every other kind, by turns: more would take the place of proposals in the gate's share.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mpo_lite.activity import activity
 from mpo_lite.judge.base import Sample
 from mpo_lite.meta.gate import Finding, Gate
 from mpo_lite.meta.step import MetaJudge
@@ -123,5 +124,6 @@ async def _tried(gate: Gate | None, rubric: Rubric | None, reason: str, material
         return Attempt(rubric, UNCHANGED)
     if gate is None:
         return Attempt(rubric, "")
-    finding = await gate.examine(rubric, material.rubric, material.recent, material.batch)
+    with activity("checking the proposal"):
+        finding = await gate.examine(rubric, material.rubric, material.recent, material.batch)
     return Attempt(rubric, finding.unchecked or "; ".join(finding.objections), finding)

@@ -22,7 +22,7 @@ from mpo_lite.meta.select import select
 from mpo_lite.meta.step import MetaJudge
 from mpo_lite.rubric import Rubric
 from mpo_lite.tasks.spec import Task
-from mpo_lite.types import Rollout
+from mpo_lite.types import Rollout, Verdict
 
 Labels = Sequence[float | None]
 
@@ -156,6 +156,41 @@ async def refine(
         rounds.append(Round(number, rubric, outcome, after))
         told(rounds[-1])
     return rounds
+
+
+async def propose_once(
+    meta: MetaJudge,
+    rubric: Rubric,
+    samples: Sequence[Sample],
+    verdicts: Sequence[Verdict],
+    draw: int,
+    count: int,
+) -> Outcome:
+    """One meta step on judged answers, without a gate: shows whether a meta-judge is up to it.
+
+    Args:
+        meta: Proposes.
+        rubric: What the answers were judged by.
+        samples: N answers.
+        verdicts: Theirs.
+        draw: Another draw gets answers of its own from the meta-judge.
+        count: How many answers to show it, at most.
+
+    Raises:
+        StopRun: A cap is reached.
+        EndpointError: The meta-judge refuses for good.
+    """
+    rollouts = [
+        Rollout(0, row, one.prompt, one.completion, verdict, 0, verdict.reward, one.cluster)
+        for row, (one, verdict) in enumerate(zip(samples, verdicts, strict=True))
+    ]
+    chosen = select(rollouts, count, "propose-once")
+    if not chosen:
+        return Outcome((Attempt(None, "no judged answers to learn from"),))
+    figures = describe(criterion_health(rubric, rollouts, {}))
+    return await improve(
+        meta, None, Material(rubric, chosen, {}, [], figures, draw), "samples", count, prescreen=False
+    )
 
 
 def _material(

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from mpo_lite.activity import activity
 from mpo_lite.errors import CallFailed
 from mpo_lite.llm.call import Call, T
 from mpo_lite.llm.client import Client
@@ -38,6 +39,27 @@ class Proposal:
     rubric: Rubric | None
     reason: str
     failed: int
+
+
+@dataclass(frozen=True)
+class _Examined:
+    """What one case came to.
+
+    Attributes:
+        critique: What the meta-judge finds of the judgement.
+        criteria: What it would have changed for that; empty: nothing.
+    """
+
+    critique: str
+    criteria: tuple[Criterion, ...]
+
+
+@dataclass(frozen=True)
+class _Dropped:
+    """A case of which a call failed: at which stage, and what was seen."""
+
+    stage: Literal["analysing", "refining"]
+    problem: str
 
 
 @dataclass(frozen=True)
@@ -76,8 +98,11 @@ class MetaJudge:
                 )
             except CallFailed:
                 return False
+            finally:
+                work.advance()
 
-        found = await asyncio.gather(*(screen(case) for case in cases))
+        with activity("prescreening", total=len(cases), unit="answers") as work:
+            found = await asyncio.gather(*(screen(case) for case in cases))
         return [case.rollout.id for case, bad in zip(cases, found, strict=True) if bad]
 
     async def propose(self, rubric: Rubric, cases: Sequence[Case], figures: str, draw: str) -> Proposal:
@@ -89,53 +114,68 @@ class MetaJudge:
             figures: What is measured of criteria and answers, or empty.
             draw: See above.
         """
-        examined = await asyncio.gather(*(self._examined(rubric, case, figures, draw) for case in cases))
         labels = {f"s{n}": case.rollout.id for n, case in enumerate(cases, start=1)}
-        found = {label: one for label, one in zip(labels, examined, strict=True) if one}
-        failed = len(cases) - len(found)
-        if not found:
-            return Proposal(None, "no sample could be analysed", failed)
         critiques: dict[str, list[str]] = {}
-        for case, one in zip(cases, examined, strict=True):
-            if one and case.rollout.cluster:
-                critiques.setdefault(case.rollout.cluster, []).append(one[0])
+        proposals: dict[str, tuple[Criterion, ...]] = {}
+        dropped: list[_Dropped] = []
+        with activity("analysing and refining", total=len(cases), unit="samples") as work:
+
+            async def examine(case: Case) -> _Examined | _Dropped:
+                one = await self._examined(rubric, case, figures, draw)
+                work.advance()
+                return one
+
+            examined = await asyncio.gather(*map(examine, cases))
+        for label, case, one in zip(labels, cases, examined, strict=True):
+            if isinstance(one, _Dropped):
+                dropped.append(one)
+                continue
+            if case.rollout.cluster:
+                critiques.setdefault(case.rollout.cluster, []).append(one.critique)
+            if one.criteria:
+                proposals[label] = one.criteria
+        if len(dropped) == len(cases):
+            return Proposal(None, _why_dropped(dropped), len(dropped))
         try:
-            merged, guided = await asyncio.gather(
-                self._merged(rubric, {label: one[1] for label, one in found.items()}, labels, figures, draw),
-                asyncio.gather(*(self._guided(rubric, *each, draw) for each in critiques.items())),
-            )
+            with activity("merging"):
+                merged, guided = await asyncio.gather(
+                    self._merged(rubric, proposals, labels, figures, draw),
+                    asyncio.gather(*(self._guided(rubric, *each, draw) for each in critiques.items())),
+                )
         except CallFailed as failure:
-            return Proposal(None, f"merging failed: {failure}", failed)
+            return Proposal(None, f"merging failed: {failure.detail}", len(dropped))
         # Clusters of which nothing new was seen keep what they have.
         clusters = rubric.clusters | dict(zip(critiques, guided, strict=True))
         whole = Rubric(criteria=merged.criteria, guidelines=merged.guidelines, clusters=clusters)
-        return Proposal(whole, "", failed)
+        return Proposal(whole, "", len(dropped))
 
     async def revise(self, rubric: Rubric, refused: Rubric, objections: Sequence[str], draw: str) -> Proposal:
         """Makes another rubric of one that the gate refused, told why."""
         try:
-            revised = await self._ask(
-                "revise",
-                draw,
-                drafts.MERGED,
-                lambda data: drafts.merged(data, refused, {}),
-                refused=self._fence("refused", drafts.proposal_json(refused.criteria)),
-                objections="\n".join(f"- {objection}" for objection in objections),
-                weights=_weights(rubric),
-                **_LIMITS,
-                **self._shown(rubric),
-            )
+            with activity("revising"):
+                revised = await self._ask(
+                    "revise",
+                    draw,
+                    drafts.MERGED,
+                    lambda data: drafts.merged(data, refused, {}),
+                    refused=self._fence("refused", drafts.proposal_json(refused.criteria)),
+                    objections="\n".join(f"- {objection}" for objection in objections),
+                    weights=_weights(rubric),
+                    **_LIMITS,
+                    **self._shown(rubric),
+                )
         except CallFailed as failure:
-            return Proposal(None, f"revising failed: {failure}", 0)
+            return Proposal(None, f"revising failed: {failure.detail}", 0)
         return Proposal(revised, "", 0)
 
-    async def _examined(
-        self, rubric: Rubric, case: Case, figures: str, draw: str
-    ) -> tuple[str, tuple[Criterion, ...]] | None:
-        """The critique of one case and the criteria it calls for; None where a call on it failed."""
+    async def _examined(self, rubric: Rubric, case: Case, figures: str, draw: str) -> _Examined | _Dropped:
+        """The critique of one case and the criteria it calls for."""
         shown = self._shown(rubric, case.rollout.cluster) | {"material": self._material(case.blocks)}
         try:
             critique = await self._ask(case.template, draw, drafts.CRITIQUE, drafts.critique, **shown)
+        except CallFailed as failure:
+            return _Dropped("analysing", failure.detail)
+        try:
             criteria = await self._ask(
                 "refine",
                 draw,
@@ -146,9 +186,9 @@ class MetaJudge:
                 weights=_weights(rubric),
                 **shown,
             )
-        except CallFailed:
-            return None
-        return critique, criteria
+        except CallFailed as failure:
+            return _Dropped("refining", failure.detail)
+        return _Examined(critique, criteria)
 
     async def _merged(
         self,
@@ -158,6 +198,8 @@ class MetaJudge:
         figures: str,
         draw: str,
     ) -> Rubric:
+        if not proposals:  # every critique left the rubric as it is
+            return rubric
         blocks = [
             Block("", "proposal", f"label: {label}\n{drafts.proposal_json(criteria)}")
             for label, criteria in proposals.items()
@@ -232,6 +274,15 @@ _ROOM = {
 }
 """Tokens that a reply may take: about twice what its prompt asks for."""
 _LIMITS = {"limit": str(MAX_CRITERIA), "words": str(drafts.MAX_WORDS)}
+
+
+def _why_dropped(dropped: Sequence[_Dropped]) -> str:
+    """At which stage all cases were dropped, and the last problem seen there."""
+    parts: list[str] = []
+    for stage in ("analysing", "refining"):
+        if problems := [one.problem for one in dropped if one.stage == stage]:
+            parts.append(f"{stage} failed for {len(problems)} of {len(dropped)} samples: {problems[-1]}")
+    return "; ".join(parts)
 
 
 def changes(old: Rubric, new: Rubric) -> dict[str, list[str]]:

@@ -18,6 +18,7 @@ from mpo_lite.llm import transport
 from mpo_lite.llm.models import Backend
 from mpo_lite.prompts import prompts_dir
 from mpo_lite.rubric import MAX_CRITERIA
+from mpo_lite.training.gate_budget import describe_budget, gate_budget, planned_judgements
 from mpo_lite.training.session import Session
 from mpo_lite.types import Message
 
@@ -67,7 +68,8 @@ def estimate(session: Session) -> JsonRow:
 
     Returns:
         ``judge``, ``meta`` and ``total``, each with ``calls``, ``input_tokens``, ``output_tokens`` and
-        ``usd`` as ``[low, high]`` (``usd`` None where a price is unknown), and ``assumptions``: sentences.
+        ``usd`` as ``[low, high]`` (``usd`` None where a price is unknown), ``meta_steps`` (see below), and
+        ``assumptions``: sentences.
     """
     judge = [_judge_load(session, backend) for backend in session.models.judges]
     meta = [_meta_load(session)] if session.meta else []
@@ -75,7 +77,34 @@ def estimate(session: Session) -> JsonRow:
         "judge": _sum(judge),
         "meta": _sum(meta),
         "total": _sum([*judge, *meta]),
+        "meta_steps": meta_steps(session),
         "assumptions": _assumptions(session),
+    }
+
+
+def meta_steps(session: Session) -> JsonRow:
+    """What the gate's budget makes of the planned meta steps.
+
+    Returns:
+        Of the regular steps, those ``planned`` and ``affordable``, and the ``first_batch`` with one (None
+        without any); ``gate_budget`` and the ``first_step``'s cost in judgements (None without a gate);
+        ``told``: all that in a sentence, empty without a gate.
+    """
+    config, budget = session.config, gate_budget(session)
+    if budget is None:
+        evolves = session.meta is not None and not config.baseline
+        planned = (config.steps - 1) // config.interval if evolves else 0
+        first = config.interval if planned else None
+        found: JsonRow = {"planned": planned, "affordable": planned, "first_batch": first}
+        return found | {"gate_budget": None, "first_step": None, "told": ""}
+    steps = budget.steps()
+    return {
+        "planned": budget.planned_steps,
+        "affordable": len(steps),
+        "first_batch": steps[0] if steps else None,
+        "gate_budget": budget.total,
+        "first_step": budget.first,
+        "told": describe_budget(session, budget),
     }
 
 
@@ -90,11 +119,10 @@ def _judge_load(session: Session, backend: Backend) -> Load:
         GroupwiseJudge(single, at_once).call(empty, rubric) if at_once > 1 else single.call(empty[0], rubric)
     )
     fixed, grown = _chars(call.messages), _rubric_growth(session)
-    verifier = session.task.verifier
-    judged_steps = config.steps * (1 - (verifier.rate if verifier else 0.0))
-    calls = judged_steps * config.batch_completions * config.replicates / at_once
+    trained = planned_judgements(session)
+    calls = trained * config.replicates / at_once
     if config.judge_mode == "planned":
-        calls += judged_steps * config.batch_prompts * config.replicates
+        calls += trained / config.group_size * config.replicates
     answers = [at_once * tokens for tokens in _completion_tokens(session)]
     criteria = len(rubric.criteria), MAX_CRITERIA if session.meta else len(rubric.criteria)
     judged = calls, calls * (1 + _gate_share(session))
@@ -167,7 +195,10 @@ def _meta_steps(session: Session) -> tuple[int, int]:
     if config.baseline:
         return config.rounds, config.rounds
     low, early = ((config.steps - 1) // every for every in (config.interval, config.cooldown))
-    return low, max(low, early) if config.schedule == "alarms" else low
+    high = max(low, early) if config.schedule == "alarms" else low
+    if budget := gate_budget(session):
+        return min(low, len(budget.steps())), min(high, budget.most_steps)
+    return low, high
 
 
 def _step_calls(session: Session) -> tuple[int, int]:

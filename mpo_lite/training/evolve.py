@@ -21,7 +21,8 @@ from mpo_lite.meta.offline import refine
 from mpo_lite.meta.step import changes
 from mpo_lite.monitor.alarms import Alarm
 from mpo_lite.rubric import Rubric
-from mpo_lite.training.metastep import Situation, meta_step, needed
+from mpo_lite.training.gate_budget import gate_budget, paired_probes
+from mpo_lite.training.metastep import Situation, meta_step
 from mpo_lite.training.session import Answer, Session
 from mpo_lite.training.watch import Watch, alarm_row
 from mpo_lite.types import Rollout
@@ -47,14 +48,12 @@ class Evolution:
         self._began = 0  # batch at which the last step began
         self._answered: list[str] = []  # alarms that a step was held for
         self._refusals = 0
-        self._judged = 0
-        self._waits = False
+        self._short = ""  # what was said of a step that the gate's budget does not cover
         self._outcomes: dict[int, JsonRow] = {}
 
     def saw(self, rollouts: Sequence[Rollout]) -> list[str]:
         """Takes in a judged batch; gives the names of standing alarms."""
         rollouts = _not_verified(rollouts)
-        self._judged += len(rollouts)
         self._rollouts = self._kept([*self._rollouts, *rollouts], self._session.batch)
         self._tell(self._watch.saw(rollouts))
         return sorted(self._watch.raised)
@@ -98,24 +97,33 @@ class Evolution:
         return (batches >= config.interval or bool(early)) and self._affordable()
 
     def _affordable(self) -> bool:
-        """Whether the gate's share covers a check of what a step would propose; else the step waits."""
-        session = self._session
-        if session.gate is None:
+        """Whether the gate's budget covers a step by now; says so once where it does not."""
+        session, budget = self._session, gate_budget(self._session)
+        if session.gate is None or budget is None:
             return True
-        judgements = needed(session.gate, session.version.rubric)
-        affordable = judgements <= self._allowance(session.batch)
-        if not affordable and not self._waits:
-            session.note(
-                f"the meta step waits: to try a rubric out takes up to {judgements} judgements, more than "
-                f"gate.share ({session.config.gate.share:g}) of the training's leaves so far"
-            )
-        self._waits = not affordable
-        return affordable
+        session.examiner.rewind(session.batch)
+        cost = session.gate.cost_ahead(session.version.rubric) + self._paired
+        used = session.examiner.used(before=session.batch)
+        begins = budget.covers_from(cost, session.batch, used)
+        if begins == session.batch:
+            said = ""
+        elif begins is not None:
+            said = f"the meta step is postponed to batch {begins}: {budget} has to last for the whole run"
+        elif used:
+            said = f"no more meta steps: {budget} is spent; raise gate.share"
+        else:
+            said = f"no meta steps: {budget} does not cover the {cost} judgements of one; raise gate.share"
+        if said and said != self._short:
+            session.note(said)
+        self._short = said
+        return not said
 
     def _begin(self, answer: Answer) -> None:
         """Starts the step on what was seen before the batch it began at."""
         session, batch = self._session, self._began
-        session.examiner.left = self._allowance(batch)
+        session.examiner.rewind(batch)
+        if budget := gate_budget(session):
+            session.examiner.left = budget.left(batch, session.examiner.used(before=batch))
         watch = self._watch
         if batch < session.batch:  # a resumed run had it under way
             watch = Watch(self._watch.frozen)
@@ -174,14 +182,6 @@ class Evolution:
                 self._tell([Alarm("gate_refusals", REJECTIONS, REJECTIONS, (), said)])
         session.observe("meta", row)
 
-    def _allowance(self, batch: int) -> float:
-        """Judgements that are left of the gate's share, an interval's worth of it in advance."""
-        session = self._session
-        config = session.config
-        per_batch = self._judged / max(1, session.batch)
-        judged = min(per_batch * config.steps, per_batch * (batch + config.interval))
-        return config.gate.share * judged - session.examiner.used(before=batch)
-
     def _probes(self, answer: Answer, batch: int) -> list[Sample]:
         """What the policy answers now to the anchor's prompts, those to be paired first; journalled, as its
         weights move on.
@@ -205,8 +205,7 @@ class Evolution:
     @property
     def _paired(self) -> int:
         """Probes that the meta-judge is shown beside what the initial policy answered."""
-        config = self._session.config
-        return min(config.meta_samples // 2, len(self._session.anchor)) if config.strategy == "pairs" else 0
+        return paired_probes(self._session.config, len(self._session.anchor))
 
     def _pinned(self) -> int | None:
         """The version that a person wants in force, unless its content is."""
@@ -290,7 +289,6 @@ class Evolution:
         journalled = _not_verified(journalled)
         self._since, self._began = state.get("since", 0), state.get("began", 0)
         self._answered, self._refusals = state.get("answered", []), state.get("refusals", 0)
-        self._judged = len(journalled)
         self._rollouts = self._kept(journalled, batch)
         self._watch = Watch(state.get("frozen", {}))
         self._watch.catch_up(journalled)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 
 from mpo_lite.files import JsonRow, read_rows
 from mpo_lite.judge.base import Sample
-from mpo_lite.meta.gate import Finding, Gate
+from mpo_lite.meta.gate import RECENT_ANSWERS, RECENT_GROUPS, Finding
 from mpo_lite.meta.health import Health, criterion_health, describe
 from mpo_lite.meta.improve import Attempt, Material, Outcome, improve
 from mpo_lite.meta.select import select
@@ -26,8 +26,6 @@ from mpo_lite.types import FIRST_PROBE, Rollout, Verdict
 
 AUDITS = 8
 """Rollouts per step that are judged a second time, and by the first rubric."""
-RECENT_GROUPS, RECENT_ANSWERS = 3, 4
-"""Recent answers that a proposal must tell apart."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +51,6 @@ class Situation:
     alarms: Mapping[str, Alarm]
     latest: Sequence[Rollout]
     looked: Sequence[int]
-
-
-def needed(gate: Gate, rubric: Rubric) -> int:
-    """Judgements that it takes to try out a proposal yet to come in the place of ``rubric``."""
-    return gate.ahead(rubric) + RECENT_GROUPS * RECENT_ANSWERS
 
 
 async def meta_step(session: Session, now: Situation) -> JsonRow:
@@ -98,7 +91,7 @@ async def _probes_by_first(session: Session, now: Situation) -> JsonRow:
     first, examiner = session.run.version(0).rubric, session.examiner
     answers = {sample.prompt: sample for sample in now.probes}
     both = [*session.anchor, *(answers[sample.prompt] for sample in session.anchor)]
-    if examiner.open(both, first) > examiner.left - needed(session.gate, now.version.rubric):
+    if examiner.open(both, first) > examiner.left - session.gate.cost_ahead(now.version.rubric):
         return {}
     rewards = [verdict.reward for verdict in await examiner.verdicts(both, first, now.batch)]
     half = len(session.anchor)
@@ -157,8 +150,9 @@ async def _audit(session: Session, now: Situation, frozen: dict[str, float]) -> 
     examiner, rubric = session.gate.examiner, now.version.rubric
     first = session.run.version(0).rubric
     latest = [rollout for rollout in now.latest if rollout.version == now.version.number]
-    # The gate comes first: what it will need, for a second try too, is kept for it.
-    reserve = 2 * needed(session.gate, rubric)
+    # The gate comes first: what it will need, for a second try too, is kept for it. (That one is cheaper by
+    # the anchor's answers under the rubric in force, which covers the probes.)
+    reserve = 2 * session.gate.cost_ahead(rubric)
     spare = int(max(0, examiner.left - reserve)) // 2
     audited = select(latest, min(AUDITS, spare), f"audit-{session.config.seed}-{now.batch}")
     samples = [_sample(rollout) for rollout in audited]
