@@ -33,8 +33,9 @@ def _list(items: Schema, most: int, least: int = 1) -> Schema:
 
 _CRITERION: dict[str, Schema] = {
     "id": {"type": "string", "pattern": CRITERION_ID},
-    "description": _text(400),
-    "levels": _list(_text(200), most=MAX_LEVELS, least=2),
+    # Small models fill in the shortest text there may be: a digit in place of what is seen at a level.
+    "description": _text(400, shortest=20),
+    "levels": _list(_text(200, shortest=8), most=MAX_LEVELS, least=2),
     "weight": {"type": "integer", "enum": [1, 2, 3, 4, 5]},
     "kind": {"type": "string", "enum": ["merit", "veto"]},
 }
