@@ -355,8 +355,11 @@ def test_a_merge_keeps_the_order_in_force_and_the_limits(rubric: Rubric) -> None
 class Refuses:
     """A gate that refuses the first proposals, for a reason."""
 
-    def __init__(self, times: int) -> None:
-        self.times, self.seen = times, list[Rubric]()
+    def __init__(self, times: int, affords: bool = True) -> None:
+        self.times, self.affords, self.seen = times, affords, list[Rubric]()
+
+    def affords_another(self, old: Rubric) -> bool:
+        return self.affords
 
     async def examine(self, new: Rubric, *_: Any) -> Finding:
         self.seen.append(new)
@@ -377,6 +380,17 @@ def test_a_refused_rubric_goes_back_once_with_the_reasons(
     assert all("it pays for titles" in text and gate.seen[0].criteria[0].id in text for text in revisions)
     assert (found.rubric is None) == (times == 2)
     assert found.reason == ("it pays for titles" if times == 2 else "")
+
+
+def test_no_revision_is_asked_for_that_could_not_be_tried_out(
+    make_client: Callable[..., Client], rubric: Rubric
+) -> None:
+    gate: Any = Refuses(2, affords=False)
+    material = Material(rubric, [rollout(0, 0.5)], {}, [], "", 10)
+    with LLMServer() as server:
+        found = background.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
+        assert not server.prompts("revise")
+    assert (len(found.attempts), found.reason) == (1, "it pays for titles")
 
 
 def test_an_unchanged_proposal_costs_no_check(make_client: Callable[..., Client], rubric: Rubric) -> None:

@@ -71,6 +71,10 @@ class Gate:
         planted = len(self._planted([], ""))
         return len(self.anchor) + planted + self.examiner.open(self.anchor, old) + RECENT
 
+    def affords_another(self, old: Rubric) -> bool:
+        """Whether the budget covers another proposal."""
+        return self.cost_ahead(old) <= self.examiner.left
+
     def cost(self, new: Rubric, old: Rubric, recent: Sequence[Sequence[Sample]]) -> int:
         """Judgements that ``examine`` will ask for, at most."""
         asked = [*self.anchor, *(answer for group in recent for answer in group)]

@@ -110,7 +110,8 @@ async def improve(
     proposal = await meta.propose(old, cases, material.figures, draw)
     attempts = [await _tried(gate, proposal.rubric, proposal.reason, material)]
     refused = attempts[0]
-    if refused.rubric and refused.finding.objections:
+    # A revision that cannot be tried out is not asked for: its reason would take the place of the objections.
+    if gate and refused.rubric and refused.finding.objections and gate.affords_another(old):
         again = await meta.revise(old, refused.rubric, refused.finding.objections, draw)
         attempts.append(await _tried(gate, again.rubric, again.reason, material))
     return Outcome(tuple(attempts), samples, proposal.failed)
