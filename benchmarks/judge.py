@@ -1,6 +1,6 @@
-"""The judge client against local servers: calls, tokens, time, waste, faults, kills, parser.
+"""The judge client against local servers: calls, tokens, time, waste, faults, kills, parser, busy servers.
 
-    python benchmarks/judge.py                  # all six parts, about six minutes
+    python benchmarks/judge.py                  # all eight parts, about seventeen minutes
     python benchmarks/judge.py --only time,rate --repeats 5
 
 Prints tables and writes JSON. The servers judge nothing (``stub_server.py``): these figures are about the
@@ -26,6 +26,7 @@ from typing import Any
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import litellm
+from busy import saturation, slowdown
 from harness import (
     MODEL,
     Stub,
@@ -283,6 +284,8 @@ PARTS = {
     "faults": faults,
     "kills": kills,
     "parser": parser,
+    "saturation": saturation,
+    "slowdown": slowdown,
 }
 
 
@@ -317,7 +320,10 @@ def main() -> None:
             started = time.monotonic()
             results[name] = found = PARTS[name](server, given.repeats)
         print(f"\n{PARTS[name].__doc__} ({time.monotonic() - started:.0f} s)\n\n{table(found['rows'])}")
-        print("\n".join(f"{key}: {value}" for key, value in found.items() if key != "rows"), flush=True)
+        print(
+            "\n".join(f"{key}: {value}" for key, value in found.items() if key not in ("rows", "trace")),
+            flush=True,
+        )
         given.out.write_text(json.dumps(results, indent=1) + "\n")
 
 

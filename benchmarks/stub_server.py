@@ -12,7 +12,7 @@ import json
 import re
 import time
 import zlib
-from collections import Counter
+from collections import Counter, deque
 
 from aiohttp import web
 
@@ -61,7 +61,15 @@ class Server:
         self.change({})
 
     def change(self, settings: dict) -> None:
+        if settings.get("go_on"):  # a running server changes: counts and queue stay
+            self.slots, self.latency = settings["slots"], settings["latency"]
+            self.start()
+            return
         self.latency = settings.get("latency", 0.0)
+        self.slots = settings.get("slots", 0)
+        self.half = settings.get("half", 0)
+        self.working = self.worked = 0
+        self.queue: deque[asyncio.Future[None]] = deque()
         self.rate = settings.get("rate", 0.0)
         self.retry_after = settings.get("retry_after")
         self.faults = settings.get("faults", 0.0)
@@ -82,13 +90,39 @@ class Server:
         self.flying += 1
         self.most = max(self.most, self.flying)
         try:
-            await asyncio.sleep(self.latency)
+            await self.work()
             kind = fault_of(item, self.faults)
             if kind and (kind in HELPLESS or self.items[item] == 1):
                 return faulty(kind, request, item)
             return web.json_response(answered(json.loads(raw), item))
         finally:
             self.flying -= 1
+
+    async def work(self) -> None:
+        """Takes the call's time. With ``slots`` so many are worked on at once and the others queue, abandoned
+        ones too; with ``half``, calls share the steps of one batch, which lasts twice as long with so many.
+        """
+        if self.half:
+            for _ in range(20):
+                await asyncio.sleep(self.latency / 20 * (1 + self.flying / self.half))
+        elif self.slots:
+            done = asyncio.get_running_loop().create_future()
+            self.queue.append(done)
+            self.start()
+            await asyncio.shield(done)
+        else:
+            await asyncio.sleep(self.latency)
+
+    def start(self) -> None:
+        while self.queue and self.working < self.slots:
+            self.working += 1
+            asyncio.get_running_loop().call_later(self.latency, self.finish, self.queue.popleft())
+
+    def finish(self, done: asyncio.Future[None]) -> None:
+        self.working -= 1
+        done.set_result(None)
+        self.worked += 1
+        self.start()
 
     def take(self) -> bool:
         """Takes from a token bucket that holds one second's worth."""
@@ -105,9 +139,8 @@ class Server:
         return web.json_response({})
 
     async def stats(self, request: web.Request) -> web.Response:
-        return web.json_response(
-            {"requests": self.requests, "rejected": self.rejected, "most": self.most, "items": self.items}
-        )
+        counts = {name: getattr(self, name) for name in ("requests", "rejected", "most", "worked", "items")}
+        return web.json_response(counts)
 
 
 def answered(body: dict, item: int) -> dict:

@@ -200,7 +200,9 @@ class Config(BaseModel):
     num_iterations: int = Field(1, ge=1, description="Passes over each generation batch.")
     learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW.")
     beta: float = Field(0.02, ge=0, description="Weight of the KL penalty.")
-    temperature: float = Field(1.0, gt=0, description="Sampling temperature of the policy.")
+    temperature: float = Field(
+        1.0, ge=0, description="Sampling temperature of the policy; 0, for eval and compare alone, is greedy."
+    )
     max_new_tokens: int | None = Field(
         None, ge=1, description="Longest completion in tokens; default: the task's."
     )
@@ -258,17 +260,33 @@ class Config(BaseModel):
         30.0, ge=0, description="Seconds to wait before failed judgements are tried again."
     )
     concurrency: int = Field(64, ge=1, description="Judge calls in flight, at most, in the whole job.")
-    call_timeout: float = Field(120.0, gt=0, description="Seconds one attempt of a call may take.")
+    call_timeout: float = Field(
+        120.0,
+        gt=0,
+        description="Seconds one attempt of a call may take; the fifth that takes longer ends it.",
+    )
     verdict_timeout: float = Field(
-        300.0, gt=0, description="Seconds a call may take with all its attempts, from the first one on."
+        300.0,
+        gt=0,
+        description="Seconds without any answer of a model after which calls to it fail; while it answers, "
+        "they wait.",
     )
-    # Two rounds and a pause, and the same once more for a fallback, stay below the 1800 s after which torch
-    # takes a process that waits for the others for dead.
     batch_timeout: float = Field(
-        400.0, gt=0, description="Seconds a batch is judged for; what is late then counts as not judged."
+        400.0,
+        gt=0,
+        description="Seconds without any verdict after which what is missing of a batch counts as not "
+        "judged; at nine times that it does in any case.",
     )
-    judge_max_tokens: int = Field(1024, ge=16, description="Longest reply of the judge in tokens.")
-    meta_max_tokens: int = Field(4096, ge=16, description="Longest reply of the meta-judge in tokens.")
+    judge_max_tokens: int | None = Field(
+        None,
+        ge=16,
+        description="Longest reply of the judge in tokens; default: by the number of criteria and answers.",
+    )
+    meta_max_tokens: int | None = Field(
+        None,
+        ge=16,
+        description="Longest reply of the meta-judge in tokens; default: by what it is asked for.",
+    )
     judge_price: Price | None = Field(
         None, description="USD per million input, output and, if wanted, cached input tokens of the judge."
     )

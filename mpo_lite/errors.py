@@ -76,11 +76,19 @@ class CallFailed(MPOError):
     Args:
         kind: Why; decides whether the breaker counts it.
         message: What was seen, without prompt or completion text.
+        reply: How the model's last reply begins, in one line of at most 200 characters; empty without one. It
+            may repeat the prompt: it is for the user's own screen and files, not for logs.
     """
 
-    def __init__(self, kind: FailureKind, message: str) -> None:
+    def __init__(self, kind: FailureKind, message: str, reply: str = "") -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
+        self.reply = " ".join(reply.split())[:200]
+
+    @property
+    def detail(self) -> str:
+        """The message, with the beginning of the reply where there is one."""
+        return f"{self}; the reply began: {self.reply}" if self.reply else str(self)
 
 
 class StopRun(MPOError):

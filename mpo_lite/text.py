@@ -1,9 +1,11 @@
-"""Text that somebody else wrote, made harmless to a chat template."""
+"""Text that a model wrote: made harmless to a chat template, and without its thinking."""
 
 from __future__ import annotations
 
 import re
 
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+"""What reasoning models put around their thinking."""
 _UNSEEN = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f"
 _HALVES = r"\ud800-\udfff"  # halves of characters, which cannot be sent
 _SUSPECT = re.compile(rf"[<>\[{_UNSEEN}{_HALVES}]")
@@ -23,3 +25,19 @@ def defuse(text: str) -> str:
     """
     # Most texts hold nothing that could matter, and a search for single characters is quick.
     return _CONTROL.sub(" ", text) if _SUSPECT.search(text) else text
+
+
+def without_thinking(text: str, opened: bool = False) -> str:
+    """The answer of a reasoning model: what follows its last ``</think>``.
+
+    Args:
+        text: What it wrote.
+        opened: The prompt ended with ``<think>``, so that the text begins inside of it.
+
+    Returns:
+        The text as it is where nothing was thought; nothing where the thinking was never closed.
+    """
+    _, closed, answer = text.rpartition(THINK_CLOSE)
+    if THINK_OPEN in answer or (opened and not closed):
+        return ""
+    return answer.lstrip() if closed else text

@@ -43,6 +43,7 @@ class Verdict:
         assessments: Criterion id → assessment; empty where a rule decided or the judgement failed.
         source: Who decided: the judge, a rule that needs no judge, or the task's verifier by the reference.
         failure: Why there is no reward; None when there is one.
+        detail: What was seen of the failure, in words; empty when there is a reward.
         disagreement: Largest minus smallest reward of a panel's judges, in [0, 1]; None where one judged.
         set_hash: Identity of the rubric that was in force.
         judge: Label of the model that judged; those of a panel joined by " + "; empty where a rule decided.
@@ -53,6 +54,7 @@ class Verdict:
     assessments: dict[str, Assessment] = field(default_factory=dict[str, Assessment])
     source: Literal["judge", "rule", "verifier"] = "judge"
     failure: FailureKind | None = None
+    detail: str = ""
     judge: str = ""
     disagreement: float | None = None
 
@@ -71,6 +73,7 @@ class Rollout:
         reward: The verdict's reward, or None where its prompt group has too few verdicts.
         cluster: The kind of prompt, where the task tells kinds apart.
         label: What a person said of it, in a line for the meta-judge; None where nobody did.
+        truncated: The completion reached its token limit before an end-of-sequence token.
     """
 
     batch: int
@@ -82,6 +85,7 @@ class Rollout:
     reward: float | None
     cluster: str = ""
     label: str | None = None
+    truncated: bool = False
 
     @property
     def id(self) -> str:

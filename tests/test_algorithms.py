@@ -90,12 +90,12 @@ def test_completions_are_sent_before_their_batch_is_whole(
             return told
 
         monkeypatch.setattr(Overlap, "_generate_single_turn", watched)
-        # Short answers end at different times, the last of them long after the first was judged.
+        # Answers end at different times, some of them only at the limit, long after the first was judged.
         train(
             *("--judge", "openai/j", "--judge-api-base", server.url, "--baseline", "iter0"),
             *("--judge-mode", mode),
             steps=2,
-            max_new_tokens=60,
+            max_new_tokens=40,
             batch_prompts=8,
             micro_batch=32,
         )
@@ -114,7 +114,7 @@ def test_what_a_user_pays_for_a_cut_answer_is_taken_off(
 
     def watched(self: MPO, **inputs: Any) -> list[float | None]:
         told = reward(self, **inputs)
-        cut = [ids[-1] not in self.callback.ends for ids in inputs["completion_ids"]]
+        cut = [len(ids) == 24 for ids in inputs["completion_ids"]]
         given.extend(zip(told, cut, strict=True))
         return told
 
@@ -127,6 +127,7 @@ def test_what_a_user_pays_for_a_cut_answer_is_taken_off(
     rows = read_rows(tmp_path / "run" / "rollouts.jsonl")
     assert {cut for _, cut in given} == {True, False}
     for row, (told, cut) in zip(rows, given, strict=True):
+        assert row["truncated"] == cut
         assert told == pytest.approx(row["reward"] - 0.3 * cut)
 
 

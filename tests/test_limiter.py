@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -14,7 +15,7 @@ from mpo_lite.errors import BudgetReached
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.coalesce import Coalesced
 from mpo_lite.llm.ledger import CallRecord, Ledger
-from mpo_lite.llm.limiter import CUT, FIRST_CUT, START, Limiter
+from mpo_lite.llm.limiter import CUT, FIRST_CUT, START, Limiter, Place
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -32,11 +33,11 @@ def test_slow_start_reaches_the_ceiling_and_never_passes_it() -> None:
 
         async def one() -> None:
             nonlocal inside
-            async with limiter.slot():
+            async with limiter.slot() as place:
                 inside += 1
                 seen.append(inside)
                 await asyncio.sleep(0.01)
-                limiter.succeeded()
+                limiter.succeeded(place)
                 inside -= 1
 
         await asyncio.gather(*(one() for _ in range(300)))
@@ -51,8 +52,8 @@ def test_a_limit_that_is_not_in_use_does_not_grow() -> None:
     async def work() -> float:
         limiter = Limiter(64)
         for _ in range(100):
-            async with limiter.slot():
-                limiter.succeeded()
+            async with limiter.slot() as place:
+                limiter.succeeded(place)
         return limiter.limit
 
     assert run(work()) == START
@@ -61,13 +62,12 @@ def test_a_limit_that_is_not_in_use_does_not_grow() -> None:
 def test_an_episode_of_overload_cuts_once() -> None:
     async def work() -> list[float]:
         limiter = Limiter(16)
-        started = time.monotonic()
         slots = [limiter.slot() for _ in range(16)]
-        for slot in slots:
-            await slot.__aenter__()
+        first, same, *_ = [await slot.__aenter__() for slot in slots]
+        later = replace(first, taken=first.taken + 1)
         limits = []
-        for begun in (started, started, time.monotonic() + 1):
-            limiter.overloaded(begun, None)
+        for place in (first, same, later):
+            limiter.overloaded(place, None)
             limits.append(limiter.limit)
         return limits
 
@@ -84,7 +84,7 @@ def test_a_pause_holds_back_all_and_ends_by_itself() -> None:
             async with limiter.slot():
                 entered.append(True)
 
-        limiter.overloaded(time.monotonic(), 0.2)
+        limiter.overloaded(Place(asyncio.get_running_loop().time(), 0, 1), 0.2)
         tasks = [asyncio.create_task(one()) for _ in range(5)]
         await asyncio.sleep(0.05)
         before = len(entered)

@@ -1,5 +1,6 @@
 """Rewards of a batch: rules, groups, breaker, journal. The judge is a local server."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -54,6 +55,29 @@ def open_session(tmp_path: Path) -> Iterator[Callable[..., Session]]:
         session.close()
 
 
+class HangingOn(LLMServer):
+    """Never answers for completions that hold a word."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.word = word
+
+    async def _openai(self, request: web.Request) -> web.Response:
+        if self.word in completion_of(await request.json()):
+            await asyncio.sleep(60)
+        return await super()._openai(request)
+
+
+class OneAtATime(LLMServer):
+    """Answers one call after the other."""
+
+    gate = asyncio.Lock()
+
+    async def _openai(self, request: web.Request) -> web.Response:
+        async with self.gate:
+            return await super()._openai(request)
+
+
 def batch(groups: int = 4, mark: Callable[[int], str] = lambda row: "") -> list[Sample]:
     return [Sample(f"prompt {row // GROUP}", f"answer {row} {mark(row)}") for row in range(groups * GROUP)]
 
@@ -94,7 +118,7 @@ def test_too_many_failures_pause_try_again_and_stop(open_session: Callable[..., 
     with LLMServer(failing_on("FAILS")) as server:
         session = open_session(server)
         samples = batch(mark=lambda row: "FAILS" if row % 2 else "")
-        with pytest.raises(JudgeDown, match=r"8 of 16 judgements failed \(parse\).*--max-judge-failures"):
+        with pytest.raises(JudgeDown, match=r"8 of 16 not judged: 8 malformed.*--max-judge-failures.*doctor"):
             score_batch(session, samples, GROUP)
         asked = [completion_of(body) for body in server.requests if "FAILS" in completion_of(body)]
         assert len(asked) == 2 * 2 * 8  # each twice, and all of that once more after the pause
@@ -115,7 +139,7 @@ def test_a_batch_too_small_to_tolerate_failures_stops_when_all_of_it_failed(
     with LLMServer(failing_on("FAILS")) as server:
         session = open_session(server)
         assert [rollout.verdict.failure for rollout in score_batch(session, pair, 2)] == ["parse", None]
-        with pytest.raises(JudgeDown, match="1 of 1 judgements failed"):
+        with pytest.raises(JudgeDown, match="1 of 1 not judged: 1 malformed"):
             score_batch(session, pair[:1], 1)
         everything = open_session(server, max_judge_failures=1.0)
         assert score_batch(everything, pair[:1], 1)[0].reward is None
@@ -131,6 +155,31 @@ def test_refusals_are_counted_apart_and_do_not_open_the_breaker(open_session: Ca
         rollouts = score_batch(session, batch(mark=lambda row: "REFUSED" if row % 2 else ""), GROUP)
     assert [rollout.reward is None for rollout in rollouts] == [row % 2 == 1 for row in range(16)]
     assert (session.batch_row["judge_failures"], session.batch_row["refusals"]) == (8, 8)
+
+
+def test_time_outs_open_the_breaker_and_are_counted_by_kind(open_session: Callable[..., Session]) -> None:
+    with HangingOn("HANGS") as server:
+        session = open_session(server, call_timeout=0.3)
+        samples = batch(mark=lambda row: "HANGS" if row in (0, 5) else "")
+        score_batch(session, samples, GROUP)
+        assert (session.batch_row["judge_failures"], session.batch_row["failures"]) == (2, {"timeout": 2})
+        samples = batch(mark=lambda row: "HANGS again" if row % 2 else "")
+        with pytest.raises(JudgeDown, match=r"8 of 16 not judged: 8 timed out, more .*lower --concurrency"):
+            score_batch(session, samples, GROUP)
+
+
+def test_a_batch_waits_for_a_judge_that_is_slow_but_answers(open_session: Callable[..., Session]) -> None:
+    with OneAtATime(delay=0.15) as server:
+        session = open_session(server, verdict_timeout=1.2, batch_timeout=1.2)
+        rewards = [rollout.reward for rollout in score_batch(session, batch(), GROUP)]
+        assert None not in rewards and session.batch_row["judge_seconds"] > 16 * 0.15
+
+
+def test_a_judge_that_has_stopped_answering_opens_the_breaker(open_session: Callable[..., Session]) -> None:
+    with HangingOn("answer") as server:
+        session = open_session(server, verdict_timeout=60, batch_timeout=1.0)
+        with pytest.raises(JudgeDown, match="16 of 16 not judged: 16 timed out"):
+            score_batch(session, batch(), GROUP)
 
 
 def test_empty_answers_earn_zero_without_a_call(open_session: Callable[..., Session]) -> None:
@@ -371,7 +420,7 @@ def test_the_breaker_opens_in_all_processes_or_in_none(tmp_path: Path) -> None:
     # Six of one process's 16 fail: of both, six of 32. Both say so and stop.
     assert first == second
     assert first[0] == "ceiling 5"
-    assert first[1].startswith("JudgeDown 6 of 32 judgements failed (parse)")
+    assert first[1].startswith("JudgeDown 6 of 32 not judged: 6 malformed")
 
 
 def test_a_reason_to_stop_in_one_process_stops_all(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_a_judge_that_fails_on_a_tenth_costs_no_other_completion_its_score(
         with pytest.raises(SystemExit) as stopped:
             train(*flags, name="stopped", **settings)
         assert stopped.value.code == 1
-        assert "judgements failed (parse), more than --max-judge-failures" in capsys.readouterr().err
+        assert "malformed, more than --max-judge-failures" in capsys.readouterr().err
 
 
 def test_a_judge_that_breaks_down_midway_leaves_a_checkpoint_to_go_on_from(
@@ -254,7 +254,7 @@ def test_a_judge_that_breaks_down_midway_leaves_a_checkpoint_to_go_on_from(
         broken = start(tmp_path, prompts, "broken", server)
         code, errors = ended(broken)
         assert code == 1
-        assert "judgements failed (parse), more than --max-judge-failures 0.05 allows" in errors
+        assert "malformed, more than --max-judge-failures 0.05 allows; 'mpo-lite doctor'" in errors
         checkpoint = Run(tmp_path / "broken").last_checkpoint()
         assert checkpoint is not None and checkpoint.name == "checkpoint-3"
         server.fault = lambda kind, body: None

@@ -15,7 +15,7 @@ import click
 from mpo_lite.activity import activity
 from mpo_lite.cli.job import SIMULATED, sandboxed
 from mpo_lite.cli.options import config_options, json_option
-from mpo_lite.cli.policies import answers, policy_at
+from mpo_lite.cli.policies import answers, batch_size_option, policy_at
 from mpo_lite.cli.rate import COLUMNS, lines, rated
 from mpo_lite.cli.status import show_status
 from mpo_lite.config import Config
@@ -44,10 +44,13 @@ Answers = dict[str, dict[str, str]]
     "max_calls", "concurrency", "cache_dir",
 )  # fmt: skip
 @click.option("--n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="Prompts.")
+@batch_size_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for answers and matches.")
 @json_option
 @show_status
-def command(models: tuple[str, ...], count: int, out: Path | None, as_json: bool, **flags: Any) -> None:
+def command(
+    models: tuple[str, ...], count: int, batch_size: int, out: Path | None, as_json: bool, **flags: Any
+) -> None:
     """Have a judge compare models pairwise on held-out prompts, each pair in both orders, and rate them.
 
     A, B, C are runs, model folders, hub ids, or files of responses (.jsonl, .csv, .parquet with prompt and
@@ -64,7 +67,7 @@ def command(models: tuple[str, ...], count: int, out: Path | None, as_json: bool
     task = task_of(config)
     folder = out or Path(f"comparison-{task.name}-{time.strftime('%Y%m%d-%H%M%S')}")
     folder.mkdir(parents=True, exist_ok=True)
-    told = _answers(models, flags, config, task, count, folder)
+    told = _answers(models, flags, config, task, count, batch_size, folder)
     with sandboxed(config) as served:
         failures, spend = _play(served, task, told, folder / "matches.jsonl")
     failed = failures.total()
@@ -90,7 +93,13 @@ def _config(models: Sequence[str], flags: dict[str, Any]) -> Config:
 
 
 def _answers(
-    models: Sequence[str], flags: dict[str, Any], config: Config, task: Task, count: int, folder: Path
+    models: Sequence[str],
+    flags: dict[str, Any],
+    config: Config,
+    task: Task,
+    count: int,
+    batch_size: int,
+    folder: Path,
 ) -> Answers:
     """What each model answers to the same prompts; what the folder holds of it is taken from there."""
     files = {name: _read(Path(name)) for name in models if Path(name).is_file()}
@@ -109,7 +118,7 @@ def _answers(
             name, kept = policy.name, folder / f"answers-{_file_name(policy.name)}.jsonl"
             found = {row["prompt"]: row["response"] for row in read_rows(kept)}
             if any(prompt not in found for prompt in prompts):
-                found = dict(answers(policy, task, prompts))
+                found = {prompt: one.text for prompt, one in answers(policy, task, prompts, batch_size)}
                 write_atomically(kept, "")
                 append_rows(kept, ({"prompt": prompt, "response": text} for prompt, text in found.items()))
         if name in told:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mpo_lite.cli.options import config_options, json_option
-from mpo_lite.cli.policies import answers, policy_at
+from mpo_lite.cli.policies import answers, batch_size_option, policy_at
 from mpo_lite.cli.status import show_status
 from mpo_lite.errors import ConfigError
 from mpo_lite.files import append_rows, write_atomically
@@ -22,10 +22,13 @@ from mpo_lite.tasks.spec import task_of
 @click.argument("model", metavar="RUN|MODEL")
 @config_options("task", "data", "temperature", "max_new_tokens")
 @click.option("--n", "count", type=click.IntRange(min=2), help="Held-out prompts, at most; default: all.")
+@batch_size_option
 @click.option("--out", type=click.Path(path_type=Path), help="File to write the answers to: .jsonl.")
 @json_option
 @show_status
-def command(model: str, count: int | None, out: Path | None, as_json: bool, **flags: Any) -> None:
+def command(
+    model: str, count: int | None, batch_size: int, out: Path | None, as_json: bool, **flags: Any
+) -> None:
     """Have a run's policy, or any model, answer held-out prompts, and measure the answers by the gold metric.
 
     Told with the 95% interval, by drawing prompts anew. A run brings its task and data along.
@@ -40,19 +43,26 @@ def command(model: str, count: int | None, out: Path | None, as_json: bool, **fl
     if gold is None:
         raise ConfigError(f"task {task.name}: has no gold metric; have answers compared: mpo-lite compare")
     prompts = load_prompts(task.data, policy.config.data)
-    told = dict(answers(policy, task, prompts.held_out[:count]))
+    told = dict(answers(policy, task, prompts.held_out[:count], batch_size))
     if len(told) < 2:
         raise ConfigError(f"{model}: fewer than 2 held-out prompts fit; name more data by --data")
-    values = [gold(text, prompts.row(prompt)) for prompt, text in told.items()]
+    values = [gold(one.text, prompts.row(prompt)) for prompt, one in told.items()]
     if out:
         rows = zip(told.items(), values, strict=True)
         write_atomically(out, "")
-        append_rows(out, ({"prompt": one, "response": text, "gold": value} for (one, text), value in rows))
+        append_rows(
+            out,
+            (
+                {"prompt": prompt, "response": one.text, "truncated": one.truncated, "gold": value}
+                for (prompt, one), value in rows
+            ),
+        )
     from mpo_lite.evaluation.interval import mean_interval  # loads numpy
 
     low, high = mean_interval(values)
     summary = {"model": policy.name, "task": task.name, "n": len(values)}
     summary |= {"gold": statistics.fmean(values), "lo": low, "hi": high}
+    summary["truncated"] = sum(one.truncated for one in told.values())
     if as_json:
         click.echo(json.dumps(summary))
     else:

@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from mpo_lite.activity import activity
 from mpo_lite.cli.job import with_sandbox_policy
@@ -17,6 +19,17 @@ from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run
 from mpo_lite.tasks.hub import go_offline_without_hub
 from mpo_lite.tasks.spec import Task
+
+if TYPE_CHECKING:
+    from mpo_lite.evaluation.chat import Completion
+
+batch_size_option = click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Prompts generated at once; lower it where memory is short.",
+)
 
 
 @dataclass(frozen=True)
@@ -55,23 +68,34 @@ def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ())
     return Policy(path.resolve().name, with_sandbox_policy(config), checkpoint)
 
 
-def answers(policy: Policy, task: Task, prompts: Sequence[str]) -> list[tuple[str, str]]:
-    """Prompts with what a policy answers, in order; those too long for it are left out."""
+def answers(
+    policy: Policy, task: Task, prompts: Sequence[str], batch_size: int = 64
+) -> list[tuple[str, Completion]]:
+    """Prompts with what a policy answers, in order; those too long for it are left out.
+
+    Args:
+        policy: Who answers.
+        task: Makes conversations of prompts.
+        prompts: What is asked.
+        batch_size: Prompts that are generated at once, at most.
+    """
     with activity(f"loading policy {policy.name}"):
         if not Path(policy.config.policy).exists():
             go_offline_without_hub()
-        from mpo_lite.evaluation.generate import sample  # loads torch
-        from mpo_lite.training.policy import check_policy, fitting, trained_policy
+        from mpo_lite.evaluation.generate import generate  # loads torch
+        from mpo_lite.training.policy import chat_of, check_policy, fitting, trained_policy
 
         check_policy(policy.config)
         model, tokenizer = trained_policy(policy.config, policy.checkpoint)
     length = policy.config.max_new_tokens or task.generation.max_new_tokens
-    asked = fitting(prompts, task, model, tokenizer, length)
-    told = sample(
+    chat = chat_of(policy.config, model, tokenizer)
+    asked = fitting(prompts, task, model, chat, length)
+    told = generate(
         model,
-        tokenizer,
+        chat,
         [task.policy_messages(prompt) for prompt in asked],
         max_new_tokens=length,
         temperature=policy.config.temperature,
+        batch_size=batch_size,
     )
     return list(zip(asked, told, strict=True))

@@ -17,7 +17,7 @@ from mpo_lite.cli.job import SIMULATED, sandboxed
 from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.cli.status import show_status
 from mpo_lite.config import Config
-from mpo_lite.errors import EndpointError, FailureKind, JudgeDown, StopRun, TaskError
+from mpo_lite.errors import EndpointError, JudgeDown, StopRun, TaskError
 from mpo_lite.files import append_rows, write_atomically
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.endpoints import Endpoints
@@ -34,7 +34,7 @@ from mpo_lite.types import Verdict
 
 CHUNK = 256
 """Rows that are judged together, and written then: what a cap leaves is on disk."""
-_NOT_JUDGED = Verdict(None, "", failure="transport")
+_NOT_JUDGED = Verdict(None, "", failure="transport", detail="scoring stopped before this row")
 Row = dict[str, Any]
 
 
@@ -55,9 +55,9 @@ def command(
     """Judge the responses of DATA (.jsonl, .csv, .parquet) by a task's rules, rubric and gold metric.
 
     DATA has the columns prompt and response (or completion), and what the task's reference is read from. Each
-    row is written with reward (null where it was not judged), gold (null where the task has none), rules
-    (which are kept) and criteria (level and reason). Every answer of the judge is cached: a stopped scoring
-    goes on.
+    row is written with reward (null where it was not judged), failure (why it was not: its kind, and what was
+    seen), gold (null where the task has none), rules (which are kept) and criteria (level and reason). Every
+    answer of the judge is cached: a stopped scoring can be resumed.
 
     \b
     mpo-lite score --task essay --judge gpt-4o-mini answers.jsonl --out scored.jsonl
@@ -85,7 +85,6 @@ def _judge(config: Config, task: Task, rows: Sequence[Row], out: Path) -> Row:
     scored_as = _scorer(task)
     models = Endpoints(config, task.persona, with_meta=False)
     scored: list[Row] = []
-    failures: Counter[FailureKind] = Counter()
     stop: StopRun | None = None
     try:
         models.check()
@@ -101,14 +100,12 @@ def _judge(config: Config, task: Task, rows: Sequence[Row], out: Path) -> Row:
                 fresh = list(map(scored_as, chunk, verdicts))
                 append_rows(out, fresh)
                 scored += fresh
-                failures.update(verdict.failure for verdict in verdicts if verdict.failure)
                 work.advance(len(chunk))
     finally:
         models.close()
     if stop:
         raise type(stop)(f"{stop}; what was judged is in {out}, and cached for the next time")
-    told = {"failures": failures, **models.spend(), "simulated_judge": SANDBOX in config.model_names}
-    return _summary(scored) | told
+    return _summary(scored) | models.spend() | {"simulated_judge": SANDBOX in config.model_names}
 
 
 def _verdicts(models: Endpoints, task: Task, rubric: Rubric, rows: Sequence[Row]) -> list[Verdict]:
@@ -137,6 +134,9 @@ def _scorer(task: Task) -> Callable[..., Row]:
             reward = verify(text, row) if verify and known else None
         return row["_given"] | {
             "reward": reward,
+            "failure": {"kind": verdict.failure, "detail": verdict.detail}
+            if verdict and verdict.failure
+            else None,
             "gold": gold(text, row) if gold and known else None,
             "rules": rules,
             "criteria": {key: asdict(one) for key, one in verdict.assessments.items()} if verdict else {},
@@ -174,9 +174,11 @@ def _reference(row: Row, column: str | None) -> str | None:
 def _summary(rows: Sequence[Row]) -> Row:
     rewards = [row["reward"] for row in rows if row["reward"] is not None]
     golds = [row["gold"] for row in rows if row["gold"] is not None]
+    failures = [row["failure"]["kind"] for row in rows if row["failure"]]
     return {
         "rows": len(rows),
         "rewarded": len(rewards),
+        "failures": dict(Counter(failures)),
         "reward": statistics.fmean(rewards) if rewards else None,
         "gold": statistics.fmean(golds) if golds else None,
         "broken_rules": sum(not all(row["rules"].values()) for row in rows),
@@ -184,13 +186,13 @@ def _summary(rows: Sequence[Row]) -> Row:
 
 
 def _told(summary: Row) -> str:
-    reward, gold, failures = summary["reward"], summary["gold"], summary.get("failures")
+    reward, gold, failures = summary["reward"], summary["gold"], summary["failures"]
     parts = [
         f"{summary['rows']} rows, {summary['rewarded']} with a reward",
+        *([not_judged(sum(failures.values()), summary["rows"], failures)] if failures else []),
         *([f"reward {reward:.3f}"] if reward is not None else []),
         *([f"gold {gold:.3f}"] if gold is not None else []),
         f"{summary['broken_rules']} broke a rule",
-        *([not_judged(sum(failures.values()), summary["rows"], failures)] if failures else []),
         f"written to {summary['out']}",
         *([SIMULATED] if summary.get("simulated_judge") else []),
     ]

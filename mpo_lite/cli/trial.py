@@ -108,7 +108,8 @@ def _samples(session: Session, count: int, file: Path | None) -> list[Sample]:
         prompts = list(session.prompts.train[: max(2, count // PER_PROMPT)])
         policy = Policy("policy", session.config, None)
         each = count // len(prompts)
-        found = answers(policy, session.task, [prompt for prompt in prompts for _ in range(each)])
+        asked = [prompt for prompt in prompts for _ in range(each)]
+        found = [(prompt, one.text) for prompt, one in answers(policy, session.task, asked)]
     else:
         rows = islice(responses(file), count)
         found = sorted(((row["prompt"], text) for _, row, text in rows), key=lambda row: row[0])

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import inf
 from typing import Any, Protocol, TypeVar, cast
 
+from mpo_lite.activity import activity
 from mpo_lite.llm.structured import Schema, object_schema
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Verdict
 
 MAX_REASON = 2000
-TOKENS_PER_CRITERION = 96
-"""Room for one reason and level; a long rubric raises the reply's limit accordingly."""
+"""Characters of a reason that are kept."""
+REASON_CHARS = 300
+"""Characters of a reason that are asked for: without a bound, small models ramble up to the token limit."""
+TOKENS_PER_REASON, TOKENS_PER_REPLY = 160, 64
+"""Room for a reason with its level, and for what is around them. A third of a reason's characters, and twice
+that for scripts that take more tokens."""
+LONGEST_BATCH = 9
+"""A batch that keeps getting verdicts may take so many times the silence that ends one."""
+
+REASON: Schema = {"type": "string", "maxLength": REASON_CHARS}
 
 T = TypeVar("T")
 
@@ -59,29 +70,66 @@ def shortened(sample: Sample) -> Sample:
     return replace(sample, **{name: text[:kept] + gap + text[len(text) - kept :]})
 
 
-async def in_time(works: Sequence[Coroutine[Any, Any, T]], seconds: float | None, late: T) -> list[T]:
+async def in_time(
+    works: Sequence[Awaitable[T]],
+    late: T,
+    unit: str = "",
+    silence_s: float | None = None,
+    heard_at: Callable[[], float] = lambda: -inf,
+) -> list[T]:
     """Runs all works at once.
 
     Args:
         works: What to run; an error of one of them ends all.
-        seconds: When to give up those that are not done; None waits for all.
-        late: Stands in their place.
+        late: Stands in place of those that are given up.
+        unit: What a work judges, in the plural, for those who show progress; empty where the works mark
+            their own.
+        silence_s: Seconds without any result after which those that are not done are given up; so they are
+            after ``LONGEST_BATCH`` times as long in any case. None waits for all.
+        heard_at: When a result was last seen elsewhere, on the loop's clock: batches that share a backend
+            wait for each other.
 
     Returns:
         One result per work, in order.
     """
+    loop = asyncio.get_running_loop()
     tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        if tasks:
-            await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+    began = last = loop.time()
+
+    def left() -> float | None:
+        if silence_s is None:
+            return None
+        return min(max(last, heard_at()) + silence_s, began + LONGEST_BATCH * silence_s) - loop.time()
+
+    # One alone, such as an answer that is judged while others are generated, is shown by who waits for it.
+    with activity("judging", len(tasks), unit) if unit and len(tasks) > 1 else nullcontext() as shown:
+
+        def count(_: object) -> None:
+            nonlocal last
+            last = loop.time()
+            if shown:
+                shown.advance()
+
         for task in tasks:
-            if task.done() and (error := task.exception()):
-                raise error
-        return [task.result() if task.done() else late for task in tasks]
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+            task.add_done_callback(count)
+        pending = set(tasks)
+        try:
+            while pending and ((seconds := left()) is None or seconds > 0):
+                done, pending = await asyncio.wait(
+                    pending, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION
+                )
+                for task in done:
+                    task.result()  # raises what ended it
+            return [task.result() if task.done() else late for task in tasks]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def reply_room(reasons: int) -> int:
+    """Tokens that a reply with so many reasons may take."""
+    return TOKENS_PER_REPLY + TOKENS_PER_REASON * reasons
 
 
 def verdict_schema(rubric: Rubric) -> Schema:
@@ -93,9 +141,7 @@ def verdict_schema(rubric: Rubric) -> Schema:
 def _schema(levels: tuple[tuple[str, int], ...]) -> Schema:
     return object_schema(
         {
-            name: object_schema(
-                {"reason": {"type": "string"}, "level": {"type": "integer", "enum": list(range(count))}}
-            )
+            name: object_schema({"reason": REASON, "level": {"type": "integer", "enum": list(range(count))}})
             for name, count in levels
         }
     )

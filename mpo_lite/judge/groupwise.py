@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from mpo_lite.errors import CallFailed
 from mpo_lite.judge.base import (
-    TOKENS_PER_CRITERION,
     Sample,
-    in_time,
     parse_verdict,
+    reply_room,
     verdict_schema,
 )
 from mpo_lite.judge.pointwise import PointwiseJudge
@@ -47,13 +46,12 @@ class GroupwiseJudge:
         """See ``Judge.verdicts``."""
         parts = groups(samples, self.group_size)
         # A group that is late is as many verdicts that are.
-        judged = await in_time(
-            [self._group(group, rubric) for group in parts], self.single.batch_s, list[Verdict]()
-        )
+        works = [self._group(group, rubric) for group in parts]
+        judged = await self.single.in_time(works, list[Verdict](), "groups of answers")
         return [
             verdict
             for group, verdicts in zip(parts, judged, strict=True)
-            for verdict in verdicts or [self.single.none("transport", rubric)] * len(group)
+            for verdict in verdicts or [self.single.late(rubric)] * len(group)
         ]
 
     async def _group(self, group: list[Sample], rubric: Rubric) -> list[Verdict]:
@@ -65,9 +63,9 @@ class GroupwiseJudge:
             found = await self.single.client.ask(self.call([group[place] for place in order], rubric))
         except CallFailed as failure:
             _log.debug("a group was not judged: %s", failure)
-            if failure.kind != "transport":
+            if failure.kind not in ("transport", "timeout"):
                 return await self.single.verdicts(group, rubric)
-            return [self.single.none(failure.kind, rubric)] * len(group)
+            return [self.single.none(failure, rubric)] * len(group)
         verdicts = {
             place: self.single.verdict(assessments, rubric)
             for place, assessments in zip(order, found, strict=True)
@@ -97,10 +95,9 @@ class GroupwiseJudge:
             names=", ".join(names),
             completions=answers,
         )
-        needed = TOKENS_PER_CRITERION * len(rubric.criteria) * len(shown)
-        backend = replace(single.backend, max_tokens=max(single.backend.max_tokens, needed))
         schema = object_schema(dict.fromkeys(names, verdict_schema(rubric)))
-        return Call(backend, single.purpose, messages, schema, parse, single.draw)
+        room = reply_room(len(rubric.criteria) * len(shown))
+        return Call(single.backend, single.purpose, messages, schema, parse, single.draw, room)
 
 
 def groups(samples: Sequence[Sample], size: int) -> list[list[Sample]]:

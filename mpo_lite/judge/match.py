@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mpo_lite.errors import CallFailed, FailureKind
-from mpo_lite.judge.base import in_time
+from mpo_lite.judge.base import REASON, in_time, reply_room
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
@@ -64,7 +64,7 @@ class MatchJudge:
         Raises:
             StopRun: A cap is reached, or the judge refuses for good.
         """
-        return await in_time([self._winner(pair) for pair in pairs], None, Played(None, "timeout"))
+        return await in_time([self._winner(pair) for pair in pairs], Played(None, "timeout"), "pairs")
 
     async def _winner(self, pair: Pair) -> Played:
         try:
@@ -92,7 +92,5 @@ class MatchJudge:
             first=fence("completion", pair.first, key),
             second=fence("completion", pair.second, key),
         )
-        schema = object_schema(
-            {"reason": {"type": "string"}, "winner": {"type": "string", "enum": list(_WINNERS)}}
-        )
-        return Call(self.backend, "judge", messages, schema, parse)
+        schema = object_schema({"reason": REASON, "winner": {"type": "string", "enum": list(_WINNERS)}})
+        return Call(self.backend, "judge", messages, schema, parse, room=reply_room(1))

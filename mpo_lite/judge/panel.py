@@ -34,7 +34,7 @@ class Panel:
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
         works = [judge.verdicts(samples, rubric) for judge in self.members.values()]
-        found = await in_time(works, None, list[Verdict]())
+        found = await in_time(works, list[Verdict]())
         return [combine(dict(zip(self.members, each, strict=True))) for each in zip(*found, strict=True)]
 
 

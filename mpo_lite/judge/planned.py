@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from mpo_lite.errors import CallFailed
-from mpo_lite.judge.base import Sample, in_time
+from mpo_lite.judge.base import Sample
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.structured import object_schema
@@ -23,7 +23,7 @@ from mpo_lite.types import Verdict
 
 MAX_PLAN = 4000
 PLAN_TOKENS = 1024
-"""Room for a plan, at least."""
+"""Room for a plan."""
 
 _log = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ class PlannedJudge:
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
         works = [self._verdict(sample, rubric) for sample in samples]
-        return await in_time(works, self.single.batch_s, late=self.single.none("transport", rubric))
+        return await self.single.in_time(works, self.single.late(rubric), "answers")
 
     async def _verdict(self, sample: Sample, rubric: Rubric) -> Verdict:
         try:
             plan = await self.single.client.ask(self.plan(sample, rubric))
         except CallFailed as failure:
             _log.debug("no plan: %s", failure)
-            return self.single.none(failure.kind, rubric)
+            return self.single.none(failure, rubric)
         return await self.single.judged(sample, rubric, plan)
 
     def plan(self, sample: Sample, rubric: Rubric) -> Call[str]:
@@ -69,6 +69,5 @@ class PlannedJudge:
             rubric=rubric.render(sample.cluster),
             task=fence("task", sample.prompt, single.client.cache.nonce_key),
         )
-        backend = replace(single.backend, max_tokens=max(single.backend.max_tokens, PLAN_TOKENS))
-        schema = object_schema({"plan": {"type": "string"}})
-        return Call(backend, single.purpose, messages, schema, parse, single.draw)
+        schema = object_schema({"plan": {"type": "string", "maxLength": MAX_PLAN}})
+        return Call(single.backend, single.purpose, messages, schema, parse, single.draw, PLAN_TOKENS)

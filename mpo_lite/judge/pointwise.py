@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from mpo_lite.errors import CallFailed, FailureKind
+from mpo_lite.errors import CallFailed
 from mpo_lite.judge.base import (
-    TOKENS_PER_CRITERION,
     Sample,
+    T,
     in_time,
     parse_verdict,
+    reply_room,
     shortened,
     verdict_schema,
 )
@@ -38,7 +39,7 @@ class PointwiseJudge:
         client: Asks the model.
         backend: The judge's model.
         persona: Who the judge is to be, from the task.
-        batch_s: Seconds after which completions not judged yet count as not judged.
+        batch_s: Seconds without any verdict after which what is missing counts as not judged; None waits.
         draw: Tells replicates of one judge apart.
         purpose: What the ledger counts its calls as.
     """
@@ -53,28 +54,38 @@ class PointwiseJudge:
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
         works = [self.judged(sample, rubric) for sample in samples]
-        return await in_time(works, self.batch_s, late=self.none("transport", rubric))
+        return await self.in_time(works, self.late(rubric), "answers")
+
+    async def in_time(self, works: Sequence[Awaitable[T]], late: T, unit: str) -> list[T]:
+        """Runs works of this judge for as long as there are verdicts; see ``base.in_time``."""
+        return await in_time(works, late, unit, self.batch_s, lambda: self.client.checked_at)
 
     def verdict(self, assessments: dict[str, Assessment], rubric: Rubric) -> Verdict:
         """The verdict that assessments of all criteria make."""
         return Verdict(rubric.reward(assessments), rubric.set_hash, assessments, judge=self.backend.label)
 
-    def none(self, failure: FailureKind, rubric: Rubric) -> Verdict:
-        """The record that there is no verdict."""
-        return Verdict(None, rubric.set_hash, failure=failure, judge=self.backend.label)
+    def none(self, failure: CallFailed, rubric: Rubric) -> Verdict:
+        """The record that there is no verdict, and why."""
+        kind, detail = failure.kind, failure.detail
+        return Verdict(None, rubric.set_hash, failure=kind, detail=detail, judge=self.backend.label)
+
+    def late(self, rubric: Rubric) -> Verdict:
+        """The verdict on what was not judged when the batch had to end."""
+        return self.none(CallFailed("timeout", "not judged when the time for the batch was over"), rubric)
 
     async def judged(self, sample: Sample, rubric: Rubric, plan: str = "") -> Verdict:
         """Judges one sample, by a plan if there is one; shortened as often as it must be to fit."""
-        failed: FailureKind = "context"
+        failed: CallFailed | None = None
         for _ in range(1 + CUTS):
             try:
                 return self.verdict(await self.client.ask(self.call(sample, rubric, plan)), rubric)
             except CallFailed as failure:
                 _log.debug("not judged: %s", failure)
-                failed = failure.kind
-            if failed != "context":
+                failed = failure
+            if failed.kind != "context":
                 break
             sample = shortened(sample)
+        assert failed
         return self.none(failed, rubric)
 
     def call(self, sample: Sample, rubric: Rubric, plan: str = "") -> Call[dict[str, Assessment]]:
@@ -94,6 +105,5 @@ class PointwiseJudge:
             task=fence("task", sample.prompt, key),
             completion=fence("completion", sample.completion, key),
         )
-        room = max(self.backend.max_tokens, TOKENS_PER_CRITERION * len(rubric.criteria))
-        backend = replace(self.backend, max_tokens=room)
-        return Call(backend, self.purpose, messages, verdict_schema(rubric), parse, self.draw)
+        room = reply_room(len(rubric.criteria))
+        return Call(self.backend, self.purpose, messages, verdict_schema(rubric), parse, self.draw, room)

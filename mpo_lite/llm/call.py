@@ -26,6 +26,7 @@ class Call(Generic[T]):
         schema: JSON Schema of the answer.
         parse: Checks the answer's object and makes the value; ValueError for one that is not as asked. Calls
             that are equal otherwise must have equal ones: they share an answer.
+        room: Longest reply in tokens, unless the backend has a limit of its own.
         draw: Distinguishes calls with equal text that shall get answers of their own: a batch index, a
             replicate.
     """
@@ -36,6 +37,12 @@ class Call(Generic[T]):
     schema: Schema
     parse: Callable[[dict[str, Any]], T]
     draw: str = ""
+    room: int = 1024
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest reply in tokens."""
+        return self.backend.max_tokens or self.room
 
     @property
     def key(self) -> str:
@@ -44,7 +51,7 @@ class Call(Generic[T]):
             backend=self.backend.label,
             messages=self.messages,
             temperature=self.backend.temperature,
-            max_tokens=self.backend.max_tokens,
+            max_tokens=self.max_tokens,
             schema=self.schema,
             draw=self.draw,
         )

@@ -13,7 +13,8 @@ import json
 import logging
 import time
 from dataclasses import replace
-from typing import Any, NoReturn
+from math import inf
+from typing import Any, NoReturn, cast
 
 from mpo_lite.errors import CallFailed
 from mpo_lite.llm.budget import Budget
@@ -22,14 +23,18 @@ from mpo_lite.llm.call import Call, T
 from mpo_lite.llm.coalesce import Coalesced
 from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.models import Backend
+from mpo_lite.llm.patience import Patience
+from mpo_lite.llm.reading import Reading
 from mpo_lite.llm.sender import Sender
-from mpo_lite.llm.structured import Rung, blank_loop, object_schema, parse_object
+from mpo_lite.llm.structured import Rung, object_schema, parse_object
 from mpo_lite.llm.transport import Reply
 from mpo_lite.prompts import fence, render
 from mpo_lite.types import Message
 
 GRACE_S = 10.0
 """How long closing waits for answers in flight before it gives them up."""
+
+_TOO_LONG = "it was cut off at the token limit; keep every text in it under fifteen words"
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +48,10 @@ class Client:
         budget: Caps on spend, calls and tokens.
         concurrency: Attempts in flight per backend, at most.
         timeout_s: Seconds per attempt.
-        verdict_s: Seconds per call, all attempts and waits from the first attempt on.
+        verdict_s: Seconds without any answer of a backend after which calls to it are given up.
+
+    Attributes:
+        checked_at: When the last checked answer came, on the loop's clock; -inf before the first.
     """
 
     def __init__(
@@ -57,7 +65,7 @@ class Client:
     ) -> None:
         self.cache, self.ledger, self.budget = cache, ledger, budget
         self.cache_hits = 0
-        self._verdict_s = verdict_s
+        self.checked_at = -inf
         self._sender = Sender(ledger, budget, concurrency, timeout_s, verdict_s)
         # SQLite blocks: it never runs on the loop.
         self._read = Coalesced(cache.get_all)
@@ -88,13 +96,12 @@ class Client:
         """
         tiny = replace(backend, max_tokens=16)
         call = Call(tiny, "check", [Message(role="user", content="Reply with the word: ready")], {}, dict)
+        patience = self._sender.patience(backend)
+        asked = self._sender.send(call, call.messages, patience, rung="text", max_tokens=16, attempts=2)
         try:
-            async with asyncio.timeout(None) as clock:
-                await self._sender.send(call, call.messages, clock, rung="text", max_tokens=16, attempts=2)
-        except TimeoutError:
-            raise CallFailed("transport", f"no answer within {self._verdict_s:g} s") from None
+            await patience.wait(asked)
         except CallFailed as error:
-            if error.kind == "transport":
+            if error.kind in ("transport", "timeout"):
                 raise
 
     async def probe(self, backend: Backend) -> Rung:
@@ -107,11 +114,8 @@ class Client:
         schema = object_schema({"ready": {"type": "boolean"}})
         asked = Message(role="user", content='Reply with the JSON object {"ready": true} and nothing else.')
         call = Call(replace(backend, max_tokens=64), "check", [asked], schema, _ready)
-        try:
-            async with asyncio.timeout(None) as clock:
-                await self._parsed(call, clock)
-        except TimeoutError:
-            raise CallFailed("transport", f"no answer within {self._verdict_s:g} s") from None
+        patience = self._sender.patience(backend)
+        await patience.wait(self._parsed(call, patience))
         return self._sender.habits(backend).rungs()[0]
 
     async def close(self) -> None:
@@ -133,16 +137,14 @@ class Client:
         stored = await self._read(key)
         if stored is not None:
             try:
-                value = _checked(call, stored["text"])
+                value = call.parse(parse_object(stored["text"]))
                 self.cache_hits += 1
                 return value
             except ValueError:
                 _log.warning("an answer in the cache does not parse any more; it is asked for again")
-        try:
-            async with asyncio.timeout(None) as clock:
-                reply, value = await self._parsed(call, clock)
-        except TimeoutError:
-            raise CallFailed("transport", f"no answer within {self._verdict_s:g} s") from None
+        patience = self._sender.patience(call.backend)
+        reply, value = await patience.wait(self._parsed(call, patience))
+        self.checked_at = asyncio.get_running_loop().time()
         entry = {
             "text": reply.text,
             "model": call.backend.model,
@@ -153,53 +155,51 @@ class Client:
         await self._write((key, entry))
         return value
 
-    async def _parsed(self, call: Call[T], clock: asyncio.Timeout) -> tuple[Reply, T]:
-        """Asks, asks once more in another form if the answer does not parse, then has it mended once."""
+    async def _parsed(self, call: Call[T], patience: Patience) -> tuple[Reply, T]:
+        """Asks, asks once more in another way if the reply is of no use, then has it repaired once."""
         habits = self._sender.habits(call.backend)
-        rung, max_tokens = habits.rungs()[0], call.backend.max_tokens
-        reply, problem = None, ""
+        rung, limit, messages = habits.rungs()[0], call.max_tokens, call.messages
+        reading: Reading[T] | None = None
         for seed in (None, 1):
-            reply, rung = await self._sender.send(
-                call, call.messages, clock, rung=rung, max_tokens=max_tokens, seed=seed
+            reading, rung = await self._sender.send(
+                call, messages, patience, rung=rung, max_tokens=limit, seed=seed
             )
-            if reply.refused:
-                raise CallFailed("refusal", f"{call.backend.model} declined to answer")
-            if reply.thinks:
+            if reading.reply.thinks:
                 habits.thinks()
-            if reply.finish_reason == "length" and blank_loop(reply.text):
-                problem, rung = "filled with white space", "text"
+            if reading.failure is None:
+                return reading.reply, cast(T, reading.value)
+            if reading.failure == "refusal":
+                _give_up(call, reading)
+            # At temperature 0 the same request would get the same reply.
+            if reading.blank:
+                rung = "text"
                 habits.loops()
-            elif reply.finish_reason == "length" or not reply.text.strip():
-                problem, max_tokens = "cut at the token limit, or empty", 2 * max_tokens
+            elif not reading.reply.text.strip():
+                limit *= 2  # thoughts that nobody is shown may have taken all of it
+            elif reading.failure == "cut":
+                limit *= 2
+                messages = _again(call.messages, _TOO_LONG)
             else:
-                try:
-                    return reply, _checked(call, reply.text)
-                except ValueError as error:
-                    # At temperature 0 the same request would get the same answer.
-                    problem, rung = str(error), _next(habits.rungs(), rung)
-        return await self._repaired(call, reply, problem, clock)
+                messages = _again(call.messages, reading.problem)
+                # An object with the right keys shows that this way of asking for it works.
+                rung = rung if reading.formed else _next(habits.rungs(), rung)
+        assert reading
+        return await self._repaired(call, reading, patience)
 
-    async def _repaired(
-        self, call: Call[T], reply: Reply | None, problem: str, clock: asyncio.Timeout
-    ) -> tuple[Reply, T]:
-        if reply is None or not reply.text.strip() or reply.finish_reason == "length":
-            _give_up(call, problem)
+    async def _repaired(self, call: Call[T], broken: Reading[T], patience: Patience) -> tuple[Reply, T]:
+        if not broken.reply.text.strip() or broken.reply.finish_reason == "length":
+            _give_up(call, broken)
         messages = render(
             "judge/repair",
-            problem=problem,
+            problem=broken.problem,
             schema=json.dumps(call.schema),
-            reply=fence("reply", reply.text[:20_000], self.cache.nonce_key),
+            reply=fence("reply", broken.reply.text[:20_000], self.cache.nonce_key),
         )
         rung = self._sender.habits(call.backend).rungs()[0]
-        mended, _ = await self._sender.send(
-            call, messages, clock, rung=rung, max_tokens=call.backend.max_tokens
-        )
-        if mended.refused:
-            raise CallFailed("refusal", f"{call.backend.model} declined to mend its answer")
-        try:
-            return mended, _checked(call, mended.text)
-        except ValueError as error:
-            _give_up(call, str(error))
+        repaired, _ = await self._sender.send(call, messages, patience, rung=rung, max_tokens=call.max_tokens)
+        if repaired.failure:
+            _give_up(call, repaired)
+        return repaired.reply, cast(T, repaired.value)
 
 
 def _ready(data: dict[str, Any]) -> bool:
@@ -213,9 +213,20 @@ def _next(rungs: list[Rung], rung: Rung) -> Rung:
     return rungs[min(rungs.index(rung) + 1, len(rungs) - 1)] if rung in rungs else rungs[-1]
 
 
-def _checked(call: Call[T], text: str) -> T:
-    return call.parse(parse_object(text))
+def _again(messages: list[Message], problem: str) -> list[Message]:
+    """The conversation, and at its end why the last reply to it was of no use."""
+    *before, last = messages
+    wish = render("judge/again", problem=problem)[0]["content"]
+    # Not a message of its own: some chat templates take no two of one role in a row.
+    return [*before, Message(role=last["role"], content=f"{last['content']}\n\n{wish}")]
 
 
-def _give_up(call: Call[Any], problem: str) -> NoReturn:
-    raise CallFailed("parse", f"{call.backend.model} gave no usable answer: {problem}")
+def _give_up(call: Call[Any], reading: Reading[Any]) -> NoReturn:
+    assert reading.failure
+    if reading.failure == "refusal":
+        raise CallFailed("refusal", f"{call.backend.model} declined to answer")
+    raise CallFailed(
+        reading.failure,
+        f"{call.backend.model} gave no usable answer: {reading.problem}",
+        reading.reply.text,
+    )

@@ -14,7 +14,7 @@ from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from mpo_lite.errors import CallFailed, EndpointError
+from mpo_lite.errors import CallFailed, EndpointError, FailureKind
 from mpo_lite.llm.models import Backend
 from mpo_lite.types import Message
 
@@ -55,20 +55,27 @@ class Retryable(Exception):
         retry_after: Seconds the server asks to wait, or None.
         overload: The server is there and has too much to do.
         billed: The model may have worked for it, so that it may be charged.
+        kind: What it is where it stays so: ``timeout`` or ``transport``.
     """
 
     def __init__(
-        self, message: str, retry_after: float | None = None, overload: bool = False, billed: bool = False
+        self,
+        message: str,
+        retry_after: float | None = None,
+        overload: bool = False,
+        billed: bool = False,
+        kind: FailureKind = "transport",
     ) -> None:
         super().__init__(message)
         self.retry_after, self.overload, self.billed = retry_after, overload, billed
+        self.kind: FailureKind = kind
 
 
 class ParameterRefused(Exception):
     """The model takes the call without ``parameter`` only."""
 
     def __init__(self, parameter: str) -> None:
-        super().__init__(parameter)
+        super().__init__(f"does not take {parameter}")
         self.parameter = parameter
 
 
@@ -111,7 +118,13 @@ def meaning(
         seen = f"{where}: no connection (is the server up, and the address right?)"
     else:
         seen = f"{where}: {type(error).__name__}{f' ({status})' if status else ''}"
-    return Retryable(seen, _retry_after(error), overload=status == 429, billed=_lost(error, status, text))
+    return Retryable(
+        seen,
+        _retry_after(error),
+        overload=status == 429,
+        billed=_lost(error, status, text),
+        kind="timeout" if status in (408, 504) else "transport",
+    )
 
 
 def _bad_request(

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpo_lite.llm.structured import LADDER, Rung, Schema, form
+from mpo_lite.llm.structured import LADDER, Rung, Schema, form, without_bounds
 
 THINKING_ROOM = 8192
 """Tokens added to the limit of a model that thinks: providers count its thoughts against the limit."""
@@ -21,7 +21,7 @@ class Habits:
 
     Attributes:
         model: Its name.
-        refused: Rungs of the ladder and parameters it does not take.
+        refused: Rungs of the ladder and parameters it does not take; ``bounds`` are those of schemas.
         room: Tokens to add to the answer's limit.
     """
 
@@ -39,6 +39,7 @@ class Habits:
         self, rung: Rung, schema: Schema, max_tokens: int, temperature: float, seed: int | None
     ) -> dict[str, Any]:
         """A request's parameters, without those it refuses."""
+        schema = without_bounds(schema) if "bounds" in self.refused else schema
         limit = "max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"
         wanted = {"temperature": temperature, "seed": seed, **form(rung, schema)}
         kept = {
@@ -46,14 +47,26 @@ class Habits:
         }
         return {limit: max_tokens, **kept}
 
-    def refuses(self, parameter: str, rung: Rung) -> Rung:
-        """Remembers a refusal of ``parameter`` in a request on ``rung``; gives the rung to go on with."""
-        what = rung if parameter in form(rung, {}) else parameter
+    def refuses(self, parameter: str, rung: Rung, bounded: bool) -> Rung:
+        """Remembers a refusal of ``parameter`` in a request on ``rung``; gives the rung to go on with.
+
+        Args:
+            parameter: What the model does not take.
+            rung: How it was asked.
+            bounded: Whether the request's schema had bounds. Messages seldom say that it is those a provider
+                refuses, so a refused schema is tried once more without them.
+        """
+        what: str = parameter
+        if parameter in form(rung, {}):
+            what = "bounds" if bounded and rung == "json_schema" else rung
         if what not in self.refused:
             self.refused.add(what)
             _log.warning("%s does not take %s; left out from now on", self.model, what)
-        lower = LADDER[LADDER.index(rung) :]
-        return next(each for each in lower if each not in self.refused)
+        return self.allowed(rung)
+
+    def allowed(self, rung: Rung) -> Rung:
+        """The rung, or the next one below it that the model takes."""
+        return next(each for each in LADDER[LADDER.index(rung) :] if each not in self.refused)
 
     def thinks(self) -> None:
         """Remembers that it thinks before it answers."""

@@ -22,7 +22,9 @@ class CallRecord:
         time: Unix time at its end, in seconds.
         purpose: What it was for.
         model: Full model name.
-        outcome: ``ok``; ``overload`` where too many requests were under way; ``failed``.
+        outcome: ``ok``; ``unusable`` where the reply was not what was asked for; ``overload`` where too many
+            requests were under way; ``failed``.
+        reason: Why it was not ``ok``, in words of ours: never a prompt, a reply or a key.
         seconds: From sending to the answer.
         input_tokens: Prompt tokens, the provider-cached ones included.
         output_tokens: Answer tokens, thinking included.
@@ -42,6 +44,7 @@ class CallRecord:
     usd: float | None
     cached_tokens: int = 0
     metered: bool = True
+    reason: str = ""
 
 
 class Ledger:

@@ -1,52 +1,102 @@
-"""How many calls may be in flight at one backend: found out as TCP finds a network's capacity.
+"""How many calls may be in flight at one backend: as many as bring more answers per second.
 
-Slow start doubles the limit per round trip; the first sign of overload ends it, and from then on the limit
-creeps up and is cut once per episode of overload. Sources: TCP congestion control (RFC 5681); the figures are
-tuned on a 40 requests/s token bucket (``benchmarks/judge.py``).
+The limit moves by trials. It is raised, or lowered, and kept there if the answers per second say so. Latency
+alone would not do: a server that batches takes longer with each call in flight and yet answers more. Refusals
+(429) and time-outs cut it, once per episode of overload. After a refusal it creeps up instead: a rate limit
+is no queue, and trying costs refused calls.
+
+Sources: TCP congestion control (RFC 5681) for cuts and slow start; BBR (Cardwell et al. 2016) for the idea to
+judge by what is delivered. The figures are tuned on the servers of ``benchmarks/judge.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from math import inf
+
+from mpo_lite.llm.throughput import Meter, Round
 
 START = 16
 CUT, FIRST_CUT = 0.8, 0.5
-"""What an episode of overload leaves of the limit; the first one ends slow start, which had doubled it."""
+"""What an episode of overload leaves of the limit: of refusals after the first one, and of all others. The
+first one ends slow start, which had doubled it; time-outs cost the server work.
+"""
 GROWTH = 0.25
-"""Calls that the limit grows by per round trip, after slow start."""
+"""Calls that the limit grows by per round trip, after a refusal."""
 BUSY = 0.8
-"""Share of the limit that must be in use for a success to say that more would fit."""
+"""Share of the limit that must be in use for an answer to say anything of it."""
+DOUBLE, RAISE, LOWER = 2.0, 1.5, 0.75
+"""What a trial multiplies the limit by: in slow start, and after it."""
+LEAST_ROUND, ROUND = 4, 32
+"""Answers that make a round: as many as may be in flight, but at least 4 in slow start; after it at least 32,
+or four times the limit where that is less.
+"""
+STEEP, WORTH = 0.5, 0.1
+"""Elasticity of the answers per second at which slow start goes on, and from which a raise is worth it."""
+SLOW = 0.25
+"""Share of an attempt's time below which a queue costs nobody an answer, and is left alone."""
+SAFE, LEAST_RAISE = 0.75, 1.1
+"""Share of an attempt's time that calls may take after a raise; the smallest raise that slow start makes."""
+FIRST_REST, LAST_REST = 2, 8
+"""Rounds between trials: twice as many after each that was not kept."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place among those in flight.
+
+    Attributes:
+        taken: When, on the loop's clock.
+        answers: Answers of the backend until then.
+        in_flight: Places taken then, this one included.
+    """
+
+    taken: float
+    answers: int
+    in_flight: int
 
 
 class Limiter:
     """A limit on concurrent attempts at one backend, with a pause shared by all of them.
 
     One per backend, never shared: a slow one must not hold back another. Waiting for a retry happens outside
-    a slot. Lives on one event loop.
+    a slot. Lives on one event loop, and by its clock.
 
     Args:
         ceiling: Attempts in flight that are never exceeded, at least 1.
+        timeout_s: Seconds after which an attempt is given up.
+
+    Attributes:
+        limit: Attempts that may be in flight now; its whole part counts.
+        heard_at: When the backend last answered, on the loop's clock; -inf before.
     """
 
-    def __init__(self, ceiling: int) -> None:
+    def __init__(self, ceiling: int, timeout_s: float = inf) -> None:
         self.limit = float(min(START, ceiling))
-        self._ceiling = ceiling
-        self._in_flight = 0
+        self.heard_at = -inf
+        self._ceiling, self._timeout_s = ceiling, timeout_s
+        self._in_flight = self._answers = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._slow_start = True
-        self._cut_at = self._resume_at = 0.0
+        self._cut_at = self._resume_at = -inf
         self._timer: asyncio.TimerHandle | None = None
+        self._refused = False
+        self._meter = Meter()
+        self._slow_start, self._raise = True, True
+        self._before: tuple[float, Round] | None = None
+        self._settling = self._resting = 0
+        self._rest = FIRST_REST
+        self._gain = 0.0
 
     @asynccontextmanager
-    async def slot(self, urgent: bool = False) -> AsyncGenerator[None]:
+    async def slot(self, urgent: bool = False) -> AsyncGenerator[Place]:
         """One place among those in flight, once no pause is on.
 
         Args:
-            urgent: Goes before those that wait: a retry, whose clock is running already.
+            urgent: Goes before those that wait: what has begun ends first.
         """
         place = asyncio.get_running_loop().create_future()
         (self._waiting.appendleft if urgent else self._waiting.append)(place)
@@ -58,49 +108,129 @@ class Limiter:
                 self._leave()
             raise
         try:
-            yield
+            yield Place(_now(), self._answers, self._in_flight)
         finally:
             self._leave()
 
-    def succeeded(self) -> None:
-        """An attempt was answered: where the limit is in use, more may fit."""
-        if self._in_flight >= BUSY * self.limit:
-            self.limit += 1.0 if self._slow_start else GROWTH / self.limit
-            self.limit = min(self.limit, self._ceiling)
+    def succeeded(self, place: Place) -> None:
+        """An attempt was answered."""
+        self.heard_at = _now()
+        self._answers += 1
+        if self._refused:
+            if self._in_flight >= BUSY * self.limit:
+                self.limit = min(self._ceiling, self.limit + GROWTH / self.limit)
+            return
+        self._meter.answered(self.heard_at - place.taken)
+        if self._settling:
+            self._settling -= 1
+            if not self._settling:
+                self._meter.restart()
+            return
+        fits = int(self.limit)
+        enough = max(fits, LEAST_ROUND) if self._slow_start else max(fits, min(4 * fits, ROUND))
+        if seen := self._meter.round_of(enough):
+            self._learn(seen)
 
-    def overloaded(self, started: float, retry_after: float | None) -> None:
+    def overloaded(self, place: Place, retry_after: float | None) -> None:
         """An attempt was turned away for too many requests.
 
         Args:
-            started: Its start on ``time.monotonic``; one from before the last cut is of the same episode and
-                cuts nothing.
+            place: Its own; one from before the last cut is of the same episode and cuts nothing.
             retry_after: Seconds the server asks to wait, which then holds for all attempts; or None.
         """
-        now = time.monotonic()
-        if started >= self._cut_at:
-            cut = FIRST_CUT if self._slow_start else CUT
-            self.limit = max(1.0, cut * min(self.limit, self._in_flight))
-            self._slow_start = False
-            self._cut_at = now
+        self._cut(place, CUT if self._refused else FIRST_CUT)
+        self._refused = True
         if retry_after:
-            self._resume_at = max(self._resume_at, now + retry_after)
+            self._resume_at = max(self._resume_at, _now() + retry_after)
+
+    def timed_out(self, place: Place) -> None:
+        """An attempt was given up: a sign of overload, unless as many as were in flight with it were answered
+        meanwhile; then it was itself the long one.
+        """
+        if self._answers - place.answers < place.in_flight and self.limit > 1:
+            self._cut(place, FIRST_CUT)
+            self._slow_start = True
+
+    def _cut(self, place: Place, share: float) -> None:
+        if place.taken >= self._cut_at:
+            self._slow_start = False
+            self._move(share * min(self.limit, self._in_flight))
+            self._before, self._raise = None, True
+            self._resting = self._rest = FIRST_REST
+            self._cut_at = _now()
+
+    def _learn(self, seen: Round) -> None:
+        """Ends the trial that is on, if one is; begins the next one when it is time."""
+        if self._before is None:
+            if self._resting:
+                self._resting -= 1
+            else:
+                self._try(seen)
+            return
+        limit, before = self._before
+        self._before = None
+        ratio = seen.in_flight / before.in_flight
+        in_use = ratio > 1.05 if self._raise else ratio < 0.95 and seen.in_flight >= BUSY * int(self.limit)
+        gain = seen.gain_over(before) if in_use else 0.0
+        self._gain = min(max(gain, 0.0), 0.9)
+        self._slow_start = self._slow_start and gain >= STEEP
+        if in_use and (gain >= WORTH) == self._raise:
+            self._rest = FIRST_REST
+            self._try(seen)
+        else:
+            self._move(limit)
+            self._raise = not self._raise
+            self._resting, self._rest = self._rest, min(LAST_REST, 2 * self._rest)
+
+    def _try(self, seen: Round) -> None:
+        """Raises or lowers the limit for a trial, where it is in use and there is something to learn."""
+        # Where more calls only queue, latency grows as the limit does; the more they gain, the less it grows.
+        room = (SAFE * self._timeout_s / seen.latency) ** (1 / (1 - self._gain))
+        may_raise = self.limit < self._ceiling and room >= (LEAST_RAISE if self._slow_start else RAISE)
+        may_lower = self.limit >= 2 and seen.latency > SLOW * self._timeout_s
+        if seen.in_flight < BUSY * int(self.limit) or not (may_raise or may_lower):
+            return
+        self._raise = may_raise and (self._raise or not may_lower)
+        self._before = (self.limit, seen)
+        if self._raise:
+            factor = min(room, DOUBLE if self._slow_start else RAISE)
+            self._move(max(self.limit + 1, self.limit * factor))
+        else:
+            self._move(min(self.limit - 1, self.limit * LOWER))
+
+    def _move(self, limit: float) -> None:
+        self.limit = min(max(1.0, limit), self._ceiling)
+        self._meter.restart()
+        # The next answers are to what was sent under the old limit.
+        self._settling = 0 if self._slow_start else int(self.limit)
+
+    def _enter(self) -> None:
+        self._in_flight += 1
+        self._meter.changes(self._in_flight, _now())
 
     def _leave(self) -> None:
         self._in_flight -= 1
+        self._meter.changes(self._in_flight, _now())
         self._admit()
+        if not self._in_flight:
+            self._meter.restart()  # a burst is over; the next one has nothing in flight either
 
     def _admit(self) -> None:
         """Lets in as many as fit, or wakes up again when the pause is over."""
         while self._waiting and self._in_flight < int(self.limit):
-            if (pause := self._resume_at - time.monotonic()) > 0:
+            if (pause := self._resume_at - _now()) > 0:
                 if self._timer is None:
                     self._timer = asyncio.get_running_loop().call_later(pause, self._resume)
                 return
             place = self._waiting.popleft()
             if not place.done():
-                self._in_flight += 1
+                self._enter()
                 place.set_result(None)
 
     def _resume(self) -> None:
         self._timer = None
         self._admit()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -44,7 +44,7 @@ class Backend:
         api_base: Address of the server, or None for the provider's own.
         api_key: Key to send; never shown. None leaves it to the provider's usual variable.
         temperature: Sampling temperature of the answers.
-        max_tokens: Longest answer in tokens.
+        max_tokens: Longest answer in tokens; None leaves it to each call.
         price: See ``mpo_lite.config.Price``; None leaves it to LiteLLM's table.
     """
 
@@ -53,7 +53,7 @@ class Backend:
     api_base: str | None = None
     api_key: str | None = field(default=None, repr=False)
     temperature: float = 0.0
-    max_tokens: int = 1024
+    max_tokens: int | None = None
     price: Price | None = None
 
 
@@ -118,7 +118,9 @@ def _judge(spec: Model, config: Config, environ: Mapping[str, str], key: str | N
     return _backend(spec, f"judge-{config.seed}", key, temperature, config.judge_max_tokens)
 
 
-def _backend(spec: Model, sandbox: str, key: str | None, temperature: float, max_tokens: int) -> Backend:
+def _backend(
+    spec: Model, sandbox: str, key: str | None, temperature: float, max_tokens: int | None
+) -> Backend:
     simulated = spec.model == SANDBOX
     if simulated and not spec.api_base:
         raise ConfigError(

@@ -15,18 +15,21 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from mpo_lite.errors import CallFailed
 from mpo_lite.llm import transport
 from mpo_lite.llm.budget import Budget
-from mpo_lite.llm.call import Call
+from mpo_lite.llm.call import Call, T
 from mpo_lite.llm.failures import ParameterRefused, Retryable
 from mpo_lite.llm.habits import Habits
 from mpo_lite.llm.ledger import CallRecord, Ledger
 from mpo_lite.llm.limiter import Limiter
 from mpo_lite.llm.models import Backend
-from mpo_lite.llm.structured import Rung
-from mpo_lite.llm.transport import Reply
+from mpo_lite.llm.patience import Patience
+from mpo_lite.llm.reading import Reading, read
+from mpo_lite.llm.structured import Rung, without_bounds
 from mpo_lite.types import Message
 
 ATTEMPTS = 5
-"""Attempts per request at failures that may pass. A full server is no failure: the call's time ends those."""
+"""Attempts per request at failures that may pass. A refusal for too many requests is none: those end with the
+call's patience.
+"""
 MAX_WAIT_S = 60.0
 LEAST_ROOM = 512
 """Tokens added for thinking that are worth asking for, where a context is too small for more."""
@@ -42,7 +45,7 @@ class Sender:
         budget: Caps on spend, calls and tokens.
         concurrency: Attempts in flight per backend, at most.
         timeout_s: Seconds per attempt.
-        verdict_s: Seconds per call, from its first attempt on.
+        verdict_s: Seconds without any answer of a backend after which calls to it are given up.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class Sender:
     ) -> None:
         self._ledger, self._budget = ledger, budget
         self._timeout_s, self._verdict_s = timeout_s, verdict_s
-        self._limiters: defaultdict[str, Limiter] = defaultdict(lambda: Limiter(concurrency))
+        self._limiters: defaultdict[str, Limiter] = defaultdict(lambda: Limiter(concurrency, timeout_s))
         self._habits: dict[str, Habits] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -58,30 +61,34 @@ class Sender:
         """What is known of a model's ways."""
         return self._habits.setdefault(backend.label, Habits(backend.model))
 
+    def patience(self, backend: Backend) -> Patience:
+        """How long a new call to a backend waits."""
+        return Patience(self._limiters[backend.label], self._verdict_s, backend.model)
+
     async def send(
         self,
-        call: Call[Any],
+        call: Call[T],
         messages: list[Message],
-        clock: asyncio.Timeout,
+        patience: Patience,
         *,
         rung: Rung,
         max_tokens: int,
         seed: int | None = None,
         attempts: int = ATTEMPTS,
-    ) -> tuple[Reply, Rung]:
+    ) -> tuple[Reading[T], Rung]:
         """One request, retried while its failure may pass; what the model refuses is left out for good.
 
         Args:
             call: What is asked, of whom.
             messages: The conversation; not the call's own where an answer is to be mended.
-            clock: The call's time; set off by its first attempt.
+            patience: The call's.
             rung: How to ask for the object.
             max_tokens: Longest answer.
             seed: Seed to send, or None.
             attempts: How many failures end it.
 
         Returns:
-            The reply, and the rung it was asked on in the end.
+            The reply with what it comes to, and the rung it was asked on in the end.
 
         Raises:
             CallFailed: No reply; or the sample is refused, or too long.
@@ -89,26 +96,30 @@ class Sender:
             BudgetReached: The call does not fit under a cap.
         """
         habits = self.habits(call.backend)
-        room = habits.room
+        room, bounded = habits.room, False
+
+        def request() -> dict[str, Any]:
+            nonlocal rung, bounded
+            rung, bounded = habits.allowed(rung), "bounds" not in habits.refused
+            return habits.parameters(rung, call.schema, max_tokens + room, call.backend.temperature, seed)
+
         while True:
-            parameters = habits.parameters(
-                rung, call.schema, max_tokens + room, call.backend.temperature, seed
-            )
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(Retryable), stop=_stop(attempts), wait=_wait, reraise=True
             )
             try:
-                reply: Reply = await retrying(self._attempt, call, messages, parameters, clock)
+                reading: Reading[T] = await retrying(self._attempt, call, messages, request, patience)
                 habits.fits(room)
-                return reply, rung
+                return reading, rung
             except ParameterRefused as refusal:
-                rung = habits.refuses(refusal.parameter, rung)
+                bounded = bounded and without_bounds(call.schema) != call.schema
+                rung = habits.refuses(refusal.parameter, rung, bounded)
             except CallFailed as failure:
                 if failure.kind != "context" or not room:
                     raise
                 room = room // 2 if room > LEAST_ROOM else 0
             except Retryable as error:
-                raise CallFailed("transport", f"{error}, {attempts} times") from None
+                raise CallFailed(error.kind, f"{error}, {attempts} times") from None
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -120,38 +131,39 @@ class Sender:
         self,
         call: Call[Any],
         messages: list[Message],
-        parameters: dict[str, Any],
-        clock: asyncio.Timeout,
-    ) -> Reply:
-        tariff = transport.tariff(call.backend)
-        most = _most(call, messages, parameters)
+        request: Callable[[], dict[str, Any]],
+        patience: Patience,
+    ) -> Reading[Any]:
         limiter = self._limiters[call.backend.label]
         self._session = self._session or await transport.open_session()
-        async with (
-            limiter.slot(urgent=clock.when() is not None),
-            self._budget.reserve(tariff.worst(*most) if tariff else 0.0, sum(most)),
-        ):
-            started, loop = time.monotonic(), asyncio.get_running_loop()
-            if clock.when() is None:
-                clock.reschedule(loop.time() + self._verdict_s)
-            outcome: Reply | BaseException = asyncio.CancelledError()
-            try:
-                outcome = await transport.attempt(
-                    call.backend, messages, parameters, self._session, self._timeout_s
-                )
-                limiter.succeeded()
-                return outcome
-            except Retryable as error:
-                outcome = error
-                if error.overload:
-                    limiter.overloaded(started, min(error.retry_after or 0.0, MAX_WAIT_S))
-                raise
-            except Exception as error:
-                outcome = error
-                raise
-            finally:
-                record = _record(call, outcome, time.monotonic() - started, tariff, most)
-                self._ledger.record(record)
+        async with limiter.slot(urgent=patience.begun) as place:
+            # Made only now: while this call waited, others may have shown what the model refuses.
+            parameters = request()
+            tariff, most = transport.tariff(call.backend), _most(call, messages, parameters)
+            async with self._budget.reserve(tariff.worst(*most) if tariff else 0.0, sum(most)):
+                started, patience.begun = time.monotonic(), True
+                outcome: Reading[Any] | BaseException = asyncio.CancelledError()
+                try:
+                    reply = await transport.attempt(
+                        call.backend, messages, parameters, self._session, self._timeout_s
+                    )
+                    limiter.succeeded(place)
+                    outcome = read(call, reply)
+                    return outcome
+                except Retryable as error:
+                    outcome, patience.last = error, str(error)
+                    if error.overload:
+                        limiter.overloaded(place, min(error.retry_after or 0.0, MAX_WAIT_S))
+                    elif error.kind == "timeout":
+                        limiter.timed_out(place)
+                        patience.begun = False  # it waits its turn again: most likely it is a long one
+                    raise
+                except Exception as error:
+                    outcome = error  # turned down: nothing was worked out, and nothing is charged
+                    raise
+                finally:
+                    record = _record(call, outcome, time.monotonic() - started, tariff, most)
+                    self._ledger.record(record)
 
 
 def _most(call: Call[Any], messages: list[Message], parameters: dict[str, Any]) -> tuple[int, int]:
@@ -167,7 +179,7 @@ def _most(call: Call[Any], messages: list[Message], parameters: dict[str, Any]) 
 
 def _record(
     call: Call[Any],
-    outcome: Reply | BaseException,
+    outcome: Reading[Any] | BaseException,
     seconds: float,
     tariff: transport.Tariff | None,
     most: tuple[int, int],
@@ -175,7 +187,8 @@ def _record(
     """What an attempt cost. Without usage, and where the model may have worked in vain, the worst case: what
     may have been charged must not slip past a cap.
     """
-    reply = outcome if isinstance(outcome, Reply) else None
+    reading = outcome if isinstance(outcome, Reading) else None
+    reply = reading.reply if reading else None
     retry = outcome if isinstance(outcome, Retryable) else None
     lost = isinstance(outcome, asyncio.CancelledError) or (retry is not None and retry.billed)
     sent, received = most if reply or lost else (0, 0)
@@ -189,7 +202,8 @@ def _record(
         time=time.time(),
         purpose=call.purpose,
         model=call.backend.model,
-        outcome="ok" if reply else "overload" if retry and retry.overload else "failed",
+        outcome=_outcome(outcome),
+        reason=reading.problem if reading else str(outcome) or "given up before it was answered",
         seconds=round(seconds, 4),
         input_tokens=sent,
         cached_tokens=reply.cached_tokens if reply else 0,
@@ -197,6 +211,13 @@ def _record(
         metered=metered or not sent,
         usd=usd,
     )
+
+
+def _outcome(outcome: Reading[Any] | BaseException) -> str:
+    """In a word, for the ledger."""
+    if isinstance(outcome, Reading):
+        return "unusable" if outcome.failure else "ok"
+    return "overload" if isinstance(outcome, Retryable) and outcome.overload else "failed"
 
 
 def _stop(attempts: int) -> Callable[[RetryCallState], bool]:

@@ -18,6 +18,10 @@ Rung = Literal["json_schema", "tool", "json_object", "text"]
 LADDER: tuple[Rung, ...] = ("json_schema", "tool", "json_object", "text")
 """Ways to ask for an object, strictest first; the last one always works."""
 
+BOUNDS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "pattern"})
+"""Keywords that bound texts and lists. Guided decoding that honours them keeps a model from rambling; some
+providers refuse a schema that has any."""
+
 MAX_ANSWER = 256 * 1024
 MAX_DEPTH = 16
 
@@ -32,6 +36,16 @@ def object_schema(properties: Mapping[str, Schema]) -> Schema:
         "required": list(properties),
         "additionalProperties": False,
     }
+
+
+def without_bounds(schema: Schema) -> Schema:
+    """The schema without ``BOUNDS``: what a provider takes that refuses those."""
+    kept = {key: value for key, value in schema.items() if key not in BOUNDS}
+    if isinstance(kept.get("properties"), dict):
+        kept["properties"] = {name: without_bounds(each) for name, each in kept["properties"].items()}
+    if isinstance(kept.get("items"), dict):
+        kept["items"] = without_bounds(kept["items"])
+    return kept
 
 
 def form(rung: Rung, schema: Schema) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from mpo_lite.types import Message
 
 CONNECTIONS = 512
 """Sockets per process; above the concurrency ceiling, so that queueing for one never counts as a timeout."""
+MARGIN_S = 5.0
+"""Seconds that LiteLLM's own time-out is longer, so that ours is the one that ends an attempt."""
 
 
 class Tariff(NamedTuple):
@@ -146,7 +148,7 @@ async def attempt(
                 messages=_cacheable(messages, backend),
                 api_base=backend.api_base,
                 api_key=backend.api_key,
-                timeout=timeout_s,
+                timeout=timeout_s + MARGIN_S,
                 num_retries=0,
                 max_retries=0,
                 shared_session=session,
@@ -156,7 +158,7 @@ async def attempt(
             )
         return _reply(response)
     except TimeoutError:
-        raise Retryable(f"no whole answer within {timeout_s:g} s", billed=True) from None
+        raise Retryable(f"no whole answer within {timeout_s:g} s", billed=True, kind="timeout") from None
     except asyncio.CancelledError:
         raise
     except Exception as error:  # noqa: BLE001 - LiteLLM raises classes of all its providers

@@ -200,7 +200,8 @@ class MetaJudge:
                 raise ValueError(first_problem(error)) from error
 
         messages = render(f"meta/{template}", **values)
-        return await self.client.ask(Call(self.backend, "meta", messages, schema, checked, draw=draw))
+        call = Call(self.backend, "meta", messages, schema, checked, draw, _ROOM[template])
+        return await self.client.ask(call)
 
     def _shown(self, rubric: Rubric, cluster: str = "") -> dict[str, str]:
         return {"purpose": self.purpose, "rubric": rubric.render(cluster)}
@@ -220,6 +221,16 @@ class MetaJudge:
         return fence(tag, text, self.client.cache.nonce_key)
 
 
+_ROOM = {
+    "prescreen": 256,
+    "analyse": 512,
+    "compare": 512,
+    "guide": 512,
+    "refine": 2048,
+    "merge": 4096,
+    "revise": 4096,
+}
+"""Tokens that a reply may take: about twice what its prompt asks for."""
 _LIMITS = {"limit": str(MAX_CRITERIA), "words": str(drafts.MAX_WORDS)}
 
 

@@ -9,6 +9,7 @@ import torch
 from trl import GRPOConfig, RLOOConfig
 
 from mpo_lite.errors import ConfigError, refusals
+from mpo_lite.judge.base import LONGEST_BATCH
 from mpo_lite.training.callback import steps_per_batch
 from mpo_lite.training.ranks import world_size
 from mpo_lite.training.session import Session
@@ -30,6 +31,11 @@ def trainer_arguments(session: Session, output: Path) -> GRPOConfig | RLOOConfig
         ConfigError: TRL refuses a setting, or one of ``trainer`` is not the user's to set.
     """
     config = session.config
+    if not config.trainer.get("temperature", config.temperature):
+        raise ConfigError(
+            "temperature 0: greedy answers to one prompt are all the same and teach nothing; "
+            "train at 1.0, and evaluate greedily by mpo-lite eval --temperature 0"
+        )
     settings = _settings(session) | config.trainer
     fixed: dict[str, Any] = {
         "output_dir": str(output),
@@ -91,9 +97,10 @@ def _settings(session: Session) -> dict[str, Any]:
         "bf16": on_gpu if bf16 is None else bf16,
         "use_cpu": not on_gpu,
         "gradient_checkpointing": on_gpu if checkpointing is None else checkpointing,
-        # Above all that a batch may take; meta steps are waited for elsewhere (see ranks).
+        # Above all that a batch may take: two rounds and a pause, and the same once more for a fallback. Meta
+        # steps are waited for elsewhere (see ranks).
         "ddp_find_unused_parameters": False,  # an adapter has none, and PPO's value head is used outside
-        "ddp_timeout": int(1800 + 4 * config.batch_timeout + config.breaker_pause),
+        "ddp_timeout": int(1800 + 4 * LONGEST_BATCH * config.batch_timeout + 2 * config.breaker_pause),
         "logging_steps": 1,
         "disable_tqdm": True,
         "report_to": list(config.report_to or ()),

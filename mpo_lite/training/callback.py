@@ -18,7 +18,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mpo_lite.errors import ConfigError
-from mpo_lite.evaluation.generate import gold_row, sample
+from mpo_lite.evaluation.chat import Chat
+from mpo_lite.evaluation.generate import generate, gold_row
 from mpo_lite.files import append_rows, read_rows
 from mpo_lite.runs import Version, read_state, write_state
 from mpo_lite.training.evolve import Evolution
@@ -51,7 +52,7 @@ class MPOCallback(TrainerCallback):
         self._must_resume = must_resume
         self.group_size = session.config.group_size
         self.random_state: dict[str, Any] = {}
-        self.ends: set[int] = set()
+        self.chat: Chat | None = None  # of the policy, once training has begun
         self._logged: dict[str, list[float]] = {}
         self.gold: float | None = None  # as last measured
         self._every = 1
@@ -94,12 +95,14 @@ class MPOCallback(TrainerCallback):
                 "or begin a new run"
             )
         rollouts = self.session.resume(batch, saved.get("version", 0), saved.get("fell_back", False))
-        self.ends = end_tokens(kwargs["model"], kwargs["processing_class"])
+        if self.chat is None:  # a trainer of TRL's own
+            options = getattr(args, "chat_template_kwargs", None)
+            self.chat = Chat(kwargs["model"], kwargs["processing_class"], options)
         if leads():
             self.evolution.restore(saved.get("evolution", {}), batch, rollouts)
             self.session.take_anchor(self._answer(**kwargs))
         if not batch and not read_rows(self.session.run.gold):
-            self._evaluate(kwargs["model"], kwargs["processing_class"])
+            self._evaluate(kwargs["model"])
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -137,7 +140,7 @@ class MPOCallback(TrainerCallback):
             self._save_due = False
             last = state.global_step >= state.max_steps
             if last or self.session.batch % self.session.config.eval_every == 0:
-                self._evaluate(kwargs["model"], kwargs["processing_class"])
+                self._evaluate(kwargs["model"])
 
     def on_log(
         self,
@@ -189,28 +192,29 @@ class MPOCallback(TrainerCallback):
         self.evolution.at_border(answer)
         return self.session.version
 
-    def _answer(self, model: Any, processing_class: Any, **_: Any) -> Answer:
+    def _answer(self, model: Any, **_: Any) -> Answer:
         """The policy as it is now, as a function from prompts to answers."""
         session = self.session
 
         def answer(prompts: Sequence[str]) -> list[str]:
-            return sample(
+            completions = generate(
                 model,
-                processing_class,
+                self.chat,
                 [session.task.policy_messages(prompt) for prompt in prompts],
                 max_new_tokens=session.max_new_tokens,
                 temperature=session.config.temperature,
             )
+            return [one.text for one in completions]
 
         return answer
 
-    def _evaluate(self, model: Any, tokenizer: Any) -> None:
+    def _evaluate(self, model: Any) -> None:
         session = self.session
         if session.gold is None or not session.prompts.held_out or not leads():
             return  # one process alone, so that the figure does not depend on how many there are
         row = gold_row(
             model,
-            tokenizer,
+            self.chat,
             session.task,
             session.gold,
             session.prompts,
@@ -246,13 +250,6 @@ def steps_per_batch(args: TrainingArguments) -> int:
             "or batches cannot be resumed exactly"
         )
     return micro_steps // args.gradient_accumulation_steps
-
-
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """The tokens that end a completion, or fill it up after its end, as TRL takes them."""
-    ends = model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    return {token for token in (*ends, tokenizer.eos_token_id, tokenizer.pad_token_id) if token is not None}
 
 
 def random_state() -> dict[str, Any]:

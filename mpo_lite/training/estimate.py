@@ -133,7 +133,7 @@ def _meta_load(session: Session) -> Load:
         merge = (template["merge"] + shown) / chars + samples * REFINEMENT_TOKENS[level]
         screen = 2 * samples * config.prescreen * analyse
         sent.append(steps[level] * (screen + samples * (analyse + refine) + (1 + level) * merge))
-        merged = min(meta.backend.max_tokens, 2 * REFINEMENT_TOKENS[level])
+        merged = min(meta.backend.max_tokens or 4096, 2 * REFINEMENT_TOKENS[level])
         answers = samples * (ANALYSIS_TOKENS[level] + REFINEMENT_TOKENS[level])
         received.append(steps[level] * (answers + (1 + level) * merged))
     calls = [steps[level] * each for level, each in enumerate(_step_calls(session))]

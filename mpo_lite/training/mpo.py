@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mpo_lite.config import Config, Model
+from mpo_lite.evaluation.chat import Completion
 from mpo_lite.files import read_rows
 from mpo_lite.llm.models import SANDBOX, full_name
 from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run, new_folder
 from mpo_lite.tasks.data import training_order
+from mpo_lite.text import without_thinking
 from mpo_lite.training.callback import MPOCallback
 from mpo_lite.training.early import Early
 from mpo_lite.training.environment import environment
@@ -100,15 +102,17 @@ class MPO:
         """
         session, group_size = self.session, self.callback.group_size
         tasks = columns.get("task_prompt") or [text_of(prompt) for prompt in prompts]
-        samples = [session.sample(task, text_of(text)) for task, text in zip(tasks, completions, strict=True)]
+        answers = self.answers(completions, columns.get("completion_ids"))
+        samples = [session.sample(task, one.text) for task, one in zip(tasks, answers, strict=True)]
         train = columns.get("split", ["train"])[0] == "train"
         if train:
-            rollouts = score_batch(session, samples, group_size, self.early.claim())
+            truncated = [one.truncated for one in answers]
+            rollouts = score_batch(session, samples, group_size, self.early.claim(), truncated)
             if leads():
                 session.batch_row["alarms"] = self.callback.evolution.saw(rollouts)
             first = rank() * len(samples)
             rewards: list[Reward] = [rollout.reward for rollout in rollouts[first : first + len(samples)]]
-            rewards = self._less_for_the_cut(rewards, columns.get("completion_ids"))
+            rewards = self._less_for_the_cut(rewards, truncated)
         else:
             rewards = [verdict.reward for verdict in judge_samples(session, samples)]
         for function in self._extra:
@@ -139,16 +143,31 @@ class MPO:
             if (value := told.get(name)) is not None:
                 log_metric(f"mpo/{name}", float(value))
 
-    def _less_for_the_cut(self, rewards: list[Reward], ids: Sequence[Sequence[int]] | None) -> list[Reward]:
+    def answers(self, completions: list[Any], ids: Sequence[Sequence[int]] | None) -> list[Completion]:
+        """Completions as they are judged.
+
+        Args:
+            completions: B texts or conversations, as TRL gives them.
+            ids: Their tokens, B lists, which alone tell whether a completion was truncated; None where they
+                are not known.
+        """
+        chat = self.callback.chat
+        if chat is None or ids is None:
+            return [Completion(without_thinking(text_of(one)), truncated=False) for one in completions]
+        return [
+            # Of several turns with tools, only the last is the answer; the tokens are those of all of them.
+            Completion(without_thinking(text_of(one)), chat.completion(each).truncated)
+            if not isinstance(one, str) and len(one) > 1
+            else chat.completion(each)
+            for one, each in zip(completions, ids, strict=True)
+        ]
+
+    def _less_for_the_cut(self, rewards: list[Reward], truncated: Sequence[bool]) -> list[Reward]:
         """Takes the penalty off the rewards of completions that do not end with an end-of-sequence token."""
         penalty = self.session.config.missing_eos_penalty
-        if not penalty or ids is None:
-            return rewards
-        ends = self.callback.ends
-        pairs = zip(rewards, ids, strict=True)
         return [
-            reward - penalty if reward is not None and each[-1] not in ends else reward
-            for reward, each in pairs
+            reward if reward is None or not cut else reward - penalty
+            for reward, cut in zip(rewards, truncated, strict=True)
         ]
 
     def dataset(self, split: str = "train") -> Dataset:

@@ -15,10 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteriaList
 
+from mpo_lite.activity import Activity, activity
+from mpo_lite.evaluation.chat import Chat
+from mpo_lite.evaluation.generate import RowEnds
 from mpo_lite.training.mpo import MPO, text_of
+from mpo_lite.training.weight_sync import keep_frozen_weights
 
 
 class Overlap:
@@ -29,6 +32,9 @@ class Overlap:
         options: The trainer's own arguments.
     """
 
+    unsent: tuple[str, ...] = ()
+    """Beginnings of the names of weights that a generation engine does not have."""
+
     def __init__(self, mpo: MPO, *arguments: Any, **options: Any) -> None:
         if options.get("reward_funcs"):
             raise TypeError("the reward comes from mpo; give further reward functions to MPO(extra=[...])")
@@ -38,6 +44,14 @@ class Overlap:
         if options.get("train_dataset") is None:
             options["train_dataset"] = mpo.dataset("train")
         super().__init__(*arguments, **options)
+        mpo.callback.chat = Chat(self.model, self._tokenizer, self.chat_template_kwargs)
+        if getattr(self, "vllm_generation", None):
+            keep_frozen_weights(self.vllm_generation, self.unsent)
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> Any:
+        if not isinstance(prompts[0], str):
+            prompts = [self.mpo.callback.chat.conversation(prompt) for prompt in prompts]
+        return super()._tokenize_prompts(prompts)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self.model.training:
@@ -49,28 +63,28 @@ class Overlap:
         told = super()._generate(prompts)
         if self.model.training:
             completions = next(part for part in told[2:] if _are_completions(part, len(prompts)))
-            for row, completion in enumerate(completions):
-                self.mpo.early.ended(row, text_of(completion))
+            for row, one in enumerate(self.mpo.answers(completions, told[1])):
+                self.mpo.early.ended(row, one.text)
         return told
 
     def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
-        with self._watched():
+        prompt_ids = arguments[0] if arguments else options["prompt_ids"]
+        with activity("generating", total=len(prompt_ids), unit="answers") as work, self._watched(work):
             return super()._generate_single_turn(*arguments, **options)
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Has the model's ``generate`` tell of rows that end, where their text is what they decode to."""
-        tokenizer = self._tokenizer
-        parsed = any(getattr(tokenizer, name, None) for name in ("response_template", "response_schema"))
-        if parsed or not self.model.training or not self.mpo.session.config.overlap:
-            yield
-            return
-        model = self.accelerator.unwrap_model(self.model_wrapped)
-        generate = model.generate
+    def _watched(self, work: Activity) -> Iterator[None]:
+        """Has the model's ``generate`` tell of rows that end: for display, and to be judged at once."""
+        model, chat = self.accelerator.unwrap_model(self.model_wrapped), self.mpo.callback.chat
+        generate, judged = model.generate, self.model.training and self.mpo.session.config.overlap
+
+        def ended(row: int, ids: list[int]) -> None:
+            work.advance()
+            if judged:
+                self.mpo.early.ended(row, chat.completion(ids).text)
 
         def watched(**inputs: Any) -> Any:
-            start = inputs["input_ids"].shape[1]
-            watch = _Watch(start, self.eos_token_ids, tokenizer, self.mpo.early.ended)
+            watch = RowEnds(inputs["input_ids"].shape[1], chat.ends, ended)
             return generate(**inputs, stopping_criteria=StoppingCriteriaList([watch]))
 
         model.generate = watched
@@ -78,25 +92,6 @@ class Overlap:
             yield
         finally:
             del model.generate
-
-
-class _Watch(StoppingCriteria):
-    """Never stops anything; tells of each row once, at its first end-of-sequence token."""
-
-    def __init__(self, start: int, ends: list[int], tokenizer: Any, tell: Any) -> None:
-        self._start, self._ends, self._tokenizer, self._tell = start, ends, tokenizer, tell
-        self._open: torch.Tensor | None = None  # (B,) rows that have not ended
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        last = input_ids[:, -1]
-        if self._open is None:
-            self._open = torch.ones_like(last, dtype=torch.bool)
-        fresh = self._open & torch.isin(last, torch.tensor(self._ends, device=last.device))
-        self._open &= ~fresh
-        for row in fresh.nonzero().flatten().tolist():
-            ids = input_ids[row, self._start :].tolist()
-            self._tell(row, self._tokenizer.decode(ids, skip_special_tokens=True))
-        return torch.zeros_like(last, dtype=torch.bool)
 
 
 def _are_completions(part: Any, rows: int) -> bool:

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, refusals
+from mpo_lite.evaluation.chat import Chat
 from mpo_lite.tasks.spec import Task
 from mpo_lite.training.ppo import VALUE_HEAD, add_value_head
 from mpo_lite.training.session import Session
@@ -61,21 +62,39 @@ def load_policy(config: Config, precise: bool = False) -> tuple[Any, Any]:
         quantization = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
+    tokenizer = load_tokenizer(config)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
     with refusals(f"policy {config.policy!r}"):
-        tokenizer = AutoTokenizer.from_pretrained(config.policy, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             config.policy,
             dtype="auto" if precise else _dtype(config),
             quantization_config=quantization,
             trust_remote_code=False,
         )
+    if config.algorithm == "ppo":
+        add_value_head(model)
+    return model, tokenizer
+
+
+def load_tokenizer(config: Config) -> Any:
+    """The policy's tokenizer as it was published.
+
+    Raises:
+        ConfigError: It cannot be loaded, or has no chat template.
+    """
+    with refusals(f"policy {config.policy!r}"):
+        tokenizer = AutoTokenizer.from_pretrained(config.policy, trust_remote_code=False)
     if not tokenizer.chat_template:
         raise ConfigError(
             f"policy {config.policy!r}: its tokenizer has no chat template; name a chat or instruct model"
         )
-    if config.algorithm == "ppo":
-        add_value_head(model)
-    return model, tokenizer
+    return tokenizer
+
+
+def chat_of(config: Config, model: Any, tokenizer: Any) -> Chat:
+    """The policy's tokenizer with the chat template arguments that it is trained with."""
+    return Chat(model, tokenizer, config.trainer.get("chat_template_kwargs"))
 
 
 def adapter(config: Config) -> LoraConfig:
@@ -105,34 +124,32 @@ def trained_policy(config: Config, checkpoint: Path | None) -> tuple[Any, Any]:
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 
-def fitting(prompts: Sequence[str], task: Task, model: Any, tokenizer: Any, answer: int) -> tuple[str, ...]:
+def fitting(prompts: Sequence[str], task: Task, model: Any, chat: Chat, answer: int) -> tuple[str, ...]:
     """The prompts that leave room for an answer of ``answer`` tokens within the policy's context."""
-    room = model.config.max_position_embeddings - answer
-
-    def fits(prompt: str) -> bool:
-        told = tokenizer.apply_chat_template(
-            task.policy_messages(prompt), add_generation_prompt=True, return_dict=True
-        )
-        return len(told["input_ids"]) <= room
-
-    return tuple(filter(fits, prompts))
+    room = _context(model) - answer
+    return tuple(prompt for prompt in prompts if len(chat.prompt_ids(task.policy_messages(prompt))) <= room)
 
 
 def drop_long_prompts(session: Session, model: Any, tokenizer: Any) -> None:
     """Takes prompts out that leave no room for the longest answer within the policy's context."""
     before, answer = session.prompts, session.max_new_tokens
+    chat = chat_of(session.config, model, tokenizer)
     kept = {
-        name: fitting(getattr(before, name), session.task, model, tokenizer, answer)
+        name: fitting(getattr(before, name), session.task, model, chat, answer)
         for name in ("train", "held_out")
     }
     session.prompts = replace(before, **kept)
     if not session.prompts.train:
-        context = model.config.max_position_embeddings
-        raise ConfigError(f"no prompt leaves room for {answer} tokens within the policy's {context}")
+        raise ConfigError(f"no prompt leaves room for {answer} tokens within the policy's {_context(model)}")
     if dropped := len(before.train) - len(session.prompts.train):
         session.note(
             f"{dropped} of {len(before.train)} training prompts are too long for the policy and left out"
         )
+
+
+def _context(model: Any) -> int:
+    """Longest sequence of the policy in tokens."""
+    return model.config.get_text_config().max_position_embeddings
 
 
 def _dtype(config: Config) -> torch.dtype:

@@ -29,6 +29,8 @@ class PPO(Overlap, GRPOTrainer):
         options: GRPOTrainer's arguments; the adapter must save the value head.
     """
 
+    unsent = (f"{VALUE_HEAD}.",)
+
     def __init__(self, mpo: MPO, model: Any, **options: Any) -> None:
         if not hasattr(model, VALUE_HEAD):
             raise ValueError("the policy has no value head: call add_value_head(model) first")

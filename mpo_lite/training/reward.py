@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil
 
-from mpo_lite.errors import EndpointError, JudgeDown, StopRun
+from mpo_lite.activity import activity
+from mpo_lite.errors import EndpointError, FailureKind, JudgeDown, StopRun, failures_in_words
 from mpo_lite.files import JsonRow
-from mpo_lite.judge.base import Sample
+from mpo_lite.judge.base import Sample, in_time
 from mpo_lite.llm import background
 from mpo_lite.tasks.rules import rule_verdict
 from mpo_lite.training.early import Unit, Works, units
@@ -26,6 +28,14 @@ from mpo_lite.types import Rollout, Verdict
 
 TOLERATED_FAILURES = 3
 """Failures per batch that do not open the breaker, unless nothing else is in the batch."""
+
+JUDGE_FAILURES: dict[FailureKind, str] = {
+    "timeout": "lower --concurrency, raise call_timeout, or give the judge a faster server",
+    "transport": "see that the judge's server is up",
+    "cut": "raise judge_max_tokens, or name a judge that keeps to short reasons",
+    "parse": "'mpo-lite doctor' shows what the judge answers",
+}
+"""What the breaker counts, and what helps. A refusal says something of the sample, not of the judge."""
 
 Reward = float | None
 
@@ -63,7 +73,10 @@ async def _judged(session: Session, parts: Sequence[Unit], works: Works) -> list
     fresh = [part for part in parts if part not in works]
     begun = [asyncio.wrap_future(works[part]) for part in parts if part in works]
     samples = [sample for part in fresh for sample in part]
-    verdicts, *others = await asyncio.gather(session.judge.verdicts(samples, session.version.rubric), *begun)
+    unit = "groups of answers" if session.config.judge_mode == "groupwise" else "answers"
+    verdicts, others = await asyncio.gather(
+        session.judge.verdicts(samples, session.version.rubric), in_time(begun, list[Verdict](), unit)
+    )
     rest, early = iter(verdicts), iter(others)
     return [
         verdict for part in parts for verdict in (next(early) if part in works else islice(rest, len(part)))
@@ -71,7 +84,11 @@ async def _judged(session: Session, parts: Sequence[Unit], works: Works) -> list
 
 
 def score_batch(
-    session: Session, samples: Sequence[Sample], group_size: int, works: Works | None = None
+    session: Session,
+    samples: Sequence[Sample],
+    group_size: int,
+    works: Works | None = None,
+    truncated: Sequence[bool] | None = None,
 ) -> list[Rollout]:
     """Rewards one generation batch and commits the outcome to the journal before it is used.
 
@@ -81,6 +98,7 @@ def score_batch(
             completions stand together.
         group_size: Completions per prompt, G.
         works: Judgements that are under way already.
+        truncated: Of each sample, whether its end was cut off; None where that is not known.
 
     Returns:
         B rollouts: the whole batch, of all processes in the order of their ranks.
@@ -95,6 +113,7 @@ def score_batch(
         raise RuntimeError(f"batch {session.batch}: the processes differ in their rubrics or shares")
     session.share_budget()
     whole = [each for share in exchange(_known_or_judged(session, samples, works)) for each in share]
+    cut = [each for share in exchange(list(truncated or [False] * len(samples))) for each in share]
     rewards = drop_thin_groups([verdict.reward for _, verdict, _ in whole], group_size)
     rollouts = [
         Rollout(
@@ -106,8 +125,11 @@ def score_batch(
             session.version.number,
             reward,
             sample.cluster,
+            truncated=ended_early,
         )
-        for row, ((sample, verdict, _), reward) in enumerate(zip(whole, rewards, strict=True))
+        for row, ((sample, verdict, _), reward, ended_early) in enumerate(
+            zip(whole, rewards, cut, strict=True)
+        )
     ]
     if leads():
         session.run.journal(
@@ -199,6 +221,7 @@ def batch_row(rollouts: Sequence[Rollout], group_size: int) -> JsonRow:
         "words": statistics.fmean(len(rollout.completion.split()) for rollout in rollouts),
         "rows": len(rollouts),
         "judge_failures": len(failures),
+        "failures": dict(sorted(Counter(failures).items())),
         "refusals": failures.count("refusal"),
         "disagreement": statistics.fmean(differing) if differing else None,
     }
@@ -230,7 +253,8 @@ def _with_breaker(
     if whole.broken:
         pause = session.config.breaker_pause
         session.note(f"{whole}; trying those again in {pause:g} s")
-        _pause(session, pause)
+        with activity(f"waiting {pause:g} s before failed judgements are tried again"):
+            _pause(session, pause)
         failed = _failed(verdicts)
         again, _ = _round(session, [samples[row] for row in failed], batch_size)
         for row, verdict in zip(failed, again, strict=True):
@@ -239,26 +263,30 @@ def _with_breaker(
     if whole.broken:
         raise JudgeDown(
             f"{whole}, more than --max-judge-failures {session.config.max_judge_failures:g} allows; "
-            "see that the judge is up and answers in JSON"
+            f"{whole.advice}"
         )
     return verdicts
 
 
 @dataclass(frozen=True)
 class _Whole:
-    """Judgements of a batch over all processes, and how many of them failed, of which kinds."""
+    """Judgements of a batch over all processes, and the kinds of those that the judge failed at."""
 
     size: int
-    failed: int
-    kinds: tuple[str, ...]
+    failed: tuple[FailureKind, ...]
     allowed: float
 
     @property
     def broken(self) -> bool:
-        return self.failed > self.allowed
+        return len(self.failed) > self.allowed
+
+    @property
+    def advice(self) -> str:
+        """What helps against the most frequent kind."""
+        return JUDGE_FAILURES[max(JUDGE_FAILURES, key=self.failed.count)]
 
     def __str__(self) -> str:
-        return f"{self.failed} of {self.size} judgements failed ({', '.join(self.kinds)})"
+        return f"{len(self.failed)} of {self.size} not judged: {failures_in_words(self.failed)}"
 
 
 def _round(
@@ -279,13 +307,13 @@ def _round(
 
 
 def _counted(session: Session, verdicts: Sequence[Verdict], batch_size: int) -> _Whole:
-    mine = [str(verdicts[row].failure) for row in _failed(verdicts)]
+    mine = [kind for row in _failed(verdicts) if (kind := verdicts[row].failure)]
     shares = exchange((batch_size, mine))
     size = sum(share[0] for share in shares)
-    failed = [kind for share in shares for kind in share[1]]
+    failed = tuple(kind for share in shares for kind in share[1])
     tolerated = min(TOLERATED_FAILURES, size - 1)
     allowed = max(tolerated, session.config.max_judge_failures * size)
-    return _Whole(size, len(failed), tuple(sorted(set(failed))), allowed)
+    return _Whole(size, failed, allowed)
 
 
 def _pause(session: Session, seconds: float) -> None:
@@ -295,5 +323,5 @@ def _pause(session: Session, seconds: float) -> None:
 
 
 def _failed(verdicts: Sequence[Verdict]) -> list[int]:
-    """Rows the breaker counts: a refusal says something of the sample, not of the judge."""
-    return [row for row, verdict in enumerate(verdicts) if verdict.failure in ("transport", "parse")]
+    """Rows the breaker counts."""
+    return [row for row, verdict in enumerate(verdicts) if verdict.failure in JUDGE_FAILURES]

@@ -1,4 +1,4 @@
-"""A real vLLM on the CPU with a tiny random model: its verdicts are noise, its protocol is vLLM's own."""
+"""A real vLLM on the CPU: with a tiny random model, whose verdicts are noise, or with a real one."""
 
 import json
 import os
@@ -50,20 +50,23 @@ def make_model(folder: Path) -> Path:
 
 
 @contextmanager
-def serving(model: Path, logs: Path, structured: dict[str, object] | None = None) -> Iterator[str]:
+def serving(
+    model: Path | str, logs: Path, structured: dict[str, object] | None = None, name: str = "tiny"
+) -> Iterator[str]:
+    """Serves ``model`` under ``name``; gives the API base."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = ["--structured-outputs-config", json.dumps(structured)] if structured else []
-    command = [os.environ["TEST_VLLM"], "serve", str(model), "--served-model-name", "tiny"]
+    command = [os.environ["TEST_VLLM"], "serve", str(model), "--served-model-name", name]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "16384"]
     command += ["--dtype", "bfloat16", "--enforce-eager", *flags]
     environ = os.environ | {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1" if name == "tiny" else "3",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1" if name == "tiny" else str(os.cpu_count()),
     }
     log = logs / "server.log"
     with log.open("w") as out:

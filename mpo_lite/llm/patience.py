@@ -1,0 +1,58 @@
+"""How long a call waits: not by a clock of its own, but for as long as its backend answers anybody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from mpo_lite.errors import CallFailed
+from mpo_lite.llm.limiter import Limiter
+
+T = TypeVar("T")
+
+
+class Patience:
+    """What a call waits for.
+
+    A server may be slow because it is busy; what it has not come to yet is no failure. It is one once the
+    server has answered nothing at all for some time.
+
+    Args:
+        limiter: The backend's: knows when it last answered.
+        silence_s: Seconds without any answer of the backend after which the call is given up.
+        model: The backend's model, for the message.
+
+    Attributes:
+        begun: Whether an attempt has been sent.
+        last: What the last failed attempt ended by; empty where there is none.
+    """
+
+    def __init__(self, limiter: Limiter, silence_s: float, model: str) -> None:
+        self.begun = False
+        self.last = ""
+        self._limiter, self._silence_s, self._model = limiter, silence_s, model
+        self._since = asyncio.get_running_loop().time()
+
+    async def wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of ``work``.
+
+        Raises:
+            CallFailed: ``timeout``: the backend has been silent for too long.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            while (left := self._left()) > 0:
+                done, _ = await asyncio.wait([task], timeout=left)
+                if done:
+                    return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        last = f"; last attempt: {self.last}" if self.last else ""
+        raise CallFailed("timeout", f"{self._model} answered no call for {self._silence_s:g} s{last}")
+
+    def _left(self) -> float:
+        heard_at = max(self._since, self._limiter.heard_at)
+        return heard_at + self._silence_s - asyncio.get_running_loop().time()

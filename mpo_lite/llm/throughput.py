@@ -1,0 +1,58 @@
+"""How many answers per second a backend gives, and how many calls in flight it takes for that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a number of answers in a row took.
+
+    Attributes:
+        rate: Answers per second, above 0.
+        in_flight: Calls in flight on average, above 0.
+        latency: Seconds that nine of ten answers took at most.
+    """
+
+    rate: float
+    in_flight: float
+    latency: float
+
+    def gain_over(self, other: Round) -> float:
+        """Elasticity of the rate: 1 where it grew as the calls in flight did, 0 where those only queue."""
+        return log(self.rate / other.rate) / log(self.in_flight / other.in_flight)
+
+
+class Meter:
+    """Measures rounds. Time without any call in flight does not count: traffic comes in bursts."""
+
+    def __init__(self) -> None:
+        self._in_flight, self._now = 0, 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins a round."""
+        self._busy_s = self._call_s = 0.0
+        self._latencies: list[float] = []
+
+    def changes(self, in_flight: int, now: float) -> None:
+        """Tells how many calls are in flight from ``now`` on."""
+        if self._in_flight:
+            self._busy_s += now - self._now
+            self._call_s += (now - self._now) * self._in_flight
+        self._in_flight, self._now = in_flight, now
+
+    def answered(self, seconds: float) -> None:
+        """Counts an answer that took ``seconds``."""
+        self._latencies.append(seconds)
+
+    def round_of(self, answers: int) -> Round | None:
+        """The round, once it has so many answers; the next one begins then."""
+        latencies, busy_s, call_s = sorted(self._latencies), self._busy_s, self._call_s
+        if len(latencies) < answers or not call_s:
+            return None
+        self.restart()
+        slow = latencies[int(0.9 * (len(latencies) - 1))]
+        return Round(len(latencies) / busy_s, call_s / busy_s, slow)

@@ -1,0 +1,89 @@
+"""Weights on their way to a generation engine, without a change to those that are frozen.
+
+TRL merges the adapter into the base weights in place, sends them, and subtracts it again. In bfloat16 the
+subtraction does not undo the sum: the frozen weights, and with them the reference policy, drift with every
+sync. Here each adapted layer is merged on a copy of its own, one at a time, while TRL passes over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+
+def keep_frozen_weights(engine: Any, unsent: tuple[str, ...] = ()) -> None:
+    """Has a ``VLLMGeneration`` of TRL's send merged copies.
+
+    Args:
+        engine: The engine, changed in place.
+        unsent: Beginnings of the names of weights that the engine's model does not have.
+    """
+    passing = engine._iter_named_params
+
+    def merged() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, data in merged_weights(engine.model, passing):
+            if not name.startswith(unsent):
+                yield name, data
+
+    engine._iter_named_params = merged
+
+
+def merged_weights(model: Any, passing: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights of a policy under their names in the engine, the adapter merged in.
+
+    Args:
+        model: The policy.
+        passing: Gives name and data of each weight that is sent; TRL's ``_iter_named_params``.
+
+    Raises:
+        RuntimeError: TRL did not pass over all adapted layers, or not over the weights themselves.
+    """
+    if not isinstance(model, PeftModel):
+        yield from passing()
+        return
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    adapted = {
+        data.data_ptr(): (layer, name)
+        for layer in layers
+        for name, data in layer.get_base_layer().named_parameters(recurse=False)
+    }
+    left = {layer.get_base_layer().weight.data_ptr() for layer in layers}
+    with _unmerged(model):
+        for name, data in passing():
+            left.discard(data.data_ptr())
+            if data.data_ptr() in adapted:
+                data = _merged(*adapted[data.data_ptr()])
+            yield name, data
+    if left:
+        raise RuntimeError(f"the weight sync left out {len(left)} adapted layers; please report this")
+
+
+@contextmanager
+def _unmerged(model: Any) -> Iterator[None]:
+    """Has the model's own merging do nothing."""
+    model.merge_adapter = model.unmerge_adapter = lambda: None
+    try:
+        yield
+    finally:
+        del model.merge_adapter, model.unmerge_adapter
+
+
+def _merged(layer: Any, name: str) -> torch.Tensor:
+    """A parameter of a layer with the adapter merged in, as a copy; the layer is left as it was."""
+    base = layer.get_base_layer()
+    # Merging replaces a weight's data, and the whole parameter, marked as unquantised, where it has 4 bits.
+    before = [(one, each, each.data, dict(vars(each))) for one, each in base.named_parameters(recurse=False)]
+    try:
+        layer.merge(safe_merge=True)  # peft's word for: on a copy
+        return getattr(base, name).data
+    finally:
+        layer.merged_adapters.clear()
+        for one, parameter, data, attributes in before:
+            parameter.data = data
+            vars(parameter).update(attributes)
+            setattr(base, one, parameter)
