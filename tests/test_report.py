@@ -128,6 +128,16 @@ def test_signs_say_what_is_unhealthy(tmp_path: Path) -> None:
     }
 
 
+def test_the_report_says_why_judgements_failed(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run")
+    last = read_rows(run.metrics)[-1]
+    kinds = {"judge_failures": 9, "failures": {"cut": 2, "timeout": 7}}
+    append_rows(run.metrics, [last | kinds | {"batch": 13}])
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "not judged: 7 timed out, 2 cut off" in page
+    assert "9 judgements failed and were no reward (7 timed out, 2 cut off)." in page
+
+
 def test_gold_changes_prompt_by_prompt() -> None:
     def row(values: list[float]) -> dict[str, Any]:
         return {"samples": [{"gold": value} for value in values]}

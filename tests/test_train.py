@@ -228,7 +228,7 @@ def test_a_judge_that_fails_on_a_tenth_costs_no_other_completion_its_score(
             read_rows(tmp_path / name / "rollouts.jsonl")[:48] for name in ("healthy", "failing")
         )
         failed = [row["id"] for row in failing if row["verdict"]["failure"]]
-        assert summary["judge_failures"] >= len(failed) > 0
+        assert summary["judge_failures"] == sum(summary["failures"].values()) >= len(failed) > 0
         for before, after in zip(healthy, failing, strict=True):
             assert after["completion"] == before["completion"]
             assert after["verdict"]["reward"] == (

@@ -189,10 +189,10 @@ def _told(summary: Row) -> str:
     reward, gold, failures = summary["reward"], summary["gold"], summary["failures"]
     parts = [
         f"{summary['rows']} rows, {summary['rewarded']} with a reward",
+        *([not_judged(sum(failures.values()), summary["rows"], failures)] if failures else []),
         *([f"reward {reward:.3f}"] if reward is not None else []),
         *([f"gold {gold:.3f}"] if gold is not None else []),
         f"{summary['broken_rules']} broke a rule",
-        *([not_judged(sum(failures.values()), summary["rows"], failures)] if failures else []),
         f"written to {summary['out']}",
         *([SIMULATED] if summary.get("simulated_judge") else []),
     ]
