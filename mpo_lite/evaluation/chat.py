@@ -87,7 +87,7 @@ class Chat:
         if close in ids:
             opened = False
             ids = ids[len(ids) - ids[::-1].index(close) :]
-        if begin in ids or (opened and close is not None):
+        if begin in ids:
             return Completion("", truncated)
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         return Completion(without_thinking(text, opened), truncated)
