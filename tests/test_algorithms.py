@@ -114,7 +114,8 @@ def test_what_a_user_pays_for_a_cut_answer_is_taken_off(
 
     def watched(self: MPO, **inputs: Any) -> list[float | None]:
         told = reward(self, **inputs)
-        cut = [len(ids) == 24 for ids in inputs["completion_ids"]]
+        # As long as may be, and yet without its end: one may end with the very last token.
+        cut = [len(ids) == 24 and ids[-1] not in self.callback.chat.ends for ids in inputs["completion_ids"]]
         given.extend(zip(told, cut, strict=True))
         return told
 
