@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-"""What reasoning models put around their thinking."""
+"""What reasoning models put around their thinking; as tokens of their own, where they have such."""
+_OPENED, _CLOSED = re.compile("<think(?:ing)?>"), re.compile("</think(?:ing)?>")
 _UNSEEN = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f"
 _HALVES = r"\ud800-\udfff"  # halves of characters, which cannot be sent
 _SUSPECT = re.compile(rf"[<>\[{_UNSEEN}{_HALVES}]")
@@ -28,7 +29,7 @@ def defuse(text: str) -> str:
 
 
 def without_thinking(text: str, opened: bool = False) -> str:
-    """The answer of a reasoning model: what follows its last ``</think>``.
+    """The answer of a reasoning model: what follows the last ``</think>`` or ``</thinking>``.
 
     Args:
         text: What it wrote.
@@ -37,7 +38,8 @@ def without_thinking(text: str, opened: bool = False) -> str:
     Returns:
         The text as it is where nothing was thought; nothing where the thinking was never closed.
     """
-    _, closed, answer = text.rpartition(THINK_CLOSE)
-    if THINK_OPEN in answer or (opened and not closed):
+    closed = [mark.end() for mark in _CLOSED.finditer(text)]
+    answer = text[closed[-1] :] if closed else text
+    if _OPENED.search(answer) or (opened and not closed):
         return ""
     return answer.lstrip() if closed else text

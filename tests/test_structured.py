@@ -26,6 +26,9 @@ JSON = st.recursive(
     [
         json.dumps(GOOD),
         f"<think>hm {{}}</think>\n{json.dumps(GOOD)}",
+        f'<think>draft {{"evidence": 1}}</think>\n{json.dumps(GOOD)}',
+        f'draft {{"evidence": 1}}</think>{json.dumps(GOOD)}',  # opened by the prompt
+        json.dumps(GOOD | {"note": "it ends in <think> and </think>"}),
         f"Here you are:\n```json\n{json.dumps(GOOD, indent=2)}\n```\nDone.",
         f'First {{"a": 1}} then {json.dumps(GOOD)}',
         json.dumps(GOOD).replace("clear", "cl\nea\tr"),
@@ -40,6 +43,10 @@ def test_objects_are_found_where_models_put_them(text: str) -> None:
     ("text", "message"),
     [
         ("", "not JSON"),
+        (f"<think>perhaps {json.dumps(GOOD)}", "not JSON"),
+        (f"<thinking>perhaps {json.dumps(GOOD)}, or not", "not JSON"),
+        (f"perhaps {json.dumps(GOOD)}</think>I cannot say.", "not JSON"),
+        (f"Well. <think>perhaps {json.dumps(GOOD)}", "not JSON"),
         ("no", "not JSON"),
         ("[1]", "not a JSON object"),
         ('{"a": 1, "a": 2}', "twice"),

@@ -9,9 +9,10 @@ which every provider keeps.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, Literal, cast
+
+from mpo_lite.text import without_thinking
 
 Schema = dict[str, Any]
 Rung = Literal["json_schema", "tool", "json_object", "text"]
@@ -24,8 +25,6 @@ providers refuse a schema that has any."""
 
 MAX_ANSWER = 256 * 1024
 MAX_DEPTH = 16
-
-_THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 
 
 def object_schema(properties: Mapping[str, Schema]) -> Schema:
@@ -70,23 +69,25 @@ def blank_loop(text: str) -> bool:
 def parse_object(text: str) -> dict[str, Any]:
     """The one JSON object that ``text`` is, or that stands last in it.
 
-    ``<think>`` blocks are cut first. Raw control characters inside strings are accepted (vLLM writes them);
-    duplicate keys, NaN, infinities, depth over 16 and texts over 256 KiB are not.
+    Thinking is cut, and what was never closed is thinking to its end: a draft in it is no answer. Raw control
+    characters inside strings are accepted (vLLM writes them); duplicate keys, NaN, infinities, depth over 16
+    and texts over 256 KiB are not.
 
     Raises:
         ValueError: There is no such object; the message says what was wrong and quotes nothing.
     """
     if len(text) > MAX_ANSWER:
         raise ValueError(f"longer than {MAX_ANSWER // 1024} KiB")
-    text = _THINKING.sub("", text).strip()
+    text = text.strip()
     try:
-        return _load(text)
-    except ValueError as whole:
+        return _load(text)  # whole first: a reason may speak of thinking
+    except ValueError:
+        answer = without_thinking(text).strip()
         # A list around the object is no prose around it.
-        tail = None if text.startswith("[") else _last_object(text)
-        if tail is None or tail == text:
-            raise whole
-        return _load(tail)
+        tail = None if answer.startswith("[") else _last_object(answer)
+        if tail in (None, text):
+            raise
+    return _load(tail)
 
 
 def _load(text: str) -> dict[str, Any]:
