@@ -169,6 +169,19 @@ def test_a_cut_answer_is_asked_for_with_twice_the_room(make_client: MakeClient) 
         assert [body["max_tokens"] for body in server.requests] == [50, 100]
 
 
+def test_a_repair_can_say_that_there_is_no_verdict(make_client: MakeClient) -> None:
+    def fault(kind: str, body: Any) -> str | None:
+        if kind != "repair":
+            return "I cannot say."
+        # Guided decoding lets nothing through but a level.
+        return '{"level": 2}' if "response_format" in body else "{}"
+
+    with LLMServer(fault) as server:
+        with pytest.raises(CallFailed) as caught:
+            background.wait(make_client().ask(call(server)))
+        assert (caught.value.kind, len(server.prompts("repair"))) == ("parse", 1)
+
+
 def test_an_answer_that_stays_broken_is_mended_by_one_repair_call(make_client: MakeClient) -> None:
     def fault(kind: str, body: Any) -> str | None:
         return '{"level": 1}' if kind == "repair" else "Level: one"

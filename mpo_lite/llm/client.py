@@ -195,8 +195,10 @@ class Client:
             schema=json.dumps(call.schema),
             reply=fence("reply", broken.reply.text[:20_000], self.cache.nonce_key),
         )
-        rung = self._sender.habits(call.backend).rungs()[0]
-        repaired, _ = await self._sender.send(call, messages, patience, rung=rung, max_tokens=call.max_tokens)
+        # By the prompt alone: under guided decoding the model could not say that there is nothing to repair.
+        repaired, _ = await self._sender.send(
+            call, messages, patience, rung="text", max_tokens=call.max_tokens
+        )
         if repaired.failure:
             _give_up(call, repaired)
         return repaired.reply, cast(T, repaired.value)
