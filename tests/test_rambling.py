@@ -71,14 +71,22 @@ def test_a_schema_without_bounds_keeps_all_else(schema: dict[str, Any]) -> None:
     assert keywords(plain) == keywords(schema) - BOUNDS and names(plain) == names(schema)
 
 
-def test_bounds_that_a_model_refuses_are_left_out_from_then_on(
-    make_client: MakeClient, rubric: Rubric
-) -> None:
-    def fault(kind: str, body: Any) -> Any:
-        said = "Invalid schema for response_format 'reply': 'maxLength' is not permitted."
-        return error(400, said)() if "maxLength" in json.dumps(body) else None
+def refusing_bounds(said: str) -> Callable[[str, Any], Any]:
+    """A server's refusal of bounded schemas, in these words."""
+    return lambda kind, body: error(400, said)() if "maxLength" in json.dumps(body) else None
 
-    with LLMServer(fault) as server:
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Invalid schema for response_format 'reply': 'maxLength' is not permitted.",
+        "For 'string' type, property 'maxLength' is not supported",
+    ],
+)
+def test_bounds_that_a_model_refuses_are_left_out_from_then_on(
+    make_client: MakeClient, rubric: Rubric, said: str
+) -> None:
+    with LLMServer(refusing_bounds(said)) as server:
         client = make_client(concurrency=1)
         judge = pointwise(client, server)
         verdicts = background.wait(judge.verdicts([Sample("p", f"a{n}") for n in range(3)], rubric))
@@ -92,11 +100,7 @@ def test_bounds_that_a_model_refuses_are_left_out_from_then_on(
 def test_many_refusals_of_bounds_at_once_do_not_cost_the_schema(
     make_client: MakeClient, rubric: Rubric
 ) -> None:
-    def fault(kind: str, body: Any) -> Any:
-        said = "response_format: 'maxLength' is not supported"
-        return error(400, said)() if "maxLength" in json.dumps(body) else None
-
-    with LLMServer(fault, delay=0.1) as server:
+    with LLMServer(refusing_bounds("response_format: 'maxLength' is not supported"), delay=0.1) as server:
         client = make_client(concurrency=16)
         judge = pointwise(client, server)
         background.wait(judge.verdicts([Sample("p", f"a{n}") for n in range(12)], rubric))

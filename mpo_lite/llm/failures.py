@@ -41,7 +41,9 @@ _POLICY = re.compile(
 _FORMS = {
     "tools": re.compile(r"\btools?\b|tool_choice|function.?call", re.I),
     "response_format": re.compile(
-        r"response.?format|json.?(schema|object|mode)|output_format|structured.?output|guided|grammar", re.I
+        r"response.?format|json.?(schema|object|mode)|output_format|structured.?output|guided|grammar"
+        r"|\b(min|max)(items|length)\b",
+        re.I,
     ),
 }
 """What asks for an object → how a refusal of it reads."""
