@@ -21,10 +21,10 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
-FailureKind = Literal["timeout", "transport", "cut", "parse", "refusal", "context"]
+FailureKind = Literal["timeout", "transport", "cut", "parse", "refusal", "context", "stopped"]
 """Why a call gave no answer: it took too long; the server did not answer or answered with an error; the reply
-was cut at the token limit; it was not what was asked for; the model refused; the sample is too long. The
-breaker counts all but the last two, which say something of the sample and not of the judge."""
+was cut at the token limit; it was not what was asked for; the model refused; the sample is too long; the
+job stopped before it. The breaker counts all but the last three, which say nothing of the judge."""
 
 _FAILURES: dict[FailureKind, str] = {
     "timeout": "timed out",
@@ -33,6 +33,7 @@ _FAILURES: dict[FailureKind, str] = {
     "parse": "malformed",
     "refusal": "refused",
     "context": "too long for the judge",
+    "stopped": "not reached",
 }
 
 

@@ -111,7 +111,7 @@ def test_a_cap_keeps_what_was_judged(tmp_path: Path, capsys: Any, monkeypatch: p
         assert stopped.value.code == 3 and "out.jsonl" in capsys.readouterr().err
         scored = read_rows(out)
         assert len(scored) == 12 and all(row["reward"] is not None for row in scored[:4])
-        assert scored[-1]["reward"] is None
+        assert scored[-1]["reward"] is None and scored[-1]["failure"]["kind"] == "stopped"
 
 
 def test_score_says_what_is_wrong_with_a_file(tmp_path: Path, capsys: Any) -> None:

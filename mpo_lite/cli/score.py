@@ -34,7 +34,7 @@ from mpo_lite.types import Verdict
 
 CHUNK = 256
 """Rows that are judged together, and written then: what a cap leaves is on disk."""
-_NOT_JUDGED = Verdict(None, "", failure="transport", detail="scoring stopped before this row")
+_NOT_JUDGED = Verdict(None, "", failure="stopped", detail="scoring stopped before this row")
 Row = dict[str, Any]
 
 
