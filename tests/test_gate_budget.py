@@ -75,23 +75,23 @@ def test_what_is_told_beforehand(tmp_path: Path) -> None:
     some = told(tmp_path)
     assert (some["planned"], some["affordable"], some["first_batch"]) == (5, 2, 10)
     assert (some["gate_budget"], some["first_step"]) == (96, 52)
-    assert "covers 2 of 5 planned meta steps, the first after batch 10" in some["told"]
-    share = float(some["told"].split("gate.share=")[1])
+    assert "covers 2 of 5 planned meta steps, the first after batch 10" in some["summary"]
+    share = float(some["summary"].split("gate.share=")[1])
     assert told(tmp_path, gate={"share": share})["affordable"] == 5
     none = told(tmp_path, steps=18)
     assert (none["affordable"], none["first_batch"]) == (0, None)
-    assert none["told"].startswith("warning: no meta step: ") and "gate.share=0.19" in none["told"]
+    assert none["summary"].startswith("warning: no meta step: ") and "gate.share=0.19" in none["summary"]
     assert told(tmp_path, steps=18, gate={"share": 0.19})["affordable"] == 1
-    fewer = told(tmp_path, steps=30)["told"]
+    fewer = told(tmp_path, steps=30)["summary"]
     assert "-o gate.prompts=10" in fewer
     assert told(tmp_path, steps=30, gate={"prompts": 10})["affordable"] == 1
-    assert "--interval 4" in told(tmp_path, steps=8)["told"]
+    assert "--interval 4" in told(tmp_path, steps=8)["summary"]
 
 
 @pytest.mark.parametrize("options", [{"mode": "paper"}, {"baseline": "iter0"}, {"baseline": "autoprompt"}])
 def test_without_a_gate_there_is_no_budget(tmp_path: Path, options: dict[str, Any]) -> None:
     found = told(tmp_path, **options)
-    assert found["gate_budget"] is None and not found["told"]
+    assert found["gate_budget"] is None and not found["summary"]
     assert found["planned"] == (5 if options.get("mode") else 0)
 
 

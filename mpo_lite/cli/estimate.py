@@ -46,8 +46,8 @@ def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool,
         table.add_row(name, *counts, usd_span(row["usd"]))
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
-    if told := found["meta_steps"]["told"]:
-        console.print(f"\nMeta steps: {told}", markup=False)
+    if summary := found["meta_steps"]["summary"]:
+        console.print(f"\nMeta steps: {summary}", markup=False)
     console.print("\nAssumed:")
     for line in found["assumptions"]:
         console.print(f"- {line}", markup=False)

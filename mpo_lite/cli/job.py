@@ -113,8 +113,8 @@ def _train(session: Session, config: Config, run: Run | None, display: Display) 
         f"estimated: {low:,} to {high:,} calls, {tokens[0] / 1e6:.2g} to {tokens[1] / 1e6:.2g} million "
         f"tokens, {cost} (mpo-lite estimate says how)"
     )
-    if told := estimated["meta_steps"]["told"]:
-        session.note(told)
+    if summary := estimated["meta_steps"]["summary"]:
+        session.note(summary)
     for role, which in session.models.all:
         session.note(f"{role}: {which.model}{f' at {which.api_base}' if which.api_base else ''}")
     led(lambda: session.models.check(session.check_interrupt))

@@ -88,7 +88,7 @@ def meta_steps(session: Session) -> JsonRow:
     Returns:
         Of the regular steps, those ``planned`` and ``affordable``, and the ``first_batch`` with one (None
         without any); ``gate_budget`` and the ``first_step``'s cost in judgements (None without a gate);
-        ``told``: all that in a sentence, empty without a gate.
+        ``summary``: all that in a sentence, empty without a gate.
     """
     config, budget = session.config, gate_budget(session)
     if budget is None:
@@ -96,7 +96,7 @@ def meta_steps(session: Session) -> JsonRow:
         planned = (config.steps - 1) // config.interval if evolves else 0
         first = config.interval if planned else None
         found: JsonRow = {"planned": planned, "affordable": planned, "first_batch": first}
-        return found | {"gate_budget": None, "first_step": None, "told": ""}
+        return found | {"gate_budget": None, "first_step": None, "summary": ""}
     steps = budget.steps()
     return {
         "planned": budget.planned_steps,
@@ -104,7 +104,7 @@ def meta_steps(session: Session) -> JsonRow:
         "first_batch": steps[0] if steps else None,
         "gate_budget": budget.total,
         "first_step": budget.first,
-        "told": describe_budget(session, budget),
+        "summary": describe_budget(session, budget),
     }
 
 
