@@ -1,5 +1,6 @@
 """What a command shows while it works: no silence, nothing torn, nothing after its last line."""
 
+import errno
 import json
 import os
 import pty
@@ -236,8 +237,9 @@ def on_terminal(command: list[str]) -> tuple[str, int]:
     try:
         while part := os.read(read, 65536):
             parts.append(part)
-    except OSError:  # how a terminal says that nobody writes to it any more
-        pass
+    except OSError as error:
+        if error.errno != errno.EIO:  # how a terminal says that nobody writes to it any more
+            raise
     os.close(read)
     return b"".join(parts).decode(), process.wait()
 
