@@ -23,10 +23,11 @@ from mpo_lite.tasks.spec import Task
 if TYPE_CHECKING:
     from mpo_lite.evaluation.chat import Completion
 
+BATCH_SIZE = 64
 batch_size_option = click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    default=64,
+    default=BATCH_SIZE,
     show_default=True,
     help="Prompts generated at once; lower it where memory is short.",
 )
@@ -69,7 +70,7 @@ def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ())
 
 
 def answers(
-    policy: Policy, task: Task, prompts: Sequence[str], batch_size: int = 64
+    policy: Policy, task: Task, prompts: Sequence[str], batch_size: int = BATCH_SIZE
 ) -> list[tuple[str, Completion]]:
     """Prompts with what a policy answers, in order; those too long for it are left out.
 

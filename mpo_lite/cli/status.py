@@ -49,6 +49,7 @@ class Status:
         stream: Where to.
 
     Attributes:
+        is_live: Whether it draws on a terminal, or writes plain lines.
         frame: Makes what is shown on a terminal of the activities; by itself each is a line, once it is not
             short. None where there is nothing to frame.
     """

@@ -20,8 +20,8 @@ MAX_REASON = 2000
 REASON_CHARS = 300
 """Characters of a reason that are asked for: without a bound, small models ramble up to the token limit."""
 TOKENS_PER_REASON, TOKENS_PER_REPLY = 160, 64
-"""Room for a reason with its level, and for what is around them. A third of a reason's characters, and twice
-that for scripts that take more tokens."""
+"""Room for a reason with its level, and for what is around them. Half of a reason's characters: English takes
+a quarter, other scripts more; what is cut all the same is asked for again with twice the room."""
 LONGEST_BATCH = 9
 """A batch that keeps getting verdicts may take so many times the silence that ends one."""
 

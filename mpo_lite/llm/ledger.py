@@ -24,7 +24,8 @@ class CallRecord:
         model: Full model name.
         outcome: ``ok``; ``unusable`` where the reply was not what was asked for; ``overload`` where too many
             requests were under way; ``failed``.
-        reason: Why it was not ``ok``, in words of ours: never a prompt, a reply or a key.
+        reason: Why it was not ``ok``: in our words, or in the server's without what it repeats of prompt or
+            key.
         seconds: From sending to the answer.
         input_tokens: Prompt tokens, the provider-cached ones included.
         output_tokens: Answer tokens, thinking included.

@@ -41,7 +41,7 @@ def read(call: Call[T], reply: Reply) -> Reading[T]:
     if reply.refused:
         return Reading(reply, failure="refusal", problem="declined to answer")
     if reply.finish_reason == "length":
-        blank = Reading(reply).blank
+        blank = blank_loop(reply.text)
         problem = "filled with white space" if blank else "cut off at the token limit"
         return Reading(reply, failure="parse" if blank else "cut", problem=problem)
     if not reply.text.strip():
