@@ -17,20 +17,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
+from mpo_lite import validation
 from mpo_lite.errors import TaskError
+from mpo_lite.strict_yaml import dump_yaml
 from mpo_lite.text import defuse
 from mpo_lite.types import Assessment, text_hash
+from mpo_lite.validation import Settings, complaint, dotted, load_model
 
 VETO_FACTOR = 0.1
 """What a failed veto leaves of the reward."""
@@ -39,7 +33,6 @@ MAX_CRITERIA = 12
 MAX_LEVELS = 7
 CRITERION_ID = r"^[a-z][a-z0-9_]{0,39}$"
 MAX_CLUSTERS = 64
-MAX_FILE_BYTES = 256 * 1024
 
 
 def _defused(value: Any) -> Any:
@@ -56,7 +49,7 @@ Guidelines = Annotated[
 ]
 
 
-class Criterion(BaseModel):
+class Criterion(Settings):
     """One thing the judge looks at.
 
     Attributes:
@@ -67,8 +60,6 @@ class Criterion(BaseModel):
         kind: ``merit`` adds to the reward; a failed ``veto`` (level 0) cuts it to a tenth.
         provenance: Ids of the rollouts that asked for this criterion.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: Annotated[str, StringConstraints(pattern=CRITERION_ID)]
     description: Text
@@ -84,7 +75,7 @@ class Criterion(BaseModel):
         return self
 
 
-class Rubric(BaseModel):
+class Rubric(Settings):
     """An ordered set of criteria; immutable.
 
     Attributes:
@@ -93,11 +84,9 @@ class Rubric(BaseModel):
         clusters: Cluster of prompts → what is to be looked at in these alone.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     criteria: Annotated[tuple[Criterion, ...], Field(min_length=1, max_length=MAX_CRITERIA)]
     guidelines: Guidelines = ""
-    clusters: Annotated[dict[str, Guidelines], Field(max_length=MAX_CLUSTERS)] = {}
+    clusters: Annotated[dict[str, Guidelines], Field(default_factory=dict[str, str], max_length=MAX_CLUSTERS)]
 
     @model_validator(mode="after")
     def _is_coherent(self) -> Self:
@@ -189,6 +178,8 @@ def load_rubric(path: Path) -> Rubric:
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise TaskError(f"{path}: no such file; a rubric is a YAML file with criteria") from error
     except (OSError, UnicodeDecodeError) as error:
         raise TaskError(f"{path}: cannot read the rubric ({error})") from error
     return parse_rubric(text, where=str(path))
@@ -198,26 +189,17 @@ def parse_rubric(text: str, where: str) -> Rubric:
     """Parses the text of a rubric file; ``where`` names it in errors. Raises ``TaskError`` like
     ``load_rubric``.
     """
-    if len(text) > MAX_FILE_BYTES:
-        raise TaskError(f"{where}: larger than {MAX_FILE_BYTES // 1024} KiB; a rubric is at most a few pages")
-    try:
-        data: Any = yaml.safe_load(text)
-        return Rubric.model_validate(data)
-    except yaml.YAMLError as error:
-        raise TaskError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from error
-    except ValidationError as error:
-        raise TaskError(f"{where}: {first_problem(error)}") from error
+    return load_model(text, where, Rubric, TaskError)
 
 
 def dump_rubric(rubric: Rubric) -> str:
     """The rubric as YAML; ``parse_rubric`` gives back an equal value."""
-    data = rubric.model_dump(mode="json", exclude_defaults=True)
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
+    return dump_yaml(rubric.model_dump(mode="json", exclude_defaults=True))
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first complaint of pydantic, as ``place: what``, with the rubric's own words where they apply."""
-    problem = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
+    """What to tell of an invalid rubric, or of a model's draft of one, as ``place: what``."""
+    problem = validation.first_problem(error)
+    place = dotted(problem)
+    said = "unknown key" if problem["type"] == "extra_forbidden" else complaint(problem, Rubric)
+    return f"{place}: {said}" if place else said

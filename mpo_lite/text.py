@@ -18,6 +18,17 @@ _CONTROL = re.compile(
 )
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """A count and its noun, e.g. ``1 batch`` or ``2,000 batches``.
+
+    Args:
+        number: How many.
+        one: The noun for one.
+        several: The noun for none or several; empty: ``one`` with an s.
+    """
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
 def defuse(text: str) -> str:
     """Breaks what a chat template may take for a token of its own, and takes out text that nobody sees.
 
