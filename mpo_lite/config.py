@@ -8,19 +8,17 @@ made, so that no saved file can hold one.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
+from mpo_lite.validation import Settings
+
+DATA_ENDINGS = (".jsonl", ".csv", ".parquet")
+"""How the name of a file of prompts ends."""
 DEFAULT_POLICY = "Qwen/Qwen2.5-1.5B-Instruct"
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's PPO on 64 completions a batch. Its rewards lie in 0 to 5, ours in 0 to 1: the weights that
@@ -46,27 +44,40 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Values that a preset stands for (arXiv 2504.20157, section on training; see docs/training.md)."""
 
 
+_SECRET = re.compile(r"key|token|secret|passw|sig(nature)?$", re.IGNORECASE)
+
+
 def _plain_url(url: str) -> str:
-    """Refuses what is no http(s) URL, and URLs that carry a password: the configuration is saved with the
-    run.
+    """Refuses what is no http(s) URL, and URLs that carry a password or a key: the configuration is saved
+    with the run.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http:// or https:// address such as http://localhost:8000/v1")
-    if parts.username or parts.password:
-        raise ValueError("must not carry a password; give it as MPO_JUDGE_API_KEY or MPO_META_API_KEY")
+    if parts.username or parts.password or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query)):
+        raise ValueError("must not carry a password or key; give it as MPO_JUDGE_API_KEY or MPO_META_API_KEY")
     return url
+
+
+def _prices(value: Any) -> Any:
+    entries = cast(list[Any], value) if isinstance(value, list | tuple) else []
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) and one >= 0 for one in entries)
+    if len(entries) not in (2, 3) or not numbers:
+        raise ValueError("give USD per million input and output tokens, such as [0.15, 0.6]")
+    return value
 
 
 # Shells expand ~ in flags; in YAML and variables nobody does.
 LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]
 PathOrName = Annotated[str, AfterValidator(os.path.expanduser)]
 Url = Annotated[str, AfterValidator(_plain_url)]
-Price = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=2, max_length=3)]
+Price = Annotated[
+    tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=2, max_length=3), BeforeValidator(_prices)
+]
 """USD per million input and output tokens and, if wanted, input tokens from the provider's cache."""
 
 
-class Model(BaseModel):
+class Model(Settings):
     """A judge: its name alone, or with an address, key, price and cache name of its own.
 
     Attributes:
@@ -76,8 +87,6 @@ class Model(BaseModel):
         price: Its price.
         label: Name in cache and figures; needed where two servers serve different models under one name.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: Annotated[str, Field(min_length=1)]
     api_base: Url | None = None
@@ -117,7 +126,7 @@ Judges = Annotated[
 ]
 
 
-class Ppo(BaseModel):
+class Ppo(Settings):
     """What PPO has beyond the other algorithms, by the names of TRL's former PPOConfig.
 
     Attributes:
@@ -127,15 +136,13 @@ class Ppo(BaseModel):
         cliprange_value: How far a value may move from the one sampled under before its loss is clipped.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
     vf_coef: Annotated[float, Field(ge=0)] = 0.1
     cliprange_value: Annotated[float, Field(gt=0)] = 0.2
 
 
-class Thresholds(BaseModel):
+class Thresholds(Settings):
     """What a proposed rubric must pass before it is trained on.
 
     Attributes:
@@ -147,8 +154,6 @@ class Thresholds(BaseModel):
         share: Judgements the gate, audits and probes may take, as a share of those that training plans.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     prompts: Annotated[int, Field(ge=4)] = 12
     margin: Annotated[float, Field(ge=0, le=1)] = 0.2
     agreement: Annotated[float, Field(ge=-1, le=1)] = 0.0
@@ -157,10 +162,8 @@ class Thresholds(BaseModel):
     share: Annotated[float, Field(gt=0)] = 0.1
 
 
-class Config(BaseModel):
+class Config(Settings):
     """Everything a run can be told. Each description is also the flag's help."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     judge: Judges = Field(
         (), description="Judge: a LiteLLM model name, a short name, or 'sandbox'. Given again: a panel."
@@ -185,7 +188,19 @@ class Config(BaseModel):
     goal: str | None = Field(
         None, min_length=1, description="Instead of a task: what good answers are, in a sentence."
     )
-    data: PathOrName | None = Field(None, description="Prompts: jsonl, csv, parquet or hub id.")
+    data: PathOrName | None = Field(
+        None, description="Prompts: a .jsonl, .csv or .parquet file, or the id of a hub data set."
+    )
+    prompt_column: str | None = Field(
+        None,
+        min_length=1,
+        description="Column of the data that holds the prompt, or a template such as '$title: $text'; "
+        "default: the task's.",
+    )
+    data_subset: str | None = Field(None, min_length=1, description="Subset of a hub data set.")
+    data_split: str | None = Field(
+        None, min_length=1, description="Split of a hub data set; default: train, or the task's own."
+    )
     rubric: LocalPath | None = Field(
         None, description="First rubric instead of the task's: a YAML file, or a run, for its last rubric."
     )

@@ -30,6 +30,12 @@ def prompts_dir() -> Path:
 
 
 @cache
+def builtin_tasks() -> tuple[str, ...]:
+    """Names of the shipped tasks, sorted."""
+    return tuple(sorted(path.parent.name for path in (prompts_dir() / "tasks").glob("*/task.yaml")))
+
+
+@cache
 def _template(name: str) -> str:
     return (prompts_dir() / f"{name}.md").read_text(encoding="utf-8")
 

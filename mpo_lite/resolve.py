@@ -1,7 +1,8 @@
 """Resolves a configuration from flags, environment, ``.env`` and YAML, and names the source of what is wrong.
 
 Precedence: explicit argument or flag > ``MPO_*`` environment (``.env`` included) > YAML > preset > default,
-in the command line and in ``MPO(...)`` alike.
+in the command line and in ``MPO(...)`` alike. Paths in a file are relative to that file, all others to the
+working directory.
 """
 
 from __future__ import annotations
@@ -13,12 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from dotenv import load_dotenv
 from pydantic import ValidationError
 
-from mpo_lite.config import PRESETS, Config, Model, Ppo, Thresholds
+from mpo_lite.config import DATA_ENDINGS, PRESETS, Config
 from mpo_lite.errors import ConfigError
+from mpo_lite.prompts import builtin_tasks
+from mpo_lite.strict_yaml import Document, dump_yaml, parse_yaml
+from mpo_lite.validation import SYNONYMS, bare_type, complaint, dotted, first_problem
+
+_PATHS = ("rubric", "run_dir", "cache_dir")
+_PATHS_OR_NAMES = ("policy", "task", "data")
+_READ_FROM = {
+    "api_key": "MPO_JUDGE_API_KEY",
+    "judge_api_key": "MPO_JUDGE_API_KEY",
+    "meta_api_key": "MPO_META_API_KEY",
+}
+"""A key that somebody gives as a setting → the variable that it is read from; others: a provider's own."""
+_TOKENS = ("token", "hub_token", "push_to_hub_token", "use_auth_token")
+"""Names under which libraries take a token of the Hugging Face hub."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,7 @@ class _Given:
 
     value: Any
     origin: str
+    in_file: bool = False
 
 
 def load_config(
@@ -67,7 +82,8 @@ def explained(
     for name in Config.model_fields:
         variable = f"MPO_{name.upper()}"
         if value := environ.get(variable):
-            merged = _without(merged, name) | _flatten({name: _scalar(value)}, origin=variable)
+            read = _value(name, value, variable)
+            merged = _without(merged, name) | _flatten({name: read}, origin=variable)
     for name, value in (given or {}).items():
         if value is not None:
             merged = _without(merged, name) | _flatten({name: value}, origin=f"--{name.replace('_', '-')}")
@@ -75,26 +91,35 @@ def explained(
         name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"-o {text}: write key.path=value, for example -o gate.margin=0.1")
-        merged = _without(merged, name) | {name: _Given(_scalar(value), f"-o {name}")}
+        merged = _without(merged, name) | _flatten({name: _value(name, value, f"-o {name}")}, f"-o {name}")
+    _refuse_goal_with_task(merged)
     preset = str(merged["preset"].value) if "preset" in merged else ""
     for name, value in PRESETS.get(preset, {}).items():
         merged.setdefault(name, _Given(value, f"preset {preset}"))
-    return _validate(merged), {name: entry.origin for name, entry in merged.items()}
+    config = _validate(merged)
+    _refuse_misspelt_variables(environ, config)
+    return config, {name: entry.origin for name, entry in merged.items()}
 
 
 def save_config(config: Config) -> str:
     """The resolved configuration as YAML; ``load_config`` reads it back to an equal value."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    if config.goal is not None:
+        del values["task"]  # which a goal stands in place of
+    return dump_yaml(values)
 
 
-def _scalar(text: str) -> Any:
-    """Reads a value from a flag or variable; text that is no YAML stays text."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+def _value(name: str, text: str, where: str) -> Any:
+    """Reads a value from a variable or ``-o``: YAML, but texts and paths as they are."""
+    field = Config.model_fields.get(name)
+    if field and text and bare_type(field.annotation) in (str, Path):
         return text
-    # YAML 1.1 reads 1e-5 as text, which pydantic turns into a number where one is wanted.
-    return text if value is None and text else value
+    try:
+        return parse_yaml(text, where, ConfigError).data
+    except ConfigError:
+        if text.lstrip().startswith(("{", "[")):  # meant as YAML
+            raise
+        return text
 
 
 def _without(merged: Mapping[str, _Given], name: str) -> dict[str, _Given]:
@@ -103,51 +128,81 @@ def _without(merged: Mapping[str, _Given], name: str) -> dict[str, _Given]:
 
 
 def _flatten(
-    data: Mapping[str, Any], origin: str, lines: Mapping[str, int] | None = None, prefix: str = ""
+    data: Mapping[str, Any], origin: str, document: Document | None = None, prefix: str = ""
 ) -> dict[str, _Given]:
     """Dotted key → value; a file's values are placed by their lines."""
     flat: dict[str, _Given] = {}
     for key, value in data.items():
         path = f"{prefix}{key}"
         if isinstance(value, dict) and value:
-            flat |= _flatten(cast(dict[str, Any], value), origin, lines, f"{path}.")
+            flat |= _flatten(cast(dict[str, Any], value), origin, document, f"{path}.")
+        elif document:
+            flat[path] = _Given(value, f"{origin}:{document.line(path)}", in_file=True)
         else:
-            flat[path] = _Given(value, f"{origin}:{lines.get(path, 1)}" if lines is not None else origin)
+            flat[path] = _Given(value, origin)
     return flat
 
 
 def _from_yaml(path: Path) -> dict[str, _Given]:
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data: Any = yaml.safe_load(text)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read the configuration ({error})") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    if data is None:
+    document = parse_yaml(text, str(path), ConfigError)
+    if document.data is None:
         return {}
-    if not isinstance(data, dict):
+    if not isinstance(document.data, dict):
         raise ConfigError(f"{path}: must be a mapping of keys to values, like 'steps: 200'")
-    lines = key_lines(node)
-    return _flatten(cast(dict[str, Any], data), str(path), lines)
+    data = cast(dict[str, Any], document.data)
+    beside = {
+        name: _beside(path.parent, name, data[name]) for name in _PATHS + _PATHS_OR_NAMES if name in data
+    }
+    return _flatten(data | beside, str(path), document)
 
 
-def key_lines(node: yaml.Node | None, prefix: str = "") -> dict[str, int]:
-    """Dotted key → line number in the file, from 1."""
-    lines: dict[str, int] = {}
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            path = f"{prefix}{key.value}"
-            lines[path] = key.start_mark.line + 1
-            lines |= key_lines(value, f"{path}.")
-    return lines
+def _beside(folder: Path, name: str, value: Any) -> Any:
+    """A path of a file in ``folder``, from there; what is the name of something stays so."""
+    if not isinstance(value, str) or (name in _PATHS_OR_NAMES and value in builtin_tasks()):
+        return value
+    path = folder.absolute() / Path(value).expanduser()
+    is_path = name in _PATHS or path.exists() or (name == "data" and path.suffix in DATA_ENDINGS)
+    return str(path) if is_path else value
+
+
+def _refuse_goal_with_task(merged: Mapping[str, _Given]) -> None:
+    goal, task = merged.get("goal"), merged.get("task")
+    if goal and task and goal.value is not None:
+        raise ConfigError(
+            f"goal ({goal.origin}) stands in place of a task, but one is named ({task.origin}); leave one out"
+        )
+
+
+def _refuse_misspelt_variables(environ: Mapping[str, str], config: Config) -> None:
+    """A variable of ours that nobody reads would be noticed late, or never."""
+    fields = [name.upper() for name in Config.model_fields]
+    models = [*config.judge, *([config.judge_fallback] if config.judge_fallback else [])]
+    known = {f"MPO_{name}" for name in fields} | {one.api_key_env for one in models}
+    for variable in sorted(environ):
+        if not variable.startswith("MPO_") or variable in known or variable.endswith("_API_KEY"):
+            continue
+        name = variable.removeprefix("MPO_")
+        meant = SYNONYMS.get(name.lower(), "").upper() or _close(name, fields)
+        if meant:
+            raise ConfigError(f"{variable}: unknown setting; did you mean MPO_{meant}?")
+
+
+def _close(name: str, known: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), None)
 
 
 def _validate(merged: Mapping[str, _Given]) -> Config:
     tree: dict[str, Any] = {}
     for path, entry in merged.items():
         *parents, leaf = path.split(".")
+        if parents and leaf in _TOKENS:
+            raise ConfigError(f"{entry.origin} {path}: keys are never read from files or flags; set HF_TOKEN")
         branch: Any = tree
         for part in parents:
             branch = cast(dict[str, Any], branch).setdefault(part, {})
@@ -157,31 +212,36 @@ def _validate(merged: Mapping[str, _Given]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        path = ".".join(str(part) for part in problem["loc"])
-        raise ConfigError(_complaint(path, problem["type"], problem["msg"], merged)) from error
+        problem = first_problem(error)
+        path = dotted(problem)
+        said = _key_complaint(path) if problem["type"] == "extra_forbidden" else ""
+        said = said or complaint(problem, Config)
+        if said == "unknown key":
+            said += "; mpo-lite config show --all lists those there are"
+        raise ConfigError(f"{_place(path, merged)}: {said}") from error
 
 
-def _complaint(path: str, kind: str, message: str, merged: Mapping[str, _Given]) -> str:
-    """One line: where, which key, what is wrong, how to mend it."""
-    origin = next((entry.origin for key, entry in merged.items() if _related(path, key)), "configuration")
-    if kind != "extra_forbidden":
-        return f"{origin} {path}: {message.removeprefix('Value error, ')}"
+def _key_complaint(path: str) -> str:
+    """What to say of an unknown name that is to hold a key; empty for any other."""
     *parents, leaf = path.split(".")
-    if leaf.endswith("api_key"):
-        mend = "name the variable that holds it by api_key_env" if parents else f"set MPO_{leaf.upper()}"
-        return f"{origin} {path}: keys are never read from files or flags; {mend}"
-    level = parents[0] if parents else ""
-    levels = {"ppo": Ppo, "gate": Thresholds, "judge": Model, "judge_fallback": Model}
-    names = levels.get(level, Config).model_fields
-    return f"{origin} {path}: {unknown_key(leaf, names)}"
+    if not leaf.endswith("api_key") and leaf not in _TOKENS:
+        return ""
+    if leaf in _TOKENS:
+        mend = "set HF_TOKEN"
+    elif parents:
+        mend = "name the variable that holds it by api_key_env"
+    else:
+        mend = f"set {_READ_FROM.get(leaf, leaf.upper())}"
+    return f"keys are never read from files or flags; {mend}"
 
 
-def unknown_key(name: str, known: Iterable[str]) -> str:
-    """What is wrong with a key, and which was meant."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return "unknown key" + (f', did you mean "{close[0]}"?' if close else f"; known keys: {', '.join(names)}")
+def _place(path: str, merged: Mapping[str, _Given]) -> str:
+    """Where the value at a dotted path came from, and the path where that does not say it."""
+    key, entry = next(
+        ((key, entry) for key, entry in merged.items() if _related(path, key)),
+        ("", _Given(None, "configuration")),
+    )
+    return entry.origin if path == key and not entry.in_file else f"{entry.origin} {path}"
 
 
 def _related(path: str, key: str) -> bool:

@@ -1,12 +1,16 @@
+import time
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from mpo_lite.config import PRESETS, Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.llm.models import fallback_backend, judge_backends, meta_backend
 from mpo_lite.resolve import load_config, save_config
+from mpo_lite.strict_yaml import dump_yaml, parse_yaml
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -59,7 +63,7 @@ def test_a_preset_is_weaker_than_anything_given(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, save_config(config)), environ={}) == config
     for name, value in PRESETS["paper"].items():
         assert getattr(load_config(given={"preset": "paper"}, environ={}), name) == value
-    with pytest.raises(ConfigError, match="--preset preset"):
+    with pytest.raises(ConfigError, match="--preset: must be 'paper'"):
         load_config(given={"preset": "papper"}, environ={})
 
 
@@ -74,10 +78,11 @@ def test_an_unknown_key_is_refused_with_file_line_and_suggestion(tmp_path: Path)
 @pytest.mark.parametrize(
     ("given", "environ", "message"),
     [
-        ({"steps": 0}, {}, "--steps steps: .*greater than or equal to 1"),
-        ({}, {"MPO_STEPS": "many"}, "MPO_STEPS steps: .*valid integer"),
+        ({"steps": 0}, {}, "--steps: must be 1 or more"),
+        ({}, {"MPO_STEPS": "many"}, "MPO_STEPS: must be a whole number"),
         ({"judge_api_base": "localhost:8000"}, {}, "--judge-api-base .*http"),
         ({"judge_api_base": "http://user:secret@host/v1"}, {}, "must not carry a password"),
+        ({"judge_api_base": "http://host/v1?api_key=secret"}, {}, "must not carry a password or key"),
     ],
 )
 def test_wrong_values_name_their_source(given: dict, environ: dict, message: str) -> None:
@@ -152,7 +157,7 @@ judge_fallback: {model: openai/last, api_base: "http://localhost:9000/v1"}
             "judge: [{model: a/b, api_key: sk-1234567890}]",
             r"essay.yaml:1 judge.0.api_key: keys are never.*api_key_env",
         ),
-        ("judge: [{model: a/b, api_key_env: sk-1234567890}]", r"judge.0.api_key_env: String should match"),
+        ("judge: [{model: a/b, api_key_env: sk-1234567890}]", r"judge.0.api_key_env: must match the pattern"),
         ("judge: [{model: a/b, api_bas: x}]", r'did you mean "api_base"'),
         ("judge: [{model: a/b, price: [1]}]", r"judge.0.price"),
     ],
@@ -170,3 +175,79 @@ def test_judges_that_could_not_be_told_apart_are_refused() -> None:
         judge_backends(
             load_config(given={"judge": [{"model": "a/b", "api_key_env": "MY_KEY"}]}, environ={}), {}
         )
+
+
+NUMBERS = {"1e-4": 1e-4, "1E5": 1e5, "-2e+3": -2000.0, ".5e1": 5.0, "1.e2": 100.0, "1_000": 1000, "3": 3}
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_numbers_are_numbers_everywhere(text: str, tmp_path: Path) -> None:
+    read = load_config(write(tmp_path, f"trainer: {{warmup_ratio: {text}}}\n"), environ={})
+    told = load_config(overrides=[f"trainer.warmup_ratio={text}"], environ={})
+    variable = load_config(environ={"MPO_TRAINER": f"{{warmup_ratio: {text}}}"})
+    assert read.trainer == told.trainer == variable.trainer == {"warmup_ratio": NUMBERS[text]}
+    assert type(read.trainer["warmup_ratio"]) is type(NUMBERS[text])
+
+
+def test_texts_stay_texts() -> None:
+    environ = {"MPO_GOAL": "Stories: short, *vivid*", "MPO_RUN_DIR": "2025-04-28", "MPO_DATA": "1e5"}
+    config = load_config(environ=environ)
+    assert (config.goal, str(config.run_dir), config.data) == tuple(environ.values())
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+        max_leaves=8,
+    )
+)
+@example(["1e5", "2024-01-01", "no", "<<", "*a", "0x1", "12:30", 1e16, 1e-7])
+def test_yaml_reads_back_what_was_written(data: object) -> None:
+    assert parse_yaml(dump_yaml({"data": data}), "x", ConfigError).data == {"data": data}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: 3\nsteps: 4\n", r"essay.yaml:2: 'steps' stands here and in line 1"),
+        ("gate:\n  margin: 0.1\n  margin: 0.2\n", r"essay.yaml:3: 'margin' stands here and in line 2"),
+        ("a: &a [x, x]\nb: [*a, *a]\n", r"essay.yaml:2: aliases"),
+        ("trainer: " + "[" * 100_000, r"essay.yaml: more than 32 levels"),
+        (
+            "trainer:\n" + "".join(" " * n + "-\n" for n in range(1, 600)),
+            r"essay.yaml:33: more than 32 levels",
+        ),
+        ("steps: 3\n" + "# x\n" * 100_000, r"larger than 256 KiB"),
+        ("steps: !!int ten\n", r"not valid YAML"),
+        ("steps: !!timestamp ten\n", r"not valid YAML"),
+    ],
+)
+def test_yaml_that_is_not_read_is_refused_at_once(text: str, message: str, tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=message) as refused:
+        load_config(write(tmp_path, text), environ={})
+    assert time.monotonic() - started < 5 and "\n" not in str(refused.value)
+
+
+def test_paths_in_a_file_are_relative_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "task.yaml").touch()
+    path = folder / "experiment.yaml"
+    path.write_text("task: .\ndata: p.jsonl\nrun_dir: runs/one\nrubric: r.yaml\npolicy: me/model\n")
+    monkeypatch.chdir(tmp_path)
+    config = load_config(Path("mine/experiment.yaml"), {"cache_dir": Path("cache")}, environ={})
+    assert (config.task, config.data) == (str(folder), str(folder / "p.jsonl"))
+    assert (config.run_dir, config.rubric) == (folder / "runs/one", folder / "r.yaml")
+    assert (config.policy, config.cache_dir) == ("me/model", Path("cache"))
+    path.write_text("task: math\npolicy: sandbox\ndata: me/prompts\n")
+    for name in ("math", "sandbox"):
+        (folder / name).mkdir()
+    config = load_config(path, environ={})
+    assert (config.task, config.policy, config.data) == ("math", "sandbox", "me/prompts")
+
+
+def test_a_saved_goal_names_no_task(tmp_path: Path) -> None:
+    config = load_config(given={"goal": "Short stories."}, environ={})
+    assert load_config(write(tmp_path, save_config(config)), environ={}) == config

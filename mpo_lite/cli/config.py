@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
-from mpo_lite.cli.job import FLAGS
-from mpo_lite.cli.options import config_options, json_option, overrides_option
+from mpo_lite.cli.options import FLAGS, config_options, json_option, overrides_option
 from mpo_lite.config import Config
 from mpo_lite.resolve import explained
+from mpo_lite.strict_yaml import dump_yaml
 
 SCHEMA = "mpo-lite.schema.json"
 """Name under which YAML files look for it beside them."""
@@ -72,7 +71,7 @@ def show(
         click.echo(json.dumps(told))
         return
     for name, one in told.items():
-        text = yaml.safe_dump({name: one["value"]}, sort_keys=False, allow_unicode=True).rstrip()
+        text = dump_yaml({name: one["value"]}).rstrip()
         first, *rest = text.splitlines()
         click.echo("\n".join([f"{first}  # {one['from']}", *rest]))
     if not told:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def command(folder: Path) -> None:
         raise ConfigError(f"{folder}: is not empty; name a new folder")
     try:
         shutil.copytree(prompts_dir() / "init", folder, dirs_exist_ok=True)
-        (folder / "experiment.yaml").write_text(_experiment(folder), encoding="utf-8")
+        (folder / "experiment.yaml").write_text(_experiment(), encoding="utf-8")
         (folder / SCHEMA).write_text(config_schema(), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error})") from error
@@ -37,10 +36,10 @@ def command(folder: Path) -> None:
     click.echo(f"train it:   mpo-lite train {folder / 'experiment.yaml'}")
 
 
-def _experiment(task: Path) -> str:
+def _experiment() -> str:
     return f"""# yaml-language-server: $schema={SCHEMA}
 # Settings of a run: mpo-lite train FILE. All there are: mpo-lite train --help, mpo-lite config schema.
-task: {json.dumps(str(task))}
+task: .          # this folder: paths in this file are relative to it
 judge: gpt-4o-mini
 meta: claude
 steps: 200
