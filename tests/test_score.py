@@ -229,7 +229,7 @@ def test_a_first_task_of_ones_own_trains_as_it_is_written(tmp_path: Path, capsys
         (
             "# gold: my_metrics:quality",
             "gold: my_metrics:quality #",
-            "gold: cannot import my_metrics:quality",
+            "gold: my_metrics.py is not in ",
         ),
         ("# reference: answer ", "reference: answer #", "has no column 'answer'"),
     ],

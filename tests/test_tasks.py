@@ -10,13 +10,15 @@ import pytest
 from llm_server import LLMServer
 
 from mpo_lite.cli.main import main
+from mpo_lite.config import Config
 from mpo_lite.errors import TaskError
 from mpo_lite.files import read_rows
 from mpo_lite.prompts import prompts_dir
 from mpo_lite.runs import Run
+from mpo_lite.sandbox.data import prompts as sandbox_prompts
 from mpo_lite.tasks.data import load_prompts, mapped
 from mpo_lite.tasks.rules import rule_results, rule_verdict
-from mpo_lite.tasks.spec import DataSource, Rules, load_task
+from mpo_lite.tasks.spec import DataSource, Rules, load_task, task_of
 
 # As the hub's data sets have them.
 ROWS: dict[str, Any] = {
@@ -147,8 +149,85 @@ def test_real_problems_are_read_with_solutions_and_subjects() -> None:
     folder = os.environ.get("MPO_TEST_DATA")
     if not folder:
         pytest.skip("MPO_TEST_DATA is unset")
-    task = load_task("math")
-    prompts = load_prompts(task.data, str(Path(folder) / "math_train.jsonl"))
+    config = Config(task="math", data=str(Path(folder) / "math_train.jsonl"))
+    prompts = load_prompts(task_of(config).data)
     assert len(prompts.train) + len(prompts.held_out) >= 690
     assert len({prompts.cluster(prompt) for prompt in prompts.train}) == 7
     assert all("boxed" in prompts.row(prompt)["reference"] for prompt in prompts.held_out)
+
+
+def written(path: Path, *prompts: str) -> str:
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    return str(path)
+
+
+def test_prompts_are_held_out_where_something_uses_them(tmp_path: Path) -> None:
+    twenty = written(tmp_path / "twenty.jsonl", *(f"p{n}" for n in range(20)))
+
+    def held_out(source: DataSource) -> int:
+        prompts = load_prompts(source)
+        assert len(prompts.train) + len(prompts.held_out) == 20
+        assert not set(prompts.train) & set(prompts.held_out)
+        return len(prompts.held_out)
+
+    assert [held_out(DataSource(source=twenty, held_out=count)) for count in (None, 0, 18)] == [4, 0, 18]
+    for count in (19, 40):
+        with pytest.raises(TaskError, match=rf"held_out {count} of 20 distinct prompts leaves too few"):
+            load_prompts(DataSource(source=twenty, held_out=count))
+    # A task says whether prompts are needed beside those trained on; of other data it is a fifth at most.
+    for names, expected in (({"goal": "x"}, 0), ({"task": "essay"}, 4), ({"task": "math"}, 4)):
+        given = Config.model_validate({"data": twenty, "prompt_column": "prompt"} | names)
+        data = task_of(given).data
+        assert held_out(data.model_copy(update={"reference": None, "cluster": None})) == expected
+
+
+def test_held_out_prompts_may_be_a_file_of_their_own(tmp_path: Path) -> None:
+    written(tmp_path / "train.jsonl", "b", "a", "c", "a")
+    written(tmp_path / "others.jsonl", "e", "d")
+    told = {"name": "t", "description": "d", "purpose": "p", "persona": "q"}
+    source = {"source": "train.jsonl", "held_out_source": "others.jsonl"}
+    (tmp_path / "task.yaml").write_text(json.dumps(told | {"data": source}))
+    prompts = load_prompts(load_task(str(tmp_path)).data)
+    assert (prompts.train, prompts.held_out) == (("b", "a", "c"), ("e", "d"))
+    written(tmp_path / "others.jsonl", "e", "a")
+    with pytest.raises(TaskError, match=r"others.jsonl: holds 1 prompt of .*train.jsonl too"):
+        load_prompts(load_task(str(tmp_path)).data)
+
+
+def test_the_sandboxs_prompts_are_those_it_makes() -> None:
+    prompts = load_prompts(load_task("sandbox").data)
+    made = {split: tuple(row["prompt"] for row in sandbox_prompts(split)) for split in ("train", "held_out")}
+    assert {"train": prompts.train, "held_out": prompts.held_out} == made
+
+
+def test_flags_say_where_prompts_are(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps({"q": f"q{n}", "title": "T"}) + "\n" for n in range(6)))
+    given = {"data": str(path), "prompt_column": "$title: $q", "data_subset": "main", "data_split": "test"}
+    data = task_of(Config.model_validate({"task": "qa", "goal": None} | given)).data
+    assert (data.subset, data.split, data.prompt) == ("main", "test", "$title: $q")
+    assert (
+        "T: q0"
+        in load_prompts(task_of(Config(goal="x", data=str(path), prompt_column="$title: $q")).data).train
+    )
+    # The task's own subset and split do not hold for other data.
+    own = load_task("essay").data.model_copy(update={"split": "validation"})
+    assert own.split == "validation" and task_of(Config(task="essay", data="me/other")).data.split == "train"
+
+
+def test_a_hub_out_of_reach_is_said_in_our_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    flags = ["--judge", "openai/m", "--baseline", "iter0", "--cache-dir", str(tmp_path / "cache")]
+    for more in (
+        ["--data", "me/prompts"],
+        ["--data", written(tmp_path / "p.jsonl", *"abc"), "--policy", "me/p"],
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["train", *flags, *more, "--run-dir", str(tmp_path / "run")])
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "cannot be had from the hub (127.0.0.1 cannot be reached, and there is no copy" in said
+        assert "--policy DIR" in said and "HF_HUB_OFFLINE" not in said
+    assert "HF_HUB_OFFLINE" not in os.environ

@@ -88,8 +88,15 @@ def _config(models: Sequence[str], flags: dict[str, Any]) -> Config:
     """The flags, with task and data of the first run among the models; not its judge, who trained it."""
     run = next((Path(name) for name in models if Run(Path(name)).exists()), None)
     own = Run.open(run, {})[1] if run else None
-    brought = {"task": own.task, "goal": own.goal, "data": own.data} if own else {}
-    return load_config(None, brought | {name: value for name, value in flags.items() if value is not None})
+    given = {name: value for name, value in flags.items() if value is not None}
+    brought: dict[str, Any] = {}
+    if own:
+        brought = {
+            name: getattr(own, name) for name in ("data", "prompt_column", "data_subset", "data_split")
+        }
+        if not {"task", "goal"} & set(given):
+            brought |= {"goal": own.goal} if own.goal else {"task": own.task}
+    return load_config(None, brought | given)
 
 
 def _answers(
@@ -107,7 +114,13 @@ def _answers(
         first = next(iter(files.values()))
         prompts = [prompt for prompt in first if all(prompt in one for one in files.values())]
     else:
-        prompts = list(load_prompts(task.data, config.data).held_out)
+        found = load_prompts(task.data)
+        # What is named here is asked whole where the task holds nothing out.
+        prompts = list(found.held_out or (found.train if flags.get("data") else ()))
+        if not prompts:
+            raise ConfigError(
+                f"compare: task {task.name} holds no prompts out; name others than those trained on by --data"
+            )
     prompts = prompts[:count]
     told: Answers = {}
     for source in models:

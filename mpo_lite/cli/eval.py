@@ -20,7 +20,7 @@ from mpo_lite.tasks.spec import task_of
 
 @click.command("eval", short_help="Measure a model by a task's gold metric on held-out prompts.")
 @click.argument("model", metavar="RUN|MODEL")
-@config_options("task", "data", "temperature", "max_new_tokens")
+@config_options("task", "data", "prompt_column", "data_subset", "data_split", "temperature", "max_new_tokens")
 @click.option("--n", "count", type=click.IntRange(min=2), help="Held-out prompts, at most; default: all.")
 @batch_size_option
 @click.option("--out", type=click.Path(path_type=Path), help="File to write the answers to: .jsonl.")
@@ -42,11 +42,12 @@ def command(
     gold = task.gold_metric()
     if gold is None:
         raise ConfigError(f"task {task.name}: has no gold metric; have answers compared: mpo-lite compare")
-    prompts = load_prompts(task.data, policy.config.data)
+    prompts = load_prompts(task.data)
     told = dict(answers(policy, task, prompts.held_out[:count], batch_size))
     if len(told) < 2:
         raise ConfigError(f"{model}: fewer than 2 held-out prompts fit; name more data by --data")
     values = [gold(one.text, prompts.row(prompt)) for prompt, one in told.items()]
+    known = [value for value in values if value is not None]
     if out:
         rows = zip(told.items(), values, strict=True)
         write_atomically(out, "")
@@ -59,12 +60,12 @@ def command(
         )
     from mpo_lite.evaluation.interval import mean_interval  # loads numpy
 
-    low, high = mean_interval(values)
-    summary = {"model": policy.name, "task": task.name, "n": len(values)}
-    summary |= {"gold": statistics.fmean(values), "lo": low, "hi": high}
+    low, high = mean_interval(known)
+    summary = {"model": policy.name, "task": task.name, "n": len(known)}
+    summary |= {"gold": statistics.fmean(known), "lo": low, "hi": high}
     summary["truncated"] = sum(one.truncated for one in told.values())
     if as_json:
         click.echo(json.dumps(summary))
     else:
         told_as = f"{policy.name}: gold {summary['gold']:.3f} [{low:.3f}, {high:.3f}]"
-        click.echo(f"{told_as} on {len(values)} held-out prompts of {task.name}")
+        click.echo(f"{told_as} on {len(known)} held-out prompts of {task.name}")

@@ -13,7 +13,6 @@ from mpo_lite.cli.status import show_status
 from mpo_lite.errors import ConfigError, refusals
 from mpo_lite.report.card import model_card
 from mpo_lite.runs import Run, read_state
-from mpo_lite.tasks.hub import go_offline_without_hub
 from mpo_lite.tasks.spec import task_of
 
 
@@ -44,8 +43,6 @@ def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: boo
     if folder and folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: is not empty; name a new folder")
     with activity(f"loading policy {config.policy}"):
-        if not Path(config.policy).exists():
-            go_offline_without_hub()
         from mpo_lite.training.export import merge  # loads torch
 
     place = folder.absolute().parent if folder else None

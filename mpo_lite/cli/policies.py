@@ -17,7 +17,6 @@ from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run
-from mpo_lite.tasks.hub import go_offline_without_hub
 from mpo_lite.tasks.spec import Task
 
 if TYPE_CHECKING:
@@ -63,7 +62,10 @@ def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ())
     if not Run(path).exists():
         config = with_sandbox_policy(load_config(None, given | {"policy": source}, overrides))
         return Policy(path.name if path.exists() else source, config, None)
-    run, config = Run.open(path, given)
+    # Another task stands in place of a goal that the run was trained for.
+    task = {"task": given["task"], "goal": None} if given.get("task") else {}
+    run, config = Run.open(path, {**given, "task": None})
+    config = config.model_copy(update=task)
     if (checkpoint := run.last_checkpoint()) is None:
         raise ConfigError(f"{source}: has no checkpoint yet; go on by mpo-lite resume {source}")
     return Policy(path.resolve().name, with_sandbox_policy(config), checkpoint)
@@ -81,8 +83,6 @@ def answers(
         batch_size: Prompts that are generated at once, at most.
     """
     with activity(f"loading policy {policy.name}"):
-        if not Path(policy.config.policy).exists():
-            go_offline_without_hub()
         from mpo_lite.evaluation.generate import generate  # loads torch
         from mpo_lite.training.policy import chat_of, check_policy, fitting, trained_policy
 

@@ -1,26 +1,35 @@
-"""Prompts from the hub, from jsonl, csv and parquet files, or from a function: rows with one text column."""
+"""Prompts from the hub, or from jsonl, csv and parquet files: rows with a column that holds the prompt.
+
+Data are data: nothing that a source names is ever imported or called.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
 import random
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from typing import Any, TextIO, cast
 
 from mpo_lite.activity import activity
+from mpo_lite.config import DATA_ENDINGS
 from mpo_lite.errors import TaskError
 from mpo_lite.rubric import MAX_CLUSTERS
-from mpo_lite.tasks.hub import go_offline_without_hub
-from mpo_lite.tasks.spec import DataSource, load_function
+from mpo_lite.tasks import hub
+from mpo_lite.tasks.spec import DataSource
+from mpo_lite.text import counted
 from mpo_lite.types import text_hash
 
 Row = dict[str, Any]
-_SUFFIXES = (".jsonl", ".csv", ".parquet")
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+_NAME_IT = "; name the column that holds the prompt by --prompt-column"
+MOST_HELD_OUT = 64
+"""Prompts that are held out where the task does not say how many."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Prompts:
 
     Attributes:
         train: To train on; distinct.
-        held_out: Kept apart for the gold metric; none of them is in ``train``.
+        held_out: Kept apart for the gold metric and for comparisons; none of them is in ``train``.
         rows: Prompt → its row, with ``prompt``, ``reference`` and ``cluster`` as the task maps them.
     """
 
@@ -46,49 +55,73 @@ class Prompts:
         return str(self.row(prompt).get("cluster") or "")
 
 
-def load_prompts(data: DataSource, override: str | None = None) -> Prompts:
+def load_prompts(data: DataSource) -> Prompts:
     """Reads all prompts and sets the held-out ones apart.
 
     Which rows are held out depends on their text alone, so runs of any seed keep the same ones apart.
 
     Args:
-        data: The task's source.
-        override: A file or hub id instead of it.
+        data: Where they are.
 
     Raises:
         TaskError: The source cannot be read, or has no such column or too few rows.
     """
-    source = override or data.source
+    source = data.source
     if source is None:
         raise TaskError("the task names no data: give prompts by --data FILE.jsonl")
-    if ":" in source and not Path(source).exists():
-        function = load_function(source, "data.source")
-        parts = [mapped(_made(function, part, source), data, source) for part in ("train", "held_out")]
-        train, held_out = (tuple(dict.fromkeys(row["prompt"] for row in part)) for part in parts)
-        return Prompts(train, held_out, _by_prompt([*parts[0], *parts[1]], data, source))
-    with activity(f"loading data {source}"):
-        rows = mapped(_rows(source, data.split), data, source)
-    texts = sorted({row["prompt"] for row in rows}, key=text_hash)
-    held_out = min(data.held_out, len(texts) // 5)
+    rows = _read(source, data)
+    texts = list(dict.fromkeys(row["prompt"] for row in rows))
     if len(texts) < 2:
-        raise TaskError(f"{source}: {len(texts)} distinct prompts; at least 2 are needed")
-    return Prompts(tuple(texts[held_out:]), tuple(texts[:held_out]), _by_prompt(rows, data, source))
+        raise TaskError(f"{source}: {counted(len(texts), 'distinct prompt')}; at least 2 are needed")
+    if data.held_out_source is not None:
+        apart = _read(data.held_out_source, data)
+        held_out = tuple(dict.fromkeys(row["prompt"] for row in apart))
+        if both := set(texts) & set(held_out):
+            said = f"{counted(len(both), 'prompt')} of {source} too; held-out prompts are not trained on"
+            raise TaskError(f"{data.held_out_source}: holds {said}")
+        return Prompts(tuple(texts), held_out, _by_prompt([*rows, *apart], data, source))
+    count = _held_out(data, texts)
+    texts = sorted(texts, key=text_hash)
+    return Prompts(tuple(texts[count:]), tuple(texts[:count]), _by_prompt(rows, data, source))
 
 
-def mapped(rows: Iterable[Row], data: DataSource, source: str) -> list[Row]:
+def _read(source: str, data: DataSource) -> list[Row]:
+    with activity(f"loading data {source}"):
+        return mapped(_rows(source, data), data, source, _NAME_IT)
+
+
+def _held_out(data: DataSource, texts: Sequence[str]) -> int:
+    """How many prompts are kept out of training."""
+    if data.held_out is None:
+        return min(MOST_HELD_OUT, len(texts) // 5)
+    if data.held_out > len(texts) - 2:
+        raise TaskError(
+            f"{data.source}: held_out {data.held_out} of {counted(len(texts), 'distinct prompt')} leaves too "
+            "few to train on; at least 2 are needed"
+        )
+    return data.held_out
+
+
+def mapped(rows: Iterable[Row], data: DataSource, source: str, mend: str = "") -> list[Row]:
     """The rows, with ``prompt``, ``reference`` and ``cluster`` as the task maps them beside their columns.
+
+    Args:
+        rows: As they were read.
+        data: Names the columns.
+        source: Where they come from, for errors.
+        mend: What to say where the column of the prompt is missing.
 
     Raises:
         TaskError: A row lacks a column, or its prompt is no text; says which.
     """
-    return [_mapped(row, data, f"{source}: row {number}") for number, row in enumerate(rows, start=1)]
+    return [_mapped(row, data, f"{source}: row {number}", mend) for number, row in enumerate(rows, start=1)]
 
 
-def _mapped(row: Row, data: DataSource, where: str) -> Row:
+def _mapped(row: Row, data: DataSource, where: str, mend: str) -> Row:
     told = dict(row)
     template = Template(data.prompt)
     names = template.get_identifiers() if "$" in data.prompt else [data.prompt]
-    texts = {name: _text(row, name, where) for name in names}
+    texts = {name: _text(row, name, where, mend) for name in names}
     told["prompt"] = template.safe_substitute(texts) if "$" in data.prompt else texts[data.prompt]
     if data.reference is not None:
         told["reference"] = _column(row, data.reference, where)
@@ -97,21 +130,21 @@ def _mapped(row: Row, data: DataSource, where: str) -> Row:
     return told
 
 
-def _text(row: Row, column: str, where: str) -> str:
-    text = _column(row, column, where)
+def _text(row: Row, column: str, where: str, mend: str = "") -> str:
+    text = _column(row, column, where, mend)
     if not isinstance(text, str) or not text.strip():
         raise TaskError(f"{where}: {column!r} must be a non-empty text")
     return text.strip()
 
 
-def _column(row: Row, path: str, where: str) -> Any:
+def _column(row: Row, path: str, where: str, mend: str = "") -> Any:
     """A column, or what a dotted path leads to within one."""
     if path in row:
         return row[path]
     value: Any = row
     for part in path.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise TaskError(f"{where} has no column {path!r}; it has: {', '.join(map(str, row))}")
+            raise TaskError(f"{where} has no column {path!r}; it has: {', '.join(row)}{mend}")
         value = cast(Row, value)[part]
     return value
 
@@ -140,24 +173,13 @@ def training_order(prompts: tuple[str, ...], count: int, seed: int) -> list[str]
     return order[:count]
 
 
-def _made(function: Callable[..., Any], part: str, source: str) -> list[Row]:
-    """The rows that a function of the user's gives for one part."""
-    try:
-        rows: list[Any] = list(function(part))
-    except TypeError as error:
-        raise TaskError(f"{source}: must take 'train' or 'held_out' and give rows ({error})") from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise TaskError(f'{source}: each row must be a mapping such as {{"prompt": "…"}}')
-    return rows
-
-
 def file_rows(path: Path) -> Iterator[Row]:
     """The rows of a jsonl, csv or parquet file.
 
     Raises:
         TaskError: There is no such file, it is of another kind, or one of its rows is malformed; says which.
     """
-    if path.suffix not in _SUFFIXES:
+    if path.suffix not in DATA_ENDINGS:
         raise TaskError(f"{path}: give a .jsonl, .csv or .parquet file, or the id of a hub data set")
     if not path.is_file():
         raise TaskError(f"{path}: no such file")
@@ -185,9 +207,9 @@ def responses(path: Path, needs_prompt: bool = True) -> Iterator[tuple[int, Row,
         yield number, row, response
 
 
-def _rows(source: str, split: str) -> Iterator[Row]:
+def _rows(source: str, data: DataSource) -> Iterator[Row]:
     path = Path(source).expanduser()
-    return file_rows(path) if path.suffix in _SUFFIXES or path.exists() else _hub(source, split)
+    return file_rows(path) if path.suffix in DATA_ENDINGS or path.exists() else _from_hub(source, data)
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -205,8 +227,16 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 def _csv(path: Path) -> Iterator[Row]:
     with _opened(path) as file:
+        reader = csv.DictReader(file)
         try:
-            yield from csv.DictReader(file)
+            names = reader.fieldnames or ()
+            if len(names) == 1 and (sign := next((one for one in ";\t" if one in names[0]), "")):
+                told = {"\t": "tabs"}.get(sign, f"'{sign}'")
+                raise TaskError(f"{path}: its columns are separated by {told}; save it with commas")
+            for number, row in enumerate(reader, start=1):
+                if None in row:
+                    raise TaskError(f"{path}: row {number} has more fields than the header has columns")
+                yield row
         except csv.Error as error:
             raise TaskError(f"{path}: not a csv file ({error})") from error
 
@@ -230,15 +260,20 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise TaskError(f"{path}: not a parquet file ({error})") from error
 
 
-def _hub(source: str, split: str) -> Iterator[Row]:
-    go_offline_without_hub()
+def _from_hub(source: str, data: DataSource) -> Iterator[Row]:
+    if not _HUB_ID.fullmatch(source):
+        raise TaskError(f"data {source!r}: neither a file nor the id of a hub data set, such as me/prompts")
     import datasets  # pyright: ignore[reportMissingTypeStubs]
 
     datasets.disable_progress_bars()  # pyright: ignore
     try:
-        yield from datasets.load_dataset(source, split=split)  # pyright: ignore
-    except (OSError, ValueError, RuntimeError) as error:
+        with hub.cached_datasets() if hub.copies_alone(source) else nullcontext():
+            yield from datasets.load_dataset(source, data.subset, split=data.split)  # pyright: ignore
+    except ValueError as error:  # a subset or split that it does not have, or one that must be named
+        said = " ".join(str(error).split())[:300]
+        raise TaskError(f"data {source!r}: {said}; see --data-subset and --data-split") from error
+    except (OSError, RuntimeError) as error:
         raise TaskError(
-            f"data {source!r}: cannot be had from the hub ({type(error).__name__}); "
+            f"data {source!r}: cannot be had from the hub ({hub.why_missing()}); "
             "give local prompts by --data FILE.jsonl and a local model by --policy DIR"
         ) from error

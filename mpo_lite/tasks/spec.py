@@ -4,37 +4,29 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    StringConstraints,
-    ValidationError,
-)
+from pydantic import AfterValidator, Field, PrivateAttr, StringConstraints
 
-from mpo_lite.config import Config
+from mpo_lite.config import DATA_ENDINGS, Config
 from mpo_lite.errors import TaskError
-from mpo_lite.prompts import prompts_dir, render_text
-from mpo_lite.resolve import key_lines, unknown_key
+from mpo_lite.prompts import builtin_tasks, prompts_dir, render_text
 from mpo_lite.rubric import Criterion, Rubric, load_rubric
+from mpo_lite.tasks.functions import load_function
+from mpo_lite.tasks.policy_prompt import DEFAULT, check_policy_prompt
+from mpo_lite.tasks.symbolic import NotCompared
 from mpo_lite.types import Message
+from mpo_lite.validation import Settings, load_model
 
 Reference = Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
 Sentinel = Literal["empty", "title", "prompt", "repeated", "other_prompt", "foreign", "injection"]
 Row = Mapping[str, Any]
 """A row of the data: its own columns, and ``prompt``, ``reference`` and ``cluster`` as the task maps them."""
-Metric = Callable[[str, Row], float]
-"""(completion, row) → a number in [0, 1]."""
+Metric = Callable[[str, Row], float | None]
+"""(completion, row) → a number in [0, 1]; None where the answer could not be measured."""
 
 
 _DEGREES = ("Not at all.", "Hardly.", "In part.", "Mostly.", "Fully.")
@@ -49,40 +41,39 @@ def _pattern(text: str) -> str:
     return text
 
 
-class DataSource(BaseModel):
+class DataSource(Settings):
     """Where a task's prompts come from.
 
     Attributes:
-        source: Hub id, file, or ``module:function`` that takes ``train`` or ``held_out`` and gives rows; None
-            where each run names its own.
+        source: Hub id or file; None where each run names its own.
+        subset: Subset of a hub data set.
         split: Split of a hub data set.
         prompt: Name of the column that holds the prompt, or a template of columns such as
             ``$context Question: $question``.
         reference: Name of the column that holds what is right, for verifier and gold metric, or None; a dot
             goes into nested columns.
         cluster: Name of the column that tells kinds of prompts apart, or None.
-        held_out: Rows kept out of training.
+        held_out: Prompts kept out of training; None: a fifth, at most 64, where a gold metric needs them.
+        held_out_source: A file of them instead.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     source: str | None = None
+    subset: str | None = None
     split: str = "train"
     prompt: str = "prompt"
     reference: str | None = None
     cluster: str | None = None
-    held_out: Annotated[int, Field(ge=0)] = 64
+    held_out: Annotated[int, Field(ge=0)] | None = None
+    held_out_source: str | None = None
 
 
-class Generation(BaseModel):
+class Generation(Settings):
     """How the policy answers: its longest completion in tokens."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 256
 
 
-class Rules(BaseModel):
+class Rules(Settings):
     """What is decided without a judge: an answer that breaks a rule earns 0.
 
     Attributes:
@@ -90,13 +81,11 @@ class Rules(BaseModel):
         must_match: Regular expression that must be found in it, such as a tag.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     min_words: Annotated[int, Field(ge=1)] = 1
     must_match: Annotated[str, AfterValidator(_pattern)] | None = None
 
 
-class Verifier(BaseModel):
+class Verifier(Settings):
     """A check against the reference that takes the judge's place in some batches.
 
     Attributes:
@@ -104,13 +93,11 @@ class Verifier(BaseModel):
         rate: Share of batches that it scores alone; drawn by the run's seed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     function: Reference
     rate: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
-class Task(BaseModel):
+class Task(Settings):
     """What is trained for.
 
     Attributes:
@@ -128,8 +115,6 @@ class Task(BaseModel):
             meta-judge.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]*$")]
     description: str
     purpose: str
@@ -142,10 +127,19 @@ class Task(BaseModel):
     sentinels: tuple[Sentinel, ...] = get_args(Sentinel)
     gold: Reference | None = None
     _folder: Path = PrivateAttr()
+    _policy_prompt: str = PrivateAttr(DEFAULT)
 
     def model_post_init(self, context: Any, /) -> None:
-        """Keeps the folder that the task was read from, given as validation context."""
+        """Keeps the folder that the task was read from, given as validation context, and its ``policy.md``.
+
+        Raises:
+            TaskError: The policy's prompt makes no conversation.
+        """
         self._folder = Path(context["folder"]) if context else Path()
+        path = self._folder / "policy.md"
+        if context and path.is_file():
+            self._policy_prompt = _read(path)
+            check_policy_prompt(self._policy_prompt, str(path))
 
     @property
     def rubric(self) -> Rubric:
@@ -170,25 +164,39 @@ class Task(BaseModel):
 
     def policy_messages(self, prompt: str) -> list[Message]:
         """The conversation the policy is to continue: by ``policy.md``, or the prompt alone without one."""
-        path = self._folder / "policy.md"
-        return render_text(_read(path) if path.is_file() else "=== user\n$prompt\n", prompt=prompt)
+        return render_text(self._policy_prompt, prompt=prompt)
 
     def gold_metric(self) -> Metric | None:
-        """The gold metric as a function, or None. Raises ``TaskError`` where it cannot be imported."""
+        """The gold metric as a function, or None. Raises ``TaskError`` where it cannot be loaded."""
         return self._metric(self.gold, "gold") if self.gold else None
 
     def verify_metric(self) -> Metric | None:
-        """The verifier as a function, or None. Raises ``TaskError`` where it cannot be imported."""
+        """The verifier as a function, or None. Raises ``TaskError`` where it cannot be loaded."""
         return self._metric(self.verifier.function, "verifier.function") if self.verifier else None
+
+    def prepare_metrics(self) -> None:
+        """Has verifier and gold metric start what they work by. Raises ``TaskError`` where it cannot."""
+        for reference, key in self._references:
+            function = load_function(reference, f"{self._folder / 'task.yaml'}: {key}", self._folder)
+            getattr(function, "prepare", lambda: None)()
+
+    @property
+    def _references(self) -> list[tuple[str, str]]:
+        named = (self.gold, "gold"), (self.verifier and self.verifier.function, "verifier.function")
+        return [(reference, key) for reference, key in named if reference]
 
     def _metric(self, reference: str, key: str) -> Metric:
         """A function of somebody's, its failures told with the place that names it."""
         where = f"{self._folder / 'task.yaml'}: {key}"
         function = load_function(reference, where, self._folder)
 
-        def metric(completion: str, row: Row) -> float:
+        def metric(completion: str, row: Row) -> float | None:
             try:
                 value = float(function(completion, row))
+            except TaskError:
+                raise
+            except NotCompared:
+                return None
             except Exception as error:
                 said = f"{type(error).__name__}: {error}"
                 raise TaskError(f"{where}: {reference} failed on a completion ({said})") from error
@@ -200,10 +208,27 @@ class Task(BaseModel):
 
 
 def task_of(config: Config) -> Task:
-    """The task of a run: the one it names, or one made of its goal. Raises ``TaskError``."""
-    if config.goal is None:
-        return load_task(config.task)
-    return Task(name="goal", description=config.goal, purpose=config.goal, persona=_READER, data=DataSource())
+    """The task of a run: the one it names, or one made of its goal; with the data that the run names.
+
+    Raises:
+        TaskError: There is no such task, or its files are malformed.
+    """
+    goal = config.goal
+    task = (
+        load_task(config.task)
+        if goal is None
+        else Task(name="goal", description=goal, purpose=goal, persona=_READER, data=DataSource())
+    )
+    data, update = task.data, dict[str, Any]()
+    needs_others = bool(task.gold or data.held_out or data.held_out_source)
+    if config.data is not None:  # what else is told of the task's own source does not hold for another
+        own = ("subset", "split", "held_out", "held_out_source")
+        update = {name: DataSource.model_fields[name].default for name in own} | {"source": config.data}
+    if not needs_others:
+        update["held_out"] = 0
+    given = {"prompt": config.prompt_column, "subset": config.data_subset, "split": config.data_split}
+    update |= {name: value for name, value in given.items() if value is not None}
+    return task.model_copy(update={"data": data.model_copy(update=update)})
 
 
 def load_task(name: str) -> Task:
@@ -212,63 +237,22 @@ def load_task(name: str) -> Task:
     Raises:
         TaskError: There is none of that name, or its files are malformed.
     """
-    builtin = prompts_dir() / "tasks"
-    folder = builtin / name if (builtin / name / "task.yaml").is_file() else Path(name).expanduser()
-    if not (folder / "task.yaml").is_file():
-        names = ", ".join(sorted(path.name for path in builtin.iterdir()))
-        raise TaskError(f"task {name!r}: neither a folder with a task.yaml nor a built-in task ({names})")
+    folder = prompts_dir() / "tasks" / name if name in builtin_tasks() else Path(name).expanduser()
     file = folder / "task.yaml"
-    try:
-        task = Task.model_validate(yaml.safe_load(_read(file)), context={"folder": folder})
-    except yaml.YAMLError as error:
-        raise TaskError(f"{file}: not valid YAML ({' '.join(str(error).split())})") from error
-    except ValidationError as error:
-        raise TaskError(_complaint(error, file)) from error
-    beside = folder / (task.data.source or "")
-    if not beside.is_file():
-        return task
-    data = task.data.model_copy(update={"source": str(beside.absolute())})
-    return task.model_copy(update={"data": data})
+    if not file.is_file():
+        names = ", ".join(builtin_tasks())
+        raise TaskError(f"task {name!r}: neither a folder with a task.yaml nor a built-in task ({names})")
+    task = load_model(_read(file), str(file), Task, TaskError, context={"folder": folder})
+    files = {name: _beside(folder, getattr(task.data, name)) for name in ("source", "held_out_source")}
+    return task.model_copy(update={"data": task.data.model_copy(update=files)})
 
 
-def _complaint(error: ValidationError, file: Path) -> str:
-    """One line: where, which key, what is wrong. A misspelt key comes before what is missing for it."""
-    problems = error.errors(include_url=False)
-    problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
-    path = [str(part) for part in problem["loc"]]
-    lines = key_lines(yaml.compose(_read(file), Loader=yaml.SafeLoader))
-    line = next((lines[key] for n in range(len(path), 0, -1) if (key := ".".join(path[:n])) in lines), 1)
-    said = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        parts: dict[str, type[BaseModel]] = {
-            "data": DataSource, "generation": Generation, "rules": Rules, "verifier": Verifier
-        }  # fmt: skip
-        said = unknown_key(path[-1], (parts.get(path[0], Task) if len(path) > 1 else Task).model_fields)
-    return f"{file}:{line} {'.'.join(path)}: {said}"
-
-
-def load_function(reference: str, where: str, folder: Path = Path()) -> Callable[..., Any]:
-    """Imports ``module:function``.
-
-    Args:
-        reference: What to import.
-        where: The place that names it, for errors.
-        folder: Looked into first: functions of one's own may lie beside the task.
-
-    Raises:
-        TaskError: There is no such function.
-    """
-    module, _, name = reference.partition(":")
-    sys.path.insert(0, str(folder.absolute()))
-    try:
-        function: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
-        raise TaskError(f"{where}: cannot import {reference} ({error})") from error
-    finally:
-        sys.path.remove(str(folder.absolute()))
-    if not callable(function):
-        raise TaskError(f"{where}: {reference} is no function")
-    return function
+def _beside(folder: Path, source: str | None) -> str | None:
+    """A file of the task's, from its folder; the id of a hub data set stays as it is."""
+    if source is None:
+        return None
+    path = folder.absolute() / Path(source).expanduser()
+    return str(path) if path.suffix in DATA_ENDINGS or path.exists() else source
 
 
 def _read(path: Path) -> str:

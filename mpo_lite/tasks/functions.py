@@ -1,0 +1,56 @@
+"""Metrics and verifiers that a task names as ``module:function``.
+
+They run as the user does, so they are looked for in two places alone: beside the task's own ``task.yaml``,
+where whoever trains can read them, and in mpo-lite itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mpo_lite.errors import TaskError
+
+_OURS = "mpo_lite."
+
+
+def load_function(reference: str, where: str, folder: Path) -> Callable[..., Any]:
+    """Imports ``module:function``.
+
+    Args:
+        reference: What to import.
+        where: The place that names it, for errors.
+        folder: That of the task.
+
+    Raises:
+        TaskError: There is no such function in the task's folder or in mpo-lite, or its module fails.
+    """
+    module, _, name = reference.partition(":")
+    file = None if module.startswith(_OURS) else _file(module, folder)
+    if file is None and not module.startswith(_OURS):
+        raise TaskError(
+            f"{where}: {module.replace('.', '/')}.py is not in {folder}; "
+            "a task's functions are taken from its own folder"
+        )
+    sys.path.insert(0, str(folder.absolute()))
+    try:
+        loaded = importlib.import_module(module)
+    except Exception as error:
+        raise TaskError(f"{where}: cannot import {module} ({type(error).__name__}: {error})") from error
+    finally:
+        sys.path.remove(str(folder.absolute()))
+    if file and Path(loaded.__file__ or "").resolve() != file.resolve():
+        raise TaskError(f"{where}: another module is called {module}; rename {file.name}")
+    function: Any = getattr(loaded, name, None)
+    if not callable(function):
+        raise TaskError(f"{where}: {module} has no function {name}")
+    return function
+
+
+def _file(module: str, folder: Path) -> Path | None:
+    """The file of a module within a folder, if there is one."""
+    base = folder.joinpath(*module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)

@@ -1,0 +1,46 @@
+"""What ``policy.md`` must be: messages, each under a line with its role, and ``$prompt`` in one of them."""
+
+from __future__ import annotations
+
+import re
+from string import Template
+
+from mpo_lite.errors import TaskError
+
+DEFAULT = "=== user\n$prompt\n"
+"""The prompt alone."""
+_ROLE = re.compile(r"^===[ \t]*(\w*)[ \t]*$")
+
+
+def check_policy_prompt(text: str, where: str) -> None:
+    """Sees that a template makes a conversation.
+
+    Args:
+        text: The template.
+        where: Its file, for errors.
+
+    Raises:
+        TaskError: It does not; names the line.
+    """
+    roles: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        heading = _ROLE.match(line)
+        if heading and line not in ("=== system", "=== user"):
+            raise TaskError(f"{where}:{number}: '{line}' is no role; write '=== user' or '=== system'")
+        if heading:
+            roles.append(heading[1])
+        elif not roles and line.strip():
+            raise TaskError(f"{where}:{number}: text before the first role; begin with a line '=== user'")
+        _check_slots(line, f"{where}:{number}")
+    if "user" not in roles:
+        raise TaskError(f"{where}: has no message of the user; add a line '=== user'")
+    if "prompt" not in Template(text).get_identifiers():
+        raise TaskError(f"{where}: has no $prompt, so the policy would never see what it is asked; add it")
+
+
+def _check_slots(line: str, where: str) -> None:
+    template = Template(line)
+    if not template.is_valid():
+        raise TaskError(f"{where}: a '$' that stands for itself is written '$$'")
+    if other := [name for name in template.get_identifiers() if name != "prompt"]:
+        raise TaskError(f"{where}: ${other[0]} is unknown; $prompt alone is filled in, and '$$' makes a '$'")
