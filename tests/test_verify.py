@@ -3,13 +3,19 @@
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpo_lite.cli.main import main
+from mpo_lite.errors import TaskError
+from mpo_lite.tasks import symbolic, verify
 from mpo_lite.tasks.metrics import exact_match, math_answer, rouge, token_f1, verdict_tag
+from mpo_lite.tasks.spec import load_task
+from mpo_lite.tasks.symbolic import NotCompared
 from mpo_lite.tasks.verify import boxed, same_answer
 
 SAME = [
@@ -131,3 +137,80 @@ def test_summaries_are_measured_by_rouge() -> None:
     row = {"reference": "the bill funds schools in rural areas"}
     assert rouge("the bill funds schools in rural areas", row) == 1
     assert 0 < rouge("schools are funded by the bill", row) < 1 and rouge("", row) == 0
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[symbolic._Child]:
+    """A process that compares, not started yet, and nothing known of earlier comparisons."""
+    child = symbolic._Child()
+    monkeypatch.setattr(symbolic, "_child", child)
+    verify._equal.cache_clear()
+    yield child
+    child.end()
+
+
+EQUAL = (r"\sqrt{8}", r"2\sqrt{2}")
+
+
+def test_stray_modules_are_not_run(
+    fresh: symbolic._Child, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the working directory, or where variables, which ``.env`` may set, lead Python to."""
+    for name in ("queue", "json", "sympy", "math_verify", "sitecustomize"):
+        code = f"open({str(tmp_path / 'run')!r}, 'w')\nraise SystemExit(1)\n"
+        (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("SECRET_API_KEY", "sk-1")
+    assert same_answer(*EQUAL)
+    assert not (tmp_path / "run").exists()
+    assert fresh._process is not None
+    environ = Path(f"/proc/{fresh._process.pid}/environ")
+    assert not environ.exists() or b"SECRET_API_KEY" not in environ.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [("raise ImportError('no SymPy here')", "(ImportError: no SymPy here)"), ("", "(it ended at once)")],
+)
+def test_a_verifier_that_cannot_start_is_an_error_and_stops_before_training(
+    fresh: symbolic._Child,
+    program: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "program.py").write_text(program)
+    monkeypatch.setattr(symbolic, "_PROGRAM", tmp_path / "program.py")
+    with pytest.raises(TaskError, match="cannot start") as refused:
+        same_answer(*EQUAL)
+    assert said in str(refused.value)
+    data = tmp_path / "data.jsonl"
+    rows = [{"problem": f"{n}+1", "solution": f"\\boxed{{{n + 1}}}", "type": "Algebra"} for n in range(12)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--judge", "openai/m", "--judge-api-base", "http://127.0.0.1:9/v1", "--baseline", "iter0"]
+    places = ["--run-dir", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--task", "math", "--data", str(data), "--policy", "sandbox", *flags, *places])
+    assert said in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "run").exists()
+
+
+def test_a_verifier_that_dies_leaves_one_answer_unmeasured_and_is_started_again(
+    fresh: symbolic._Child,
+) -> None:
+    measure = load_task("math").verify_metric()
+    assert measure is not None
+    row = {"reference": r"\boxed{2\sqrt{2}}"}
+    assert measure(r"\boxed{\sqrt{8}}", row) == 1
+    assert fresh._process is not None
+    fresh._process.kill()
+    fresh._process.wait()
+    with pytest.raises(NotCompared):
+        same_answer(r"\sqrt{18}", r"3\sqrt{2}")
+    assert measure(r"\boxed{\sqrt{32}}", row) == 0
+    fresh._process.kill()
+    fresh._process.wait()
+    assert measure(r"\boxed{\sqrt{50}}", row) is None
+    assert measure(r"\boxed{\sqrt{50}}", row) == 0

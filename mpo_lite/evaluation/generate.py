@@ -10,6 +10,7 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from mpo_lite.activity import activity
+from mpo_lite.errors import TaskError
 from mpo_lite.evaluation.chat import Chat, Completion
 from mpo_lite.tasks.data import Prompts
 from mpo_lite.tasks.spec import Metric, Task
@@ -33,7 +34,10 @@ def gold_row(model: Any, chat: Chat, task: Task, gold: Metric, prompts: Prompts,
         options: ``max_new_tokens`` and ``temperature`` of ``generate``.
 
     Returns:
-        ``gold`` (mean), ``n`` and ``samples``: prompt, completion and gold of each.
+        ``gold`` (mean), ``n`` and ``samples``: prompt, completion and gold of each that could be measured.
+
+    Raises:
+        TaskError: None could.
     """
     asked = prompts.held_out
     completions = generate(model, chat, [task.policy_messages(prompt) for prompt in asked], **options)
@@ -41,6 +45,9 @@ def gold_row(model: Any, chat: Chat, task: Task, gold: Metric, prompts: Prompts,
         {"prompt": prompt, "completion": one.text, "gold": gold(one.text, prompts.row(prompt))}
         for prompt, one in zip(asked, completions, strict=True)
     ]
+    rows = [row for row in rows if row["gold"] is not None]
+    if not rows:
+        raise TaskError(f"task {task.name}: the gold metric could measure none of {len(asked)} answers")
     return {"gold": sum(row["gold"] for row in rows) / len(rows), "n": len(rows), "samples": rows}
 
 

@@ -113,8 +113,9 @@ def _said(value: Any) -> str:
 
 def _differing(configs: Sequence[Config]) -> list[tuple[str, list[str]]]:
     shown = [shown_settings(config) for config in configs]
-    differing = [name for name in shown[0] if any(one[name] != shown[0][name] for one in shown)]
-    return [(name, [str(one[name]) for one in shown]) for name in differing]
+    names = dict.fromkeys(name for one in shown for name in one)
+    differing = [name for name in names if any(one.get(name) != shown[0].get(name) for one in shown)]
+    return [(name, [str(one.get(name)) for one in shown]) for name in differing]
 
 
 def _chart(known: Sequence[JsonRow], name: str) -> JsonRow | None:

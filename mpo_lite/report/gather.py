@@ -105,10 +105,11 @@ def gold_change(gold: Sequence[JsonRow]) -> JsonRow | None:
     if len(gold) < 2:
         return None
     last = gold[max(1, len(gold) - LAST) :]
-    before = [one["gold"] for one in gold[0]["samples"]]
-    after = [fmean(each) for each in zip(*([one["gold"] for one in row["samples"]] for row in last),
-                                         strict=False)]  # fmt: skip
-    differences = [new - old for old, new in zip(before, after, strict=False)]
+    before = {one["prompt"]: one["gold"] for one in gold[0]["samples"]}
+    after: dict[str, list[float]] = {}
+    for one in (one for row in last for one in row["samples"]):
+        after.setdefault(one["prompt"], []).append(one["gold"])
+    differences = [fmean(values) - before[prompt] for prompt, values in after.items() if prompt in before]
     low, high = mean_interval(differences)
     return {"mean": fmean(differences), "low": low, "high": high, "n": len(differences)}
 
@@ -132,7 +133,7 @@ def shown_settings(config: Config) -> JsonRow:
     for key in ("run_dir", "cache_dir"):
         del saved[key]
     for key in ("policy", "task", "data", "rubric"):
-        if Path(saved[key] or "").is_absolute():
+        if Path(saved.get(key) or "").is_absolute():
             saved[key] = Path(saved[key]).name
     return saved
 

@@ -9,18 +9,32 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from statistics import fmean
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+from mpo_lite.tasks import symbolic
 from mpo_lite.tasks.verify import boxed, same_answer
+
+F = TypeVar("F", bound=Callable[..., float])
 
 _TAG = re.compile(r"<verdict>\s*(\w+)\s*</verdict>", re.IGNORECASE)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
+def _prepared_by(prepare: Callable[[], None]) -> Callable[[F], F]:
+    """Has a metric carry what is to be called once before it is used in a run."""
+
+    def mark(metric: F) -> F:
+        setattr(metric, "prepare", prepare)  # noqa: B010  pyright knows of no attributes of functions
+        return metric
+
+    return mark
+
+
+@_prepared_by(symbolic.start)
 def math_answer(completion: str, row: Mapping[str, Any]) -> float:
     """Whether the last boxed answer is the one boxed in the reference solution (or the reference itself)."""
     reference = str(row["reference"])

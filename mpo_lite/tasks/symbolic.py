@@ -8,17 +8,39 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib.util
 import json
+import os
 import queue
 import subprocess
 import sys
 import threading
-from typing import Any
+from pathlib import Path
+
+from mpo_lite.errors import TaskError
 
 PATIENCE_S = 8.0
 """Seconds for one comparison; late: not the same."""
 START_S = 60.0
 """Seconds until the child has loaded SymPy."""
+_PROGRAM = Path(__file__).with_name("symbolic_child.py")
+_PASSED_ON = (
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "TMPDIR",
+    "SYSTEMROOT",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+)
+"""Variables that a Python may need to start; none that says where modules lie."""
+_ENDED = ""
+"""Stands for the end of the child's output."""
+
+
+class NotCompared(Exception):
+    """The process that compares came to an end over two expressions: whether they are equal is not known."""
 
 
 class _Child:
@@ -36,10 +58,21 @@ class _Child:
             try:
                 process.stdin.write(json.dumps([one, other]) + "\n")
                 process.stdin.flush()
-                return self._answers.get(timeout=PATIENCE_S) == "same"
-            except (OSError, queue.Empty):
+                answer = self._answers.get(timeout=PATIENCE_S)
+            except queue.Empty:
                 self.end()
                 return False
+            except OSError:
+                answer = _ENDED
+            if answer == _ENDED:
+                self.end()
+                raise NotCompared
+            return answer == "same"
+
+    def start(self) -> None:
+        with self._lock:
+            if self._process is None:
+                self._start()
 
     def end(self) -> None:
         """Ends the child; the next question starts another."""
@@ -47,18 +80,24 @@ class _Child:
         if process:
             process.kill()
             process.wait()
-            for pipe in (process.stdin, process.stdout):
+            for pipe in (process.stdin, process.stdout, process.stderr):
                 with contextlib.suppress(OSError):
                     if pipe:
                         pipe.close()
 
     def _start(self) -> subprocess.Popen[str]:
+        package = importlib.util.find_spec("math_verify")
+        if package is None or package.origin is None:
+            raise TaskError("mathematical answers are compared by math-verify: pip install math-verify")
+        # Without the working directory (-P) and Python's variables (-E): a stray queue.py must not be run.
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-E", "-P", str(_PROGRAM), str(Path(package.origin).parent.parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             text=True,
+            env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+            start_new_session=True,  # Ctrl-C is for the run, which ends at a safe place
         )
         answers: queue.Queue[str] = queue.Queue()
 
@@ -67,33 +106,45 @@ class _Child:
             with contextlib.suppress(OSError, ValueError):
                 for line in process.stdout:
                     answers.put(line.strip())
+            answers.put(_ENDED)
 
         threading.Thread(target=read, daemon=True).start()
         self._process, self._answers = process, answers
-        with contextlib.suppress(queue.Empty):
-            answers.get(timeout=START_S)
+        self._await_ready(process)
         return process
+
+    def _await_ready(self, process: subprocess.Popen[str]) -> None:
+        try:
+            said = self._answers.get(timeout=START_S)
+            reason = "it ended at once"
+        except queue.Empty:
+            said, reason = _ENDED, f"it was not ready after {START_S:g} s"
+        if said == "ready":
+            return
+        process.kill()
+        assert process.stderr
+        last = [line.strip() for line in process.stderr.read().splitlines() if line.strip()][-1:]
+        self.end()
+        raise TaskError(
+            f"the process that compares mathematical answers cannot start ({last[0] if last else reason}); "
+            f"see that this works: {sys.executable} -c 'import math_verify'"
+        )
 
 
 _child = _Child()
 atexit.register(_child.end)
 
 
+def start() -> None:
+    """Starts the process that compares. Raises ``TaskError`` where it cannot."""
+    _child.start()
+
+
 def equal(one: str, other: str) -> bool:
-    """Whether two LaTeX expressions are equal; False where that cannot be found out in time."""
+    """Whether two LaTeX expressions are equal; False where that cannot be found out in time.
+
+    Raises:
+        NotCompared: The process ended over them; the next question starts another.
+        TaskError: It cannot be started.
+    """
     return _child.ask(one, other)
-
-
-def _serve() -> None:
-    from math_verify import parse, verify  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
-
-    print("ready", flush=True)  # noqa: T201
-    for line in sys.stdin:
-        one, other = json.loads(line)
-        parsed: list[Any] = [parse(f"${text}$", parsing_timeout=3) for text in (one, other)]
-        same = all(parsed) and verify(parsed[1], parsed[0], timeout_seconds=3)
-        print("same" if same else "different", flush=True)  # noqa: T201
-
-
-if __name__ == "__main__":
-    _serve()

@@ -54,7 +54,12 @@ def boxed(text: str) -> str | None:
 
 
 def same_answer(given: str, expected: str) -> bool:
-    """Whether an answer is the expected one, in whatever form."""
+    """Whether an answer is the expected one, in whatever form.
+
+    Raises:
+        NotCompared: SymPy came to an end over them; see ``mpo_lite.tasks.symbolic``.
+        TaskError: SymPy cannot be started.
+    """
     return _same(_plain(given), _plain(expected))
 
 

@@ -26,6 +26,7 @@ from mpo_lite.training.ranks import exchange, leads, rank
 from mpo_lite.training.session import Session
 from mpo_lite.types import Rollout, Verdict
 
+NOT_VERIFIED = "the verifier broke down over an answer and was started again"
 TOLERATED_FAILURES = 3
 """Failures per batch that do not open the breaker, unless nothing else is in the batch."""
 
@@ -175,7 +176,10 @@ def _verified(session: Session, sample: Sample) -> Verdict:
     """The verdict of the task's verifier: the reference decides, no judge is asked."""
     assert session.verify
     reward = session.verify(sample.completion, session.prompts.row(sample.prompt))
-    return Verdict(reward, session.set_hash, source="verifier")
+    if reward is None:
+        session.note(f"{NOT_VERIFIED}: it has no reward")
+    detail = NOT_VERIFIED if reward is None else ""
+    return Verdict(reward, session.set_hash, source="verifier", detail=detail)
 
 
 def groups(rewards: Sequence[Reward], group_size: int) -> Iterator[Sequence[Reward]]:
