@@ -10,14 +10,20 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from mpo_lite.cli.job import FLAGS, sandboxed
-from mpo_lite.cli.options import GroupedCommand, config_options, json_option, overrides_option
+from mpo_lite.cli.job import sandboxed
+from mpo_lite.cli.options import FLAGS, GroupedCommand, config_options, json_option, overrides_option
 from mpo_lite.config import Config
 from mpo_lite.resolve import load_config
-from mpo_lite.training.estimate import estimate
+from mpo_lite.training.estimate import estimate, paid_for
 from mpo_lite.training.session import Session
 
 _ROWS = {"judge": "judge", "meta": "meta-judge", "total": "total"}
+_FIGURES = {
+    "calls": "calls",
+    "input tokens": "input_tokens",
+    "output tokens": "output_tokens",
+    "USD": "usd",
+}
 
 
 @click.command("estimate", cls=GroupedCommand, short_help="Say what a run will cost, before it is begun.")
@@ -26,50 +32,63 @@ _ROWS = {"judge": "judge", "meta": "meta-judge", "total": "total"}
 @overrides_option
 @json_option
 def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """Say how many calls, tokens and USD a run will take, from low to high; nothing is sent.
+    """Say how many calls, tokens and USD a run will take, about and from low to high; nothing is sent.
 
     \b
     mpo-lite estimate experiment.yaml
     mpo-lite estimate --judge gpt-4o --meta claude --data my_prompts.jsonl --steps 300
     """
-    found = _estimate(load_config(config_file, flags, overrides))
+    found, caps = _estimate(load_config(config_file, flags, overrides))
     if as_json:
         click.echo(json.dumps(found))
         return
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for heading in ("calls", "input tokens", "output tokens", "USD"):
+    for heading in ("", ""):
+        table.add_column(heading)
+    for heading in ("low", "about", "high"):
         table.add_column(heading, justify="right")
     for key, name in _ROWS.items():
         row = found[key]
-        counts = (span(row[column]) for column in ("calls", "input_tokens", "output_tokens"))
-        table.add_row(name, *counts, usd_span(row["usd"]))
+        for heading, figure in _FIGURES.items():
+            low, high = row[figure] or (None, None)
+            told = (_told(figure, value) for value in (low, row["middle"][figure], high))
+            table.add_row(name if figure == "calls" else "", heading, *told)
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)
+    for line in caps:
+        console.print(f"\n{line}", markup=False)
     if summary := found["meta_steps"]["summary"]:
         console.print(f"\nMeta steps: {summary}", markup=False)
+    console.print("\nWhat moves it most, all else being as in the middle:")
+    for row in found["moves"]:
+        figure = "usd" if "usd" in row else "tokens"
+        low, high = (_told(figure, value) for value in row[figure])
+        console.print(f"- {row['factor']}: {low} to {high}{' tokens' * (figure == 'tokens')}", markup=False)
     console.print("\nAssumed:")
     for line in found["assumptions"]:
         console.print(f"- {line}", markup=False)
 
 
-def _estimate(config: Config) -> dict[str, Any]:
+def _estimate(config: Config) -> tuple[dict[str, Any], list[str]]:
+    """The estimate, and what the caps pay for."""
     with sandboxed(config) as served:
         session = Session(served)
         try:
-            return estimate(session)
+            found = estimate(session)
+            return found, paid_for(session, found)
         finally:
             session.close()
-
-
-def span(pair: list[int]) -> str:
-    """Low to high, for a person."""
-    low, high = pair
-    if high >= 1_000_000:
-        return f"{low / 1e6:.2f}–{high / 1e6:.2f} M"
-    return f"{low:,}" if low == high else f"{low:,}–{high:,}"
 
 
 def usd_span(pair: list[float] | None) -> str:
     """Low to high in USD, or that it is not known."""
     return "unpriced" if pair is None else f"${pair[0]:.2f}–{pair[1]:.2f}"
+
+
+def _told(figure: str, value: float | None) -> str:
+    """A figure for a person."""
+    if value is None:
+        return "unpriced"
+    if figure == "usd":
+        return f"${value:.2f}"
+    return f"{value / 1e6:.2f} M" if value >= 1_000_000 else f"{value:,.0f}"
