@@ -70,6 +70,11 @@ def main(arguments: list[str] | None = None) -> Any:
         if leads():
             click.echo(f"mpo-lite: {error}", err=True)
         sys.exit(error.exit_code)
+    except click.NoSuchOption as error:
+        from mpo_lite.cli.options import explain_unknown  # loads the settings
+
+        click.UsageError(explain_unknown(error), error.ctx).show()
+        sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

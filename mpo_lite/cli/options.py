@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import click
 
 from mpo_lite.config import Config
+from mpo_lite.validation import BATCH_SIZES, bare_type, nearest
 
 Decorated = Callable[..., Any]
 
@@ -17,15 +17,18 @@ Decorated = Callable[..., Any]
 GROUPS = {
     "Judges": "judge meta judge_api_base meta_api_base judge_fallback judge_mode replicates concurrency "
     "max_judge_failures cache_dir",
-    "What is trained for": "task goal data rubric baseline",
+    "What is trained for": "task goal data prompt_column data_subset data_split rubric baseline",
     "Budget": "max_usd max_calls max_tokens",
-    "Training": "policy preset algorithm steps group_size learning_rate beta temperature num_iterations "
-    "missing_eos_penalty overlap seed run_dir report_to",
-    "Adapter, memory, generation": "lora_r lora_alpha lora_dropout lora_target_modules load_in_4bit "
+    "Training": "policy preset algorithm steps batch_prompts group_size learning_rate beta temperature "
+    "num_iterations missing_eos_penalty overlap seed run_dir save_every eval_every report_to",
+    "Adapter, memory, generation": "max_new_tokens micro_batch lora_r lora_alpha lora_dropout "
+    "lora_target_modules load_in_4bit "
     "gradient_checkpointing bf16 use_vllm vllm_mode vllm_server_base_url vllm_gpu_memory_utilization",
     "How the rubric evolves": "interval meta_samples mode schedule strategy prescreen publish_after",
 }
 """Headings of ``--help`` and the settings under each; all else stands under *Options*."""
+FLAGS = tuple(" ".join(GROUPS.values()).split())
+"""Fields with a flag of their own; the others are set by ``-o``, ``MPO_*`` or YAML."""
 
 
 class GroupedCommand(click.Command):
@@ -64,6 +67,29 @@ overrides_option = click.option(
 """``-o``, as commands that read the configuration have it."""
 
 
+def explain_unknown(error: click.NoSuchOption) -> str:
+    """What to say of an option that a command does not have: which was meant, or how a setting is given."""
+    command = error.ctx.command if error.ctx else None
+    params = command.params if command else []
+    flags = [flag for param in params for flag in (*param.opts, *param.secondary_opts) if flag[:2] == "--"]
+    name = error.option_name.lstrip("-").removeprefix("no-").replace("-", "_")
+    takes_settings = any(param.name == "overrides" for param in params)
+    if name in Config.model_fields and takes_settings:
+        return f"no option {error.option_name}; set it by -o {name}=VALUE"
+    if name == "batch_size" and "--batch-prompts" in flags:
+        return f"no option {error.option_name}; {_with_dashes(BATCH_SIZES)}"
+    meant = nearest(name, [flag[2:].replace("-", "_") for flag in flags])
+    return f"no option {error.option_name}" + (
+        f"; did you mean --{meant.replace('_', '-')}?" if meant else ""
+    )
+
+
+def _with_dashes(text: str) -> str:
+    """A text with the settings it names as flags."""
+    words = (f"--{word.replace('_', '-')}" if word.strip(",") in FLAGS else word for word in text.split())
+    return " ".join(words)
+
+
 def _option(name: str) -> Callable[[Decorated], Decorated]:
     field = Config.model_fields[name]
     kind = _kind(field.annotation)
@@ -84,13 +110,10 @@ def _given(context: click.Context, option: click.Parameter, values: tuple[str, .
 
 
 def _kind(annotation: Any) -> Any:
-    """The one type that a field holds apart from None; addresses and other refinements are text to click."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        annotation = next(part for part in get_args(annotation) if part is not type(None))
-    if get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) is Literal:
-        return click.Choice(get_args(annotation))
-    if get_origin(annotation) is tuple:
+    """A field's type as click knows it; addresses and other refinements are text to click."""
+    kind = bare_type(annotation)
+    if get_origin(kind) is Literal:
+        return click.Choice(get_args(kind))
+    if get_origin(kind) is tuple:
         return tuple
-    return annotation if annotation in (int, float, bool, Path) else str
+    return kind if kind in (int, float, bool, Path) else str

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from mpo_lite.cli.job import FLAGS, run_job
-from mpo_lite.cli.options import GroupedCommand, config_options, json_option, overrides_option
+from mpo_lite.cli.job import run_job
+from mpo_lite.cli.options import FLAGS, GroupedCommand, config_options, json_option, overrides_option
 from mpo_lite.resolve import load_config
 
 

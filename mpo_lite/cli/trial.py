@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 from mpo_lite.cli.estimate import usd_span
-from mpo_lite.cli.job import FLAGS, SIMULATED, sandboxed
+from mpo_lite.cli.job import SIMULATED, sandboxed
 from mpo_lite.cli.meta_trial import meta_lines, meta_row, one_line
-from mpo_lite.cli.options import GroupedCommand, config_options, json_option, overrides_option
+from mpo_lite.cli.options import FLAGS, GroupedCommand, config_options, json_option, overrides_option
 from mpo_lite.cli.policies import Policy, answers
 from mpo_lite.cli.status import show_status
 from mpo_lite.errors import ConfigError, EndpointError, JudgeDown
