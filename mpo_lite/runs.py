@@ -9,6 +9,7 @@ leave, is skipped.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterable
@@ -28,6 +29,7 @@ from mpo_lite.rubric import Rubric, dump_rubric, load_rubric, parse_rubric
 from mpo_lite.types import Assessment, Rollout, Verdict, text_hash
 
 STATE_FILE = "mpo_state.json"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Run:
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self._superseded = path / "superseded"
-        self._lock = FileLock(path / ".lock")
+        self._lock = FileLock(path / _LOCK)
 
     @classmethod
     def create(cls, path: Path, config: Config, env: JsonRow) -> Run:
@@ -80,10 +82,7 @@ class Run:
             ConfigError: There is a run in it already, or it cannot be written.
         """
         run = cls(path)
-        if run.exists():
-            raise ConfigError(
-                f"{path} holds a run already; continue it: mpo-lite resume {path}, or name another folder"
-            )
+        check_vacant(path)
         try:
             for folder in (run.checkpoints, path / "rubrics"):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +91,7 @@ class Run:
                 f"{path}: cannot write the run here ({error}); name a folder by --run-dir"
             ) from error
         write_atomically(path / "env.json", json.dumps(env, indent=2))
-        write_atomically(path / "config.yaml", save_config(config))
+        run.write_config(config)
         return run
 
     @classmethod
@@ -109,6 +108,17 @@ class Run:
         first = run._version_path(0)
         kept = {"rubric": first} if first.exists() else {}
         return run, load_config(path / "config.yaml", {**given, **kept}, environ={})
+
+    def write_config(self, config: Config) -> None:
+        """Writes the configuration that the run has from now on."""
+        write_atomically(self.path / "config.yaml", save_config(config))
+
+    def reconfigure(self, config: Config, batch: int) -> None:
+        """Gives the run another configuration from ``batch`` on; keeps what it had in ``superseded/``."""
+        self._superseded.mkdir(exist_ok=True)
+        text = (self.path / "config.yaml").read_text(encoding="utf-8")
+        write_atomically(self._superseded / f"config-until-{batch}.yaml", text)
+        self.write_config(config)
 
     def exists(self) -> bool:
         """Whether a run was begun here."""
@@ -177,7 +187,9 @@ class Run:
 
     def withdraw(self) -> None:
         """Takes back a run whose settings turned out unusable before it began: its folder is free again."""
-        for path in (self._version_path(0), self.path / "env.json", self.path / "config.yaml"):
+        for folder in (self.checkpoints, self.path / "rubrics"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for path in (self.path / "env.json", self.path / "config.yaml", *self.ledgers().values()):
             path.unlink(missing_ok=True)
 
     def publish(self, version: Version) -> None:
@@ -268,6 +280,34 @@ class Run:
 
     def _version_path(self, number: int) -> Path:
         return self.path / "rubrics" / f"v{number:03d}.yaml"
+
+
+def check_vacant(path: Path) -> None:
+    """Sees that a new run can be written to a folder: there is none yet, or an empty one.
+
+    Raises:
+        ConfigError: It holds a run or other files, is a file, or cannot be written to.
+    """
+    if Run(path).exists():
+        raise ConfigError(
+            f"{path} holds a run already; continue it: mpo-lite resume {path}, or name another folder"
+        )
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path}: is a file; name a folder by --run-dir")
+    if path.exists() and any(one.name != _LOCK for one in path.iterdir()):
+        raise ConfigError(f"{path}: holds other files; name a new or empty folder by --run-dir")
+    fresh = [one for one in (path, *path.parents) if not one.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path, os.W_OK | os.X_OK)
+        for one in fresh:
+            one.rmdir()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot write the run here ({error.strerror}); name a folder by --run-dir"
+        ) from error
+    if not writable:
+        raise ConfigError(f"{path}: cannot write the run here; name a folder by --run-dir")
 
 
 def new_folder(name: str) -> Path:

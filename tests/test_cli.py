@@ -73,7 +73,7 @@ def test_a_hub_out_of_reach_is_one_line_that_names_policy_and_data(
         ('{"prompt": "x"}\n{"prompt": 3}\n', "row 2: 'prompt' must be a non-empty text"),
         ('{"prompt": "x"}\nnot json\n', ":2: not JSON"),
         ('["x"]\n', ":1: must be an object"),
-        ('{"prompt": "x"}\n', "at least 2 are needed"),
+        ('{"prompt": "x"}\n', "1 distinct prompt; at least 2 are needed"),
         (None, "no such file"),
     ],
 )
@@ -93,11 +93,9 @@ def test_wrong_data_is_refused_before_anything_is_loaded(
         ("latin.csv", "prompt\ncafé\n".encode("latin-1"), "latin.csv: cannot be read"),
         ("latin.jsonl", '{"prompt": "café"}\n'.encode("latin-1"), "latin.jsonl: cannot be read"),
         ("huge.csv", b"prompt\n" + b"a" * 200_000 + b"\n", "huge.csv: not a csv file"),
-        (":x", b"", ":x"),
-        (".a:b", b"", "cannot import .a:b"),
-        ("os:sep", b"", "os:sep is no function"),
-        ("os:getcwd", b"", "os:getcwd: must take 'train' or 'held_out'"),
-        ("builtins:list", b"", "builtins:list: each row must be a mapping"),
+        (":x", b"", "data ':x': neither a file nor the id of a hub data set"),
+        ("semicolon.csv", b"prompt;x\nhello;1\n", "semicolon.csv: its columns are separated by ';'"),
+        ("long.csv", b"prompt\nhello\nhello, world\n", "long.csv: row 2 has more fields than the header"),
     ],
 )
 def test_odd_data_is_refused_in_one_line(

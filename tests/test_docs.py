@@ -39,7 +39,7 @@ ELSEWHERE = {
 }
 """Commands that other tests run: they take long, serve on, or need an account."""
 REFUSED = {
-    "--use-vllm": "vLLM is not available",
+    "--use-vllm": "vllm is not installed",
     "--load-in-4bit": "bitsandbytes",
     "--report-to tensorboard": "tensorboard",
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from jobs import Train, asked, ended, resume, same_run, start, wait_for, weights
 from llm_server import LLMServer, completion_of
 from trl import GRPOTrainer
@@ -18,9 +19,12 @@ from trl import GRPOTrainer
 from mpo_lite.cli.main import main
 from mpo_lite.files import read_rows
 from mpo_lite.prompts import prompts_dir
+from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.mpo import MPO
+from mpo_lite.training.reward import judge_samples
+from mpo_lite.training.session import Session
 
 
 def test_real_prompts_train_against_an_openai_judge_and_an_anthropic_meta_judge(
@@ -71,8 +75,8 @@ def test_a_run_begun_with_relative_paths_resumes_from_another_folder(
     main(["train", *flags, *small, "--run-dir", "run", "--cache-dir", "cache"])
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    main(["resume", str(tmp_path / "run"), "--json"])
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 1
+    main(["resume", str(tmp_path / "run"), "--steps", "2", "--json"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 2
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
@@ -321,7 +325,7 @@ def test_changed_prompts_are_noticed_on_resume(
     train(*flags, steps=2)
     own.write_text("".join(f'{{"prompt": "question {n}"}}\n' for n in range(8)))
     with pytest.raises(SystemExit) as stopped:
-        main(["resume", str(tmp_path / "run")])
+        main(["resume", str(tmp_path / "run"), "--steps", "4"])
     assert stopped.value.code == 2
     assert "the prompts are no longer those it was trained on" in capsys.readouterr().err
 
@@ -346,7 +350,7 @@ UNUSABLE = {
     "micro_batch=3": "micro_batch 3: batch_prompts x group_size = 16 completions must make",
     "trainer.no_such_field=1": "no_such_field",
     "trainer.gradient_accumulation_steps=0": "trainer: ",
-    "trainer.num_iterations=x": "trainer: ",
+    "trainer.num_iterations=x": "trainer.num_iterations 'x': must be a whole number",
     "trainer.generation_batch_size=32": "a generation batch would hold 32 completions in groups of 4",
     "trainer.eval_strategy=steps": "lora or trainer",
     "trainer.max_steps=3": "set by mpo-lite itself",
@@ -414,3 +418,127 @@ def test_a_batch_without_spread_moves_no_weight(train: Train, tmp_path: Path) ->
     spreads = [row["spread"] for row in read_rows(run / "metrics.jsonl")]
     assert min(spreads[:2]) > 0 == max(spreads[2:])
     assert weights(run, 2) == weights(run, 4)
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_a_finished_run_is_complete_and_can_be_trained_on(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path / "run")
+    with LLMServer() as server:
+        flags = ("--judge", "openai/j", "--judge-api-base", server.url, "--baseline", "iter0")
+        first = train(*flags, steps=2, trainer="{lr_scheduler_type: cosine}")
+        server.requests.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr("mpo_lite.cli.job.Session", None)  # nothing is loaded or asked
+            main(["resume", str(run.path), "--json"])
+            output = capsys.readouterr()
+            told_again = json.loads(output.out.splitlines()[-1])
+            assert (
+                f"complete: all 2 batches are done; for more: mpo-lite resume {run.path} --steps"
+                in output.err
+            )
+            assert {**first, "seconds": 0.0} == told_again
+            with pytest.raises(SystemExit, match="2"):
+                main(["resume", str(run.path), "--steps", "1"])
+            assert "--steps 1: " in capsys.readouterr().err
+        assert server.requests == []
+        main(["resume", str(run.path), "--steps", "4", "--max-calls", "500", "--json"])
+        output = capsys.readouterr()
+        assert json.loads(output.out.splitlines()[-1])["steps"] == 4
+        assert "steps: 2 -> 4, from batch 3 on" in output.err
+        assert "max_calls: none -> 500, from batch 3 on" in output.err
+        assert (
+            "the learning rate follows 'cosine' over 4 batches from here on, and no longer over 2"
+            in output.err
+        )
+        assert "estimated" not in output.err
+    settings = load_config(run.path / "config.yaml", environ={})
+    assert (settings.steps, settings.max_calls) == (4, 500)
+    before = load_config(run.path / "superseded" / "config-until-2.yaml", environ={})
+    assert (before.steps, before.max_calls) == (2, None)
+    main(["resume", str(run.path), "--json"])
+    assert told(capsys)["steps"] == 4
+
+
+def test_a_cap_that_is_used_up_stops_a_resumed_run_at_once(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LLMServer() as server:
+        flags = ("--judge", "openai/j", "--judge-api-base", server.url, "--baseline", "iter0")
+        with pytest.raises(SystemExit, match="3"):
+            train(*flags, steps=4, max_calls=20)
+        said = capsys.readouterr().err
+        assert "the cap of 20 calls pays for about 0 to 1 of 4 batches" in said
+        assert f"saved; go on with: mpo-lite resume {tmp_path / 'run'} --max-calls 40" in said
+        server.requests.clear()
+        with pytest.raises(SystemExit, match="3"):
+            main(["resume", str(tmp_path / "run")])
+        said = capsys.readouterr().err
+        assert "the cap --max-calls 20 is reached: 20 calls spent" in said
+        assert server.requests == [] and "loading" not in said
+        main(["resume", str(tmp_path / "run"), "--max-calls", "500", "--json"])
+    assert told(capsys)["steps"] == 4
+
+
+DOWN = {
+    "no quota": lambda kind, body: web.json_response(
+        {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}, status=429
+    ),
+    "a wrong key": lambda kind, body: web.json_response({"error": {"message": "no"}}, status=401),
+    "errors": lambda kind, body: web.json_response({"error": {"message": "no"}}, status=500),
+}
+
+
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize("kind", [*DOWN, "no connection"])
+def test_the_fallback_judge_takes_over_at_the_start(
+    kind: str, tmp_path: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    with LLMServer(DOWN.get(kind, lambda kind, body: None)) as down, LLMServer() as other:
+        address = "http://127.0.0.1:9/v1" if kind == "no connection" else down.url
+        given = {"judge": "openai/first", "judge_api_base": address, "baseline": "iter0"}
+        given |= {"judge_fallback": {"model": "openai/second", "api_base": other.url}, "data": str(prompts)}
+        session = Session(
+            load_config(given=given | {"cache_dir": tmp_path / "cache"}, environ={}),
+            lambda kind, row: notes.append(row["text"]),
+        )
+        try:
+            session.check_models()
+            assert session.models.judged_by == "openai/second"
+            verdicts = judge_samples(session, [session.sample("Write.", "An answer of some words.")])
+            assert verdicts[0].judge == "openai/second" and verdicts[0].reward is not None
+        finally:
+            session.close()
+    (note,) = notes
+    assert note.startswith("openai/first ") and note.endswith("; openai/second judges instead")
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_run_judged_by_its_fallback_from_the_start_resumes(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LLMServer(DOWN["a wrong key"]) as down, LLMServer() as other:
+        fallback = f"{{model: openai/second, api_base: '{other.url}'}}"
+        flags = ("--judge", "openai/first", "--judge-api-base", down.url, "--baseline", "iter0")
+        train(*flags, steps=2, judge_fallback=fallback)
+        main(["resume", str(tmp_path / "run"), "--steps", "3", "--json"])
+    assert told(capsys)["steps"] == 3
+    rows = read_rows(tmp_path / "run" / "rollouts.jsonl")
+    assert {row["verdict"]["judge"] for row in rows if row["verdict"]["source"] == "judge"} == {
+        "openai/second"
+    }
+
+
+def test_a_withdrawn_run_leaves_its_folder_free(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--judge", "sandbox", "--baseline", "iter0")
+    with pytest.raises(SystemExit, match="2"):
+        train(*flags, "-o", "lora_target_modules=nothing", steps=1)
+    capsys.readouterr()
+    assert train(*flags, steps=1)["steps"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -16,12 +17,13 @@ from mpo_lite.activity import activity
 from mpo_lite.cli.progress import Display
 from mpo_lite.cli.status import Status
 from mpo_lite.config import Config, Model
-from mpo_lite.errors import ConfigError, MPOError
+from mpo_lite.errors import BudgetReached, ConfigError, MPOError, StopRun
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.report.summary import not_judged, run_figures
-from mpo_lite.runs import Run
-from mpo_lite.tasks.hub import go_offline_without_hub
-from mpo_lite.training.estimate import estimate
+from mpo_lite.runs import Run, check_vacant
+from mpo_lite.text import counted
+from mpo_lite.training.environment import check_packages
+from mpo_lite.training.estimate import estimate, least_call, paid_for
 from mpo_lite.training.ranks import leads, leave, led
 from mpo_lite.training.session import Session
 
@@ -29,18 +31,6 @@ if TYPE_CHECKING:
     from mpo_lite.training.trainer import Outcome
 
 SIMULATED = "judge and meta-judge are simulated: no evidence about real ones"
-
-FLAGS = (
-    "judge", "meta", "judge_api_base", "meta_api_base", "judge_fallback", "judge_mode", "replicates",
-    "policy", "task", "goal", "data", "rubric", "preset", "algorithm", "steps", "group_size",
-    "learning_rate", "beta", "temperature", "num_iterations", "missing_eos_penalty", "lora_r",
-    "lora_alpha", "lora_dropout", "lora_target_modules", "load_in_4bit", "gradient_checkpointing",
-    "bf16", "use_vllm", "vllm_mode", "vllm_server_base_url", "vllm_gpu_memory_utilization", "overlap",
-    "interval", "meta_samples", "mode", "schedule", "strategy", "prescreen", "publish_after",
-    "baseline", "run_dir", "report_to", "seed", "max_usd", "max_calls", "max_tokens", "max_judge_failures",
-    "concurrency", "cache_dir",
-)  # fmt: skip
-"""Fields with a flag of their own; the others are set by ``-o``, ``MPO_*`` or YAML."""
 
 
 def run_job(config: Config, run: Run | None = None, as_json: bool = False) -> dict[str, Any]:
@@ -57,6 +47,9 @@ def run_job(config: Config, run: Run | None = None, as_json: bool = False) -> di
     Raises:
         MPOError: What stopped the run; its state is saved and the way to go on was printed.
     """
+    folder = config.run_dir
+    if run is None and folder:
+        led(lambda: check_vacant(folder))
     with sandboxed(config) as served, Status(sys.stderr if as_json else sys.stdout) as status:
         display = Display(config.steps, status)
         session = Session(served, display if leads() else _silent)
@@ -72,10 +65,8 @@ def run_job(config: Config, run: Run | None = None, as_json: bool = False) -> di
             if leads():
                 report = _report(run)
                 if outcome.stop:
-                    click.echo(f"saved; go on with: mpo-lite resume {run.path}", err=True)
-                click.echo(json.dumps(summary) if as_json else _closing_line(summary))
-                if report and not as_json:
-                    click.echo(f"report: {report}")
+                    click.echo(f"saved; go on with: {_resume(run, outcome.stop)}", err=True)
+                _tell(summary, report, as_json)
             leave()
             if outcome.stop:
                 raise outcome.stop
@@ -83,6 +74,33 @@ def run_job(config: Config, run: Run | None = None, as_json: bool = False) -> di
         finally:
             display.close()
             session.close()
+
+
+def tell_complete(run: Run, config: Config, as_json: bool) -> None:
+    """Says how a run went that has no batch left to train; nothing is loaded or asked."""
+    summary = {**run_figures(run, config), "seconds": 0.0}
+    report = _report(run)
+    more = f"mpo-lite resume {run.path} --steps {2 * config.steps}"
+    click.echo(
+        f"complete: all {counted(config.steps, 'batch', 'batches')} are done; for more: {more}", err=True
+    )
+    _tell(summary, report, as_json)
+
+
+def _tell(summary: dict[str, Any], report: Path | None, as_json: bool) -> None:
+    click.echo(json.dumps(summary) if as_json else _closing_line(summary))
+    if report and not as_json:
+        click.echo(f"report: {report}")
+
+
+def _resume(run: Run, stop: StopRun) -> str:
+    """The command that goes on with a stopped run, with a higher cap where one stopped it."""
+    cap = re.search(r"--max-(?:usd|calls|tokens) [\d.e+]+", str(stop))
+    raised = ""
+    if cap and isinstance(stop, BudgetReached):
+        flag, value = cap[0].split()
+        raised = f" {flag} {2 * float(value):g}"
+    return f"mpo-lite resume {run.path}{raised}"
 
 
 def _report(run: Run) -> Path | None:
@@ -102,47 +120,72 @@ def _silent(kind: str, row: dict[str, Any]) -> None:
 
 
 def _train(session: Session, config: Config, run: Run | None, display: Display) -> tuple[Run, Outcome]:
-    """Checks what can be checked, then loads torch and trains."""
+    """Checks what can be checked, the cheapest first and all before anything is paid, then trains."""
+    resumed = run
     estimated = estimate(session)
-    expected = estimated["total"]
-    tokens = [sum(pair) for pair in zip(expected["input_tokens"], expected["output_tokens"], strict=True)]
-    usd = expected["usd"]
-    cost = "unpriced" if usd is None else f"${usd[0]:.2f} to ${usd[1]:.2f}"
-    low, high = expected["calls"]
-    session.note(
-        f"estimated: {low:,} to {high:,} calls, {tokens[0] / 1e6:.2g} to {tokens[1] / 1e6:.2g} million "
-        f"tokens, {cost} (mpo-lite estimate says how)"
-    )
-    if summary := estimated["meta_steps"]["summary"]:
-        session.note(summary)
+    if resumed:
+        session.attach(resumed)
+        led(resumed.remove_torn_checkpoints)
+        led(lambda: _require_room(session, resumed, least_call(estimated)))
+    else:
+        _tell_plan(session, estimated)
     for role, which in session.models.all:
         session.note(f"{role}: {which.model}{f' at {which.api_base}' if which.api_base else ''}")
-    led(lambda: session.models.check(session.check_interrupt))
-    if SANDBOX in config.model_names:
-        session.note(SIMULATED)
-    session.note(f"loading the policy {config.policy}")
-    with activity(f"loading policy {config.policy}"):
-        if not Path(session.config.policy).exists():
-            go_offline_without_hub()
-        # Loads torch: only now that nothing else can be wrong.
+    check_packages(session.config)
+    with activity("checking the settings"):
+        # Loads torch: only now that nothing that is quicker to see can be wrong.
         from mpo_lite.training import policy, trainer
         from mpo_lite.training.mpo import open_run
 
-        policy.check_policy(session.config)
         trainer.check_settings(session)
-    fresh = run is None
-    run = run or Run(led(lambda: open_run(config, "train").path))
-    session.attach(run)
-    led(run.remove_torn_checkpoints)
+        policy.check_policy(session.config)
+        session.task.prepare_metrics()
+    session.check_models()
+    if SANDBOX in config.model_names:
+        session.note(SIMULATED)
+    run = resumed or Run(led(lambda: open_run(config, "train").path))
+    if not resumed:
+        session.attach(run)
     checkpoint = run.last_checkpoint()
     session.note(f"run directory: {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""))
+    session.note(f"loading the policy {config.policy}")
     try:
         with activity("training", config.steps, "batches") as display.training:
             return run, trainer.train(session, checkpoint)
     except ConfigError:
-        if fresh and leads():
+        if not resumed and leads():
             run.withdraw()
         raise
+
+
+def _require_room(session: Session, run: Run, least: tuple[float, int]) -> None:
+    """Stops a run at once whose caps leave nothing for another call of the judge, in USD and tokens."""
+    try:
+        session.client.budget.require(*least)
+    except BudgetReached as stop:
+        raise BudgetReached(f"{stop}: {_resume(run, stop)}") from None
+
+
+def _tell_plan(session: Session, estimated: dict[str, Any]) -> None:
+    """What the run will take, and what becomes of its prompts."""
+    total = estimated["total"]
+    middle, usd = total["middle"], total["usd"]
+    tokens = [sum(pair) for pair in zip(total["input_tokens"], total["output_tokens"], strict=True)]
+    about = (middle["input_tokens"] + middle["output_tokens"]) / 1e6
+    cost = "unpriced" if usd is None else f"about ${middle['usd']:.2f} (${usd[0]:.2f} to ${usd[1]:.2f})"
+    low, high = total["calls"]
+    session.note(
+        f"estimated: about {middle['calls']:,} calls ({low:,} to {high:,}), {about:.2g} million tokens "
+        f"({tokens[0] / 1e6:.2g} to {tokens[1] / 1e6:.2g}), {cost}; mpo-lite estimate says how"
+    )
+    for line in paid_for(session, estimated):
+        session.note(line)
+    if summary := estimated["meta_steps"]["summary"]:
+        session.note(summary)
+    train, held_out = len(session.prompts.train), len(session.prompts.held_out)
+    if held_out and not session.task.data.held_out_source:
+        use = "for the gold metric" if session.gold else "for mpo-lite compare"
+        session.note(f"{held_out} of {counted(train + held_out, 'prompt')} are held out of training, {use}")
 
 
 def _closing_line(summary: dict[str, Any]) -> str:

@@ -70,26 +70,41 @@ class Endpoints:
     def _in_charge(self) -> tuple[Backend, ...]:
         return (self.fallback,) if self.fallback and self.fell_back else self.judges
 
-    def check(self, interrupt: Callable[[], None] = lambda: None) -> None:
-        """Sends one tiny call to every model.
+    def check(self, interrupt: Callable[[], None] = lambda: None) -> str:
+        """Sends one tiny call to every model; where a judge cannot be used, the fallback judge takes over.
 
         Args:
             interrupt: Called while waiting; what it raises ends it.
 
+        Returns:
+            Why the fallback judge takes over; empty where it does not.
+
         Raises:
-            EndpointError: One of them cannot be used; says which, and how to mend it.
+            EndpointError: One of them cannot be used, and nobody takes its place; says which, and how to mend
+                it.
         """
         roles: dict[Backend, str] = {}
         for role, which in self.all:
             roles.setdefault(which, role)
+        down = ""
         for which, role in roles.items():
-            at = f" at {which.api_base}" if which.api_base else ""
             try:
-                with activity(f"checking {role} {which.model}{at}"):
-                    background.wait(self.client.check(which), interrupt)
-            except CallFailed as error:
-                where = which.api_base or "the provider"
-                raise EndpointError(f"{which.model} does not answer at {where}: {error}") from None
+                self._check_one(which, role, interrupt)
+            except EndpointError as error:
+                if self.fallback is None or which not in self.judges or which == self.fallback:
+                    raise
+                down = down or str(error)
+        self.fell_back = self.fell_back or bool(down)
+        return down
+
+    def _check_one(self, which: Backend, role: str, interrupt: Callable[[], None]) -> None:
+        at = f" at {which.api_base}" if which.api_base else ""
+        try:
+            with activity(f"checking {role} {which.model}{at}"):
+                background.wait(self.client.check(which), interrupt)
+        except CallFailed as error:
+            where = which.api_base or "the provider"
+            raise EndpointError(f"{which.model} does not answer at {where}: {error}") from None
 
     def spend(self) -> dict[str, Any]:
         """Calls, tokens, cache hits and USD so far.

@@ -65,6 +65,19 @@ class Budget:
                 self._reserve(wanted, -1)
                 self._settled.notify_all()
 
+    def require(self, usd: float, tokens: int) -> None:
+        """Sees that another call can be paid.
+
+        Args:
+            usd: What it takes at least.
+            tokens: Likewise.
+
+        Raises:
+            BudgetReached: It does not fit under a cap.
+        """
+        if blocked := self._blocked({"usd": usd, "calls": 1, "tokens": tokens}):
+            raise BudgetReached(blocked)
+
     def divide(self, elsewhere: Mapping[str, float], processes: int) -> None:
         """Leaves the other processes of the job their share of what is not spent yet.
 

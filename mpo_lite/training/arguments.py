@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from trl import GRPOConfig, RLOOConfig
 
+from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, refusals
 from mpo_lite.judge.base import LONGEST_BATCH
 from mpo_lite.training.callback import steps_per_batch
 from mpo_lite.training.ranks import world_size
 from mpo_lite.training.session import Session
+from mpo_lite.validation import complaint, unknown_key
 
 KEPT_CHECKPOINTS = 2
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
@@ -52,8 +56,9 @@ def trainer_arguments(session: Session, output: Path) -> GRPOConfig | RLOOConfig
         raise ConfigError(
             f"trainer.{taken[0]}: set by mpo-lite itself; use steps, save_every, seed, run_dir or algorithm"
         )
+    kind = RLOOConfig if config.algorithm == "rloo" else GRPOConfig
+    _check_fields(kind, config.trainer)
     with refusals("trainer"):
-        kind = RLOOConfig if config.algorithm == "rloo" else GRPOConfig
         arguments = kind(**settings, **fixed)
         per_batch = steps_per_batch(arguments)
         given = arguments.generation_batch_size, arguments.num_generations
@@ -70,6 +75,24 @@ def trainer_arguments(session: Session, output: Path) -> GRPOConfig | RLOOConfig
     arguments.max_steps *= per_batch
     arguments.save_steps *= per_batch
     return arguments
+
+
+def _check_fields(kind: type[Any], given: dict[str, Any]) -> None:
+    """Sees that TRL has the fields and that the values are of their types: itself it looks at neither, or
+    late.
+    """
+    hints = get_type_hints(kind)
+    fields = [field.name for field in dataclasses.fields(kind) if field.init]
+    for name, value in given.items():
+        if name not in fields:
+            raise ConfigError(
+                f"trainer.{name}: {unknown_key(name, fields)} (fields of TRL's {kind.__name__})"
+            )
+        try:
+            TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        except ValidationError as error:
+            said = complaint(error.errors(include_url=False)[0], Config)
+            raise ConfigError(f"trainer.{name} {value!r}: {said}") from error
 
 
 def _settings(session: Session) -> dict[str, Any]:

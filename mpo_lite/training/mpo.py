@@ -69,6 +69,8 @@ class MPO:
         if session is None:
             session = Session(load_config(given=options))
             atexit.register(session.close)
+            session.task.prepare_metrics()
+            session.check_models()
             path, resumes = led(lambda: _begun(session))
             session.attach(Run(path))
         self.session = session
@@ -202,7 +204,6 @@ def open_run(config: Config, begun_by: Literal["train", "library"]) -> Run:
 
 def _begun(session: Session) -> tuple[Path, bool]:
     """The run of a user's own trainer: a new one, or the one in ``run_dir``; and whether it has batches."""
-    session.models.check(session.check_interrupt)
     config = session.config
     if config.run_dir and (run := Run(config.run_dir)).exists() and run.begun_by == "library":
         return run.path, bool(read_rows(run.rollouts))

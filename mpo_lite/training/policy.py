@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, refusals
 from mpo_lite.evaluation.chat import Chat
+from mpo_lite.tasks import hub
 from mpo_lite.tasks.spec import Task
 from mpo_lite.training.ppo import VALUE_HEAD, add_value_head
 from mpo_lite.training.session import Session
@@ -30,20 +31,47 @@ def quiet_libraries() -> None:
 
 
 def check_policy(config: Config) -> None:
-    """Sees that the policy can be read, by its configuration file alone.
+    """Sees that the policy can be read and asked, by all of its files but its weights.
 
     Raises:
-        ConfigError: It is no model folder, or the hub cannot be reached; names ``--policy`` and ``--data``.
+        ConfigError: It is no model folder, the hub has none of that name or cannot be reached, or its
+            tokenizer has no chat template.
     """
+    folder = Path(config.policy)
+    if folder.exists():
+        _check_folder(folder)
     try:
-        AutoConfig.from_pretrained(config.policy, trust_remote_code=False)
+        AutoConfig.from_pretrained(config.policy, trust_remote_code=False, **_from(config.policy))
     except (OSError, ValueError) as error:
-        local = Path(config.policy).exists()
-        what = "is no model folder" if local else "is no folder here and cannot be had from the hub"
+        if folder.exists():
+            said = " ".join(str(error).split())[:200]
+            raise ConfigError(f"policy {config.policy!r}: its config.json cannot be used: {said}") from error
         raise ConfigError(
-            f"policy {config.policy!r}: {what} ({type(error).__name__}); "
-            "give a local model by --policy DIR and local prompts by --data FILE.jsonl"
+            f"policy {config.policy!r}: is no folder here and cannot be had from the hub "
+            f"({hub.why_missing()}); give a local model by --policy DIR and local prompts by "
+            "--data FILE.jsonl"
         ) from error
+    load_tokenizer(config)
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ConfigError(f"policy {str(folder)!r}: is a file; name the folder of a model")
+    if not (folder / "config.json").is_file():
+        is_adapter = (folder / "adapter_config.json").is_file() or (folder / "checkpoints").is_dir()
+        mend = (
+            "it holds an adapter: mpo-lite export RUN --merge DIR makes a model of a run"
+            if is_adapter
+            else "name the folder of a model, or its id on the hub"
+        )
+        raise ConfigError(f"policy {str(folder)!r}: has no config.json; {mend}")
+    if not any(path.suffix in (".safetensors", ".bin") for path in folder.iterdir()):
+        raise ConfigError(f"policy {str(folder)!r}: holds no weights (*.safetensors)")
+
+
+def _from(name: str) -> dict[str, bool]:
+    """How transformers is told where to look."""
+    return {"local_files_only": hub.copies_alone(name)}
 
 
 def load_policy(config: Config, precise: bool = False) -> tuple[Any, Any]:
@@ -71,6 +99,7 @@ def load_policy(config: Config, precise: bool = False) -> tuple[Any, Any]:
             dtype="auto" if precise else _dtype(config),
             quantization_config=quantization,
             trust_remote_code=False,
+            **_from(config.policy),
         )
     if config.algorithm == "ppo":
         add_value_head(model)
@@ -84,7 +113,9 @@ def load_tokenizer(config: Config) -> Any:
         ConfigError: It cannot be loaded, or has no chat template.
     """
     with refusals(f"policy {config.policy!r}"):
-        tokenizer = AutoTokenizer.from_pretrained(config.policy, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            config.policy, trust_remote_code=False, **_from(config.policy)
+        )
     if not tokenizer.chat_template:
         raise ConfigError(
             f"policy {config.policy!r}: its tokenizer has no chat template; name a chat or instruct model"

@@ -54,9 +54,9 @@ class Session:
         with_meta = config.baseline in (None, "autoprompt")
         self.models = Endpoints(config, self.task.persona, with_meta, world_size())
         try:
-            self.prompts = load_prompts(self.task.data, config.data)
-            self.gold, self.verify = self.task.gold_metric(), self.task.verify_metric()
             first, origin = _first_rubric(config, self.task)
+            self.gold, self.verify = self.task.gold_metric(), self.task.verify_metric()
+            self.prompts = load_prompts(self.task.data)
         except UsageError:
             self.models.close()
             raise
@@ -148,7 +148,7 @@ class Session:
             All rollouts before it.
         """
         led(lambda: self.run.rewind(batch))
-        if fell_back and not self.fall_back("it did before the run was stopped"):
+        if fell_back and not (self.models.fell_back or self.fall_back("it did before the run was stopped")):
             raise ConfigError(f"{self.run.path}: its fallback judge took over; name it by --judge-fallback")
         self.batch, self.version = batch, self.run.version(version)
         journalled = self.run.journalled(0)
@@ -188,10 +188,23 @@ class Session:
         fallback = self.models.fallback
         if fallback is None or self.models.fell_back:
             return False
-        self.models.fell_back = True
-        self.judge = self.models.judge()
+        self._hand_over()
         self.note(f"{fallback.label} judges from now on: {reason}")
         return True
+
+    def check_models(self) -> None:
+        """Sees that every model answers; where a judge does not, the fallback judge takes over at once.
+
+        Raises:
+            EndpointError: One cannot be used, and no fallback judge takes its place.
+        """
+        if reason := led(lambda: self.models.check(self.check_interrupt)):
+            self._hand_over()
+            self.note(f"{reason}; {self.models.judged_by} judges instead")
+
+    def _hand_over(self) -> None:
+        self.models.fell_back = True
+        self.judge = self.models.judge()
 
     def warn(self) -> None:
         """Tells of caps that come near."""
