@@ -64,7 +64,7 @@ def _prices(value: Any) -> Any:
     numbers = all(isinstance(one, int | float) and not isinstance(one, bool) and one >= 0 for one in entries)
     if len(entries) not in (2, 3) or not numbers:
         raise ValueError("give USD per million input and output tokens, such as [0.15, 0.6]")
-    return value
+    return tuple(entries)
 
 
 # Shells expand ~ in flags; in YAML and variables nobody does.

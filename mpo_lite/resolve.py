@@ -151,11 +151,12 @@ def _from_yaml(path: Path) -> dict[str, _Given]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read the configuration ({error})") from error
     document = parse_yaml(text, str(path), ConfigError)
-    if document.data is None:
+    read: Any = document.data
+    if read is None:
         return {}
-    if not isinstance(document.data, dict):
+    if not isinstance(read, dict):
         raise ConfigError(f"{path}: must be a mapping of keys to values, like 'steps: 200'")
-    data = cast(dict[str, Any], document.data)
+    data = cast(dict[str, Any], read)
     beside = {
         name: _beside(path.parent, name, data[name]) for name in _PATHS + _PATHS_OR_NAMES if name in data
     }

@@ -86,7 +86,9 @@ class Rubric(Settings):
 
     criteria: Annotated[tuple[Criterion, ...], Field(min_length=1, max_length=MAX_CRITERIA)]
     guidelines: Guidelines = ""
-    clusters: Annotated[dict[str, Guidelines], Field(default_factory=dict[str, str], max_length=MAX_CLUSTERS)]
+    clusters: Annotated[dict[str, Guidelines], Field(max_length=MAX_CLUSTERS)] = Field(
+        default_factory=dict[str, str]
+    )
 
     @model_validator(mode="after")
     def _is_coherent(self) -> Self:

@@ -18,13 +18,14 @@ from mpo_lite.errors import MPOError
 MAX_CHARACTERS = 256 * 1024
 MAX_DEPTH = 32
 """Mappings and lists within each other."""
-_FLOAT = "tag:yaml.org,2002:float"
 _EXPONENT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 _NOT_READ = {"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:merge"}
 _RESOLVERS = {
     first: [(tag, pattern) for tag, pattern in found if tag not in _NOT_READ]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+for _first in "-+.0123456789":
+    _RESOLVERS.setdefault(_first, []).append(("tag:yaml.org,2002:float", _EXPONENT))
 
 
 class _Refused(yaml.MarkedYAMLError):
@@ -39,13 +40,14 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
+        event: yaml.Event = self.peek_event()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        if isinstance(event, yaml.AliasEvent):
             said = "aliases (*name) are not read; write the value out"
-            raise _Refused(problem=said, problem_mark=self.peek_event().start_mark)
+            raise _Refused(problem=said, problem_mark=event.start_mark)
         self._depth += 1
         if self._depth > MAX_DEPTH:
             said = f"more than {MAX_DEPTH} levels within each other"
-            raise _Refused(problem=said, problem_mark=self.peek_event().start_mark)
+            raise _Refused(problem=said, problem_mark=event.start_mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -56,10 +58,6 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
-
-
-_Loader.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
-_Dumper.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def parse_yaml(text: str, where: str, refuse: Callable[[str], MPOError]) -> Docu
         if node is None:
             return Document(None, lines)
         _place(node, "", lines)
-        return Document(loader.construct_document(node), lines)
+        return Document(loader.construct_document(node), lines)  # pyright: ignore[reportUnknownMemberType]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         said = error.problem if isinstance(error, _Refused) else f"not valid YAML ({error.problem})"

@@ -123,6 +123,7 @@ def test_an_endpoint_that_does_not_answer_is_named(
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"prompt": f"p {n}"}) + "\n" for n in range(9)))
     flags = ["--judge", "openai/x", "--judge-api-base", "http://127.0.0.1:9/v1", "--baseline", "iter0"]
+    flags += ["--policy", "sandbox"]
     with pytest.raises(SystemExit) as stopped:
         main(["train", *flags, "--data", str(data), "--json", "--cache-dir", str(tmp_path / "cache")])
     output = capsys.readouterr()

@@ -71,7 +71,7 @@ def test_an_unknown_key_is_refused_with_file_line_and_suggestion(tmp_path: Path)
     path = write(tmp_path, "steps: 3\nppo:\n  lam: 1\n  gama: 1\n")
     with pytest.raises(ConfigError, match=r'essay.yaml:4 ppo.gama: unknown key, did you mean "gamma"\?'):
         load_config(path, environ={})
-    with pytest.raises(ConfigError, match=r'-o stepps .*did you mean "steps"'):
+    with pytest.raises(ConfigError, match=r'-o stepps: .*did you mean "steps"'):
         load_config(overrides=["stepps=3"], environ={})
 
 
@@ -80,7 +80,7 @@ def test_an_unknown_key_is_refused_with_file_line_and_suggestion(tmp_path: Path)
     [
         ({"steps": 0}, {}, "--steps: must be 1 or more"),
         ({}, {"MPO_STEPS": "many"}, "MPO_STEPS: must be a whole number"),
-        ({"judge_api_base": "localhost:8000"}, {}, "--judge-api-base .*http"),
+        ({"judge_api_base": "localhost:8000"}, {}, "--judge-api-base: .*http"),
         ({"judge_api_base": "http://user:secret@host/v1"}, {}, "must not carry a password"),
         ({"judge_api_base": "http://host/v1?api_key=secret"}, {}, "must not carry a password or key"),
     ],

@@ -94,7 +94,7 @@ def test_estimate_reads_a_file_and_shows_a_table(tmp_path: Path, capsys: pytest.
     output = capsys.readouterr().out
     assert "50 batches of 64 completions" in output
     assert "unpriced" not in output and output.count("$") == 9 + 2 * 4  # low, middle, high; what moves it
-    assert "tokens of an answer: 128 to 512: $" in output and "tokens of the judge's reply" in output
+    assert "criteria of the rubric, over the run: 1 to 12: $" in output
 
 
 def test_the_range_is_around_a_middle_and_says_what_moves_it(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_a_cap_says_what_it_pays_for(tmp_path: Path) -> None:
 
     assert told() == told(max_usd=1e6) == told(max_calls=10**9, max_tokens=10**12) == []
     (line,) = told(max_calls=64 * 10)
-    assert line == "the cap of 640 calls pays for about 8 to 12 of 40 batches"
+    assert line == "the cap of 640 calls pays for about 9 to 12 of 40 batches"
     assert told(max_calls=3) == ["the cap of 3 calls pays for about 0 of 40 batches"]
     both = told(max_usd=0.5, max_tokens=1000)
     assert len(both) == 2 and both[0].startswith("the cap of $0.50 pays for about ")
