@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from mpo_lite.config import PRESETS, Config, Model, Ppo, Thresholds
 from mpo_lite.errors import ConfigError
+from mpo_lite.files import YAML_ERRORS
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _from_yaml(path: Path) -> dict[str, _Given]:
         data: Any = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read the configuration ({error})") from error
-    except yaml.YAMLError as error:
+    except YAML_ERRORS as error:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if data is None:
         return {}

@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from mpo_lite.errors import TaskError
+from mpo_lite.files import YAML_ERRORS
 from mpo_lite.text import defuse
 from mpo_lite.types import Assessment, text_hash
 
@@ -203,10 +204,10 @@ def parse_rubric(text: str, where: str) -> Rubric:
     try:
         data: Any = yaml.safe_load(text)
         return Rubric.model_validate(data)
-    except yaml.YAMLError as error:
-        raise TaskError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from error
     except ValidationError as error:
         raise TaskError(f"{where}: {first_problem(error)}") from error
+    except YAML_ERRORS as error:
+        raise TaskError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from error
 
 
 def dump_rubric(rubric: Rubric) -> str:

@@ -13,6 +13,7 @@ import pytest
 from jobs import arguments, asked, same_run, wait_for, weights
 from llm_server import LLMServer
 
+from mpo_lite.checkpoints import last_checkpoint
 from mpo_lite.files import read_rows
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.ledger import Ledger
@@ -130,7 +131,7 @@ def test_a_cap_holds_for_all_processes_together(tmp_path: Path, prompts: Path) -
         run = Run(tmp_path / "capped")
         calls = [row for path in run.ledgers().values() for row in read_rows(path)]
         assert 16 < len(calls) <= 60
-        assert run.last_checkpoint() is not None
+        assert last_checkpoint(run) is not None
         done(torchrun("-m", "mpo_lite", "resume", str(run.path), "--max-calls", "1000", "--json"))
         done(torchrun(*two(tmp_path, prompts, "whole", server)))
     assert weights(tmp_path / "capped") == weights(tmp_path / "whole")

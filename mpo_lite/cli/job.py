@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpo_lite.activity import activity
+from mpo_lite.checkpoints import discard_after
 from mpo_lite.cli.progress import Display
 from mpo_lite.cli.status import Status
 from mpo_lite.config import Config, Model
@@ -43,12 +44,15 @@ FLAGS = (
 """Fields with a flag of their own; the others are set by ``-o``, ``MPO_*`` or YAML."""
 
 
-def run_job(config: Config, run: Run | None = None, as_json: bool = False) -> dict[str, Any]:
+def run_job(
+    config: Config, run: Run | None = None, checkpoint: Path | None = None, as_json: bool = False
+) -> dict[str, Any]:
     """Trains, or goes on training, and prints how it went.
 
     Args:
         config: What to run.
         run: An existing run to continue; None begins a new one.
+        checkpoint: Where the existing run goes on; None from its first batch.
         as_json: Whether the summary is printed as one JSON line instead of text.
 
     Returns:
@@ -61,7 +65,7 @@ def run_job(config: Config, run: Run | None = None, as_json: bool = False) -> di
         display = Display(config.steps, status)
         session = Session(served, display if leads() else _silent)
         try:
-            run, outcome = _train(session, config, run, display)
+            run, outcome = _train(session, config, run, checkpoint, display)
             display.close()
             summary = {
                 **run_figures(run, config),
@@ -101,7 +105,9 @@ def _silent(kind: str, row: dict[str, Any]) -> None:
     """What a process shows that does not lead."""
 
 
-def _train(session: Session, config: Config, run: Run | None, display: Display) -> tuple[Run, Outcome]:
+def _train(
+    session: Session, config: Config, run: Run | None, checkpoint: Path | None, display: Display
+) -> tuple[Run, Outcome]:
     """Checks what can be checked, then loads torch and trains."""
     estimated = estimate(session)
     expected = estimated["total"]
@@ -125,16 +131,17 @@ def _train(session: Session, config: Config, run: Run | None, display: Display) 
         if not Path(session.config.policy).exists():
             go_offline_without_hub()
         # Loads torch: only now that nothing else can be wrong.
-        from mpo_lite.training import policy, trainer
+        from mpo_lite.training import arguments, policy, trainer
         from mpo_lite.training.mpo import open_run
 
         policy.check_policy(session.config)
         trainer.check_settings(session)
+        folder = run.path if run else config.run_dir or Path("runs")
+        trainer.check_room(session, folder, 1 if checkpoint else arguments.KEPT_CHECKPOINTS)
     fresh = run is None
     run = run or Run(led(lambda: open_run(config, "train").path))
     session.attach(run)
-    led(run.remove_torn_checkpoints)
-    checkpoint = run.last_checkpoint()
+    led(lambda: discard_after(run, checkpoint))
     session.note(f"run directory: {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""))
     try:
         with activity("training", config.steps, "batches") as display.training:

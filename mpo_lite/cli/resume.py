@@ -8,10 +8,12 @@ from typing import Any
 import click
 from dotenv import load_dotenv
 
+from mpo_lite.checkpoints import resumable_checkpoint
 from mpo_lite.cli.job import run_job
 from mpo_lite.cli.options import config_options, json_option
 from mpo_lite.errors import ConfigError
 from mpo_lite.runs import Run
+from mpo_lite.training.ranks import led
 
 
 @click.command("resume", short_help="Continue a run that was stopped or killed.")
@@ -26,15 +28,23 @@ from mpo_lite.runs import Run
     "max_judge_failures",
     "concurrency",
 )
+@click.option(
+    "--from",
+    "place",
+    metavar="CHECKPOINT",
+    help="Go on from an earlier checkpoint, such as checkpoint-8, or from the start. [default: the last one]",
+)
 @json_option
-def command(run_dir: Path, as_json: bool, **flags: Any) -> None:
+def command(run_dir: Path, place: str | None, as_json: bool, **flags: Any) -> None:
     """Continue a run from its last checkpoint, under the same configuration.
 
     Caps and addresses may be given anew; what was spent before counts. No answer in the cache is paid for
-    again.
+    again. A checkpoint that was damaged, or files of the run that were changed, are refused before anything
+    is loaded or paid; --from goes back to a checkpoint before, and moves later ones to superseded/.
 
     \b
     mpo-lite resume runs/essay-20250428-101500 --max-usd 20
+    mpo-lite resume runs/essay-20250428-101500 --from checkpoint-40
     """
     load_dotenv(Path(".env"))
     run, config = Run.open(run_dir, flags)
@@ -43,4 +53,8 @@ def command(run_dir: Path, as_json: bool, **flags: Any) -> None:
             f"{run_dir}: written by a trainer of your own; start that script again, with "
             "trainer.train(resume_from_checkpoint=True)"
         )
-    run_job(config, run, as_json)
+    led(run.lock)
+    try:
+        run_job(config, run, led(lambda: resumable_checkpoint(run, place)), as_json)
+    finally:
+        run.unlock()
