@@ -11,12 +11,15 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from mpo_lite.errors import ConfigError, RunError
-from mpo_lite.files import JsonRow, read_object, write_atomically
+from mpo_lite.files import JsonRow, count_rows, read_object, write_atomically
+from mpo_lite.llm.ledger import read_calls
+from mpo_lite.records import KINDS
 from mpo_lite.runs import Run
 
 STATE_FILE = "mpo_state.json"
@@ -64,7 +67,7 @@ def complete_checkpoint(run: Run, checkpoint: Path, state: JsonRow) -> None:
         for path in sorted(checkpoint.rglob("*"))
         if path.is_file()
     }
-    manifest = {"files": files, "rows": run.rows_until(state["batch"])}
+    manifest = {"files": files, "rows": _rows_until(run, state["batch"])}
     write_atomically(checkpoint / MANIFEST, json.dumps(manifest, indent=2))
 
 
@@ -142,7 +145,8 @@ def require_intact(run: Run, checkpoint: Path | None) -> None:
         run.version(pinned)
     for number in range(version + 1):
         run.version(number)
-    run.require_rows(rows, batch)
+    _require_rows(run, rows, batch)
+    run.meta_outcomes(batch)
 
 
 def require_files(checkpoint: Path) -> JsonRow:
@@ -183,6 +187,30 @@ def discard_after(run: Run, checkpoint: Path | None) -> None:
             shutil.rmtree(kept, ignore_errors=True)
             kept.parent.mkdir(exist_ok=True)
             path.rename(kept)
+
+
+def _rows_until(run: Run, batch: int) -> dict[str, int]:
+    """How many rows of the journals a checkpoint rests on, by file: those that ``Run.rewind`` keeps."""
+    cut = {
+        file: sum(row["batch"] <= until for row in run.rows(file))
+        for file, until in run.cut_at(batch).items()
+    }
+    whole = (run.rollouts, run.anchor, run.probes, run.trials, *run.ledgers().values())
+    counts = cut | {file: count_rows(file) for file in whole}
+    return {file.name: count for file, count in counts.items() if count}
+
+
+def _require_rows(run: Run, counts: Mapping[str, int], batch: int) -> None:
+    """Sees that the journals can be read, and hold what a checkpoint at ``batch`` rests on."""
+    until = {file.name: limit for file, limit in run.cut_at(batch).items()}
+    for name in dict.fromkeys([*KINDS, *(file.name for file in run.ledgers().values()), *counts]):
+        file, count = run.path / name, counts.get(name, 0)
+        if count and not file.exists():
+            raise RunError(f"{file}: missing")
+        rows = run.rows(file) if name in KINDS else read_calls(file)
+        found = sum(name not in until or row["batch"] <= until[name] for row in rows)
+        if found < count:
+            raise RunError(f"{file}: cut short: {found:,} of its first {count:,} rows are left")
 
 
 def _with_offer(run: Run, checkpoint: Path | None, error: RunError) -> RunError:

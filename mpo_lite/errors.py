@@ -200,7 +200,7 @@ def storage_errors(path: Path, then: str) -> Generator[None]:
 
     Args:
         path: The folder that is written to.
-        then: What to do once there is room, as the message ends.
+        then: What to do after that, as the message ends: ``then try again``.
 
     Raises:
         StorageError: In place of what Python, torch or safetensors raise.
@@ -209,5 +209,5 @@ def storage_errors(path: Path, then: str) -> Generator[None]:
         yield
     except Exception as error:
         if said := storage_problem(error, path):
-            raise StorageError(f"{said}, then {then}") from error
+            raise StorageError(f"{said}, {then}") from error
         raise

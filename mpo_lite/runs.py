@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -25,14 +25,12 @@ from mpo_lite.errors import ConfigError, RunError, TaskError, storage_problem
 from mpo_lite.files import (
     YAML_ERRORS,
     JsonRow,
-    count_rows,
     journal,
     read_object,
     read_rows,
     write_atomically,
     write_journal,
 )
-from mpo_lite.llm.ledger import read_calls
 from mpo_lite.records import KINDS, Environment, Pin, rollout_of, rollout_row
 from mpo_lite.resolve import load_config, save_config
 from mpo_lite.rubric import Rubric, dump_rubric, load_rubric, parse_rubric
@@ -97,12 +95,11 @@ class Run:
             raise ConfigError(
                 f"{path} holds a run already; continue it: mpo-lite resume {path}, or name another folder"
             )
-        settings = save_config(config)
         try:
             for folder in (run.checkpoints, path / "rubrics"):
                 folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path / "env.json", json.dumps(env, indent=2))
-            write_atomically(run.config_file, f"{settings}{_SEAL}{_sha256(settings.encode())}\n")
+            run.write_config(config)
         except OSError as error:
             said = storage_problem(error, path) or f"{path}: cannot write the run here ({error})"
             raise ConfigError(f"{said}, or name another folder by --run-dir") from error
@@ -126,6 +123,11 @@ class Run:
     def exists(self) -> bool:
         """Whether a run was begun here."""
         return self.config_file.is_file()
+
+    def write_config(self, config: Config) -> None:
+        """Writes the run's configuration, sealed: whoever changes it otherwise is noticed."""
+        settings = save_config(config)
+        write_atomically(self.config_file, f"{settings}{_SEAL}{_sha256(settings.encode())}\n")
 
     def require_own_config(self) -> None:
         """Refuses to go on by a configuration that is not as the run wrote it. Raises ``RunError``."""
@@ -259,46 +261,15 @@ class Run:
         """Takes the run back to where ``batch`` generation batches were done; keeps what is cut in
         ``superseded/``.
         """
-        for file, until in self._cut_at(batch).items():
+        for file, until in self.cut_at(batch).items():
             rows = self.rows(file)
             if tail := [row for row in rows if row["batch"] > until]:
                 self._superseded.mkdir(exist_ok=True)
                 journal(self._superseded / file.name, tail)
                 write_journal(file, [row for row in rows if row["batch"] <= until])
 
-    def rows_until(self, batch: int) -> dict[str, int]:
-        """How many rows a checkpoint rests on, by file: those that ``rewind`` keeps."""
-        cut = {
-            file: sum(row["batch"] <= until for row in self.rows(file))
-            for file, until in self._cut_at(batch).items()
-        }
-        whole = (self.rollouts, self.anchor, self.probes, self.trials, *self.ledgers().values())
-        counts = cut | {file: count_rows(file) for file in whole}
-        return {file.name: count for file, count in counts.items() if count}
-
-    def require_rows(self, counts: Mapping[str, int], batch: int) -> None:
-        """Sees that the journals can be read, and hold what a checkpoint at ``batch`` rests on.
-
-        Args:
-            counts: Rows by file, as ``rows_until`` gave them.
-            batch: Generation batches done.
-
-        Raises:
-            RunError: A line is damaged, or rows are missing; names the file.
-        """
-        until = {file.name: limit for file, limit in self._cut_at(batch).items()}
-        for name in {*KINDS, *(file.name for file in self.ledgers().values()), *counts}:
-            file, count = self.path / name, counts.get(name, 0)
-            if count and not file.exists():
-                raise RunError(f"{file}: missing")
-            rows = self.rows(file) if name in KINDS else read_calls(file)
-            found = sum(name not in until or row["batch"] <= until[name] for row in rows)
-            if found < count:
-                raise RunError(f"{file}: cut short: {found:,} of its first {count:,} rows are left")
-        self.meta_outcomes(batch)
-
-    def _cut_at(self, batch: int) -> dict[Path, int]:
-        """Journals that are cut where a run goes on, and the last batch whose rows they keep."""
+    def cut_at(self, batch: int) -> dict[Path, int]:
+        """Journals that are cut where a run goes on after ``batch`` batches; the last whose rows they keep."""
         # The meta step of a batch comes after its checkpoint: it is still to be done.
         return {self.metrics: batch, self.gold: batch, self.alarms: batch, self.lineage: batch - 1}
 

@@ -119,6 +119,13 @@ def test_two_killed_processes_go_on_to_the_same_bits(tmp_path: Path, prompts: Pa
         done(torchrun("-m", "mpo_lite", "resume", str(tmp_path / "killed"), "--json"))
         assert len(asked(server)) > already
     same_run(tmp_path, "whole", "killed", step=24)
+    last = tmp_path / "killed" / "checkpoints" / "checkpoint-24"
+    listed = json.loads((last / "manifest.json").read_text())["files"]  # of what both have saved
+    assert (
+        {"rng_state_0.pth", "rng_state_1.pth"}
+        < set(listed)
+        == {path.name for path in last.iterdir()} - {"manifest.json"}
+    )
 
 
 def test_a_cap_holds_for_all_processes_together(tmp_path: Path, prompts: Path) -> None:

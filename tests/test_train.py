@@ -324,7 +324,7 @@ def test_changed_prompts_are_noticed_on_resume(
     with pytest.raises(SystemExit) as stopped:
         main(["resume", str(tmp_path / "run")])
     assert stopped.value.code == 2
-    assert "the prompts are no longer those it was trained on" in capsys.readouterr().err
+    assert "its data is no longer what it was trained on" in capsys.readouterr().err
 
 
 def test_the_cluster_of_a_prompt_reaches_the_journal(train: Train, tmp_path: Path) -> None:

@@ -98,8 +98,8 @@ class MPOCallback(TrainerCallback):
             )
         if batch and saved.get("prompts") != self.session.prompts_hash:
             raise ConfigError(
-                f"{checkpoint}: the prompts are no longer those it was trained on; give it its data again, "
-                "or begin a new run"
+                f"{checkpoint}: its data is no longer what it was trained on (other prompts, references or "
+                "clusters); give it its data again, or begin a new run"
             )
         rollouts = self.session.resume(batch, saved.get("version", 0), saved.get("fell_back", False))
         if self.chat is None:  # a trainer of TRL's own

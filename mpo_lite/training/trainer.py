@@ -96,7 +96,7 @@ def train(session: Session, checkpoint: Path | None = None) -> Outcome:
     mpo = MPO(session=session)
     trainer = _trainer(config, mpo)
     stop: StopRun | None = None
-    with storage_errors(session.run.path, f"go on: mpo-lite resume {session.run.path}"):
+    with storage_errors(session.run.path, f"then go on: mpo-lite resume {session.run.path}"):
         try:
             with _stoppable(session):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
