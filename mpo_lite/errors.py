@@ -4,7 +4,9 @@
     ├── UsageError               what the user gave cannot work (exit code 2)
     │   ├── ConfigError          a configuration file, flag or variable
     │   ├── TaskError            a task folder, rubric or data file
+    │   ├── RunError             a file of a run that is missing, damaged or changed
     │   └── EndpointError        a judge or meta-judge that cannot be reached or used
+    ├── StorageError             a file cannot be written: the disk is full or read-only (exit code 1)
     ├── CallFailed               one model call gave no usable answer: no score, never a 0
     └── StopRun                  the run ends now; its state is saved and it can be resumed
         ├── BudgetReached        a cap on USD or calls (exit code 3)
@@ -16,9 +18,13 @@ A message says what happened, where, and how to mend it. The command line prints
 
 from __future__ import annotations
 
+import errno
+import re
+import shutil
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 FailureKind = Literal["timeout", "transport", "cut", "parse", "refusal", "context", "stopped"]
@@ -67,8 +73,28 @@ class TaskError(UsageError):
     """A task folder, rubric or data file cannot be read or is malformed."""
 
 
+class RunError(UsageError):
+    """A file of a run is missing, damaged or changed.
+
+    Args:
+        what: The file, the line where that is known, and what is wrong.
+        mend: What helps.
+    """
+
+    def __init__(self, what: str, mend: str = "restore it from a copy") -> None:
+        super().__init__(what, mend)
+        self.what, self.mend = what, mend
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.mend}"
+
+
 class EndpointError(UsageError):
     """A model endpoint refuses for good: wrong key, no such model, no quota."""
+
+
+class StorageError(MPOError):
+    """A file cannot be written: the disk is full or read-only, or this user may not write there."""
 
 
 class CallFailed(MPOError):
@@ -127,3 +153,61 @@ def refusals(what: str) -> Generator[None]:
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, ArithmeticError) as error:
         said = " ".join(str(error).split())
         raise ConfigError(f"{what}: {said[:300] or type(error).__name__}") from error
+
+
+_STORAGE = {
+    errno.ENOSPC: "the disk that holds {} is full; free some room",
+    errno.EDQUOT: "{}: the disk quota of this user is used up; free some room",
+    errno.EFBIG: "{}: larger than a file may be here; raise the limit (ulimit -f)",
+    errno.EROFS: "{}: the disk is read-only; make it writable",
+    errno.EACCES: "{}: permission denied; let this user write there",
+    errno.EPERM: "{}: permission denied; let this user write there",
+    errno.EIO: "{}: the disk reports an error; look after it",
+}
+"""What the system's error codes for writing say, and what helps; ``{}`` is the path."""
+_OS_ERROR = re.compile(r"os error (\d+)|Os \{ code: (\d+)")
+"""How Rust, in which safetensors are written, tells the system's error code."""
+_TORCH = re.compile(r"inline_container|PytorchStreamWriter")
+"""What torch says of a file that it could not write; it does not tell the system's error code."""
+_FULL = 2**20
+"""Bytes: a disk with less room is full, whatever was written last."""
+
+
+def storage_problem(error: BaseException, path: Path) -> str | None:
+    """What is wrong with the disk, and what helps; None where the error is of another kind.
+
+    Args:
+        error: Raised while something was written, by Python, torch or safetensors.
+        path: What was written, or the folder that it was written to.
+    """
+    if isinstance(error, OSError):
+        said = _STORAGE.get(error.errno or 0)
+        return said and said.format(error.filename or path)
+    text = str(error)
+    if told := _OS_ERROR.search(text):
+        said = _STORAGE.get(int(told[1] or told[2]))
+        return said and said.format(path)
+    if not _TORCH.search(text):
+        return None
+    if shutil.disk_usage(path).free < _FULL:
+        return _STORAGE[errno.ENOSPC].format(path)
+    return f"{path}: a file could not be written whole; see that there is room, and no limit (ulimit -f)"
+
+
+@contextmanager
+def storage_errors(path: Path, then: str) -> Generator[None]:
+    """Makes one line of what a full or read-only disk causes.
+
+    Args:
+        path: The folder that is written to.
+        then: What to do after that, as the message ends: ``then try again``.
+
+    Raises:
+        StorageError: In place of what Python, torch or safetensors raise.
+    """
+    try:
+        yield
+    except Exception as error:
+        if said := storage_problem(error, path):
+            raise StorageError(f"{said}, {then}") from error
+        raise

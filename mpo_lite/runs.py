@@ -3,33 +3,44 @@
 ``rollouts.jsonl`` is the journal: what a batch was rewarded with is on disk before the optimiser moves.
 Metrics and lineage are append-only too; when a run resumes, their rows after the checkpoint move to
 ``superseded/``. The ledger never rolls back. All of it is JSON and YAML; a torn last line, which a kill may
-leave, is skipped.
+leave, is skipped, and any other damage is told.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
 from mpo_lite.config import Config
-from mpo_lite.errors import ConfigError, TaskError
-from mpo_lite.files import JsonRow, append_rows, read_rows, rewrite_rows, write_atomically
+from mpo_lite.errors import ConfigError, RunError, TaskError, storage_problem
+from mpo_lite.files import (
+    YAML_ERRORS,
+    JsonRow,
+    journal,
+    read_object,
+    read_rows,
+    write_atomically,
+    write_journal,
+)
+from mpo_lite.records import KINDS, Environment, Pin, rollout_of, rollout_row
 from mpo_lite.resolve import load_config, save_config
 from mpo_lite.rubric import Rubric, dump_rubric, load_rubric, parse_rubric
-from mpo_lite.types import Assessment, Rollout, Verdict, text_hash
+from mpo_lite.types import Rollout
 
-STATE_FILE = "mpo_state.json"
 _LOCK = ".lock"
+_SEAL = "# sha256: "
+"""Begins the last line of a run's ``config.yaml``, which says what the others hash to."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.config_file = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
         self.lineage = path / "lineage.jsonl"
         self.gold = path / "gold.jsonl"
@@ -86,12 +98,11 @@ class Run:
         try:
             for folder in (run.checkpoints, path / "rubrics"):
                 folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path / "env.json", json.dumps(env, indent=2))
+            run.write_config(config)
         except OSError as error:
-            raise ConfigError(
-                f"{path}: cannot write the run here ({error}); name a folder by --run-dir"
-            ) from error
-        write_atomically(path / "env.json", json.dumps(env, indent=2))
-        run.write_config(config)
+            said = storage_problem(error, path) or f"{path}: cannot write the run here ({error})"
+            raise ConfigError(f"{said}, or name another folder by --run-dir") from error
         return run
 
     @classmethod
@@ -107,39 +118,59 @@ class Run:
         # Its first rubric is its own by now; the file it came from may be gone or changed.
         first = run._version_path(0)
         kept = {"rubric": first} if first.exists() else {}
-        return run, load_config(path / "config.yaml", {**given, **kept}, environ={})
-
-    def write_config(self, config: Config) -> None:
-        """Writes the configuration that the run has from now on."""
-        write_atomically(self.path / "config.yaml", save_config(config))
+        return run, load_config(run.config_file, {**given, **kept}, environ={})
 
     def reconfigure(self, config: Config, batch: int) -> None:
         """Gives the run another configuration from ``batch`` on; keeps what it had in ``superseded/``."""
         self._superseded.mkdir(exist_ok=True)
-        text = (self.path / "config.yaml").read_text(encoding="utf-8")
+        text = self.config_file.read_text(encoding="utf-8")
         write_atomically(self._superseded / f"config-until-{batch}.yaml", text)
         self.write_config(config)
 
     def exists(self) -> bool:
         """Whether a run was begun here."""
-        return (self.path / "config.yaml").is_file()
+        return self.config_file.is_file()
+
+    def write_config(self, config: Config) -> None:
+        """Writes the run's configuration, sealed: whoever changes it otherwise is noticed."""
+        settings = save_config(config)
+        write_atomically(self.config_file, f"{settings}{_SEAL}{_sha256(settings.encode())}\n")
+
+    def require_own_config(self) -> None:
+        """Refuses to go on by a configuration that is not as the run wrote it. Raises ``RunError``."""
+        settings, _, seal = self.config_file.read_bytes().rpartition(_SEAL.encode())
+        if seal.strip() != _sha256(settings).encode():
+            raise RunError(
+                f"{self.config_file}: damaged or changed since the run began",
+                "put it back, or begin a new run by it: mpo-lite train "
+                f"{self.config_file} --run-dir NEW (what may change in a run is given to resume by flags, "
+                "such as --max-usd)",
+            )
 
     @property
     def environment(self) -> JsonRow:
-        """What the run was begun with: versions, processor, by whom. Raises ``ConfigError`` where that is
-        gone.
+        """What the run was begun with: versions, processor, by whom. Raises ``RunError`` where that is gone
+        or damaged.
         """
-        path = self.path / "env.json"
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))
-            return {name: known[name] for name in ("begun_by", "mpo_lite", "python", "machine", "packages")}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path}: missing or damaged; this is no run") from error
+        return read_object(self.path / "env.json", Environment)
 
     @property
     def begun_by(self) -> str:
         """``train`` for the command line's runs; ``library`` where a user's own trainer writes them."""
         return self.environment["begun_by"]
+
+    @property
+    def pin(self) -> int | None:
+        """The version that a person wants in force, or None. Raises ``RunError`` where that is damaged."""
+        return read_object(self.pinned, Pin)["version"] if self.pinned.exists() else None
+
+    def rows(self, file: Path) -> list[JsonRow]:
+        """The rows of one of the run's journals, in order.
+
+        Raises:
+            RunError: A line is damaged, or holds something else; says which.
+        """
+        return read_rows(file, KINDS[file.name])
 
     def ledger(self, process: int = 0) -> Path:
         """Where a process of the job accounts for its calls: each has a file of its own."""
@@ -189,7 +220,7 @@ class Run:
         """Takes back a run whose settings turned out unusable before it began: its folder is free again."""
         for folder in (self.checkpoints, self.path / "rubrics"):
             shutil.rmtree(folder, ignore_errors=True)
-        for path in (self.path / "env.json", self.path / "config.yaml", *self.ledgers().values()):
+        for path in (self.path / "env.json", self.config_file, *self.ledgers().values()):
             path.unlink(missing_ok=True)
 
     def publish(self, version: Version) -> None:
@@ -200,26 +231,35 @@ class Run:
             "batch": version.batch,
             "author": version.author,
         }
-        head["reward_hash"] = version.rubric.reward_hash
+        head["set_hash"] = version.rubric.set_hash
         text = "".join(f"# {key}: {json.dumps(value)}\n" for key, value in head.items()) + dump_rubric(
             version.rubric
         )
         write_atomically(self._version_path(version.number), text)
 
     def version(self, number: int) -> Version:
-        """Reads a rubric version back. Raises ``TaskError`` where its file is gone or was damaged."""
+        """Reads a rubric version back. Raises ``RunError`` where it is gone, or not as it was published."""
         path = self._version_path(number)
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TaskError(f"{path}: cannot be read ({error}); the run needs this rubric") from error
-        lines = takewhile(lambda line: line.startswith("# "), text.splitlines())
-        head: dict[str, Any] = yaml.safe_load("\n".join(line[2:] for line in lines))
-        rubric = parse_rubric(text, str(path))
-        try:
-            return Version(number, head["parent"], head["batch"], head["author"], rubric)
-        except (KeyError, TypeError) as error:
-            raise TaskError(f"{path}: its first lines, which say where it comes from, are gone") from error
+            lines = takewhile(lambda line: line.startswith("# "), text.splitlines())
+            head: dict[str, Any] = yaml.safe_load("\n".join(line[2:] for line in lines))
+            version = Version(
+                number, head["parent"], head["batch"], head["author"], parse_rubric(text, str(path))
+            )
+            changed = head["set_hash"] != version.rubric.set_hash
+        except FileNotFoundError as error:
+            raise RunError(f"{path}: missing") from error
+        except TaskError as error:
+            raise RunError(str(error)) from error
+        except (OSError, *YAML_ERRORS) as error:
+            raise RunError(f"{path}: damaged") from error
+        if changed:
+            raise RunError(
+                f"{path}: changed since it was published",
+                "put it back (a rubric of your own is trained on by mpo-lite train --rubric FILE)",
+            )
+        return version
 
     def latest(self) -> Version:
         """The newest rubric version. Raises ``TaskError`` where there is none."""
@@ -230,53 +270,33 @@ class Run:
         """Takes the run back to where ``batch`` generation batches were done; keeps what is cut in
         ``superseded/``.
         """
-        # The meta step of a batch comes after its checkpoint: it is still to be done.
-        for file, kept_until in (
-            (self.metrics, batch),
-            (self.gold, batch),
-            (self.alarms, batch),
-            (self.lineage, batch - 1),
-        ):
-            rows = read_rows(file)
-            if tail := [row for row in rows if row["batch"] > kept_until]:
+        for file, until in self.cut_at(batch).items():
+            rows = self.rows(file)
+            if tail := [row for row in rows if row["batch"] > until]:
                 self._superseded.mkdir(exist_ok=True)
-                append_rows(self._superseded / file.name, tail)
-            rewrite_rows(file, [row for row in rows if row["batch"] <= kept_until])
-        rewrite_rows(self.rollouts, read_rows(self.rollouts))
+                journal(self._superseded / file.name, tail)
+                write_journal(file, [row for row in rows if row["batch"] <= until])
+
+    def cut_at(self, batch: int) -> dict[Path, int]:
+        """Journals that are cut where a run goes on after ``batch`` batches; the last that they keep."""
+        # The meta step of a batch comes after its checkpoint: it is still to be done.
+        return {self.metrics: batch, self.gold: batch, self.alarms: batch, self.lineage: batch - 1}
 
     def meta_outcomes(self, first: int) -> dict[int, JsonRow]:
         """Lineage rows cut by ``rewind``, by batch, from ``first`` on: a resumed run takes over what they
         say.
         """
-        rows = read_rows(self._superseded / self.lineage.name)
+        rows = self.rows(self._superseded / self.lineage.name)
         return {row["batch"]: row for row in rows if row["batch"] >= first}
 
     def journal(self, rows: Iterable[Rollout]) -> None:
         """Commits a batch's outcomes to disk, synced."""
-        append_rows(self.rollouts, (_rollout_row(row) for row in rows))
+        journal(self.rollouts, map(rollout_row, rows))
 
     def journalled(self, first: int) -> list[Rollout]:
         """Rollouts of batch ``first`` and later, the newest record of each row, in order."""
-        found = {(row["batch"], row["row"]): row for row in read_rows(self.rollouts) if row["batch"] >= first}
-        return [_rollout(found[place]) for place in sorted(found)]
-
-    def last_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint: one whose state file, written last, is there."""
-        whole = {step: path for step, path in self._checkpoints().items() if (path / STATE_FILE).exists()}
-        return whole[max(whole)] if whole else None
-
-    def remove_torn_checkpoints(self) -> None:
-        """Removes checkpoints that a kill left without a state file."""
-        for path in self._checkpoints().values():
-            if not (path / STATE_FILE).exists():
-                shutil.rmtree(path)
-
-    def _checkpoints(self) -> dict[int, Path]:
-        """The trainer's checkpoints by optimiser step; folders of other names are somebody else's."""
-        found = (
-            (path.name.removeprefix("checkpoint-"), path) for path in self.checkpoints.glob("checkpoint-*")
-        )
-        return {int(step): path for step, path in found if step.isdecimal()}
+        found = {(row["batch"], row["row"]): row for row in self.rows(self.rollouts) if row["batch"] >= first}
+        return [rollout_of(found[place]) for place in sorted(found)]
 
     def _version_path(self, number: int) -> Path:
         return self.path / "rubrics" / f"v{number:03d}.yaml"
@@ -342,39 +362,5 @@ def rubric_at(path: Path) -> tuple[Rubric, str]:
     return newest.rubric, f"{path} v{newest.number}"
 
 
-def verdict_of(row: JsonRow) -> Verdict:
-    """A verdict from the form in which it is journalled, that of ``dataclasses.asdict``."""
-    assessments = {key: Assessment(**value) for key, value in row["assessments"].items()}
-    told: JsonRow = row | {"assessments": assessments}
-    return Verdict(**told)
-
-
-def write_state(checkpoint: Path, state: JsonRow) -> None:
-    """Completes a checkpoint by its state file. What the trainer pickled beside it, we neither read nor
-    keep.
-    """
-    (checkpoint / "training_args.bin").unlink(missing_ok=True)
-    write_atomically(checkpoint / STATE_FILE, json.dumps(state, indent=2))
-
-
-def read_state(checkpoint: Path) -> JsonRow:
-    """The state file of a checkpoint, or an empty one where it has none. Raises ``ConfigError`` if
-    unreadable.
-    """
-    path = checkpoint / STATE_FILE
-    try:
-        state: Any = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError:
-        state = None
-    if not isinstance(state, dict):
-        raise ConfigError(f"{path}: damaged; delete this checkpoint to go on from the one before")
-    return cast(JsonRow, state)
-
-
-def _rollout_row(rollout: Rollout) -> JsonRow:
-    return {"id": rollout.id, "text": text_hash(rollout.completion), **asdict(rollout)}
-
-
-def _rollout(row: JsonRow) -> Rollout:
-    names = ("batch", "row", "prompt", "completion", "version", "reward", "cluster")
-    return Rollout(**{name: row[name] for name in names}, verdict=verdict_of(row["verdict"]))
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

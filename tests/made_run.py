@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mpo_lite.config import Config
-from mpo_lite.files import append_rows
+from mpo_lite.files import journal
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.runs import Run, Version
 from mpo_lite.types import Assessment, Rollout, Verdict
@@ -64,11 +64,11 @@ def made_run(
     run.publish(Version(0, None, 0, "task essay", rubrics[0]))
     if batches > CHANGE:
         run.publish(Version(1, 0, CHANGE, "claude", rubrics[1]))
-        append_rows(run.lineage, [_accepted(rubrics[1], said), _kept(rubrics[1], said)])
-        append_rows(run.alarms, [_alarm(said)])
-        append_rows(
-            run.probes, [{"batch": CHANGE, "prompt": prompt(0), "completion": "a probe", "cluster": ""}]
-        )
+        journal(run.lineage, [_accepted(rubrics[1], said), _kept(rubrics[1], said)])
+        journal(run.alarms, [_alarm(said)])
+        journal(run.probes, [{"batch": CHANGE, "prompt": prompt(0), "completion": "a probe", "cluster": ""}])
+    asked = [prompt(number) for number in range(prompts)]
+    journal(run.anchor, [{"prompt": one, "completion": "at first", "cluster": ""} for one in asked])
     for batch in range(batches):
         version = int(batch >= CHANGE)
         rows = [
@@ -78,16 +78,16 @@ def made_run(
             for row in range(prompts * group)
         ]
         run.journal(rows)
-        append_rows(run.metrics, [_metrics(batch + 1, version, rows)])
+        journal(run.metrics, [_metrics(batch + 1, version, rows)])
     if gold:
         for batch in range(0, batches + 1, every):
             value = 0.5 - 0.1 * batch if batch <= CHANGE else 0.5 + 0.4 * batch / batches
             samples = [{"prompt": prompt(n), "completion": completion(batch, n), "gold": value + 0.01 * n}
                        for n in range(4)]  # fmt: skip
-            append_rows(run.gold, [{"batch": batch, "version": 0, "gold": value, "n": 4, "samples": samples}])
-    append_rows(run.ledger(), [_call("judge", seconds, "ok") for seconds in (1.0, 2.0, 3.0)])
-    append_rows(run.ledger(), [_call("judge", 9.0, "failed")])
-    append_rows(run.ledger(1), [_call("meta", 5.0, "ok")])
+            journal(run.gold, [{"batch": batch, "version": 0, "gold": value, "n": 4, "samples": samples}])
+    journal(run.ledger(), [_call("judge", seconds, "ok") for seconds in (1.0, 2.0, 3.0)])
+    journal(run.ledger(), [_call("judge", 9.0, "failed")])
+    journal(run.ledger(1), [_call("meta", 5.0, "ok")])
     return run
 
 

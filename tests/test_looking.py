@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_run import ENVIRONMENT
+from made_run import ENVIRONMENT, made_run
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
-from mpo_lite.files import append_rows, write_atomically
+from mpo_lite.files import journal, write_atomically
+from mpo_lite.llm.ledger import CallRecord, Ledger
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.runs import Run, Version
 
@@ -26,17 +27,26 @@ def run(tmp_path: Path) -> Run:
     run.publish(Version(0, None, 0, "task essay", Rubric(criteria=(kept, old, criterion("gone", "Was.")))))
     run.publish(Version(1, 0, 2, "claude", Rubric(criteria=(kept, new), guidelines="Be strict.")))
     step = {
+        "kind": "meta",
+        "began": 1,
+        "parent": 0,
         "author": "claude",
         "added": [],
         "changed": ["moved"],
         "dropped": ["gone"],
         "reason": "a title pays",
     }
-    append_rows(run.lineage, [step | {"batch": 1, "version": 0, "accepted": False}])
-    append_rows(run.lineage, [step | {"batch": 2, "version": 1, "accepted": True}])
+    rubric = run.version(1).rubric.model_dump(mode="json")
+    journal(run.lineage, [step | {"batch": 1, "version": 0, "accepted": False, "rubric": None}])
+    journal(run.lineage, [step | {"batch": 2, "version": 1, "accepted": True, "rubric": rubric}])
     spend = {"judge_calls": 8, "usd": 0.5, "judge_failures": 0}
-    append_rows(run.metrics, [{"batch": n, "version": n > 2, "reward": 0.5, **spend} for n in (1, 2, 3)])
-    append_rows(run.gold, [{"batch": 0, "gold": 0.25}, {"batch": 3, "gold": 0.75}])
+    journal(run.metrics, [{"batch": n, "version": int(n > 2), "reward": 0.5, **spend} for n in (1, 2, 3)])
+    samples = [{"prompt": "p", "completion": "c", "gold": 0.5}]
+    journal(run.gold, [{"batch": n, "gold": gold, "samples": samples} for n, gold in ((0, 0.25), (3, 0.75))])
+    ledger = Ledger()
+    ledger.attach(run.ledger())
+    for usd in (0.25, 0.2339):  # the last call came after the last batch's figures
+        ledger.record(CallRecord(0.0, "judge", "m", "ok", 1.0, 10, 5, usd))
     return run
 
 
@@ -75,10 +85,45 @@ def test_runs_are_listed_with_state_and_figures(run: Run, capsys: Any) -> None:
     found = json.loads(said(capsys, "runs", folder, "--json"))["runs"]
     assert [one["name"] for one in found] == ["one", "two"]
     first = {"name": "one", "state": "stopped", "step": 3, "steps": 5, "rubric_version": 1, "reward": 0.5}
-    assert found[0] == first | {"gold": {"start": 0.25, "end": 0.5, "min": 0.25}, "usd": 0.5}
+    assert found[0] == first | {"gold": {"start": 0.25, "end": 0.5, "min": 0.25}, "usd": 0.4839}
     assert found[1]["state"].startswith("damaged: ")
     run.lock()
     table = said(capsys, "runs", folder)
     run.unlock()
-    assert "training" in table and "3/5" in table and "0.250 → 0.500" in table and "$0.50" in table
+    assert "training" in table and "3/5" in table and "0.250→0.500" in table and "$0.4839" in table
     assert "no runs in" in said(capsys, "runs", folder / "none")
+
+
+def test_a_run_is_listed_whole_whatever_it_is_called(tmp_path: Path, capsys: Any) -> None:
+    names = ["quickstart-20250428-101500", "[red]one[", "[link=x]\x1b]0;title\x07", "犬" * 20]
+    folder = tmp_path / "["  # so that paths hold "[/", which ends a style in rich's markup
+    for name in names:
+        Run.create(folder / name, Config(judge="m"), ENVIRONMENT)
+    Run.create(folder / "]damaged", Config(judge="m"), ENVIRONMENT).config_file.write_text("[/")
+    lines = said(capsys, "runs", folder).splitlines()
+    assert len(lines) == len(names) + 2 and "\x1b" not in "".join(lines)
+    assert any(line.startswith("[red]one[ ") for line in lines)
+    assert lines[-1].startswith("]damaged  damaged: ") and "not valid YAML" in lines[-1]
+
+
+def test_a_run_is_a_line_of_eighty_columns(tmp_path: Path, capsys: Any) -> None:
+    run = made_run(tmp_path / "quickstart-20250428-101500", batches=80, prompts=1, group=1)
+    run.lock()
+    heading, line = said(capsys, "runs", tmp_path).splitlines()
+    assert "training" in line and len(line) == len(heading) <= 80
+
+
+def test_pinning_says_what_it_does(run: Run, capsys: Any) -> None:
+    path = run.path
+    assert "no version is pinned; nothing changes" in said(capsys, "rubric", "pin", path, "--release")
+    told = said(capsys, "rubric", "pin", path, "0")
+    assert f"pinned v0: kept, moved, gone; in force once the run goes on: mpo-lite resume {path}" in told
+    told = said(capsys, "rubric", "pin", path, "--release")
+    assert "released: the rubric stays as it is, for this run holds no meta steps" in told
+    run.lock()
+    assert "in force from the next batch on" in said(capsys, "rubric", "pin", path, "1")
+    run.unlock()
+    spend = {"reward": 0.5, "judge_failures": 0, "version": 1}
+    journal(run.metrics, [{"batch": n, **spend} for n in (4, 5)])
+    assert "the run is finished, so this changes nothing" in said(capsys, "rubric", "pin", path, "0")
+    assert "the run is finished, so this changes nothing" in said(capsys, "rubric", "pin", path, "--release")

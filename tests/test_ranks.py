@@ -13,6 +13,7 @@ import pytest
 from jobs import arguments, asked, same_run, wait_for, weights
 from llm_server import LLMServer
 
+from mpo_lite.checkpoints import last_checkpoint
 from mpo_lite.files import read_rows
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.ledger import Ledger
@@ -118,6 +119,13 @@ def test_two_killed_processes_go_on_to_the_same_bits(tmp_path: Path, prompts: Pa
         done(torchrun("-m", "mpo_lite", "resume", str(tmp_path / "killed"), "--json"))
         assert len(asked(server)) > already
     same_run(tmp_path, "whole", "killed", step=24)
+    last = tmp_path / "killed" / "checkpoints" / "checkpoint-24"
+    listed = json.loads((last / "manifest.json").read_text())["files"]  # of what both have saved
+    assert (
+        {"rng_state_0.pth", "rng_state_1.pth"}
+        < set(listed)
+        == {path.name for path in last.iterdir()} - {"manifest.json"}
+    )
 
 
 def test_a_cap_holds_for_all_processes_together(tmp_path: Path, prompts: Path) -> None:
@@ -130,7 +138,7 @@ def test_a_cap_holds_for_all_processes_together(tmp_path: Path, prompts: Path) -
         run = Run(tmp_path / "capped")
         calls = [row for path in run.ledgers().values() for row in read_rows(path)]
         assert 16 < len(calls) <= 60
-        assert run.last_checkpoint() is not None
+        assert last_checkpoint(run) is not None
         done(torchrun("-m", "mpo_lite", "resume", str(run.path), "--max-calls", "1000", "--json"))
         done(torchrun(*two(tmp_path, prompts, "whole", server)))
     assert weights(tmp_path / "capped") == weights(tmp_path / "whole")

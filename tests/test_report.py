@@ -236,7 +236,7 @@ def test_a_torn_or_damaged_run_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     (run.path / "rubrics" / "v000.yaml").unlink()
     with pytest.raises(SystemExit) as left:
         main(["report", str(run.path)])
-    assert left.value.code == 2 and "v000.yaml: cannot be read" in capsys.readouterr().err
+    assert left.value.code == 2 and "v000.yaml: missing; restore it from a copy" in capsys.readouterr().err
     with pytest.raises(SystemExit) as left:
         main(["report", str(tmp_path / "none")])
     assert left.value.code == 2 and "no run here" in capsys.readouterr().err
@@ -281,7 +281,7 @@ def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     (third.path / "env.json").write_text("{", encoding="utf-8")
     with pytest.raises(SystemExit):
         main(["report", str(third.path)])
-    assert "env.json: missing or damaged" in capsys.readouterr().err
+    assert "env.json: not JSON" in capsys.readouterr().err
 
 
 def test_a_comparison_names_no_folder(tmp_path: Path) -> None:
@@ -289,7 +289,8 @@ def test_a_comparison_names_no_folder(tmp_path: Path) -> None:
         made_run(tmp_path / "secret-place" / name, data=str(tmp_path / "secret-place" / f"{name}.jsonl"))
         for name in ("one", "other")
     ]
-    page = write_comparison(runs, tmp_path / "c.html").read_text(encoding="utf-8")
+    path, _ = write_comparison([run.path for run in runs], tmp_path / "c.html")
+    page = path.read_text(encoding="utf-8")
     assert "secret-place" not in page and "other.jsonl" in page
 
 

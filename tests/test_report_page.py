@@ -134,7 +134,8 @@ def test_rubric_and_alarms_lead_to_their_samples(tmp_path: Path) -> None:
 
 def test_a_comparison_is_drawn(tmp_path: Path) -> None:
     runs = [made_run(tmp_path / "one"), made_run(tmp_path / "<b>other", batches=4)]
-    with opened(write_comparison(runs, tmp_path / "comparison.html"), 390) as page:
+    path, _ = write_comparison([run.path for run in runs], tmp_path / "comparison.html")
+    with opened(path, 390) as page:
         assert "<b>other" in page.find_element(By.ID, "verdict").text
         assert len(page.find_elements(By.CSS_SELECTOR, "#gold canvas")) == 1
         assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")

@@ -1,16 +1,18 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_run import ENVIRONMENT
 
+from mpo_lite.checkpoints import complete_checkpoint, discard_after, last_checkpoint, read_state
 from mpo_lite.config import Config
-from mpo_lite.errors import ConfigError, TaskError
-from mpo_lite.files import append_rows, read_rows
+from mpo_lite.errors import ConfigError, RunError
+from mpo_lite.files import journal, read_rows
 from mpo_lite.rubric import Rubric, dump_rubric, load_rubric
-from mpo_lite.runs import Run, Version, read_state, write_state
+from mpo_lite.runs import Run, Version
 from mpo_lite.types import Assessment, Rollout, Verdict
 
 
@@ -52,23 +54,17 @@ def test_a_run_that_never_began_leaves_its_folder_free(run: Run, rubric: Rubric)
     assert run.begun_by == "library"
 
 
-def test_damaged_files_are_named(run: Run, rubric: Rubric) -> None:
-    with pytest.raises(TaskError, match=r"v003.yaml: cannot be read"):
+def test_a_rubric_version_that_is_gone_or_edited_is_named(run: Run, rubric: Rubric) -> None:
+    with pytest.raises(RunError, match=r"v003.yaml: missing; restore it from a copy"):
         run.version(3)
-    (run.path / "rubrics" / "v001.yaml").write_text(dump_rubric(rubric))
-    with pytest.raises(TaskError, match=r"v001.yaml: its first lines"):
+    path = run.path / "rubrics" / "v001.yaml"
+    path.write_text(dump_rubric(rubric))
+    with pytest.raises(RunError, match=r"v001.yaml: damaged"):
         run.version(1)
-    (run.path / "env.json").write_text("[]")
-    with pytest.raises(ConfigError, match=r"env.json: missing or damaged"):
-        _ = run.begun_by
-    for state in ("{", "[1]"):
-        checkpoint = run.checkpoints / "checkpoint-1"
-        checkpoint.mkdir(exist_ok=True)
-        (checkpoint / "mpo_state.json").write_text(state)
-        with pytest.raises(ConfigError, match="delete this checkpoint"):
-            read_state(checkpoint)
-    run.metrics.write_text('[1]\n"text"\n{"batch": 1}\n')
-    assert read_rows(run.metrics) == [{"batch": 1}]
+    run.publish(Version(1, 0, 2, "m", rubric))
+    path.write_text(path.read_text().replace("Order of the parts", "Order of the pages"))
+    with pytest.raises(RunError, match=r"v001.yaml: changed since it was published; put it back"):
+        run.version(1)
 
 
 def test_opening_what_is_no_run_says_so(tmp_path: Path) -> None:
@@ -101,45 +97,62 @@ def test_a_torn_last_line_is_skipped_and_does_not_spoil_the_next(run: Run) -> No
     whole = run.rollouts.read_bytes()
     run.rollouts.write_bytes(whole[:-20])
     assert [r.row for r in run.journalled(0)] == [0]
-    run.rewind(0)
     run.journal([rollout(0, 1)])
+    assert run.rollouts.read_bytes() == whole
+    run.rollouts.write_bytes(whole[:-1])  # a whole row that only lacks its end
+    run.journal([])
     assert run.rollouts.read_bytes() == whole
 
 
 def test_rewind_keeps_what_the_checkpoint_knew_and_moves_the_rest(run: Run) -> None:
-    for file in (run.metrics, run.gold, run.lineage):
-        append_rows(file, [{"batch": batch} for batch in (2, 4, 6)])
+    batches = (2, 4, 6)
+    for batch in batches:
+        journal(run.metrics, [{"batch": batch, "version": 0, "reward": 0.5, "judge_failures": 0}])
+        sample = {"prompt": "p", "completion": "c", "gold": 0.5}
+        journal(run.gold, [{"batch": batch, "gold": 0.5, "samples": [sample]}])
+        journal(run.lineage, [kept_step(batch)])
     run.journal([rollout(5, 0)])
     run.rewind(4)
     assert [row["batch"] for row in read_rows(run.metrics)] == [2, 4]
     assert [row["batch"] for row in read_rows(run.gold)] == [2, 4]
     # The meta step of a batch comes after the batch's checkpoint.
     assert [row["batch"] for row in read_rows(run.lineage)] == [2]
-    assert run.meta_outcomes(4) == {4: {"batch": 4}, 6: {"batch": 6}}
+    assert run.meta_outcomes(4) == {4: kept_step(4), 6: kept_step(6)}
     assert run.journalled(5) == [rollout(5, 0)]
     assert [row["batch"] for row in read_rows(run.path / "superseded" / "metrics.jsonl")] == [6]
 
 
-def test_only_a_checkpoint_with_its_state_file_counts(run: Run) -> None:
+def kept_step(batch: int) -> dict[str, Any]:
+    """The row of a step after which the rubric stayed."""
+    figures: dict[str, Any] = {"kind": "meta", "began": batch, "batch": batch, "version": 0, "parent": 0}
+    changes: dict[str, Any] = {"added": [], "changed": [], "dropped": [], "rubric": None}
+    return figures | {"accepted": False, "reason": "no", "author": "m"} | changes
+
+
+def test_only_a_checkpoint_with_its_manifest_counts(run: Run) -> None:
     (run.checkpoints / "checkpoint-best").mkdir()  # a user's own copy: neither ours to use nor to remove
     for number in (9, 10, 11):
         (run.checkpoints / f"checkpoint-{number}").mkdir()
-    assert run.last_checkpoint() is None
+    assert last_checkpoint(run) is None
     for number in (9, 10):
-        write_state(run.checkpoints / f"checkpoint-{number}", {"batch": number})
-    last = run.last_checkpoint()
-    assert last is not None and (last.name, read_state(last)) == ("checkpoint-10", {"batch": 10})
-    run.remove_torn_checkpoints()
+        complete_checkpoint(run, run.checkpoints / f"checkpoint-{number}", {"batch": number, "version": 0})
+    last = last_checkpoint(run)
+    assert last is not None and (last.name, read_state(last)["batch"]) == ("checkpoint-10", 10)
+    discard_after(run, last)
     left = sorted(path.name for path in run.checkpoints.iterdir())
     assert left == ["checkpoint-10", "checkpoint-9", "checkpoint-best"]
+    discard_after(run, run.checkpoints / "checkpoint-9")
+    left = sorted(path.name for path in run.checkpoints.iterdir())
+    assert left == ["checkpoint-9", "checkpoint-best"]
+    assert (run.path / "superseded" / "checkpoint-10" / "mpo_state.json").exists()
 
 
 def test_no_pickle_of_the_trainer_is_kept(run: Run) -> None:
     checkpoint = run.checkpoints / "checkpoint-1"
     checkpoint.mkdir()
     (checkpoint / "training_args.bin").write_bytes(b"pickle")
-    write_state(checkpoint, {"batch": 1})
-    assert [path.name for path in checkpoint.iterdir()] == ["mpo_state.json"]
+    complete_checkpoint(run, checkpoint, {"batch": 1, "version": 0})
+    assert {path.name for path in checkpoint.iterdir()} == {"mpo_state.json", "manifest.json"}
 
 
 def test_rollout_ids_name_batch_and_row() -> None:

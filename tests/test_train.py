@@ -16,6 +16,7 @@ from jobs import Train, asked, ended, resume, same_run, start, wait_for, weights
 from llm_server import LLMServer, completion_of
 from trl import GRPOTrainer
 
+from mpo_lite.checkpoints import last_checkpoint
 from mpo_lite.cli.main import main
 from mpo_lite.files import read_rows
 from mpo_lite.prompts import prompts_dir
@@ -147,7 +148,7 @@ def test_a_cap_stops_with_exit_code_3_and_more_budget_resumes_to_the_same_bits(
         assert code == 3
         assert "the cap --max-calls 60 is reached" in errors
         assert "Traceback" not in errors
-        assert Run(tmp_path / "capped").last_checkpoint() is not None
+        assert last_checkpoint(Run(tmp_path / "capped")) is not None
         assert len(read_rows(tmp_path / "capped" / "calls.jsonl")) == 60
         again = resume(tmp_path / "capped")
         assert again.returncode == 3  # the cap still holds: what was spent before counts
@@ -259,7 +260,7 @@ def test_a_judge_that_breaks_down_midway_leaves_a_checkpoint_to_go_on_from(
         code, errors = ended(broken)
         assert code == 1
         assert "malformed, more than --max-judge-failures 0.05 allows; 'mpo-lite doctor'" in errors
-        checkpoint = Run(tmp_path / "broken").last_checkpoint()
+        checkpoint = last_checkpoint(Run(tmp_path / "broken"))
         assert checkpoint is not None and checkpoint.name == "checkpoint-3"
         server.fault = lambda kind, body: None
         assert resume(tmp_path / "broken").returncode == 0
@@ -327,7 +328,7 @@ def test_changed_prompts_are_noticed_on_resume(
     with pytest.raises(SystemExit) as stopped:
         main(["resume", str(tmp_path / "run"), "--steps", "4"])
     assert stopped.value.code == 2
-    assert "the prompts are no longer those it was trained on" in capsys.readouterr().err
+    assert "its data is no longer what it was trained on" in capsys.readouterr().err
 
 
 def test_the_cluster_of_a_prompt_reaches_the_journal(train: Train, tmp_path: Path) -> None:

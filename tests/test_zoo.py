@@ -16,6 +16,7 @@ from trl import GRPOConfig, RLOOConfig
 from zoo import ZOO, publish
 
 from mpo_lite.activity import activities
+from mpo_lite.checkpoints import last_checkpoint
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
 from mpo_lite.evaluation.chat import Chat, Completion
@@ -266,7 +267,7 @@ def test_each_trains_evaluates_and_leaves_as_a_plain_folder(
     exported = AutoModelForCausalLM.from_pretrained(merged).eval()
     assert exported.generation_config.eos_token_id == published_ends(folder)
     config = Config(policy=str(folder), algorithm=algorithm)  # type: ignore[arg-type]
-    policy, tokenizer = trained_policy(config, run.last_checkpoint())
+    policy, tokenizer = trained_policy(config, last_checkpoint(run))
     chat = chat_of(config, policy, tokenizer)
     answers = generate(policy, chat, TALKS, max_new_tokens=12, temperature=0)
     assert answers == [chat.completion(greedy_alone(exported, chat, messages, 12)) for messages in TALKS]

@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 from mpo_lite.activity import activity
+from mpo_lite.checkpoints import intact_checkpoint, read_state
 from mpo_lite.cli.job import with_sandbox_policy
 from mpo_lite.cli.status import show_status
 from mpo_lite.errors import ConfigError, refusals
 from mpo_lite.report.card import model_card
-from mpo_lite.runs import Run, read_state
+from mpo_lite.runs import Run
 from mpo_lite.tasks.spec import task_of
 
 
@@ -35,11 +36,10 @@ def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: boo
     if not folder and not hub_id:
         raise ConfigError("export: say where to: --merge DIR, --push HUB_ID, or both")
     run, config = Run.open(run_dir, {})
-    checkpoint = run.last_checkpoint()
     if run.begun_by == "library":
         raise ConfigError(f"{run_dir}: a trainer of your own wrote it and holds the policy; merge it there")
-    if checkpoint is None:
-        raise ConfigError(f"{run_dir}: has no checkpoint yet; go on by mpo-lite resume {run_dir}")
+    checkpoint = intact_checkpoint(run)
+    card = model_card(run, config, read_state(checkpoint)["batch"], task_of(config).purpose)
     if folder and folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder}: is not empty; name a new folder")
     with activity(f"loading policy {config.policy}"):
@@ -53,7 +53,6 @@ def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: boo
         target = Path(scratch) / "policy"
         with activity(f"merging the adapter into {config.policy}"):
             merge(with_sandbox_policy(config), checkpoint, target)
-        card = model_card(run, config, read_state(checkpoint)["batch"], task_of(config).purpose)
         (target / "README.md").write_text(card, encoding="utf-8")
         if hub_id:
             click.echo(f"uploaded: {_push(target, hub_id, private)}")

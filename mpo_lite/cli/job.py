@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpo_lite.activity import activity
+from mpo_lite.checkpoints import discard_after
 from mpo_lite.cli.progress import Display
 from mpo_lite.cli.status import Status
 from mpo_lite.config import Config, Model
@@ -33,12 +34,15 @@ if TYPE_CHECKING:
 SIMULATED = "judge and meta-judge are simulated: no evidence about real ones"
 
 
-def run_job(config: Config, run: Run | None = None, as_json: bool = False) -> dict[str, Any]:
+def run_job(
+    config: Config, run: Run | None = None, checkpoint: Path | None = None, as_json: bool = False
+) -> dict[str, Any]:
     """Trains, or goes on training, and prints how it went.
 
     Args:
         config: What to run.
         run: An existing run to continue; None begins a new one.
+        checkpoint: Where the existing run goes on; None from its first batch.
         as_json: Whether the summary is printed as one JSON line instead of text.
 
     Returns:
@@ -54,7 +58,7 @@ def run_job(config: Config, run: Run | None = None, as_json: bool = False) -> di
         display = Display(config.steps, status)
         session = Session(served, display if leads() else _silent)
         try:
-            run, outcome = _train(session, config, run, display)
+            run, outcome = _train(session, config, run, checkpoint, display)
             display.close()
             summary = {
                 **run_figures(run, config),
@@ -119,13 +123,14 @@ def _silent(kind: str, row: dict[str, Any]) -> None:
     """What a process shows that does not lead."""
 
 
-def _train(session: Session, config: Config, run: Run | None, display: Display) -> tuple[Run, Outcome]:
+def _train(
+    session: Session, config: Config, run: Run | None, checkpoint: Path | None, display: Display
+) -> tuple[Run, Outcome]:
     """Checks what can be checked, the cheapest first and all before anything is paid, then trains."""
     resumed = run
     estimated = estimate(session)
     if resumed:
         session.attach(resumed)
-        led(resumed.remove_torn_checkpoints)
         led(lambda: _require_room(session, resumed, least_call(estimated)))
     else:
         _tell_plan(session, estimated)
@@ -134,11 +139,13 @@ def _train(session: Session, config: Config, run: Run | None, display: Display) 
     check_packages(session.config)
     with activity("checking the settings"):
         # Loads torch: only now that nothing that is quicker to see can be wrong.
-        from mpo_lite.training import policy, trainer
+        from mpo_lite.training import arguments, policy, trainer
         from mpo_lite.training.mpo import open_run
 
         trainer.check_settings(session)
         policy.check_policy(session.config)
+        folder = run.path if run else config.run_dir or Path("runs")
+        trainer.check_room(session, folder, 1 if checkpoint else arguments.KEPT_CHECKPOINTS)
         session.task.prepare_metrics()
     session.check_models()
     if SANDBOX in config.model_names:
@@ -146,7 +153,7 @@ def _train(session: Session, config: Config, run: Run | None, display: Display) 
     run = resumed or Run(led(lambda: open_run(config, "train").path))
     if not resumed:
         session.attach(run)
-    checkpoint = run.last_checkpoint()
+    led(lambda: discard_after(run, checkpoint))
     session.note(f"run directory: {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""))
     session.note(f"loading the policy {config.policy}")
     try:

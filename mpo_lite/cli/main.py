@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from mpo_lite import __version__
-from mpo_lite.errors import MPOError
+from mpo_lite.errors import MPOError, storage_problem
 from mpo_lite.training.ranks import leads
 
 COMMANDS = {
@@ -75,6 +76,11 @@ def main(arguments: list[str] | None = None) -> Any:
 
         click.UsageError(explain_unknown(error), error.ctx).show()
         sys.exit(error.exit_code)
+    except OSError as error:
+        if not (said := storage_problem(error, Path.cwd())):
+            raise
+        click.echo(f"mpo-lite: {said}", err=True)
+        sys.exit(1)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

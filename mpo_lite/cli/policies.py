@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpo_lite.activity import activity
+from mpo_lite.checkpoints import intact_checkpoint
 from mpo_lite.cli.job import with_sandbox_policy
 from mpo_lite.config import Config
-from mpo_lite.errors import ConfigError
 from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run
 from mpo_lite.tasks.spec import Task
@@ -57,6 +57,7 @@ def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ())
 
     Raises:
         ConfigError: The run has no checkpoint.
+        RunError: A file of its last checkpoint is damaged.
     """
     path = Path(source)
     if not Run(path).exists():
@@ -66,9 +67,7 @@ def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ())
     task = {"task": given["task"], "goal": None} if given.get("task") else {}
     run, config = Run.open(path, {**given, "task": None})
     config = config.model_copy(update=task)
-    if (checkpoint := run.last_checkpoint()) is None:
-        raise ConfigError(f"{source}: has no checkpoint yet; go on by mpo-lite resume {source}")
-    return Policy(path.resolve().name, with_sandbox_policy(config), checkpoint)
+    return Policy(path.resolve().name, with_sandbox_policy(config), intact_checkpoint(run))
 
 
 def answers(

@@ -9,7 +9,6 @@ import click
 
 from mpo_lite.cli.job import SIMULATED, run_job
 from mpo_lite.cli.options import config_options, json_option
-from mpo_lite.files import read_rows
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run, new_folder
@@ -66,7 +65,7 @@ def tell(summary: dict[str, Any]) -> None:
         click.secho(f"\n{title} (v{version.number})", bold=True)
         for criterion in version.rubric.criteria:
             click.echo(f"  {criterion.id:18} {criterion.description}")
-    evaluations = read_rows(run.gold)
+    evaluations = run.rows(run.gold)
     lowest = min(evaluations, key=lambda row: row["gold"])
     click.secho(f"\nOne held-out prompt: {evaluations[0]['samples'][0]['prompt']}", bold=True)
     for title, row in (

@@ -9,6 +9,7 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.cli.status import show_status
+from mpo_lite.errors import MPOError
 from mpo_lite.runs import Run
 
 
@@ -35,12 +36,15 @@ def command(runs: tuple[Path, ...], out: Path | None, show: bool) -> None:
     # Reads the run by libraries that other commands have no need of.
     from mpo_lite.report.page import write_comparison, write_report
 
-    opened = [Run.open(path, {})[0] for path in runs]
+    first, *others = runs
+    damaged: list[MPOError] = []
     with activity("writing the report"):
-        if len(opened) > 1:
-            path = write_comparison(opened, out or runs[0].parent / "comparison.html")
+        if others:
+            path, damaged = write_comparison(runs, out or first.parent / "comparison.html")
         else:
-            path = write_report(opened[0], out)
+            path = write_report(Run(first), out)
+    for error in damaged:
+        click.echo(f"left out: {error}", err=True)
     click.echo(f"report: {path}")
     if show and not webbrowser.open(path.resolve().as_uri()):
         click.echo("no browser was found here; open the file by hand", err=True)

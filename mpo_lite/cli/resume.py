@@ -8,12 +8,13 @@ from typing import Any
 import click
 from dotenv import load_dotenv
 
+from mpo_lite.checkpoints import read_state, resumable_checkpoint
 from mpo_lite.cli.job import run_job, tell_complete
 from mpo_lite.cli.options import config_options, json_option
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.resolve import load_config
-from mpo_lite.runs import Run, read_state
+from mpo_lite.runs import Run
 from mpo_lite.training.ranks import leads, led
 
 
@@ -30,17 +31,26 @@ from mpo_lite.training.ranks import leads, led
     "max_judge_failures",
     "concurrency",
 )
+@click.option(
+    "--from",
+    "place",
+    metavar="CHECKPOINT",
+    help="Go on from an earlier checkpoint, such as checkpoint-8, or from the start. [default: the last one]",
+)
 @json_option
-def command(run_dir: Path, as_json: bool, **flags: Any) -> None:
+def command(run_dir: Path, place: str | None, as_json: bool, **flags: Any) -> None:
     """Continue a run from its last checkpoint, under the same configuration.
 
     Steps, caps and addresses may be given anew, and are the run's from then on; what was spent before counts.
     No answer in the cache is paid for again. With more --steps, a learning rate that follows a schedule goes
-    on by that of the longer run.
+    on by that of the longer run. A checkpoint that was damaged, or files of the run that were changed, are
+    refused before anything is loaded or paid; --from goes back to a checkpoint before, and moves later ones
+    to superseded/.
 
     \b
     mpo-lite resume runs/essay-20250428-101500 --max-usd 20
     mpo-lite resume runs/essay-20250428-101500 --steps 400
+    mpo-lite resume runs/essay-20250428-101500 --from checkpoint-40
     """
     load_dotenv(Path(".env"))
     run, config = Run.open(run_dir, flags)
@@ -49,28 +59,33 @@ def command(run_dir: Path, as_json: bool, **flags: Any) -> None:
             f"{run_dir}: written by a trainer of your own; start that script again, with "
             "trainer.train(resume_from_checkpoint=True)"
         )
-    checkpoint = run.last_checkpoint()
-    done = read_state(checkpoint).get("batch", 0) if checkpoint else 0
+    led(run.lock)
+    try:
+        _resume(run, config, place, flags, as_json)
+    finally:
+        run.unlock()
+
+
+def _resume(run: Run, config: Config, place: str | None, flags: dict[str, Any], as_json: bool) -> None:
+    checkpoint = led(lambda: resumable_checkpoint(run, place))
+    done = read_state(checkpoint)["batch"] if checkpoint else 0
     if config.steps < done:
-        raise ConfigError(f"--steps {config.steps}: {run_dir} has {done} batches already; name more")
+        raise ConfigError(f"--steps {config.steps}: {run.path} has {done} batches already; name more")
     led(lambda: _take_over(run, flags, done))
-    if done == config.steps:
-        if leads():
-            tell_complete(run, config, as_json)
-        return
-    run_job(config, run, as_json)
+    if done < config.steps:
+        run_job(config, run, checkpoint, as_json)
+    elif leads():
+        tell_complete(run, config, as_json)
 
 
 def _take_over(run: Run, flags: dict[str, Any], done: int) -> None:
     """Makes what is given anew the run's own, and says so."""
-    before = load_config(run.path / "config.yaml", environ={})
+    before = load_config(run.config_file, environ={})
     given = {name: value for name, value in flags.items() if value is not None}
     changed = [name for name, value in given.items() if getattr(before, name) != value]
-    after = load_config(run.path / "config.yaml", given, environ={})
+    after = load_config(run.config_file, given, environ={})
     if not changed:
         return
-    if run.locked():
-        raise ConfigError(f"{run.path}: another process is training this run; wait for it")
     run.reconfigure(after, done)
     for name in changed:
         click.echo(

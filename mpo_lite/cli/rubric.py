@@ -11,10 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mpo_lite.errors import ConfigError
-from mpo_lite.files import read_rows, write_atomically
-from mpo_lite.report.summary import changes_in_words
+from mpo_lite.files import JsonRow, write_atomically
+from mpo_lite.report.samples import visible
+from mpo_lite.report.summary import changes_in_words, run_state
 from mpo_lite.rubric import Criterion, dump_rubric
 from mpo_lite.runs import Run, Version
+
+_FROZEN = "the rubric stays as it is, for this run holds no meta steps"
 
 
 @click.group("rubric", short_help="Look at a run's rubric versions, or pin one.")
@@ -37,16 +40,18 @@ def list_versions(run: Path) -> None:
     mpo-lite rubric list runs/essay-20250428-101500
     """
     found, _ = Run.open(run, {})
-    click.echo(f"v0  before batch 1, from {found.version(0).author}")
-    for row in read_rows(found.lineage):
-        if not row["accepted"]:
-            click.echo(f"–   after batch {row['batch']}: v{row['version']} stays ({row['reason']})")
-            continue
-        click.echo(
-            f"v{row['version']}  after batch {row['batch']}, by {row['author']}: {changes_in_words(row)}"
-        )
-    if found.pinned.exists():
-        click.echo(f"pinned: v{json.loads(found.pinned.read_text(encoding='utf-8'))['version']}")
+    lines = [f"v0  before batch 1, from {found.version(0).author}", *map(_step, found.rows(found.lineage))]
+    if (pinned := found.pin) is not None:
+        lines.append(f"pinned: v{pinned}")
+    for line in lines:
+        click.echo(visible(" ".join(line.splitlines())))  # models wrote much of it
+
+
+def _step(row: JsonRow) -> str:
+    """A meta step in a line."""
+    if not row["accepted"]:
+        return f"–   after batch {row['batch']}: v{row['version']} stays ({row['reason']})"
+    return f"v{row['version']}  after batch {row['batch']}, by {row['author']}: {changes_in_words(row)}"
 
 
 @command.command("show")
@@ -82,7 +87,7 @@ def diff(run: Path, old: int | None, new: int | None) -> None:
     for name in [*left, *(name for name in right if name not in left)]:
         table.add_row(*_cells(left.get(name), right.get(name)))
     if (before.rubric.guidelines, after.rubric.guidelines) != ("", ""):
-        table.add_row(Text(before.rubric.guidelines), Text(after.rubric.guidelines))
+        table.add_row(*(Text(visible(each.rubric.guidelines)) for each in (before, after)))
     Console(highlight=False).print(table)
 
 
@@ -90,7 +95,9 @@ def _cells(old: Criterion | None, new: Criterion | None) -> tuple[Text, Text]:
     """A criterion in both versions; coloured where it is gone, new or changed."""
     same = old is not None and new is not None and _told(old) == _told(new)
     styles = ("", "") if same else ("red", "green")
-    shown = [Text(_told(one) if one else "", style) for one, style in zip((old, new), styles, strict=True)]
+    shown = [
+        Text(visible(_told(one)) if one else "", style) for one, style in zip((old, new), styles, strict=True)
+    ]
     return shown[0], shown[1]
 
 
@@ -117,19 +124,26 @@ def pin(run: Path, version: int | None, release: bool) -> None:
 
     A running run takes it up before its next batch, a stopped one when it is resumed: as a new version with
     the old content, since version numbers only grow. Weights stay as they are. While a version is pinned, no
-    meta step is held.
+    meta step is held. In a finished run a pin changes nothing.
 
     \b
     mpo-lite rubric pin runs/essay-20250428-101500 3
     mpo-lite rubric pin runs/essay-20250428-101500 --release
     """
-    found, _ = Run.open(run, {})
+    found, config = Run.open(run, {})
     if release == (version is not None):
         raise ConfigError("rubric pin: give a VERSION, or --release")
+    state = run_state(found, config, len(found.rows(found.metrics)))
+    when = "from the next batch on" if state == "training" else f"once the run goes on: mpo-lite resume {run}"
+    finished = "the run is finished, so this changes nothing unless it is trained on"
     if version is None:
-        found.pinned.unlink(missing_ok=True)
-        click.echo("released: the rubric evolves again")
+        if not found.pinned.exists():
+            click.echo("no version is pinned; nothing changes")
+            return
+        found.pinned.unlink()
+        again = f"the rubric evolves again {when}" if config.meta and not config.baseline else _FROZEN
+        click.echo(f"released: {finished if state == 'done' else again}")
         return
     names = ", ".join(criterion.id for criterion in _version(found, version).rubric.criteria)
     write_atomically(found.pinned, json.dumps({"version": version}))
-    click.echo(f"pinned v{version}: {names}; in force from the next batch on")
+    click.echo(f"pinned v{version}: {names}; {finished if state == 'done' else f'in force {when}'}")

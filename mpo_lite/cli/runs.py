@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
+from rich.cells import cell_len
 
 from mpo_lite.cli.options import json_option
 from mpo_lite.errors import MPOError
+from mpo_lite.report.samples import visible
 from mpo_lite.report.summary import run_figures, run_state
 from mpo_lite.runs import Run
+
+_HEADINGS = ("run", "state", "batches", "rubric", "reward", "gold", "spend")
+_TEXTS = 2
+"""Columns that are texts, from the left; the others are figures."""
 
 
 @click.command("runs", short_help="List runs: state, step, gold and spend.")
@@ -26,28 +31,15 @@ def command(folder: Path, as_json: bool) -> None:
     mpo-lite runs
     mpo-lite runs experiments --json
     """
-    found = [_row(path.parent) for path in sorted(folder.glob("*/config.yaml"))]
+    begun = {path.parent for name in ("config.yaml", "env.json") for path in folder.glob(f"*/{name}")}
+    found = [_row(path) for path in sorted(begun)]
     if as_json:
         click.echo(json.dumps({"runs": found}))
-        return
-    if not found:
+    elif found:
+        for line in _lines(found):
+            click.echo(line)
+    else:
         click.echo(f"no runs in {folder}; mpo-lite quickstart makes a first one")
-        return
-    table = Table(box=None, pad_edge=False)
-    for heading in ("run", "state", "batches", "rubric", "reward", "gold", "spend"):
-        table.add_column(heading, justify="left" if heading in ("run", "state") else "right", overflow="fold")
-    for row in found:
-        gold, usd = row["gold"], row["usd"]
-        table.add_row(
-            row["name"],
-            row["state"],
-            f"{row['step']}/{row['steps']}",
-            f"v{row['rubric_version']}",
-            _number(row["reward"]),
-            f"{_number(gold['start'])} → {_number(gold['end'])}" if gold else "–",
-            "unpriced" if usd is None else f"${usd:.2f}",
-        )
-    Console(highlight=False, soft_wrap=True).print(table)
 
 
 def _row(path: Path) -> dict[str, Any]:
@@ -68,6 +60,35 @@ def _row(path: Path) -> dict[str, Any]:
         "gold": figures["gold"],
         "usd": figures["usd"],
     }
+
+
+def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The table. Its lines are left to the terminal to wrap: a name, first on its line, stays whole."""
+    sound = [_cells(row) for row in rows if row["steps"]]  # of a damaged run nothing is known
+    table = [_HEADINGS, *sound] if sound else []
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
+    damaged = [f"{visible(row['name'])}  {visible(row['state'])}" for row in rows if not row["steps"]]
+    return [*(_line(cells, widths) for cells in table), *damaged]
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    gold, usd = row["gold"], row["usd"]
+    return (
+        visible(row["name"]),
+        row["state"],
+        f"{row['step']}/{row['steps']}",
+        f"v{row['rubric_version']}",
+        _number(row["reward"]),
+        f"{_number(gold['start'])}→{_number(gold['end'])}" if gold else "–",
+        "unpriced" if usd is None else f"${usd:.4f}",
+    )
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    gaps = [" " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)]
+    texts = [f"{cell}{gap} " for cell, gap in zip(cells[:_TEXTS], gaps, strict=False)]
+    figures = [f"{gap}{cell}" for cell, gap in zip(cells[_TEXTS:], gaps[_TEXTS:], strict=True)]
+    return " ".join([*texts, *figures])
 
 
 def _number(value: float | None) -> str:

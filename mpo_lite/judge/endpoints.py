@@ -112,18 +112,7 @@ class Endpoints:
         ``usd`` is None where some answer had no known price (``unpriced`` calls); ``unmetered`` calls are
         counted at the most they can have cost.
         """
-        ledger = self.ledger
-        return {
-            "judge_calls": ledger.calls["judge"],
-            "gate_calls": ledger.calls["gate"],
-            "meta_calls": ledger.calls["meta"],
-            "cache_hits": self.client.cache_hits,
-            "tokens_spent": ledger.tokens,
-            "tokens_cached": ledger.cached_tokens,
-            "usd": None if ledger.unpriced else round(ledger.usd, 6),
-            "unpriced": ledger.unpriced,
-            "unmetered": ledger.unmetered,
-        }
+        return {**self.ledger.spend(), "cache_hits": self.client.cache_hits}
 
     def close(self) -> None:
         """Keeps the answers still in flight, then closes connections and cache."""

@@ -4,11 +4,14 @@ keys.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
+
+from mpo_lite.files import JsonRow, journal, read_rows
 
 Purpose = Literal["judge", "gate", "meta", "check"]
 """``judge``: of what is trained on; ``gate``: of all else that is judged; ``check``: whether one is there."""
@@ -48,6 +51,27 @@ class CallRecord:
     reason: str = ""
 
 
+class _CallRow(BaseModel):
+    """A line of a ledger."""
+
+    model_config = ConfigDict(strict=True)
+
+    purpose: Purpose
+    model: InstanceOf[str]
+    outcome: InstanceOf[str]
+    seconds: float
+    input_tokens: Annotated[int, Field(ge=0)]
+    output_tokens: Annotated[int, Field(ge=0)]
+    usd: Annotated[float, Field(ge=0)] | None
+    cached_tokens: Annotated[int, Field(ge=0)]
+    metered: bool
+
+
+def read_calls(path: Path) -> list[JsonRow]:
+    """The calls in a ledger. Raises ``RunError`` where a line is damaged: what was spent must not be lost."""
+    return read_rows(path, _CallRow)
+
+
 class Ledger:
     """Append-only account of a run's calls. Spend never rolls back: a resumed run goes on counting.
 
@@ -69,7 +93,7 @@ class Ledger:
         self.tokens = self.cached_tokens = 0
         self.unpriced = self.unmetered = 0
         self._path: Path | None = None
-        self._pending: list[str] = []
+        self._pending: list[JsonRow] = []
 
     def attach(self, path: Path, also: Sequence[Path] = ()) -> None:
         """Goes on with the account in ``path``: counts what it holds, and appends to it from now on.
@@ -77,36 +101,46 @@ class Ledger:
         Args:
             path: The account.
             also: Accounts that are counted too, and not written to.
+
+        Raises:
+            RunError: A line of one is damaged.
         """
         for each in (*also, path):
-            for line in each.read_text(encoding="utf-8").splitlines() if each.exists() else []:
-                try:
-                    self._count(json.loads(line))
-                except (ValueError, KeyError, TypeError):
-                    continue  # a line torn by a kill
+            self.count(each)
         self._path = path
-        # The empty line ends a torn one.
-        self._write("\n" * path.exists() + "".join(self._pending))
+        journal(path, self._pending, sync=False)
+
+    def count(self, path: Path) -> None:
+        """Adds what a file accounts for. Raises ``RunError`` where a line of it is damaged."""
+        for row in read_calls(path):
+            self._count(row)
 
     def record(self, call: CallRecord) -> None:
         """Counts a call and appends it."""
         row = vars(call)
         self._count(row)
-        line = json.dumps(row) + "\n"
         if self._path:
-            self._write(line)
+            journal(self._path, [row], sync=False)
         else:
-            self._pending.append(line)
+            self._pending.append(row)
+
+    def spend(self) -> dict[str, Any]:
+        """Calls by purpose, tokens and USD; ``usd`` is None where some answer had no known price."""
+        return {
+            "judge_calls": self.calls["judge"],
+            "gate_calls": self.calls["gate"],
+            "meta_calls": self.calls["meta"],
+            "tokens_spent": self.tokens,
+            "tokens_cached": self.cached_tokens,
+            "usd": None if self.unpriced else round(self.usd, 6),
+            "unpriced": self.unpriced,
+            "unmetered": self.unmetered,
+        }
 
     @property
     def total(self) -> int:
         """Calls of all purposes."""
         return sum(self.calls.values())
-
-    def _write(self, text: str) -> None:
-        if self._path:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(text)
 
     def _count(self, row: dict[str, Any]) -> None:
         self.calls[row["purpose"]] += 1

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mpo_lite.files import append_rows, read_rows
+from mpo_lite.files import journal, read_rows
 from mpo_lite.judge.base import Judge, Sample
+from mpo_lite.records import Trial, verdict_of
 from mpo_lite.rubric import Rubric
-from mpo_lite.runs import verdict_of
 from mpo_lite.tasks.rules import rule_verdict
 from mpo_lite.tasks.spec import Rules
 from mpo_lite.types import Verdict, text_hash
@@ -26,7 +26,7 @@ class Examiner:
         judge: Gives the judge of a draw: ``""`` or ``again``, for a second judgement of the same answers.
         label: Names the judge in charge: after a fallback, verdicts of the former do not count.
         rules: Answers that break one are decided by it.
-        journal: File to keep verdicts in; None keeps them in memory alone.
+        kept: File to keep verdicts in; None keeps them in memory alone.
 
     Attributes:
         left: Judgements that may still be taken; whoever plans a check sees that it fits.
@@ -37,11 +37,11 @@ class Examiner:
         judge: Callable[[str], Judge],
         label: Callable[[], str],
         rules: Rules,
-        journal: Path | None = None,
+        kept: Path | None = None,
     ) -> None:
         self.left = float("inf")
-        self._judge, self._label, self._rules, self._journal = judge, label, rules, journal
-        rows = read_rows(journal) if journal else []
+        self._judge, self._label, self._rules, self._kept = judge, label, rules, kept
+        rows = read_rows(kept, Trial) if kept else []
         self._known = {row["key"]: verdict_of(row["verdict"]) for row in rows}
         self._batches = {row["key"]: int(row["batch"]) for row in rows}
         self._replayed: dict[str, Verdict] = {}
@@ -94,9 +94,9 @@ class Examiner:
         return [by_rule or self._known[key] for key, by_rule in zip(keys, ruled, strict=True)]
 
     def _keep(self, verdicts: dict[str, Verdict], batch: int) -> None:
-        if self._journal:
+        if self._kept:
             rows = ({"batch": batch, "key": key, "verdict": asdict(one)} for key, one in verdicts.items())
-            append_rows(self._journal, rows)
+            journal(self._kept, rows)
         self._known |= verdicts
         self._batches |= dict.fromkeys(verdicts, batch)
 

@@ -6,7 +6,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from mpo_lite.files import JsonRow, read_rows
+from mpo_lite.files import JsonRow
+from mpo_lite.llm.ledger import read_calls
 from mpo_lite.runs import Run
 
 
@@ -20,7 +21,7 @@ def accounts(run: Run) -> list[JsonRow]:
     """
     rows: defaultdict[tuple[str, str], list[JsonRow]] = defaultdict(list)
     for path in run.ledgers().values():
-        for row in read_rows(path):
+        for row in read_calls(path):
             rows[row["purpose"], row["model"]].append(row)
     told = [_account(purpose, model, calls) for (purpose, model), calls in rows.items()]
     return sorted(told, key=lambda row: -row["calls"])

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from mpo_lite.config import Config
-from mpo_lite.files import JsonRow, read_rows
+from mpo_lite.files import JsonRow
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.report.summary import changes_in_words, run_figures
 from mpo_lite.rubric import Rubric
@@ -82,7 +82,7 @@ def _rubric(rubric: Rubric) -> str:
 def _history(run: Run, until: int) -> str:
     """One line per version, and one per proposal that was refused."""
     lines = [f"- v0: from {run.version(0).author if not _is_local(run.version(0).author) else 'a file'}"]
-    for row in read_rows(run.lineage):
+    for row in run.rows(run.lineage):
         if row["batch"] >= until:
             continue
         if row["accepted"]:

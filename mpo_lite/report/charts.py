@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from math import isfinite
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -162,4 +163,4 @@ def _levels(rollouts: Sequence[Rollout], tops: Mapping[int, Mapping[str, int]]) 
 
 
 def _round(value: Any) -> float | None:
-    return None if value is None else round(float(value), 5)
+    return round(float(value), 5) if value is not None and isfinite(value) else None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from mpo_lite.config import Config
-from mpo_lite.files import JsonRow, read_rows
+from mpo_lite.errors import MPOError
+from mpo_lite.files import JsonRow
 from mpo_lite.report.charts import Track, chart, column, first_rubric, line
 from mpo_lite.report.gather import gold_change, shown_settings
 from mpo_lite.report.summary import run_figures, run_state, spaced
@@ -25,22 +27,37 @@ SHOWN = (
 """Charts in their order: name, title and what to look for."""
 
 
-def compared(runs: Sequence[Run]) -> JsonRow:
+def compared(paths: Sequence[Path]) -> JsonRow:
     """Reads runs for ``compare.html.j2``.
 
     Returns:
-        ``runs``, table ``rows`` and ``settings`` (label, one value per run), ``charts``, and ``cautions``.
+        ``runs``, table ``rows`` and ``settings`` (label, one value per run), ``charts``, ``cautions``, and
+        ``damaged``: what is wrong with each run that is left out.
 
     Raises:
-        ConfigError: One of them is none.
+        MPOError: One of them is not there, or none of them is whole.
     """
-    configs = [Run.open(run.path, {})[1] for run in runs]
-    known = [_known(*each) for each in zip(runs, configs, strict=True)]
+    known: list[JsonRow] = []
+    configs: list[Config] = []
+    damaged: dict[str, MPOError] = {}
+    for path in paths:
+        try:
+            run, config = Run.open(path, {})
+            known.append(_known(run, config))
+            configs.append(config)
+        except MPOError as error:
+            if not path.is_dir():
+                raise
+            damaged[path.name] = error
+    if not known:
+        raise next(iter(damaged.values()))
+    left_out = [f"{name} is damaged and left out: mpo-lite report says of it alone why." for name in damaged]
     return {
         "runs": known,
+        "damaged": list(damaged.values()),
         "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "simulated": [one["name"] for one in known if one["figures"]["simulated_judge"]],
-        "cautions": _cautions(known),
+        "cautions": [*left_out, *_cautions(known)],
         "rows": [(label, [_said(tell(one)) for one in known]) for label, tell in _ROWS],
         "settings": _differing(configs),
         "charts": {name: made for name, _, _ in SHOWN if (made := _chart(known, name))},
@@ -49,11 +66,11 @@ def compared(runs: Sequence[Run]) -> JsonRow:
 
 
 def _known(run: Run, config: Config) -> JsonRow:
-    metrics, gold = read_rows(run.metrics), read_rows(run.gold)
+    metrics, gold = run.rows(run.metrics), run.rows(run.gold)
     tracks: dict[str, Track] = {
         **{name: column(metrics, name) for name in ("reward", "kl", "tokens", "usd")},
         "gold": column(gold, "gold"),
-        "probes": first_rubric(read_rows(run.lineage)),
+        "probes": first_rubric(run.rows(run.lineage)),
     }
     return {
         "name": run.path.name,
@@ -62,7 +79,7 @@ def _known(run: Run, config: Config) -> JsonRow:
         "change": gold_change(gold),
         "asked": [one["prompt"] for one in gold[0]["samples"]] if gold else [],
         "task": (config.task, config.goal),
-        "alarms": sorted({row["name"] for row in read_rows(run.alarms)}),
+        "alarms": sorted({row["name"] for row in run.rows(run.alarms)}),
         "tracks": tracks,
     }
 

@@ -6,14 +6,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import yaml
 
 from mpo_lite.config import Config
 from mpo_lite.errors import TaskError
 from mpo_lite.evaluation.interval import mean_interval
-from mpo_lite.files import JsonRow, read_rows
+from mpo_lite.files import JsonRow
 from mpo_lite.meta.health import criterion_health
 from mpo_lite.report import charts
 from mpo_lite.report.accounts import accounts
@@ -40,10 +39,9 @@ def gather(run: Run, config: Config) -> JsonRow:
         ``history``, ``criteria``, ``accounts``, ``alarms``, ``samples``, ``over_time`` and how to reproduce.
 
     Raises:
-        ConfigError: The record of its surroundings is gone or damaged.
-        TaskError: A rubric version of the run is.
+        RunError: A file of the run is damaged or gone; names it.
     """
-    metrics, gold, lineage, alarms = map(read_rows, (run.metrics, run.gold, run.lineage, run.alarms))
+    metrics, gold, lineage, alarms = map(run.rows, (run.metrics, run.gold, run.lineage, run.alarms))
     rollouts = run.journalled(0)
     rubrics = {number: run.version(number).rubric for number in range(run.latest().number + 1)}
     tops = {
@@ -63,7 +61,7 @@ def gather(run: Run, config: Config) -> JsonRow:
         "in_force": _in_force(run),
         "probes": charts.first_rubric(lineage),
         "accounts": accounts(run),
-        "criteria": _criteria(rollouts, rubrics, lineage),
+        "criteria": _criteria(run, rollouts, lineage),
         "zero_spread": charts.zero_spread(rollouts),
         "purpose": _purpose(config),
         "asked": rollouts[0].prompt if rollouts else "",
@@ -75,7 +73,7 @@ def gather(run: Run, config: Config) -> JsonRow:
         "story": story(known),
         "signs": signs(known),
         "charts": charts.all_charts(known, rollouts, tops),
-        "samples": samples(rollouts, tops, alarms, cited, read_rows(run.probes)),
+        "samples": samples(rollouts, tops, alarms, cited, run.rows(run.probes)),
         "over_time": over_time(run, gold),
         **_reproduction(run, config),
     }
@@ -114,7 +112,7 @@ def gold_change(gold: Sequence[JsonRow]) -> JsonRow | None:
     return {"mean": fmean(differences), "low": low, "high": high, "n": len(differences)}
 
 
-def _criteria(rollouts: Sequence[Rollout], rubrics: dict[int, Any], lineage: Sequence[JsonRow]) -> JsonRow:
+def _criteria(run: Run, rollouts: Sequence[Rollout], lineage: Sequence[JsonRow]) -> JsonRow:
     """The health of the criteria in force over the last batches; noise from the last audit of each."""
     if not rollouts:
         return {}
@@ -123,7 +121,7 @@ def _criteria(rollouts: Sequence[Rollout], rubrics: dict[int, Any], lineage: Seq
     noise = {name: one["noise"] for row in lineage for name, one in row.get("health", {}).items()}
     return {
         name: {**vars(one), "noise": noise.get(name)}
-        for name, one in criterion_health(rubrics[last.version], recent, {}).items()
+        for name, one in criterion_health(run.version(last.version).rubric, recent, {}).items()
     }
 
 

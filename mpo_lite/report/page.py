@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mpo_lite.errors import ConfigError, failures_in_words
+from mpo_lite.errors import ConfigError, MPOError, failures_in_words, storage_problem
 from mpo_lite.files import JsonRow, write_atomically
 from mpo_lite.report.charts import HEALTH
 from mpo_lite.report.compared import compared
@@ -42,8 +42,8 @@ def write_report(run: Run, path: Path | None = None) -> Path:
         The file.
 
     Raises:
-        ConfigError: There is no run, a file of it is damaged, or the report cannot be written.
-        TaskError: A rubric version is gone or damaged.
+        ConfigError: There is no run, or the report cannot be written.
+        RunError: A file of the run is damaged or gone; names it.
     """
     _, config = Run.open(run.path, {})
     known = gather(run, config)
@@ -53,21 +53,23 @@ def write_report(run: Run, path: Path | None = None) -> Path:
     return _write(path or run.report, html)
 
 
-def write_comparison(runs: Sequence[Run], path: Path) -> Path:
-    """Writes one page that compares runs.
+def write_comparison(paths: Sequence[Path], path: Path) -> tuple[Path, list[MPOError]]:
+    """Writes one page that compares runs; damaged ones are left out, and the page says so.
 
     Args:
-        runs: Two or more.
+        paths: Run directories, two or more.
         path: Where to.
 
     Returns:
-        The file.
+        The file, and what is wrong with each run that was left out.
 
     Raises:
-        ConfigError, TaskError: As ``write_report``.
+        ConfigError: The page cannot be written.
+        MPOError: One of the runs is not there, or all of them are damaged.
     """
-    known = compared(runs)
-    return _write(path, _render("compare.html.j2", {"charts": known["charts"]}, **known))
+    known = compared(paths)
+    html = _render("compare.html.j2", {"charts": known["charts"]}, **known)
+    return _write(path, html), known["damaged"]
 
 
 def _render(template: str, data: JsonRow, **known: Any) -> str:
@@ -135,5 +137,6 @@ def _write(path: Path, html: str) -> Path:
     try:
         write_atomically(path, html)
     except OSError as error:
-        raise ConfigError(f"report: cannot be written ({error}); name another file by --out") from error
+        said = storage_problem(error, path) or f"cannot be written ({error})"
+        raise ConfigError(f"report: {said}, or name another file by --out") from error
     return path

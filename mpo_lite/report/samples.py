@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby, islice
 
 from mpo_lite.errors import failures_in_words
-from mpo_lite.files import JsonRow, read_rows
+from mpo_lite.files import JsonRow
 from mpo_lite.runs import Run
 from mpo_lite.types import FIRST_PROBE, Rollout, Verdict
 
@@ -77,8 +77,8 @@ def over_time(run: Run, gold: Sequence[JsonRow]) -> list[JsonRow]:
         for one in row["samples"][:FOLLOWED]:
             answers.setdefault(one["prompt"], []).append(_answer(row["batch"], one))
     if not answers:
-        asked: list[JsonRow] = [{**row, "batch": 0} for row in read_rows(run.anchor)]
-        for one in (*asked, *read_rows(run.probes)):
+        asked: list[JsonRow] = [{**row, "batch": 0} for row in run.rows(run.anchor)]
+        for one in (*asked, *run.rows(run.probes)):
             answers.setdefault(one["prompt"], []).append(_answer(one["batch"], one))
     kept = list(answers.items())[:FOLLOWED]
     return [{"prompt": shortened(prompt), "answers": _thinned(rows)} for prompt, rows in kept]

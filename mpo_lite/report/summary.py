@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 
 from mpo_lite.config import Config
 from mpo_lite.errors import FailureKind, failures_in_words
-from mpo_lite.files import JsonRow, read_rows
+from mpo_lite.files import JsonRow
+from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.runs import Run
 
@@ -40,7 +41,7 @@ def run_figures(run: Run, config: Config, until: int | None = None) -> JsonRow:
         different rubric versions are not comparable. ``usd`` is None where a price is unknown.
     """
     metrics, evaluations = (
-        [row for row in read_rows(file) if until is None or row["batch"] <= until]
+        [row for row in run.rows(file) if until is None or row["batch"] <= until]
         for file in (run.metrics, run.gold)
     )
     rewards = [row["reward"] for row in metrics if row["reward"] is not None]
@@ -54,6 +55,7 @@ def run_figures(run: Run, config: Config, until: int | None = None) -> JsonRow:
         "reward": _span(rewards),
         "gold": {**_span(gold), "min": min(gold)} if gold else None,
         **{name: last.get(name, 0) for name in _SPEND},
+        **(_accounted(run) if until is None else {}),
         "rows": sum(row.get("rows", 0) for row in metrics),
         "judge_failures": sum(row["judge_failures"] for row in metrics),
         "failures": _sums(row.get("failures", {}) for row in metrics),
@@ -87,6 +89,14 @@ def short(name: str) -> str:
 def spaced(name: str) -> str:
     """An alarm's name for people."""
     return name.replace("_", " ")
+
+
+def _accounted(run: Run) -> JsonRow:
+    """What the run's ledgers account for: calls after its last batch, too."""
+    ledger = Ledger()
+    for path in run.ledgers().values():
+        ledger.count(path)
+    return ledger.spend()
 
 
 def _sums(counts: Iterable[dict[FailureKind, int]]) -> dict[FailureKind, int]:

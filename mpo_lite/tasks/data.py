@@ -218,7 +218,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
             if line.strip():
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise TaskError(f"{path}:{number}: not JSON ({error})") from error
                 if not isinstance(row, dict):
                     raise TaskError(f'{path}:{number}: must be an object such as {{"prompt": "…"}}')

@@ -17,11 +17,12 @@ import numpy
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mpo_lite.checkpoints import MANIFEST, complete_checkpoint, read_state, require_intact
 from mpo_lite.errors import ConfigError
 from mpo_lite.evaluation.chat import Chat
 from mpo_lite.evaluation.generate import generate, gold_row
-from mpo_lite.files import append_rows, read_rows
-from mpo_lite.runs import Version, read_state, write_state
+from mpo_lite.files import journal
+from mpo_lite.runs import Version
 from mpo_lite.training.evolve import Evolution
 from mpo_lite.training.ranks import exchange, leads, led, world_size
 from mpo_lite.training.session import Answer, Session
@@ -84,6 +85,12 @@ class MPOCallback(TrainerCallback):
                 f"{self.session.run.path}: has batches already; go on by "
                 "trainer.train(resume_from_checkpoint=True), or name another run_dir"
             )
+        if batch and not (checkpoint / MANIFEST).exists():
+            raise ConfigError(
+                f"{checkpoint}: holds no state of this run; resume from a checkpoint it has written"
+            )
+        if batch and self.session.run.begun_by == "library":  # whose trainer chose the checkpoint
+            led(lambda: require_intact(self.session.run, checkpoint))
         saved = read_state(checkpoint) if batch else {}
         if batch and saved.get("batch") != batch:
             raise ConfigError(
@@ -91,8 +98,8 @@ class MPOCallback(TrainerCallback):
             )
         if batch and saved.get("prompts") != self.session.prompts_hash:
             raise ConfigError(
-                f"{checkpoint}: the prompts are no longer those it was trained on; give it its data again, "
-                "or begin a new run"
+                f"{checkpoint}: its data is no longer what it was trained on (other prompts, references or "
+                "clusters); give it its data again, or begin a new run"
             )
         rollouts = self.session.resume(batch, saved.get("version", 0), saved.get("fell_back", False))
         if self.chat is None:  # a trainer of TRL's own
@@ -101,7 +108,7 @@ class MPOCallback(TrainerCallback):
         if leads():
             self.evolution.restore(saved.get("evolution", {}), batch, rollouts)
             self.session.take_anchor(self._answer(**kwargs))
-        if not batch and not read_rows(self.session.run.gold):
+        if not batch and not self.session.run.rows(self.session.run.gold):
             self._evaluate(kwargs["model"])
 
     def on_step_begin(
@@ -171,7 +178,7 @@ class MPOCallback(TrainerCallback):
         self._flush({})
 
     def complete_checkpoint(self, checkpoint: Path) -> None:
-        """Writes the state file that makes a checkpoint one of this run, once all processes have saved."""
+        """Makes a checkpoint one of this run, once all processes have saved."""
         session = self.session
         exchange(None)
         if not leads():
@@ -184,7 +191,7 @@ class MPOCallback(TrainerCallback):
             "fell_back": session.models.fell_back,
             "evolution": self.evolution.state(),
         }
-        write_state(checkpoint, state)
+        complete_checkpoint(session.run, checkpoint, state)
 
     def _evolved(self, answer: Answer) -> Version:
         """The rubric of the next batch, after what is due between two batches."""
@@ -222,7 +229,7 @@ class MPOCallback(TrainerCallback):
             temperature=session.config.temperature,
         )
         row = {"batch": session.batch, "version": session.version.number, **row}
-        append_rows(session.run.gold, [row])
+        journal(session.run.gold, [row])
         session.batch_row["gold"] = self.gold = row["gold"]
         session.observe("gold", row)
 
@@ -232,7 +239,7 @@ class MPOCallback(TrainerCallback):
         if "batch" in row:
             row = row | logged | self.session.spend()
             if leads():
-                append_rows(self.session.run.metrics, [row])
+                journal(self.session.run.metrics, [row])
             self.session.observe("step", row)
 
 

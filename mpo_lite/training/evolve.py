@@ -8,12 +8,11 @@ rubrics even where a call that failed then would succeed now.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 
 from mpo_lite.errors import EndpointError, JudgeDown
-from mpo_lite.files import JsonRow, append_rows, read_rows
+from mpo_lite.files import JsonRow, journal
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import background
 from mpo_lite.meta.improve import UNCHANGED
@@ -143,7 +142,7 @@ class Evolution:
     def _looked(self, batch: int) -> list[int]:
         """When the rubric in force was accepted, and the steps since, before the one at ``batch``."""
         number = self._session.version.number
-        rows = [row for row in read_rows(self._session.run.lineage) if row["began"] < batch]
+        rows = [row for row in self._session.run.rows(self._session.run.lineage) if row["began"] < batch]
         return [row["began"] for row in rows if row["version"] == number]
 
     def _finish(self) -> None:
@@ -168,7 +167,7 @@ class Evolution:
         if row["accepted"]:
             session.publish(Rubric.model_validate(row["rubric"]), row["author"])
         row = row | {"batch": session.batch, "version": version}
-        append_rows(session.run.lineage, [row])
+        journal(session.run.lineage, [row])
         if row["kind"] in ("meta", "rollback"):
             self._tell(self._watch.score(row["frozen"]))
             self._began = self._since = row["began"]
@@ -187,9 +186,10 @@ class Evolution:
         weights move on.
         """
         session = self._session
-        path = session.run.probes
-        rows = [row for row in read_rows(path) if row["batch"] == batch]
-        if not rows and session.anchor:
+        path, count = session.run.probes, len(session.anchor)
+        rows = [row for row in session.run.rows(path) if row["batch"] == batch][-count:]
+        if len(rows) < count:  # none, or as many as a kill let be written
+            rows = []
             drawn = random.Random(f"probes-{session.config.seed}-{batch}")
             paired = drawn.sample(list(session.anchor), self._paired)
             others = [sample for sample in session.anchor if sample not in paired]
@@ -199,7 +199,7 @@ class Evolution:
                     {"batch": batch, "prompt": one.prompt, "completion": text, "cluster": one.cluster}
                     for one, text in zip(asked, answers, strict=True)
                 ]
-            append_rows(path, rows)
+            journal(path, rows)
         return [Sample(row["prompt"], row["completion"], row["cluster"]) for row in rows]
 
     @property
@@ -210,9 +210,8 @@ class Evolution:
     def _pinned(self) -> int | None:
         """The version that a person wants in force, unless its content is."""
         session = self._session
-        if not session.run.pinned.exists():
+        if (number := session.run.pin) is None:
             return None
-        number = int(json.loads(session.run.pinned.read_text(encoding="utf-8"))["version"])
         same = session.run.version(number).rubric.set_hash == session.set_hash
         return None if same else number
 
@@ -256,10 +255,12 @@ class Evolution:
     def _tell(self, alarms: Sequence[Alarm]) -> None:
         session = self._session
         rows = [alarm_row(alarm, session.batch) for alarm in alarms]
-        told = {(row["batch"], row["name"]) for row in read_rows(session.run.alarms)} if rows else set()
+        told = (
+            {(row["batch"], row["name"]) for row in session.run.rows(session.run.alarms)} if rows else set()
+        )
         for row in rows:
             if (row["batch"], row["name"]) not in told:  # a step that is done again raises the same
-                append_rows(session.run.alarms, [row])
+                journal(session.run.alarms, [row])
                 session.observe("alarm", row)
 
     def _kept(self, rollouts: Sequence[Rollout], batch: int) -> list[Rollout]:

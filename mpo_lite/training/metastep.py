@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from mpo_lite.files import JsonRow, read_rows
+from mpo_lite.files import JsonRow
 from mpo_lite.judge.base import Sample
 from mpo_lite.meta.gate import RECENT_ANSWERS, RECENT_GROUPS, Finding
 from mpo_lite.meta.health import Health, criterion_health, describe
@@ -167,7 +167,7 @@ async def _audit(session: Session, now: Situation, frozen: dict[str, float]) -> 
 async def _rollback(session: Session, now: Situation, found: Finding) -> JsonRow | None:
     """Back to the newest earlier rubric that was not gone back from, if it passes today; None where not."""
     assert session.gate is not None
-    rows = [row for row in read_rows(session.run.lineage) if row["kind"] == "rollback"]
+    rows = [row for row in session.run.rows(session.run.lineage) if row["kind"] == "rollback"]
     left = {session.run.version(row["parent"]).rubric.set_hash for row in rows}
     earlier = [session.run.version(number) for number in reversed(range(now.version.number))]
     sound = [one for one in earlier if one.rubric.set_hash not in {*left, now.version.rubric.set_hash}]

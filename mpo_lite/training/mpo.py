@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mpo_lite.config import Config, Model
 from mpo_lite.evaluation.chat import Completion
-from mpo_lite.files import read_rows
 from mpo_lite.llm.models import SANDBOX, full_name
 from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run, new_folder
@@ -206,7 +205,7 @@ def _begun(session: Session) -> tuple[Path, bool]:
     """The run of a user's own trainer: a new one, or the one in ``run_dir``; and whether it has batches."""
     config = session.config
     if config.run_dir and (run := Run(config.run_dir)).exists() and run.begun_by == "library":
-        return run.path, bool(read_rows(run.rollouts))
+        return run.path, bool(run.rows(run.rollouts))
     return open_run(config, "library").path, False
 
 

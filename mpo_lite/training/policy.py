@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from mpo_lite.config import Config
@@ -121,6 +121,23 @@ def load_tokenizer(config: Config) -> Any:
             f"policy {config.policy!r}: its tokenizer has no chat template; name a chat or instruct model"
         )
     return tokenizer
+
+
+def trained_parameters(config: Config) -> int:
+    """How many parameters are trained, those of the adapter and of PPO's value head; nothing is loaded.
+
+    Raises:
+        ConfigError: The policy cannot be made, or has no such modules to adapt.
+    """
+    with refusals(f"policy {config.policy!r}"), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(config.policy, trust_remote_code=False)
+        )
+    if config.algorithm == "ppo":
+        add_value_head(model)
+    with refusals("the trainer refuses a setting (lora or trainer)"):
+        model = get_peft_model(model, adapter(config))
+    return sum(each.numel() for each in model.parameters() if each.requires_grad)
 
 
 def chat_of(config: Config, model: Any, tokenizer: Any) -> Chat:

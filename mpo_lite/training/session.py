@@ -12,7 +12,7 @@ from concurrent.futures import Future
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, Interrupted, UsageError
-from mpo_lite.files import JsonRow, append_rows, read_rows
+from mpo_lite.files import JsonRow, write_journal
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.endpoints import Endpoints
 from mpo_lite.meta.examine import Examiner
@@ -90,8 +90,12 @@ class Session:
 
     @property
     def prompts_hash(self) -> str:
-        """Identity of the prompts trained on: a checkpoint's place in their order holds for these alone."""
-        return text_hash(json.dumps(self.prompts.train))
+        """Identity of what is trained on, references included: a checkpoint's place in the order of the
+        prompts holds for these alone, and rewards for these references.
+        """
+        rows = map(self.prompts.row, self.prompts.train)
+        told = [(row["prompt"], row.get("reference"), row.get("cluster")) for row in rows]
+        return text_hash(json.dumps(told, default=str))
 
     @property
     def max_new_tokens(self) -> int:
@@ -134,9 +138,9 @@ class Session:
         if not path.exists():
             drawn = random.Random(f"anchor-{config.seed}")
             prompts = drawn.sample(self.prompts.train, min(config.gate.prompts, len(self.prompts.train)))
-            append_rows(path, map(_anchor_row, map(self.sample, prompts, answer(prompts))))
+            write_journal(path, map(_anchor_row, map(self.sample, prompts, answer(prompts))))
         self.anchor = tuple(
-            Sample(row["prompt"], row["completion"], row["cluster"]) for row in read_rows(path)
+            Sample(row["prompt"], row["completion"], row["cluster"]) for row in self.run.rows(path)
         )
         if config.mode == "guarded":
             self.gate = Gate(self.examiner, self.anchor, self.task, config.gate)

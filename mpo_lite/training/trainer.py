@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import time
 from collections.abc import Generator
@@ -11,20 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
 
 from mpo_lite.activity import activity
+from mpo_lite.checkpoints import MANIFEST
 from mpo_lite.config import Config
-from mpo_lite.errors import ConfigError, StopRun, refusals
-from mpo_lite.runs import STATE_FILE
+from mpo_lite.errors import ConfigError, StopRun, refusals, storage_errors
 from mpo_lite.training.algorithms import GRPO, PPO, RLOO
 from mpo_lite.training.arguments import trainer_arguments
 from mpo_lite.training.callback import MPOCallback, set_random_state
 from mpo_lite.training.mpo import MPO
-from mpo_lite.training.policy import adapter, drop_long_prompts, load_policy, quiet_libraries
+from mpo_lite.training.policy import (
+    adapter,
+    drop_long_prompts,
+    load_policy,
+    quiet_libraries,
+    trained_parameters,
+)
 from mpo_lite.training.ranks import led, world_size
 from mpo_lite.training.session import Session
 
+SAVED_BYTES = 12
+"""Of a checkpoint per trained parameter: its value and the two moments of Adam, in 32 bits each."""
 _ALGORITHMS: dict[str, Any] = {"grpo": GRPO, "rloo": RLOO, "ppo": PPO}
 
 
@@ -47,6 +55,26 @@ def check_settings(session: Session) -> None:
     trainer_arguments(session, Path("checkpoints"))
 
 
+def check_room(session: Session, folder: Path, checkpoints: int) -> None:
+    """Sees that the disk has room for checkpoints, before a model is loaded.
+
+    Args:
+        session: The run.
+        folder: Where they will lie; it need not be there yet.
+        checkpoints: How many must fit at least.
+
+    Raises:
+        ConfigError: They do not fit, or the policy or the adapter cannot be made.
+    """
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    needed = checkpoints * SAVED_BYTES * trained_parameters(session.config)
+    if (free := shutil.disk_usage(place).free) < needed:
+        raise ConfigError(
+            f"{folder}: {free / 2**20:,.0f} MiB are free on this disk, but checkpoints take at least "
+            f"{needed / 2**20:,.0f} MiB; free some room, or name a folder on another disk by --run-dir"
+        )
+
+
 def train(session: Session, checkpoint: Path | None = None) -> Outcome:
     """Trains a prepared session to its last step, or until something stops it.
 
@@ -58,7 +86,8 @@ def train(session: Session, checkpoint: Path | None = None) -> Outcome:
         The outcome; whatever stopped the run, a checkpoint of the last whole batch is in place.
 
     Raises:
-        ConfigError: The policy or a setting cannot be used, or the checkpoint is damaged.
+        ConfigError: The policy or a setting cannot be used.
+        StorageError: The disk is full or read-only; the checkpoints before that are whole.
     """
     started = time.monotonic()
     config = session.config
@@ -66,15 +95,14 @@ def train(session: Session, checkpoint: Path | None = None) -> Outcome:
     transformers.set_seed(config.seed)
     mpo = MPO(session=session)
     trainer = _trainer(config, mpo)
-    if checkpoint and not (checkpoint / SAFETENSORS_WEIGHTS_NAME).exists():
-        raise ConfigError(f"{checkpoint}: holds no adapter; delete it to go on from the checkpoint before")
-    try:
-        with _stoppable(session):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        stop = None
-    except StopRun as reason:
-        stop = reason
-        _save_border(trainer, mpo.callback)
+    stop: StopRun | None = None
+    with storage_errors(session.run.path, f"then go on: mpo-lite resume {session.run.path}"):
+        try:
+            with _stoppable(session):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except StopRun as reason:
+            stop = reason
+            _save_border(trainer, mpo.callback)
     return Outcome(stop, time.monotonic() - started)
 
 
@@ -104,7 +132,7 @@ def _save_border(trainer: Any, callback: MPOCallback) -> None:
     """
     step = trainer.state.global_step
     checkpoint = Path(trainer.args.output_dir) / f"checkpoint-{step}"
-    if not callback.random_state or step == 0 or led(lambda: (checkpoint / STATE_FILE).exists()):
+    if not callback.random_state or step == 0 or led(lambda: (checkpoint / MANIFEST).exists()):
         return
     set_random_state(callback.random_state)
     trainer._save_checkpoint(trainer.model, trial=None)

@@ -1,0 +1,243 @@
+"""What the rows of a run's files hold. A reader checks them once, here; what follows may rely on it.
+
+Fields that a reader can do without have a default; what a row holds beyond them is passed on as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, model_validator
+
+from mpo_lite.errors import FailureKind
+from mpo_lite.files import JsonRow
+from mpo_lite.rubric import Rubric
+from mpo_lite.types import Assessment, Rollout, Verdict, text_hash
+
+Text = InstanceOf[str]
+"""Any text: answers may hold halves of characters, which pydantic's own type refuses."""
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Record(BaseModel):
+    """A row of a file; nothing is taken for a number or a text that is none."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class Environment(Record):
+    """``env.json``: what a run was begun with."""
+
+    begun_by: Literal["train", "library"]
+    mpo_lite: Text
+    python: Text
+    machine: Text
+    packages: dict[Text, Text]
+
+
+class Pin(Record):
+    """``pin.json``: the version that a person put in force."""
+
+    version: Count
+
+
+class Metrics(Record):
+    """A generation batch: its figures, those of the trainer, and the spend so far."""
+
+    batch: Count
+    version: Count
+    reward: Share | None
+    rows: Count = 0
+    judge_failures: Count
+    failures: dict[FailureKind, Count] = {}
+    alarms: list[Text] = []
+    gold: Share | None = None
+    spread: float | None = None
+    disagreement: float | None = None
+    kl: float | None = None
+    loss: float | None = None
+    entropy: float | None = None
+    grad_norm: float | None = None
+    tokens: float | None = None
+    clipped: float | None = None
+    step_seconds: float | None = None
+    judge_calls: Count = 0
+    gate_calls: Count = 0
+    meta_calls: Count = 0
+    cache_hits: Count = 0
+    tokens_spent: Count = 0
+    tokens_cached: Count = 0
+    usd: float | None = None
+    unpriced: Count = 0
+    unmetered: Count = 0
+
+
+class GoldSample(Record):
+    """A held-out prompt, its answer, and what gold says of it."""
+
+    prompt: Text
+    completion: Text
+    gold: Finite
+
+
+class Gold(Record):
+    """An evaluation on the held-out prompts."""
+
+    batch: Count
+    gold: Finite
+    samples: Annotated[list[GoldSample], Field(min_length=1)]
+
+
+class AlarmRow(Record):
+    """An alarm as it was raised."""
+
+    batch: Count
+    name: Text
+    detail: Text
+    value: float
+    threshold: float
+    evidence: list[Text]
+
+
+class Refused(Record):
+    """A proposal that was not taken."""
+
+    reason: Text
+    objected: bool
+    figures: dict[Text, float]
+    rubric: Rubric | None
+
+
+class Recheck(Record):
+    """What was found of the rubric in force before a step."""
+
+    objections: list[Text] = []
+
+
+class CriterionHealth(Record):
+    """A criterion over the answers that a step looked at."""
+
+    noise: float | None
+
+
+class Step(Record):
+    """A step of the rubric's history, accepted or not."""
+
+    kind: Literal["meta", "rollback", "pin", "refine"]
+    began: Count
+    batch: Count
+    version: Count
+    parent: Count
+    accepted: bool
+    reason: Text
+    author: Text
+    added: list[Text]
+    changed: list[Text]
+    dropped: list[Text]
+    rubric: Rubric | None
+    samples: list[Text] = []
+    alarms: list[Text] = []
+    gate: dict[Text, float] = {}
+    refused: list[Refused] = []
+    recheck: Recheck = Recheck()
+    health: dict[Text, CriterionHealth] = {}
+    probes: dict[Text, float] = {}
+    frozen: dict[Text, float] = {}
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.accepted and self.rubric is None:
+            raise ValueError("rubric is missing from a step that was accepted")
+        if self.probes and not {"before", "now"} <= set(self.probes):
+            raise ValueError("probes must hold 'before' and 'now'")
+        return self
+
+
+class Answer(Record):
+    """An answer to one of the fixed prompts: the initial policy's, or a later one at ``batch``."""
+
+    batch: Count = 0
+    prompt: Text
+    completion: Text
+    cluster: Text
+
+
+class AssessmentRow(Record):
+    """The judge's word on one criterion."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: Text
+    level: Count
+
+
+class VerdictRow(Record):
+    """A verdict, as ``dataclasses.asdict`` gives it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reward: Share | None
+    set_hash: Text
+    assessments: dict[Text, AssessmentRow]
+    source: Literal["judge", "rule", "verifier"]
+    failure: FailureKind | None
+    detail: Text = ""
+    judge: Text
+    disagreement: float | None = None
+
+
+class Trial(Record):
+    """What the gate had judged."""
+
+    batch: Count
+    key: Text
+    verdict: VerdictRow
+
+
+class RolloutRow(Record):
+    """An answer with its verdict and reward."""
+
+    batch: Count
+    row: Count
+    prompt: Text
+    completion: Text
+    version: Count
+    reward: Share | None
+    cluster: Text = ""
+    truncated: bool = False
+    verdict: VerdictRow
+
+
+KINDS: dict[str, type[Record]] = {
+    "metrics.jsonl": Metrics,
+    "gold.jsonl": Gold,
+    "lineage.jsonl": Step,
+    "alarms.jsonl": AlarmRow,
+    "anchor.jsonl": Answer,
+    "probes.jsonl": Answer,
+    "trials.jsonl": Trial,
+    "rollouts.jsonl": RolloutRow,
+}
+"""File of a run → what its rows hold."""
+
+
+def verdict_of(row: JsonRow) -> Verdict:
+    """A verdict from its row."""
+    assessments = {key: Assessment(**value) for key, value in row["assessments"].items()}
+    told: JsonRow = row | {"assessments": assessments}
+    return Verdict(**told)
+
+
+def rollout_row(rollout: Rollout) -> JsonRow:
+    """A rollout as it is journalled."""
+    return {"id": rollout.id, "text": text_hash(rollout.completion), **asdict(rollout)}
+
+
+def rollout_of(row: JsonRow) -> Rollout:
+    """A rollout from its row."""
+    names = ("batch", "row", "prompt", "completion", "version", "reward", "cluster")
+    told: dict[str, Any] = {name: row[name] for name in names}
+    return Rollout(**told, verdict=verdict_of(row["verdict"]), truncated=row.get("truncated", False))
