@@ -143,8 +143,9 @@ def require_intact(run: Run, checkpoint: Path | None) -> None:
         version, batch = state["version"], state["batch"]
     if (pinned := run.pin) is not None:
         run.version(pinned)
-    for number in range(version + 1):
-        run.version(number)
+    if checkpoint or run.rollouts.exists():  # else it may have been killed before it had a rubric
+        for number in range(version + 1):
+            run.version(number)
     _require_rows(run, rows, batch)
     run.meta_outcomes(batch)
 

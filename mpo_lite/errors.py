@@ -160,8 +160,8 @@ _STORAGE = {
     errno.EDQUOT: "{}: the disk quota of this user is used up; free some room",
     errno.EFBIG: "{}: larger than a file may be here; raise the limit (ulimit -f)",
     errno.EROFS: "{}: the disk is read-only; make it writable",
-    errno.EACCES: "{}: permission denied; let this user write there",
-    errno.EPERM: "{}: permission denied; let this user write there",
+    errno.EACCES: "{}: permission denied; let this user read and write there",
+    errno.EPERM: "{}: permission denied; let this user read and write there",
     errno.EIO: "{}: the disk reports an error; look after it",
 }
 """What the system's error codes for writing say, and what helps; ``{}`` is the path."""
@@ -207,6 +207,8 @@ def storage_errors(path: Path, then: str) -> Generator[None]:
     """
     try:
         yield
+    except MPOError:
+        raise
     except Exception as error:
         if said := storage_problem(error, path):
             raise StorageError(f"{said}, {then}") from error

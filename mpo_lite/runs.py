@@ -230,8 +230,8 @@ class Run:
             "parent": version.parent,
             "batch": version.batch,
             "author": version.author,
+            "set_hash": version.rubric.set_hash,
         }
-        head["set_hash"] = version.rubric.set_hash
         text = "".join(f"# {key}: {json.dumps(value)}\n" for key, value in head.items()) + dump_rubric(
             version.rubric
         )
@@ -262,9 +262,9 @@ class Run:
         return version
 
     def latest(self) -> Version:
-        """The newest rubric version. Raises ``TaskError`` where there is none."""
-        numbers = [int(path.stem[1:]) for path in (self.path / "rubrics").glob("v[0-9]*.yaml")]
-        return self.version(max(numbers, default=0))
+        """The newest rubric version. Raises ``RunError`` where there is none, or it was damaged."""
+        names = (path.stem.removeprefix("v") for path in (self.path / "rubrics").glob("v*.yaml"))
+        return self.version(max((int(name) for name in names if name.isdecimal()), default=0))
 
     def rewind(self, batch: int) -> None:
         """Takes the run back to where ``batch`` generation batches were done; keeps what is cut in
@@ -278,7 +278,7 @@ class Run:
                 write_journal(file, [row for row in rows if row["batch"] <= until])
 
     def cut_at(self, batch: int) -> dict[Path, int]:
-        """Journals that are cut where a run goes on after ``batch`` batches; the last that they keep."""
+        """Journals that are cut where a run goes on after ``batch`` batches, and the last batch they keep."""
         # The meta step of a batch comes after its checkpoint: it is still to be done.
         return {self.metrics: batch, self.gold: batch, self.alarms: batch, self.lineage: batch - 1}
 

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_run import ENVIRONMENT
 
-from mpo_lite.checkpoints import complete_checkpoint, discard_after, last_checkpoint, read_state
+from mpo_lite.checkpoints import (
+    complete_checkpoint,
+    discard_after,
+    last_checkpoint,
+    read_state,
+    resumable_checkpoint,
+)
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, RunError
 from mpo_lite.files import journal, read_rows
@@ -153,6 +159,16 @@ def test_no_pickle_of_the_trainer_is_kept(run: Run) -> None:
     (checkpoint / "training_args.bin").write_bytes(b"pickle")
     complete_checkpoint(run, checkpoint, {"batch": 1, "version": 0})
     assert {path.name for path in checkpoint.iterdir()} == {"mpo_state.json", "manifest.json"}
+
+
+def test_a_run_killed_before_its_first_batch_goes_on_from_the_start(run: Run, rubric: Rubric) -> None:
+    assert resumable_checkpoint(run, None) is None
+    run.publish(Version(0, None, 0, "task", rubric))
+    run.journal([rollout(0, 0)])
+    assert resumable_checkpoint(run, None) is None
+    (run.path / "rubrics" / "v000.yaml").unlink()
+    with pytest.raises(RunError, match=r"v000.yaml: missing; restore it from a copy$"):
+        resumable_checkpoint(run, None)
 
 
 def test_rollout_ids_name_batch_and_row() -> None:

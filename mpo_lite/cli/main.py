@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> Any:
         click.UsageError(explain_unknown(error), error.ctx).show()
         sys.exit(error.exit_code)
     except OSError as error:
-        if not (said := storage_problem(error, Path.cwd())):
+        if not (said := storage_problem(error, Path("the output"))):
             raise
         click.echo(f"mpo-lite: {said}", err=True)
         sys.exit(1)

@@ -135,9 +135,9 @@ class Session:
         path, config = self.run.anchor, self.config
         if self.meta is None or (config.mode == "paper" and config.strategy == "samples"):
             return
-        if not path.exists():
-            drawn = random.Random(f"anchor-{config.seed}")
-            prompts = drawn.sample(self.prompts.train, min(config.gate.prompts, len(self.prompts.train)))
+        count = min(config.gate.prompts, len(self.prompts.train))
+        if len(self.run.rows(path)) < count:  # at the first batch: a resumed run was seen to have them all
+            prompts = random.Random(f"anchor-{config.seed}").sample(self.prompts.train, count)
             write_journal(path, map(_anchor_row, map(self.sample, prompts, answer(prompts))))
         self.anchor = tuple(
             Sample(row["prompt"], row["completion"], row["cluster"]) for row in self.run.rows(path)
