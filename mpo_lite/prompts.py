@@ -18,6 +18,7 @@ from mpo_lite.text import defuse
 from mpo_lite.types import Message
 
 _HEADING = re.compile(r"^=== (system|user)\n", re.MULTILINE)
+_SLOT_OR_HEADING = re.compile(r"\$\w+|^=== \w+", re.MULTILINE)
 _BEGIN = re.compile(r"^<(\w+)-([0-9a-f]{12})>\n", re.MULTILINE)
 
 
@@ -54,6 +55,19 @@ def render(name: str, **values: str) -> list[Message]:
         KeyError: A slot has no value.
     """
     return render_text(_template(name), **values)
+
+
+def repeats_template(name: str, text: str, run: int = 8) -> bool:
+    """Whether a text has ``run`` words or more in a row in common with a template's own words."""
+    parts = _SLOT_OR_HEADING.split(_template(name))
+    own = {window for part in parts for window in _windows(part, run)}
+    return not own.isdisjoint(_windows(text, run))
+
+
+def _windows(text: str, size: int) -> list[tuple[str, ...]]:
+    """Every ``size`` words in a row, without regard to case and punctuation."""
+    words = re.findall(r"\w+", text.lower())
+    return [tuple(words[start : start + size]) for start in range(len(words) - size + 1)]
 
 
 def render_text(template: str, **values: str) -> list[Message]:

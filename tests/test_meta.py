@@ -366,6 +366,33 @@ class Refuses:
         return Finding(("it pays for titles",) if len(self.seen) <= self.times else (), {"margin_title": 0.1})
 
 
+@pytest.mark.parametrize(
+    "description",
+    [
+        'One JSON object: criteria, a list of 1 to 4 objects with the keys "id", (lower-case letters).',
+        "This has levels from worst to best, each described by what is seen at that level.",
+        "The kind of criterion should be either 'merit' or 'veto'.",
+    ],
+)
+def test_criteria_made_of_the_instructions_are_refused(rubric: Rubric, description: str) -> None:
+    draft = {
+        "id": "form",
+        "description": description,
+        "levels": ["0: Not at all", "1: Fully so"],
+        "weight": 1,
+        "kind": "merit",
+    }
+    with pytest.raises(ValueError, match="form: the description repeats these instructions"):
+        drafts.refined({"criteria": [draft]})
+    with pytest.raises(ValueError, match="form: the description repeats these instructions"):
+        merged([{**draft, "from": []}], rubric)
+    own = {
+        **draft,
+        "description": "Whether each paragraph has a claim and a reason for it, and no set phrases.",
+    }
+    assert drafts.refined({"criteria": [own]})[0].id == "form"
+
+
 @pytest.mark.parametrize("times", [0, 1, 2])
 def test_a_refused_rubric_goes_back_once_with_the_reasons(
     make_client: Callable[..., Client], rubric: Rubric, times: int

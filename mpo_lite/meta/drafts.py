@@ -9,18 +9,22 @@ the schema lets through, which is an empty list.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mpo_lite.llm.structured import Schema, object_schema
+from mpo_lite.prompts import repeats_template
 from mpo_lite.rubric import CRITERION_ID, MAX_CRITERIA, MAX_LEVELS, Criterion, Rubric
 
 MAX_WORDS = 900
 """Words of a proposed rubric: a judge reads all of them with every answer."""
 MAX_SOURCES = 24
 """Rollouts kept as the provenance of one criterion, the latest ones."""
+_INSTRUCTIONS = ("meta/refine", "meta/merge", "meta/revise")
+"""Templates by which criteria are asked for."""
 
 
 def _text(longest: int, shortest: int = 1) -> Schema:
@@ -115,7 +119,9 @@ def misjudged(data: dict[str, Any]) -> bool:
 
 def refined(data: dict[str, Any]) -> tuple[Criterion, ...]:
     """The criteria that one critique calls for; none where it calls for no change."""
-    return tuple(draft.criterion() for draft in _Refined.model_validate(data).criteria)
+    criteria = tuple(draft.criterion() for draft in _Refined.model_validate(data).criteria)
+    _require_own_words(criteria)
+    return criteria
 
 
 def guided(data: dict[str, Any]) -> str:
@@ -132,7 +138,7 @@ def merged(data: dict[str, Any], old: Rubric, sources: Mapping[str, str]) -> Rub
         sources: Label of a proposal → id of the rollout it came from.
 
     Raises:
-        ValueError: It is no sound rubric, or longer than ``MAX_WORDS``.
+        ValueError: It is no sound rubric, longer than ``MAX_WORDS``, or repeats what the meta-judge was told.
     """
     answer = _Merged.model_validate(data)
     known = {criterion.id: criterion for criterion in old.criteria}
@@ -142,11 +148,26 @@ def merged(data: dict[str, Any], old: Rubric, sources: Mapping[str, str]) -> Rub
         asked = [sources[label] for label in draft.sources if label in sources]
         before = known[draft.id].provenance if draft.id in known else ()
         criteria.append(draft.criterion([*before, *asked]))
+    kept = {criterion.description for criterion in old.criteria}
+    new = [criterion for criterion in criteria if criterion.description not in kept]
+    _require_own_words(new)
     criteria.sort(key=lambda each: order.index(each.id) if each.id in known else len(order))
     rubric = Rubric(criteria=tuple(criteria), guidelines=answer.guidelines, clusters=old.clusters)
     if (length := len(rubric.render().split())) > MAX_WORDS:
         raise ValueError(f"the rubric has {length} words; at most {MAX_WORDS} are read")
     return rubric
+
+
+def _require_own_words(criteria: Sequence[Criterion]) -> None:
+    """Refuses criteria made of the instructions, which small models copy when they have nothing to say."""
+    for criterion in criteria:
+        text = criterion.description
+        copied = any(repeats_template(name, text) for name in _INSTRUCTIONS)
+        if copied or {"merit", "veto"} <= set(re.findall(r"\w+", text.lower())):
+            raise ValueError(
+                f"{criterion.id}: the description repeats these instructions; it must say what to look for "
+                "in an answer"
+            )
 
 
 def proposal_json(criteria: Sequence[Criterion]) -> str:
