@@ -70,7 +70,8 @@ class Run:
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self._superseded = path / "superseded"
-        self._lock = FileLock(path / ".lock")
+        # Held by the process: whichever thread closes the run may release it.
+        self._lock = FileLock(path / ".lock", thread_local=False)
 
     @classmethod
     def create(cls, path: Path, config: Config, env: JsonRow) -> Run:

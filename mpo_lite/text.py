@@ -1,4 +1,4 @@
-"""Text that a model wrote: made harmless to a chat template, and without its thinking."""
+"""Text: counts in sentences, and what a model wrote, harmless to a chat template and without its thinking."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ _CONTROL = re.compile(
     r"|\[(?=/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS)\])"
     rf"|[{_UNSEEN}{_HALVES}]"
 )
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """A count and its noun, e.g. ``1 batch`` or ``2,000 batches``.
+
+    Args:
+        number: How many.
+        one: The noun for one.
+        several: The noun for none or several; empty: ``one`` with an s.
+    """
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 
 def defuse(text: str) -> str:

@@ -297,10 +297,11 @@ def test_groupwise_judging_refuses_groups_that_straddle_processes(
 
     def begin(session: Session, per_device: int) -> None:
         args = SimpleNamespace(
-            num_generations=4, per_device_train_batch_size=per_device, steps_per_generation=1,
-            num_iterations=1, gradient_accumulation_steps=1, output_dir="nowhere",
+            num_generations=4, generation_batch_size=32, per_device_train_batch_size=per_device,
+            steps_per_generation=1, num_iterations=1, gradient_accumulation_steps=1, output_dir="nowhere",
+            shuffle_dataset=False,
         )  # fmt: skip
-        state: Any = SimpleNamespace(global_step=0)
+        state: Any = SimpleNamespace(global_step=0, max_steps=1)
         tokenizer: Any = SimpleNamespace(
             eos_token_id=1, pad_token_id=0, apply_chat_template=lambda *_, **__: ""
         )
@@ -324,8 +325,9 @@ def test_policies_split_over_processes_are_refused(
         session = open_session(server)
         monkeypatch.setenv("WORLD_SIZE", "2")
         args: Any = SimpleNamespace(
-            num_generations=4, per_device_train_batch_size=8, steps_per_generation=1, num_iterations=1,
-            gradient_accumulation_steps=1, output_dir="nowhere", deepspeed=None, fsdp="full_shard",
+            num_generations=4, generation_batch_size=32, per_device_train_batch_size=16,
+            steps_per_generation=1, num_iterations=1, gradient_accumulation_steps=1, output_dir="nowhere",
+            shuffle_dataset=False, deepspeed=None, fsdp="full_shard",
         )  # fmt: skip
         state: Any = SimpleNamespace(global_step=0)
         with pytest.raises(ConfigError, match="fsdp split the policy"):

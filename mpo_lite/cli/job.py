@@ -126,7 +126,7 @@ def _train(session: Session, config: Config, run: Run | None, display: Display) 
             go_offline_without_hub()
         # Loads torch: only now that nothing else can be wrong.
         from mpo_lite.training import policy, trainer
-        from mpo_lite.training.mpo import open_run
+        from mpo_lite.training.begin import open_run
 
         policy.check_policy(session.config)
         trainer.check_settings(session)
