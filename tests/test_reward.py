@@ -285,7 +285,9 @@ def test_a_cap_that_comes_near_is_said_once(open_session: Callable[..., Session]
         session.observe = lambda kind, row: told.append(row["text"]) if kind == "note" else None
         score_batch(session, batch(), GROUP)
         score_batch(session, batch(), GROUP)  # from the cache
-        assert told == ["89% of the cap --max-calls 18 is used; the run stops at it"]
+        assert told == ["89% of the cap --max-calls 18 is spent; the run stops before passing it"]
+        lower = open_session(server, max_calls=4)  # a cap below what is spent stops the run: no warning
+        assert lower.client.budget.warnings() == []
 
 
 def test_groupwise_judging_refuses_groups_that_straddle_processes(
