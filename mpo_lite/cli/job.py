@@ -21,6 +21,7 @@ from mpo_lite.llm.models import SANDBOX
 from mpo_lite.report.summary import not_judged, run_figures
 from mpo_lite.runs import Run
 from mpo_lite.tasks.hub import go_offline_without_hub
+from mpo_lite.text import counted
 from mpo_lite.training.estimate import estimate
 from mpo_lite.training.ranks import leads, leave, led
 from mpo_lite.training.session import Session
@@ -148,16 +149,17 @@ def _train(session: Session, config: Config, run: Run | None, display: Display) 
 def _closing_line(summary: dict[str, Any]) -> str:
     """The summary for a person."""
     reward, gold = summary["reward"]["end"], summary["gold"]
-    usd = "an unknown sum (unpriced)" if summary["usd"] is None else f"${summary['usd']:.4f}"
+    spend = "spend unpriced" if summary["usd"] is None else f"spend ${summary['usd']:.4f}"
     if summary["unmetered"]:
-        usd += f" at most ({summary['unmetered']} unmetered)"
+        spend += f" at most ({counted(summary['unmetered'], 'call')} unmetered)"
     parts = [
-        f"{summary['steps']} batches in {summary['seconds']:.0f} s, rubric v{summary['rubric_version']}",
+        f"{counted(summary['steps'], 'batch', 'batches')} in {summary['seconds']:.0f} s",
+        f"rubric v{summary['rubric_version']}",
         "no reward" if reward is None else f"reward {reward:.3f}",
         *([f"gold {gold['start']:.3f} → {gold['end']:.3f}"] if gold else []),
-        "{judge_calls} judge, {gate_calls} gate and {meta_calls} meta calls".format(**summary)
-        + f" for {usd}",
-        f"{summary['judge_failures']} failed, {summary['cache_hits']} from the cache",
+        "{judge_calls} judge, {gate_calls} gate and {meta_calls} meta calls".format(**summary),
+        spend,
+        f"{counted(summary['cache_hits'], 'answer')} from the cache",
     ]
     line = ", ".join(parts)
     if summary["judge_failures"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from mpo_lite.config import Config
 from mpo_lite.files import JsonRow, read_rows
 from mpo_lite.report.charts import Track, chart, column, first_rubric, line
-from mpo_lite.report.gather import gold_change, shown_settings
+from mpo_lite.report.gather import gold_change, saved_config, shown_settings
 from mpo_lite.report.summary import run_figures, run_state, spaced
 from mpo_lite.runs import Run
 
@@ -42,7 +43,7 @@ def compared(runs: Sequence[Run]) -> JsonRow:
         "simulated": [one["name"] for one in known if one["figures"]["simulated_judge"]],
         "cautions": _cautions(known),
         "rows": [(label, [_said(tell(one)) for one in known]) for label, tell in _ROWS],
-        "settings": _differing(configs),
+        "settings": _differing([saved_config(run) for run in runs]),
         "charts": {name: made for name, _, _ in SHOWN if (made := _chart(known, name))},
         "shown": SHOWN,
     }
@@ -61,7 +62,7 @@ def _known(run: Run, config: Config) -> JsonRow:
         "figures": run_figures(run, config),
         "change": gold_change(gold),
         "asked": [one["prompt"] for one in gold[0]["samples"]] if gold else [],
-        "task": (config.task, config.goal),
+        "task": config.goal or config.task,
         "alarms": sorted({row["name"] for row in read_rows(run.alarms)}),
         "tracks": tracks,
     }
@@ -96,7 +97,7 @@ _ROWS: tuple[tuple[str, Callable[[JsonRow], Any]], ...] = (
     ("gold at its lowest", lambda one: _gold(one, "min")),
     ("gold after", lambda one: _gold(one, "end")),
     ("change, 95% interval over prompts", _change),
-    ("reward of late", lambda one: one["figures"]["reward"]["end"]),
+    ("reward over the last batches", lambda one: one["figures"]["reward"]["end"]),
     ("rubric version", lambda one: f"v{one['figures']['rubric_version']}"),
     ("kinds of alarms", lambda one: ", ".join(spaced(name) for name in one["alarms"]) or "none"),
     ("judge calls", lambda one: one["figures"]["judge_calls"]),
@@ -114,7 +115,11 @@ def _said(value: Any) -> str:
 def _differing(configs: Sequence[Config]) -> list[tuple[str, list[str]]]:
     shown = [shown_settings(config) for config in configs]
     differing = [name for name in shown[0] if any(one[name] != shown[0][name] for one in shown)]
-    return [(name, [str(one[name]) for one in shown]) for name in differing]
+    return [(name, [_setting(one[name]) for one in shown]) for name in differing]
+
+
+def _setting(value: Any) -> str:
+    return "–" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def _chart(known: Sequence[JsonRow], name: str) -> JsonRow | None:
