@@ -84,7 +84,8 @@ class Run:
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self._superseded = path / "superseded"
-        self._lock = FileLock(path / _LOCK)
+        # Held by the process: whichever thread closes the run may release it.
+        self._lock = FileLock(path / _LOCK, thread_local=False)
 
     @classmethod
     def create(cls, path: Path, config: Config, env: JsonRow) -> Run:

@@ -1,4 +1,4 @@
-"""Text that a model wrote: made harmless to a chat template, and without its thinking."""
+"""Text: counts in sentences, and what a model wrote, harmless to a chat template and without its thinking."""
 
 from __future__ import annotations
 

@@ -135,7 +135,13 @@ def _accepted(rubric: Rubric, said: str) -> dict[str, Any]:
         "dropped": ["flow"],
         "gate": {"margin_title": 0.4, "agreement": 0.1},
         "refused": [
-            {"reason": said, "objected": True, "figures": {"margin_title": 0.0}, "rubric": _dumped(rubric)}
+            {
+                "reason": said,
+                "objected": True,
+                "objections": [said],
+                "figures": {"margin_title": 0.0},
+                "rubric": _dumped(rubric),
+            }
         ],
         "recheck": {"objections": [], "figures": {}},
         "health": {"flow": {"mean": 0.5, "spread": 0.1, "saturated": 0.2, "noise": 0.1}},
@@ -147,7 +153,13 @@ def _accepted(rubric: Rubric, said: str) -> dict[str, Any]:
 def _kept(rubric: Rubric, said: str) -> dict[str, Any]:
     proposed = _dumped(rubric)
     proposed["criteria"][0]["description"] = f"Reasons given. {said}"
-    refused = {"reason": said, "objected": True, "figures": {"margin_title": 0.05}, "rubric": proposed}
+    refused = {
+        "reason": said,
+        "objected": True,
+        "objections": [said],
+        "figures": {"margin_title": 0.05},
+        "rubric": proposed,
+    }
     return _accepted(rubric, said) | {
         "began": 8,
         "batch": 8,

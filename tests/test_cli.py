@@ -161,9 +161,13 @@ def test_progress_away_from_a_terminal_is_one_plain_line_per_batch() -> None:
     lines = text.splitlines()
     assert lines[0] == "gold before training: 0.450 on 64 held-out prompts"
     for part in ("batch 3/10", "reward 0.500 (v1)", "gold 0.450", "kl 0.010", "spread 0.100", "words 40",
-                 "failed 2", "cache hits 5", "calls 112", "spend $0.1234"):  # fmt: skip
+                 "failed 2", "cache hits so far 5", "calls so far 112", "spend so far $0.1234"):  # fmt: skip
         assert part in lines[1]
-    assert "reward – (v1)" in lines[2] and "spend unpriced" in lines[2]
+    assert "reward – (v1)" in lines[2] and "spend so far unpriced" in lines[2]
+    assert "alarms" not in text
+    assert "failed 2  alarms phrase drift, repetition  calls" in shown(
+        ("step", ROW | {"alarms": ["phrase_drift", "repetition"]})
+    )
     assert "\x1b" not in text
 
 
@@ -178,8 +182,27 @@ def test_a_meta_step_is_one_line_that_says_what_changed() -> None:
         "meta step after batch 10: rubric v2: added a, b; changed c; dropped d",
         "meta step after batch 10: rubric v1 stays (merging failed)",
         "rollback after batch 10: rubric v2: added a, b; changed c; dropped d (a title pays)",
-        "alarm after batch 9: length_collapse: few words",
+        "alarm after batch 9: length collapse: few words",
     ]
+
+
+def test_a_meta_step_quotes_the_first_two_of_many_objections() -> None:
+    said = [f"{kind}: scored only 0.05 below honest answers; it must be 0.2 or more" for kind in "abcdef"]
+    kept = {"kind": "meta", "batch": 10, "accepted": False, "version": 1, "reason": "; ".join(said)}
+    kept |= {"added": [], "changed": [], "dropped": []}
+    refused = kept | {"refused": [{"reason": "; ".join(said), "objections": said}]}
+    back = refused | {"kind": "rollback", "accepted": True, "reason": "rolled back: " + "; ".join(said[:3])}
+    back |= {"refused": [], "recheck": {"objections": said[:3]}}
+    first, second, third = shown(("meta", refused), ("meta", back), ("meta", kept)).splitlines()
+    assert first.endswith(f"rubric v1 stays ({said[0]}; {said[1]}; and 4 more, all in lineage.jsonl)")
+    assert second.endswith(f"(rolled back: {said[0]}; {said[1]}; and 1 more, all in lineage.jsonl)")
+    assert third.endswith(f"({'; '.join(said)})")  # a run of before, whose objections are in one text
+
+
+def test_an_alarm_names_the_first_of_what_it_saw() -> None:
+    detail = "; ".join(f"word 'w{n}' in 90%, before 10%" for n in range(5))
+    line = shown(("alarm", {"batch": 9, "name": "phrase_drift", "detail": detail}))
+    assert line.endswith("word 'w1' in 90%, before 10%; word 'w2' in 90%, before 10%; …\n")
 
 
 def test_clusters_are_read_with_the_prompts(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import torch
 import yaml
 from jobs import Train
 from made_run import ENVIRONMENT
+from markdown_it import MarkdownIt
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -95,6 +98,35 @@ def test_the_card_tells_figures_and_the_history_of_the_rubric(tmp_path: Path) ->
     assert "- after batch 1: v0 stayed: sentinel &lt;b&gt;" in card
     assert "after the checkpoint" not in card and "simulated" not in card
     assert "<script>" not in card and "[link](" not in card
+
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)> **bold** [link](http://x) `code` ~~~ | # head & &lt; $$ ![i](x) <!-- "
+    "--- name: x"
+)
+
+
+def test_nothing_in_a_card_is_markup_but_our_own(tmp_path: Path) -> None:
+    policy = f"org/{HOSTILE}"
+    config = Config(judge="gpt-4o", meta="claude", policy=policy, data="org/d: [x]\n---", task=HOSTILE)
+    run = Run.create(tmp_path / "run", config, ENVIRONMENT)
+    criterion = Criterion(id="c", description=HOSTILE, levels=("no", "yes"))
+    run.publish(Version(0, None, 0, HOSTILE, Rubric(criteria=(criterion,), guidelines=f"- {HOSTILE}")))
+    step = {"batch": 1, "version": 1, "author": HOSTILE, "added": ["c"], "changed": [], "dropped": []}
+    append_rows(run.lineage, [step | {"accepted": True}, step | {"accepted": False, "reason": HOSTILE}])
+    purposes = [HOSTILE, f"~~~\n{HOSTILE}", f"- {HOSTILE}", f"1. {HOSTILE}", f"===\n\n---\n\n+ {HOSTILE}"]
+    card = model_card(run, config, 2, "\n\n".join(purposes))
+    _, metadata, body = card.split("---\n", 2)
+    told = yaml.safe_load(metadata)
+    assert (told["base_model"], told["datasets"]) == (policy, "org/d: [x]\n---")
+    html = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(body)
+    assert unescape(html).count(HOSTILE) == 12
+    assert set(re.findall(r"<(\w+)", html)) == {
+        "h1", "h2", "p", "a", "ul", "li", "strong", "table", "thead", "tbody", "tr", "th", "td",
+    }  # fmt: skip
+    assert html.count("<ul>") == 2 and html.count("<a ") == 1 and html.count("<h1>") == 1
+    of_a_goal = model_card(run, config.model_copy(update={"goal": "Be kind."}), 2, "Be kind.")
+    assert "trained for one goal\n" in of_a_goal
 
 
 @contextmanager

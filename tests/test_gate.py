@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -19,7 +20,7 @@ from mpo_lite.llm import background
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
 from mpo_lite.meta.examine import Examiner
-from mpo_lite.meta.gate import Gate, kendall, margins
+from mpo_lite.meta.gate import Gate, _against_honest, kendall, margins
 from mpo_lite.meta.sentinels import SAID, plant
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.sandbox import simulate_meta
@@ -224,6 +225,22 @@ def test_on_real_prompts_a_sound_rubric_rejects_all_sentinels_and_one_that_pays_
     refused = examined(gate, TITLES)
     assert any("a title without any text" in objection for objection in refused.objections)
     assert refused.figures["margin_title"] < 0 < finding.figures["margin_title"]
+    (title,) = [told for told in refused.objections if told.startswith("a title without any text")]
+    assert re.search(r"scored \d\.\d\d above honest answers .*; it must score 0\.2 or more below them", title)
+
+
+@pytest.mark.parametrize(
+    ("margin", "said"),
+    [
+        (0.05, "scored only 0.05 below honest answers to the same tasks, on average; it must be 0.2 or more"),
+        (0.004, "scored as high as honest answers to the same tasks, on average; it must score 0.2 or more "
+         "below them"),
+        (-0.95, "scored 0.95 above honest answers to the same tasks, on average; it must score 0.2 or more "
+         "below them"),
+    ],
+)  # fmt: skip
+def test_an_objection_says_on_which_side_of_honest_answers_a_bad_one_fell(margin: float, said: str) -> None:
+    assert _against_honest(margin, 0.2) == said
 
 
 def test_an_order_that_turns_round_is_refused(url: str, make_gate: MakeGate) -> None:

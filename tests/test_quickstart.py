@@ -1,6 +1,7 @@
 """The sandbox from end to end. Its judge is simulated: this shows the mechanism, not how real judges fare."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,9 @@ def test_the_frozen_rubric_is_hacked_and_the_evolving_one_brings_gold_back(tmp_p
     }
     assert "Gold rose" in told["evolving"] and "Gold is back" in told["evolving"]
     assert "Gold fell while the reward rose" in told["frozen"] and "This is reward hacking" in told["frozen"]
+    # Of a hack that nobody has answered an alarm stands, in red.
+    assert re.search(r"✗</td><th scope=.row.>No alarm stands at the end</th>", told["frozen"])
+    assert "which no meta step has answered" in told["frozen"]
     assert all("<strong>simulated</strong>" in page for page in told.values())
     assert read_rows(run.gold)[0]["n"] >= 64
     # Up to the first meta step the two arms are one: the same answers, earning the same.
@@ -79,6 +83,7 @@ def test_a_quickstart_tells_its_story(tmp_path: Path, capsys: pytest.CaptureFixt
     for batch, gold in ((0, 0.5), (5, 0.1), (10, 0.8)):
         sample = {"prompt": "write about dogs", "completion": f"answer {batch}", "gold": gold}
         append_rows(run.gold, [{"batch": batch, "gold": gold, "n": 1, "samples": [sample]}])
+    append_rows(run.metrics, [{"batch": n, "alarms": ["phrase_drift"] * (n > 8)} for n in range(1, 11)])
     summary = {"run": str(tmp_path), "rubric_version": 1, "reward": {"start": 0.2, "end": 0.9}}
     tell(summary | {"gold": {"start": 0.5, "min": 0.1, "end": 0.8}})
     told = capsys.readouterr().out
@@ -90,5 +95,27 @@ def test_a_quickstart_tells_its_story(tmp_path: Path, capsys: pytest.CaptureFixt
         "answer 10",
         "report.html",
         "simulated",
+        "(by different rubrics)",
+        "alarms  phrase drift since batch 9, which no meta step has answered",
     ):
         assert part in told
+    frozen = {**summary, "rubric_version": 0, "gold": {"start": 0.5, "min": 0.1, "end": 0.8}}
+    run.metrics.unlink()
+    tell(frozen)
+    told = capsys.readouterr().out
+    assert "different rubrics" not in told and "alarms  none stands at the end" in told
+
+
+def test_a_quickstart_takes_the_last_rubric_of_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["quickstart", "--baseline", "oracle", "--run-dir", str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    assert (
+        "--baseline oracle: name the run whose last rubric it is to be: --rubric RUN"
+        in capsys.readouterr().err
+    )
+    with pytest.raises(SystemExit) as stopped:
+        main(["quickstart", "--baseline", "oracle", "--rubric", str(tmp_path / "no.yaml")])
+    assert stopped.value.code == 2 and "no.yaml" in capsys.readouterr().err

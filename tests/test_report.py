@@ -14,6 +14,7 @@ from made_run import CHANGE, made_run
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
 from mpo_lite.files import append_rows, read_rows
+from mpo_lite.meta.improve import UNCHANGED
 from mpo_lite.report.accounts import accounts
 from mpo_lite.report.gather import gather, gold_change
 from mpo_lite.report.history import diff, history
@@ -22,7 +23,7 @@ from mpo_lite.report.samples import LONGEST, MOST_BYTES, samples, shortened
 from mpo_lite.report.story import headline
 from mpo_lite.resolve import load_config
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.runs import Run
+from mpo_lite.runs import Run, Version
 
 
 def known(run: Run) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def test_the_story_of_a_hack_and_its_mending(tmp_path: Path) -> None:
     order = [
         "Each answer was scored from 0 to 1 by a judge (gpt-4o",
         "4 bad From the start to batch 4 the reward rose",
-        "4 bad Alarm, phrase drift: words have become frequent",
+        "4 bad Alarm, phrase drift: some words stand in many more answers than at first, and pay",
         "4 mended The meta-judge rewrote the rubric: v1 (added reasons, example; dropped flow)",
         "6 good Gold is back: 0.70",
         "Meta steps after which the rubric stayed as it was: 1; in 1 of them the gate refused",
@@ -128,6 +129,59 @@ def test_signs_say_what_is_unhealthy(tmp_path: Path) -> None:
     }
 
 
+def standing(run: Run, *alarms: str) -> dict[str, Any]:
+    """The sign of a run at whose end alarms stand from batch 10 on."""
+    rows = read_rows(run.metrics)
+    run.metrics.unlink()
+    append_rows(run.metrics, [row | {"alarms": list(alarms) if row["batch"] >= 10 else []} for row in rows])
+    return next(sign for sign in known(run)["signs"] if sign["name"] == "No alarm stands at the end")
+
+
+def answering(run: Run, **step: Any) -> None:
+    """A meta step after batch 11 that was shown the alarm on phrases."""
+    row = read_rows(run.lineage)[-1] | {"began": 11, "batch": 11, "alarms": ["phrase_drift"]}
+    append_rows(run.lineage, [row | step])
+
+
+def test_an_alarm_that_stands_unanswered_is_a_bad_sign(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run")
+    sign = standing(run, "phrase_drift")  # the steps after batches 4 and 8 came before it
+    assert sign["ok"] is False
+    assert sign["said"] == "phrase drift since batch 10, which no meta step has answered"
+    assert "bad Alarms that still stand: phrase drift since batch 10, which no meta step" in told(run)
+    answering(run)  # a refused proposal is no answer
+    assert standing(run, "phrase_drift")["ok"] is False
+    answering(run, reason=UNCHANGED)
+    assert standing(run, "phrase_drift", "repetition")["ok"] is False  # the other one still is not
+    assert standing(run)["ok"] is True and "still stand" not in told(run)
+
+
+@pytest.mark.parametrize(
+    ("step", "did"), [({"reason": UNCHANGED}, "kept v1"), ({"accepted": True, "version": 2}, "wrote v2")]
+)
+def test_an_alarm_that_stands_and_was_answered_is_for_a_person_to_look_at(
+    tmp_path: Path, step: dict[str, Any], did: str
+) -> None:
+    run = made_run(tmp_path / "run")
+    rubric = run.version(1).rubric
+    run.publish(Version(2, 1, 11, "claude", rubric))
+    answering(run, **{"rubric": rubric.model_dump(mode="json"), "refused": []} | step)
+    sign = standing(run, "phrase_drift")
+    words = f"phrase drift since batch 10, shown to the meta-judge after batch 11, which {did}"
+    assert (sign["ok"], sign["said"]) == (None, words)
+    assert f"plain Alarms that still stand: {words}" in told(run)
+
+
+def test_a_count_of_one_is_singular(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", batches=1)
+    assert "After 1 batch " in told(run) and "a rubric of 1 criterion" in told(run)
+    row = read_rows(run.metrics)[-1]
+    run.metrics.unlink()
+    append_rows(run.metrics, [row | {"cache_hits": 1}])
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "1 answer came from the cache" in page and "1 meta call" in page
+
+
 def test_the_report_says_why_judgements_failed(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run")
     last = read_rows(run.metrics)[-1]
@@ -135,7 +189,7 @@ def test_the_report_says_why_judgements_failed(tmp_path: Path) -> None:
     append_rows(run.metrics, [last | kinds | {"batch": 13}])
     page = write_report(run).read_text(encoding="utf-8")
     assert "not judged: 7 timed out, 2 cut off" in page
-    assert "9 judgements failed and were no reward (7 timed out, 2 cut off)." in page
+    assert "9 of 104 judgements failed and gave no reward (7 timed out, 2 cut off)." in page
 
 
 def test_gold_changes_prompt_by_prompt() -> None:
@@ -167,7 +221,7 @@ def test_refused_proposals_stand_in_the_history(tmp_path: Path) -> None:
     assert (first["version"], second["version"], third["version"]) == (0, 1, 1)
     assert [row["state"] for row in second["diff"]] == ["added", "added", "dropped"]
     (refused,) = third["refused"]
-    assert refused["reason"] == "a title pays" and refused["figures"] == [("margin title", 0.05)]
+    assert refused["reasons"] == ["a title pays"] and refused["figures"] == [("margin title", 0.05)]
     (changed,) = refused["diff"]  # what it left as it was is not shown
     assert changed["id"] == "reasons"
     assert changed["old"]["description"] == [("Reasons given.", False)]
@@ -228,6 +282,25 @@ def test_a_report_can_be_written_at_any_time(tmp_path: Path, capsys: pytest.Capt
         assert ("No batch is finished yet" in run.report.read_text(encoding="utf-8")) == (batches == 0)
 
 
+@pytest.mark.parametrize(
+    ("settings", "lineage", "why"),
+    [
+        ({}, True, "no meta step had calls to spare for it"),
+        ({}, False, "no meta step was held"),
+        ({"mode": "paper"}, True, "the gate, whose calls it takes, was off"),
+    ],
+)
+def test_the_report_says_why_the_first_rubric_was_not_asked_again(
+    tmp_path: Path, settings: dict[str, Any], lineage: bool, why: str
+) -> None:
+    run = made_run(tmp_path / "run", **settings)
+    rows = [row | {"probes": {}} for row in read_rows(run.lineage)]
+    run.lineage.unlink()
+    append_rows(run.lineage, rows if lineage else [])
+    page = write_report(run).read_text(encoding="utf-8")
+    assert f"which was not measured here: {why}" in page and "guarded runs do" not in page
+
+
 def test_a_torn_or_damaged_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = made_run(tmp_path / "run")
     with run.rollouts.open("a", encoding="utf-8") as file:
@@ -268,13 +341,16 @@ def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     path = tmp_path / "comparison.html"
     assert capsys.readouterr().out == f"report: {path}\n"
     page = path.read_text(encoding="utf-8")
-    assert re.search(r"<code>baseline</code></th><td>None</td><td>iter0</td>", page)
+    assert re.search(r"<code>baseline</code></th><td>–</td><td>iter0</td>", page)
     assert re.search(r"gold at its lowest</th><td>0\.100</td><td>0\.100</td>", page)
     assert "Every run has the same seed" in page and "run_dir" not in page
-    third = made_run(tmp_path / "third", goal="Short answers.", seed=1)
+    assert "<code>rubric</code>" not in page and "<code>task</code>" not in page
+    third = made_run(tmp_path / "third", goal="Short answers.", seed=1, trainer={"warmup_steps": 7})
     main(["report", str(one.path), str(third.path), "--out", str(tmp_path / "c.html")])
     page = (tmp_path / "c.html").read_text(encoding="utf-8")
     assert "different tasks" in page and "same seed" not in page
+    assert re.search(r"<code>task</code></th><td>essay</td><td>–</td>", page)
+    assert re.search(r"<code>trainer</code></th><td>\{\}</td><td>\{&#34;warmup_steps&#34;: 7\}</td>", page)
     with pytest.raises(SystemExit):
         main(["report", str(one.path), "--out", str(tmp_path / "no" / "where.html")])
     assert "name another file by --out" in capsys.readouterr().err
@@ -282,6 +358,25 @@ def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         main(["report", str(third.path)])
     assert "env.json: not JSON" in capsys.readouterr().err
+
+
+def test_two_runs_of_one_goal_have_one_task(tmp_path: Path) -> None:
+    runs = [
+        made_run(tmp_path / name, goal="Short answers.", task=task)
+        for name, task in (("a", "essay"), ("b", "math"))
+    ]
+    page = write_comparison(runs, tmp_path / "c.html").read_text(encoding="utf-8")
+    assert "different tasks" not in page and "<code>task</code>" not in page
+    assert "task: essay" not in write_report(runs[0]).read_text(encoding="utf-8")
+
+
+def test_a_rubric_of_the_users_own_is_named_and_a_runs_copy_of_it_is_not(tmp_path: Path) -> None:
+    one, other = made_run(tmp_path / "one"), made_run(tmp_path / "other", rubric=tmp_path / "mine.yaml")
+    page = write_comparison([one, other], tmp_path / "c.html").read_text(encoding="utf-8")
+    assert re.search(r"<code>rubric</code></th><td>–</td><td>mine\.yaml</td>", page)
+    assert "v000.yaml" not in page
+    assert "\nrubric: mine.yaml" in write_report(other).read_text(encoding="utf-8")
+    assert "\nrubric: " not in write_report(one).read_text(encoding="utf-8")
 
 
 def test_a_comparison_names_no_folder(tmp_path: Path) -> None:

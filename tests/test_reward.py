@@ -285,7 +285,9 @@ def test_a_cap_that_comes_near_is_said_once(open_session: Callable[..., Session]
         session.observe = lambda kind, row: told.append(row["text"]) if kind == "note" else None
         score_batch(session, batch(), GROUP)
         score_batch(session, batch(), GROUP)  # from the cache
-        assert told == ["89% of the cap --max-calls 18 is used; the run stops at it"]
+        assert told == ["89% of the cap --max-calls 18 is spent; the run stops before passing it"]
+        lower = open_session(server, max_calls=4)  # a cap below what is spent stops the run: no warning
+        assert lower.client.budget.warnings() == []
 
 
 def test_groupwise_judging_refuses_groups_that_straddle_processes(
@@ -297,10 +299,11 @@ def test_groupwise_judging_refuses_groups_that_straddle_processes(
 
     def begin(session: Session, per_device: int) -> None:
         args = SimpleNamespace(
-            num_generations=4, per_device_train_batch_size=per_device, steps_per_generation=1,
-            num_iterations=1, gradient_accumulation_steps=1, output_dir="nowhere",
+            num_generations=4, generation_batch_size=32, per_device_train_batch_size=per_device,
+            steps_per_generation=1, num_iterations=1, gradient_accumulation_steps=1, output_dir="nowhere",
+            shuffle_dataset=False,
         )  # fmt: skip
-        state: Any = SimpleNamespace(global_step=0)
+        state: Any = SimpleNamespace(global_step=0, max_steps=1)
         tokenizer: Any = SimpleNamespace(
             eos_token_id=1, pad_token_id=0, apply_chat_template=lambda *_, **__: ""
         )
@@ -324,8 +327,9 @@ def test_policies_split_over_processes_are_refused(
         session = open_session(server)
         monkeypatch.setenv("WORLD_SIZE", "2")
         args: Any = SimpleNamespace(
-            num_generations=4, per_device_train_batch_size=8, steps_per_generation=1, num_iterations=1,
-            gradient_accumulation_steps=1, output_dir="nowhere", deepspeed=None, fsdp="full_shard",
+            num_generations=4, generation_batch_size=32, per_device_train_batch_size=16,
+            steps_per_generation=1, num_iterations=1, gradient_accumulation_steps=1, output_dir="nowhere",
+            shuffle_dataset=False, deepspeed=None, fsdp="full_shard",
         )  # fmt: skip
         state: Any = SimpleNamespace(global_step=0)
         with pytest.raises(ConfigError, match="fsdp split the policy"):

@@ -97,7 +97,7 @@ def test_a_panel_at_two_addresses_stops_at_its_cap_on_tokens_and_resumes(
         with pytest.raises(SystemExit, match="3"):
             train("--baseline", "iter0", "--max-tokens", "19400")
         errors = capsys.readouterr().err
-        assert "is used; the run stops at it" in errors
+        assert "is spent; the run stops before passing it" in errors
         assert "the cap --max-tokens 19400 is reached" in errors
         main(["resume", str(tmp_path / "run"), "--max-tokens", "1000000", "--json"])
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 6

@@ -140,7 +140,7 @@ def _train(
     with activity("checking the settings"):
         # Loads torch: only now that nothing that is quicker to see can be wrong.
         from mpo_lite.training import arguments, policy, trainer
-        from mpo_lite.training.mpo import open_run
+        from mpo_lite.training.begin import open_run
 
         trainer.check_settings(session)
         policy.check_policy(session.config)
@@ -198,16 +198,17 @@ def _tell_plan(session: Session, estimated: dict[str, Any]) -> None:
 def _closing_line(summary: dict[str, Any]) -> str:
     """The summary for a person."""
     reward, gold = summary["reward"]["end"], summary["gold"]
-    usd = "an unknown sum (unpriced)" if summary["usd"] is None else f"${summary['usd']:.4f}"
+    spend = "spend unpriced" if summary["usd"] is None else f"spend ${summary['usd']:.4f}"
     if summary["unmetered"]:
-        usd += f" at most ({summary['unmetered']} unmetered)"
+        spend += f" at most ({counted(summary['unmetered'], 'call')} unmetered)"
     parts = [
-        f"{summary['steps']} batches in {summary['seconds']:.0f} s, rubric v{summary['rubric_version']}",
+        f"{counted(summary['steps'], 'batch', 'batches')} in {summary['seconds']:.0f} s",
+        f"rubric v{summary['rubric_version']}",
         "no reward" if reward is None else f"reward {reward:.3f}",
         *([f"gold {gold['start']:.3f} → {gold['end']:.3f}"] if gold else []),
-        "{judge_calls} judge, {gate_calls} gate and {meta_calls} meta calls".format(**summary)
-        + f" for {usd}",
-        f"{summary['judge_failures']} failed, {summary['cache_hits']} from the cache",
+        "{judge_calls} judge, {gate_calls} gate and {meta_calls} meta calls".format(**summary),
+        spend,
+        f"{counted(summary['cache_hits'], 'answer')} from the cache",
     ]
     line = ", ".join(parts)
     if summary["judge_failures"]:

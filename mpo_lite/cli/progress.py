@@ -15,7 +15,8 @@ from rich.text import Text
 from mpo_lite.activity import Activity
 from mpo_lite.cli.status import Status, sentence
 from mpo_lite.errors import failures_in_words
-from mpo_lite.report.summary import changes_in_words
+from mpo_lite.report.summary import changes_in_words, first_part, reason_in_words, spaced
+from mpo_lite.text import counted
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48
@@ -51,7 +52,7 @@ class Display:
             self._gold.append(row["gold"])
             if row["batch"] == 0:
                 self._status.print(
-                    Text(f"gold before training: {row['gold']:.3f} on {row['n']} held-out prompts")
+                    Text(f"gold before training: {row['gold']:.3f} on {counted(row['n'], 'held-out prompt')}")
                 )
         elif kind == "meta":
             self._status.print(_meta_line(row))
@@ -109,7 +110,7 @@ class Display:
 def _figures(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[str, str]]:
     usd = "unpriced" if row["usd"] is None else f"${row['usd']:.4f}"
     if row.get("unmetered"):
-        usd += f" at most ({row['unmetered']} calls unmetered)"
+        usd += f" at most ({counted(row['unmetered'], 'call')} unmetered)"
     failed, kinds = row["judge_failures"], failures_in_words(row.get("failures", {}))
     return [
         ("reward", f"{_number(row['reward'])} (v{row['version']})"),
@@ -118,26 +119,29 @@ def _figures(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[st
         ("spread", _number(row["spread"])),
         ("words", f"{row['words']:.0f}"),
         ("failed", f"{failed} ({kinds})" if kinds else str(failed)),
-        ("cache hits", str(row["cache_hits"])),
-        ("calls", str(row["judge_calls"] + row["gate_calls"] + row["meta_calls"])),
-        ("spend", usd),
+        *([("alarms", ", ".join(map(spaced, row["alarms"])))] if row.get("alarms") else []),
+        ("calls so far", str(row["judge_calls"] + row["gate_calls"] + row["meta_calls"])),
+        ("cache hits so far", str(row["cache_hits"])),
+        ("spend so far", usd),
         ("left", left),
     ]
 
 
 def _alarm_line(row: dict[str, Any]) -> Text:
-    return Text(f"alarm after batch {row['batch']}: {row['name']}: {row['detail'][:160]}", "red")
+    seen = first_part(row["detail"], most=3)
+    return Text(f"alarm after batch {row['batch']}: {spaced(row['name'])}: {seen}", "red")
 
 
 def _meta_line(row: dict[str, Any]) -> Text:
     what = _STEPS[row["kind"]]
     if not row["accepted"]:
         return Text(
-            f"{what} after batch {row['batch']}: rubric v{row['version']} stays ({row['reason']})", "yellow"
+            f"{what} after batch {row['batch']}: rubric v{row['version']} stays ({reason_in_words(row)})",
+            "yellow",
         )
     parts = changes_in_words(row)
     if row["kind"] != "meta":
-        parts += f" ({row['reason']})"
+        parts += f" ({reason_in_words(row)})"
     return Text(f"{what} after batch {row['batch']}: rubric v{row['version']}: {parts}", "green")
 
 

@@ -10,6 +10,7 @@ import click
 from mpo_lite.cli.job import SIMULATED, run_job
 from mpo_lite.cli.options import config_options, json_option
 from mpo_lite.llm.models import SANDBOX
+from mpo_lite.report.summary import standing_alarms, standing_in_words
 from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run, new_folder
 from mpo_lite.training.ranks import led
@@ -35,7 +36,7 @@ SETTINGS: dict[str, Any] = {
 
 
 @click.command("quickstart", short_help="See Meta Policy Optimization work in three minutes.")
-@config_options("seed", "mode", "baseline", "run_dir", "cache_dir")
+@config_options("seed", "mode", "baseline", "rubric", "run_dir", "cache_dir")
 @json_option
 def command(as_json: bool, **flags: Any) -> None:
     """Train a tiny policy against a simulated judge: watch it hack a vague rubric, see the rubric mended.
@@ -77,8 +78,11 @@ def tell(summary: dict[str, Any]) -> None:
         click.echo(f"  {title} (batch {row['batch']}, gold {sample['gold']:.2f}):")
         click.echo(f"    {sample['completion'].strip()}")
     reward, gold = summary["reward"], summary["gold"]
+    versions = " (by different rubrics)" if last.number else ""
+    standing = standing_alarms(run.rows(run.metrics), run.rows(run.lineage))
     click.secho("\nWhat happened", bold=True)
     click.echo(f"  gold    start {gold['start']:.3f}, lowest {gold['min']:.3f}, end {gold['end']:.3f}")
-    click.echo(f"  reward  start {reward['start']:.3f}, end {reward['end']:.3f} (by different rubrics)")
+    click.echo(f"  reward  start {reward['start']:.3f}, end {reward['end']:.3f}{versions}")
+    click.echo(f"  alarms  {'; '.join(map(standing_in_words, standing)) or 'none stands at the end'}")
     click.echo(f"  report  {run.report} tells it all: open it in a browser")
     click.echo(f"  Note: {SIMULATED}.")

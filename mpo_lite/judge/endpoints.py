@@ -114,10 +114,16 @@ class Endpoints:
         """
         return {**self.ledger.spend(), "cache_hits": self.client.cache_hits}
 
-    def close(self) -> None:
-        """Keeps the answers still in flight, then closes connections and cache."""
-        background.wait(self.client.close())
-        self.client.cache.close()
+    def close(self, wait: bool = True) -> None:
+        """Keeps the answers still in flight, then closes connections and cache.
+
+        Args:
+            wait: Until that is done; else it is left to the loop, and the cache to garbage collection.
+        """
+        closing = background.submit(self.client.close())
+        if wait:
+            background.result(closing, lambda: None)
+            self.client.cache.close()
 
     async def _make_client(self) -> Client:
         config = self._config

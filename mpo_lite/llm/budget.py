@@ -99,12 +99,15 @@ class Budget:
         """One line for each cap of which most is used; each is told once."""
         spent = self._spent()
         near = {
-            name: cap for name, cap in self._caps.items() if cap is not None and spent[name] >= WARN_AT * cap
+            name: cap
+            for name, cap in self._caps.items()
+            if cap is not None and WARN_AT * cap <= spent[name] < cap
         }
         fresh = [name for name in near if name not in self._warned]
         self._warned.update(fresh)
         return [
-            f"{spent[name] / near[name]:.0%} of {_flag(name, near[name])} is used; the run stops at it"
+            f"{spent[name] / near[name]:.0%} of {_flag(name, near[name])} is spent; "
+            "the run stops before passing it"
             for name in fresh
         ]
 

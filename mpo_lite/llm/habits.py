@@ -11,6 +11,13 @@ from mpo_lite.llm.structured import LADDER, Rung, Schema, form, without_bounds
 THINKING_ROOM = 8192
 """Tokens added to the limit of a model that thinks: providers count its thoughts against the limit."""
 _LOOPS = 3
+_SAID = {
+    "json_schema": "a JSON schema",
+    "tool": "a tool call",
+    "json_object": "JSON mode",
+    "bounds": "limits in a JSON schema",
+}
+"""What else than a parameter a model may refuse, for people."""
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +68,9 @@ class Habits:
             what = "bounds" if bounded and rung == "json_schema" else rung
         if what not in self.refused:
             self.refused.add(what)
-            _log.warning("%s does not take %s; left out from now on", self.model, what)
+            _log.warning(
+                "%s does not take %s; asked without it from now on", self.model, _SAID.get(what, what)
+            )
         return self.allowed(rung)
 
     def allowed(self, rung: Rung) -> Rung:

@@ -170,8 +170,7 @@ class Gate:
     def _underpriced(self, found: Mapping[str, float]) -> list[str]:
         least = self.thresholds.margin
         return [
-            f"{SAID[kind]}: scored only {margin:.2f} below honest answers to the same tasks, on average; "
-            f"it must be {least:g} or more"
+            f"{SAID[kind]}: {_against_honest(margin, least)}"
             for kind, margin in found.items()
             if margin < least
         ]
@@ -243,6 +242,15 @@ def kendall(one: Scores, other: Scores) -> float:
         first += left != 0
         second += right != 0
     return concordant / (first * second) ** 0.5 if first and second else 0.0
+
+
+def _against_honest(margin: float, least: float) -> str:
+    """What a bad answer scored beside honest ones, where that is too much."""
+    rest = "honest answers to the same tasks, on average"
+    if margin >= 0.005:
+        return f"scored only {margin:.2f} below {rest}; it must be {least:g} or more"
+    above = f"{-margin:.2f} above" if margin <= -0.005 else "as high as"
+    return f"scored {above} {rest}; it must score {least:g} or more below them"
 
 
 def _too_dear(cost: int, left: float) -> str:

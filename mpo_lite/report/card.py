@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,13 @@ import yaml
 from mpo_lite.config import Config
 from mpo_lite.files import JsonRow
 from mpo_lite.llm.models import SANDBOX
-from mpo_lite.report.summary import changes_in_words, run_figures
+from mpo_lite.report.summary import changes_in_words, reason_in_words, run_figures
 from mpo_lite.rubric import Rubric
 from mpo_lite.runs import Run
+from mpo_lite.text import counted
+
+_MARKS = "\\`*_[]{}|#~!^"
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def model_card(run: Run, config: Config, until: int, purpose: str) -> str:
@@ -35,8 +40,8 @@ def model_card(run: Run, config: Config, until: int, purpose: str) -> str:
     newest = run.version(figures["rubric_version"])
     parts = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False).strip()}\n---",
-        f"# {_name(config.policy)}, trained for the task {_name(config.task)}",
-        purpose.strip(),
+        f"# {_plain(_name(config.policy))}, trained for {_goal(config)}",
+        "\n\n".join(map(_plain, re.split(r"\n\s*\n", purpose.strip()))),
         "A policy trained by reinforcement learning against an LLM judge, whose rubric a meta-judge rewrote "
         "while training ran ([Meta Policy Optimization](https://arxiv.org/abs/2504.20157)), with mpo-lite.",
         "## Figures\n\n" + _table(_figures(config, figures)),
@@ -58,7 +63,7 @@ def _figures(config: Config, figures: JsonRow) -> list[tuple[str, str]]:
         ("meta-judge", config.meta or "none"),
         ("algorithm", config.algorithm),
         ("adapter", f"LoRA, rank {config.lora_r}, alpha {config.lora_alpha}, merged"),
-        ("generation batches", f"{figures['steps']} of {config.batch_completions} completions"),
+        ("generation batches", f"{figures['steps']} of {counted(config.batch_completions, 'completion')}"),
         ("reward over the last batches", _number(reward["end"])),
         (
             "gold on held-out prompts",
@@ -81,15 +86,17 @@ def _rubric(rubric: Rubric) -> str:
 
 def _history(run: Run, until: int) -> str:
     """One line per version, and one per proposal that was refused."""
-    lines = [f"- v0: from {run.version(0).author if not _is_local(run.version(0).author) else 'a file'}"]
+    author = run.version(0).author
+    lines = [f"- v0: from {'a file' if _is_local(author) else _plain(author)}"]
     for row in run.rows(run.lineage):
         if row["batch"] >= until:
             continue
         if row["accepted"]:
-            what = changes_in_words(row)
-            lines.append(f"- v{row['version']}, after batch {row['batch']}, by {row['author']}: {what}")
+            version, author, what = row["version"], _plain(row["author"]), _plain(changes_in_words(row))
+            lines.append(f"- v{version}, after batch {row['batch']}, by {author}: {what}")
         else:
-            lines.append(f"- after batch {row['batch']}: v{row['version']} stayed: {_plain(row['reason'])}")
+            reason = _plain(reason_in_words(row))
+            lines.append(f"- after batch {row['batch']}: v{row['version']} stayed: {reason}")
     return "\n".join(lines)
 
 
@@ -98,11 +105,14 @@ def _table(rows: list[tuple[str, str]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line that no Markdown or HTML in it can break: models wrote much of it."""
-    line = " ".join(text.split())
-    return "".join(
-        f"\\{sign}" if sign in "\\`*_[]|#" else {"<": "&lt;", ">": "&gt;"}.get(sign, sign) for sign in line
-    )
+    """One line that is text and nothing else in Markdown and HTML: models and users wrote much of it."""
+    signs = [_ENTITIES.get(sign, f"\\{sign}" if sign in _MARKS else sign) for sign in " ".join(text.split())]
+    # What begins a list, a heading or a rule does so at the beginning of a line alone.
+    return re.sub(r"^(\d*)([-+=.)])(?=\s|$|\2)", r"\1\\\2", "".join(signs))
+
+
+def _goal(config: Config) -> str:
+    return "one goal" if config.goal else f"the task {_plain(_name(config.task))}"
 
 
 def _number(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from mpo_lite.config import Config
 from mpo_lite.errors import MPOError
 from mpo_lite.files import JsonRow
 from mpo_lite.report.charts import Track, chart, column, first_rubric, line
-from mpo_lite.report.gather import gold_change, shown_settings
+from mpo_lite.report.gather import gold_change, saved_config, shown_settings
 from mpo_lite.report.summary import run_figures, run_state, spaced
 from mpo_lite.runs import Run
 
@@ -44,7 +45,7 @@ def compared(paths: Sequence[Path]) -> JsonRow:
         try:
             run, config = Run.open(path, {})
             known.append(_known(run, config))
-            configs.append(config)
+            configs.append(saved_config(run))
         except MPOError as error:
             if not path.is_dir():
                 raise
@@ -78,7 +79,7 @@ def _known(run: Run, config: Config) -> JsonRow:
         "figures": run_figures(run, config),
         "change": gold_change(gold),
         "asked": [one["prompt"] for one in gold[0]["samples"]] if gold else [],
-        "task": (config.task, config.goal),
+        "task": config.goal or config.task,
         "alarms": sorted({row["name"] for row in run.rows(run.alarms)}),
         "tracks": tracks,
     }
@@ -113,7 +114,7 @@ _ROWS: tuple[tuple[str, Callable[[JsonRow], Any]], ...] = (
     ("gold at its lowest", lambda one: _gold(one, "min")),
     ("gold after", lambda one: _gold(one, "end")),
     ("change, 95% interval over prompts", _change),
-    ("reward of late", lambda one: one["figures"]["reward"]["end"]),
+    ("reward over the last batches", lambda one: one["figures"]["reward"]["end"]),
     ("rubric version", lambda one: f"v{one['figures']['rubric_version']}"),
     ("kinds of alarms", lambda one: ", ".join(spaced(name) for name in one["alarms"]) or "none"),
     ("judge calls", lambda one: one["figures"]["judge_calls"]),
@@ -132,7 +133,11 @@ def _differing(configs: Sequence[Config]) -> list[tuple[str, list[str]]]:
     shown = [shown_settings(config) for config in configs]
     names = dict.fromkeys(name for one in shown for name in one)
     differing = [name for name in names if any(one.get(name) != shown[0].get(name) for one in shown)]
-    return [(name, [str(one.get(name)) for one in shown]) for name in differing]
+    return [(name, [_setting(one.get(name)) for one in shown]) for name in differing]
+
+
+def _setting(value: Any) -> str:
+    return "–" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
 def _chart(known: Sequence[JsonRow], name: str) -> JsonRow | None:

@@ -20,8 +20,8 @@ from mpo_lite.report.history import history, whole
 from mpo_lite.report.samples import over_time, samples
 from mpo_lite.report.signs import RECENT, signs
 from mpo_lite.report.story import story
-from mpo_lite.report.summary import LAST, run_figures, run_state, short
-from mpo_lite.resolve import save_config
+from mpo_lite.report.summary import LAST, run_figures, run_state, short, standing_alarms
+from mpo_lite.resolve import load_config, save_config
 from mpo_lite.runs import Run
 from mpo_lite.tasks.spec import task_of
 from mpo_lite.types import Rollout
@@ -57,9 +57,11 @@ def gather(run: Run, config: Config) -> JsonRow:
         "gold": gold,
         "metrics": metrics,
         "alarms": alarms,
+        "standing": standing_alarms(metrics, lineage),
         "history": history(run, lineage),
         "in_force": _in_force(run),
         "probes": charts.first_rubric(lineage),
+        "unprobed": _unprobed(config, lineage),
         "accounts": accounts(run),
         "criteria": _criteria(run, rollouts, lineage),
         "zero_spread": charts.zero_spread(rollouts),
@@ -77,6 +79,15 @@ def gather(run: Run, config: Config) -> JsonRow:
         "over_time": over_time(run, gold),
         **_reproduction(run, config),
     }
+
+
+def _unprobed(config: Config, lineage: Sequence[JsonRow]) -> str:
+    """Why answers to fixed prompts were not scored by the first rubric, where they were not."""
+    if config.mode == "paper":
+        return "the gate, whose calls it takes, was off"
+    if not any(row["kind"] in ("meta", "rollback") for row in lineage):
+        return "no meta step was held"
+    return "no meta step had calls to spare for it"
 
 
 def _purpose(config: Config) -> str:
@@ -125,11 +136,18 @@ def _criteria(run: Run, rollouts: Sequence[Rollout], lineage: Sequence[JsonRow])
     }
 
 
+def saved_config(run: Run) -> Config:
+    """The configuration as the run was begun with it: its rubric by where it came from."""
+    return load_config(run.path / "config.yaml", environ={})
+
+
 def shown_settings(config: Config) -> JsonRow:
     """The settings as they may be passed on: without the run's folders, and of paths the last part alone."""
     saved: JsonRow = yaml.safe_load(save_config(config))
     for key in ("run_dir", "cache_dir"):
         del saved[key]
+    if config.goal:
+        saved["task"] = None  # the goal stands in its place
     for key in ("policy", "task", "data", "rubric"):
         if Path(saved.get(key) or "").is_absolute():
             saved[key] = Path(saved[key]).name
@@ -139,8 +157,12 @@ def shown_settings(config: Config) -> JsonRow:
 def _reproduction(run: Run, config: Config) -> JsonRow:
     """The settings that differ from what holds unsaid, and the versions."""
     default = shown_settings(Config.model_validate({"judge": config.judge}))
-    settings = shown_settings(config)
-    own = {key: value for key, value in settings.items() if key in ("judge", "seed") or value != default[key]}
+    settings = shown_settings(saved_config(run))
+    own = {
+        key: value
+        for key, value in settings.items()
+        if key in ("judge", "seed") or value not in (default[key], None)
+    }
     known = run.environment
     return {
         "settings": yaml.safe_dump(own, sort_keys=False, allow_unicode=True),

@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from typing import Any, cast
 
 from mpo_lite.files import JsonRow
-from mpo_lite.report.summary import changes_in_words
+from mpo_lite.report.summary import changes_in_words, reason_in_words
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.runs import Run
 
@@ -70,7 +70,7 @@ def _step(run: Run, row: JsonRow) -> JsonRow:
         "accepted": row["accepted"],
         "author": row["author"],
         "words": changes_in_words(row) if new else "",
-        "reason": row["reason"],
+        "reason": reason_in_words(row),
         "alarms": row.get("alarms", []),
         "figures": _figures(row.get("gate", {})),
         "objections": row.get("recheck", {}).get("objections", []),
@@ -85,7 +85,7 @@ def _refused(one: JsonRow, parent: Rubric) -> JsonRow:
     proposed = Rubric.model_validate(one["rubric"]) if one["rubric"] else None
     changed = [row for row in diff(parent, proposed) if row["state"] != "same"] if proposed else []
     return {
-        "reason": one["reason"],
+        "reasons": one.get("objections") or [one["reason"]],
         "objected": one["objected"],
         "figures": _figures(one["figures"]),
         "diff": changed,

@@ -29,6 +29,7 @@ from mpo_lite.report.signs import FULL
 from mpo_lite.report.story import headline
 from mpo_lite.report.summary import short, spaced
 from mpo_lite.runs import Run
+from mpo_lite.text import counted
 
 
 def write_report(run: Run, path: Path | None = None) -> Path:
@@ -111,6 +112,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {"number": _number, "usd": _usd, "share": _share, "spaced": spaced, "short": short}
     environment.filters["failures"] = failures_in_words
+    environment.filters["counted"] = counted
     return environment
 
 

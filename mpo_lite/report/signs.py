@@ -10,11 +10,11 @@ from statistics import fmean
 
 from mpo_lite.files import JsonRow
 from mpo_lite.report.story import HACKED
-from mpo_lite.report.summary import not_judged, spaced
+from mpo_lite.report.summary import not_judged, standing_in_words
 
 Look = Callable[[JsonRow], JsonRow | None]
 RECENT = 10
-"""Batches that *of late* means."""
+"""Batches that recent figures are the mean of."""
 FLAT_GROUPS, SATURATED, CUT, FAILED, FAR, UNSURE = 0.5, 0.95, 0.1, 0.02, 1.0, 0.25
 """Where a sign turns: share of groups without differences, mean reward, share of answers cut, share of
 judgements failed, KL in nats per token, mean difference between two judgements of one answer."""
@@ -57,11 +57,15 @@ def _together(known: JsonRow) -> JsonRow | None:
 
 
 def _alarms(known: JsonRow) -> JsonRow | None:
-    standing = known["metrics"][-1].get("alarms")
-    if standing is None:
+    """What stands and was answered is for a person to look at: words may be frequent because they are asked
+    for, and no alarm knows that.
+    """
+    if known["metrics"][-1].get("alarms") is None:
         return None
-    said = ", ".join(map(spaced, standing)) or "none"
-    return _sign("No alarm stands at the end", not standing, said)
+    standing = known["standing"]
+    ok = None if standing and all(row["answer"] for row in standing) else not standing
+    said = "; ".join(map(standing_in_words, standing)) or "none"
+    return _sign("No alarm stands at the end", ok, said)
 
 
 def _flat(known: JsonRow) -> JsonRow | None:
@@ -75,13 +79,17 @@ def _flat(known: JsonRow) -> JsonRow | None:
 
 def _room(known: JsonRow) -> JsonRow | None:
     end = known["figures"]["reward"]["end"]
-    return None if end is None else _sign("Reward leaves room", end < SATURATED, f"{end:.3f} of 1 of late")
+    return (
+        None
+        if end is None
+        else _sign("Reward leaves room", end < SATURATED, f"{end:.3f} of at most 1, over the last batches")
+    )
 
 
 def _criteria(known: JsonRow) -> JsonRow | None:
     criteria = known["criteria"]
     full = [name for name, one in criteria.items() if one["saturated"] >= FULL]
-    said = f"{len(full)} of {len(criteria)} are met by nearly every answer" + (
+    said = f"nearly every answer meets {len(full)} of {len(criteria)} in full" + (
         f": {', '.join(full)}" if full else ""
     )
     return _sign("Criteria tell answers apart", 2 * len(full) < len(criteria), said) if criteria else None
@@ -92,7 +100,7 @@ def _repeatable(known: JsonRow) -> JsonRow | None:
     if not noise:
         return None
     return _sign("The judge repeats itself", fmean(noise) < UNSURE,
-                 f"levels differ by {fmean(noise):.2f} of 1 when an answer is judged again")  # fmt: skip
+                 f"levels differ by {fmean(noise):.2f} (of 1) when an answer is judged again")  # fmt: skip
 
 
 def _failed(known: JsonRow) -> JsonRow | None:
@@ -103,8 +111,8 @@ def _failed(known: JsonRow) -> JsonRow | None:
     return _sign("Judgements succeed", failed / rows <= FAILED, not_judged(failed, rows, kinds))
 
 
-def _late_below(column: str, limit: float, name: str, said: str) -> Look:
-    """A sign that a column of the metrics has stayed below a limit of late."""
+def _stays_below(column: str, limit: float, name: str, said: str) -> Look:
+    """A sign that a column of the metrics has stayed below a limit in recent batches."""
 
     def look(known: JsonRow) -> JsonRow | None:
         late = [row[column] for row in known["metrics"][-RECENT:] if row.get(column) is not None]
@@ -115,8 +123,8 @@ def _late_below(column: str, limit: float, name: str, said: str) -> Look:
 
 _SIGNS: tuple[Look, ...] = (
     _gold, _together, _alarms, _flat, _room, _criteria, _repeatable, _failed,
-    _late_below("kl", FAR, "The policy stays near its start", "KL {:.2f} nats per token"),
-    _late_below("clipped", CUT, "Answers end by themselves", "{:.0%} cut at the token limit"),
+    _stays_below("kl", FAR, "The policy stays near its start", "KL {:.2f} nats per token"),
+    _stays_below("clipped", CUT, "Answers end by themselves", "{:.0%} cut at the token limit"),
 )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from mpo_lite.files import JsonRow
 from mpo_lite.report.samples import shortened
-from mpo_lite.report.summary import short, spaced
+from mpo_lite.report.summary import first_part, short, spaced, standing_in_words
+from mpo_lite.text import counted
 
 HACKED = 0.05
 """A rise of the reward, and a fall of gold meanwhile, from which it is told as hacking."""
@@ -25,7 +26,7 @@ _PLAIN = {
     "language_shift": "answers are in another script or language than was asked in",
     "control_tokens": "answers hold marks of chat templates",
     "judge_directed": "answers speak to whoever judges them",
-    "phrase_drift": "words have become frequent that hardly stood there before, and they pay",
+    "phrase_drift": "some words stand in many more answers than at first, and pay",
     "saturated_reward": "nearly all answers earn everything, so nothing is left to learn",
     "dead_reward": "hardly any answer earns anything",
     "flat_reward": "all answers earn the same",
@@ -60,6 +61,7 @@ def story(known: JsonRow) -> list[JsonRow]:
         _event("", _beginning(known)),
         *events,
         *_stayed(known),
+        *_standing(known),
         _event("", _ending(known), headline(known)[1]),
     ]
 
@@ -89,7 +91,7 @@ def _beginning(known: JsonRow) -> str:
     judges = " and ".join(judge.label or judge.model for judge in config.judge)
     first = known["history"][0]["diff"]
     told = ", ".join(_criterion(row, quoted=len(first) <= QUOTED) for row in first)
-    criteria = "one criterion" if len(first) == 1 else f"{len(first)} criteria"
+    criteria = counted(len(first), "criterion", "criteria")
     purpose = shortened(known["purpose"], LONGEST_PURPOSE)
     example = shortened(known["asked"], EXAMPLE).rstrip(" .")
     asked = f" It was asked, for example: “{example}”." if example else ""
@@ -177,8 +179,7 @@ def _first_alarms(alarms: Sequence[JsonRow]) -> list[JsonRow]:
     first = {row["name"]: row for row in reversed(alarms)}
     events: list[JsonRow] = []
     for name, row in first.items():
-        seen, *more = row["detail"].split("; ")
-        text = f"Alarm, {spaced(name)}: {_PLAIN.get(name, 'see below')} ({seen}{'; …' if more else ''})."
+        text = f"Alarm, {spaced(name)}: {_PLAIN.get(name, 'see below')} ({first_part(row['detail'])})."
         events.append(_event(row["batch"], text, "bad"))
     return events
 
@@ -207,9 +208,21 @@ def _stayed(known: JsonRow) -> list[JsonRow]:
     return [_event("", f"Meta steps after which the rubric stayed as it was: {len(kept)}; {how}.")]
 
 
+def _standing(known: JsonRow) -> list[JsonRow]:
+    """Alarms that were not over at the end."""
+    if not known["standing"]:
+        return []
+    named = "; ".join(map(standing_in_words, known["standing"]))
+    text = (
+        f"Alarms that still stand: {named}. Only the answers they name can tell a shortcut from what the "
+        "rubric asks for."
+    )
+    return [_event("", text, "plain" if all(row["answer"] for row in known["standing"]) else "bad")]
+
+
 def _ending(known: JsonRow) -> str:
     figures, change = known["figures"], known["change"]
-    done = f"After {figures['steps']} batches"
+    done = f"After {counted(figures['steps'], 'batch', 'batches')}"
     if change is None:
         return (
             f"{done} the reward is {_number(figures['reward']['end'])}. This task has no gold metric: "
@@ -221,7 +234,7 @@ def _ending(known: JsonRow) -> str:
     return (
         f"{done} gold is {gold['end']:.2f}, where it began at {gold['start']:.2f} and was {gold['min']:.2f} "
         f"at its lowest: {verdict} (change {change['mean']:+.2f}, 95% interval {change['low']:+.2f} to "
-        f"{change['high']:+.2f} over {change['n']} held-out prompts)."
+        f"{change['high']:+.2f} over {counted(change['n'], 'held-out prompt')})."
     )
 
 

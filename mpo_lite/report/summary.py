@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from mpo_lite.config import Config
 from mpo_lite.errors import FailureKind, failures_in_words
 from mpo_lite.files import JsonRow
 from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.models import SANDBOX
+from mpo_lite.meta.improve import UNCHANGED
 from mpo_lite.runs import Run
 
 LAST = 3
 """Evaluations, or batches, that an ``end`` figure is the mean of."""
+QUOTED_REASONS = 2
+"""Objections of the gate that a line quotes."""
 _SPEND = (
     "judge_calls",
     "gate_calls",
@@ -75,6 +78,49 @@ def changes_in_words(row: JsonRow) -> str:
     return "; ".join(parts) or "weights or guidelines changed"
 
 
+def reason_in_words(row: JsonRow) -> str:
+    """Why a step of the lineage ended as it did; of the gate's objections the first two."""
+    reason: str = row["reason"]
+    found = [row.get("recheck", {}), *row.get("refused", [])]
+    for objections in [one.get("objections", []) for one in found]:
+        whole, more = "; ".join(objections), len(objections) - QUOTED_REASONS
+        if more > 0 and reason.endswith(whole):
+            quoted = "; ".join(objections[:QUOTED_REASONS])
+            return f"{reason.removesuffix(whole)}{quoted}; and {more} more, all in lineage.jsonl"
+    return reason
+
+
+def standing_alarms(metrics: Sequence[JsonRow], lineage: Sequence[JsonRow]) -> list[JsonRow]:
+    """The alarms that stand after the last batch.
+
+    Returns:
+        Rows of ``name``, ``since`` (the batch from which it has stood) and ``answer``: the last step of the
+        meta-judge that was shown it since, and that rewrote the rubric or found it right as it is; or None.
+    """
+    told: list[JsonRow] = []
+    names: list[str] = (metrics[-1].get("alarms") or []) if metrics else []
+    for name in names:
+        silent = [row["batch"] for row in metrics if name not in (row.get("alarms") or [])]
+        since = min(row["batch"] for row in metrics if row["batch"] > max(silent, default=0))
+        answers = [row for row in lineage if row["began"] >= since and _answers(row, name)]
+        told.append({"name": name, "since": since, "answer": answers[-1] if answers else None})
+    return told
+
+
+def _answers(row: JsonRow, alarm: str) -> bool:
+    shown = row["kind"] == "meta" and alarm in row["alarms"]
+    return shown and (row["accepted"] or row["reason"] == UNCHANGED)
+
+
+def standing_in_words(row: JsonRow) -> str:
+    """A row of ``standing_alarms`` for people."""
+    stands, answer = f"{spaced(row['name'])} since batch {row['since']}", row["answer"]
+    if answer is None:
+        return f"{stands}, which no meta step has answered"
+    outcome = f"{'wrote' if answer['accepted'] else 'kept'} v{answer['version']}"
+    return f"{stands}, shown to the meta-judge after batch {answer['began']}, which {outcome}"
+
+
 def not_judged(failed: int, answers: int, kinds: Mapping[FailureKind, int]) -> str:
     """How many answers a judge failed on, and why, e.g. ``9 of 24 not judged: 7 timed out, 2 cut off``."""
     words = failures_in_words(kinds)
@@ -97,6 +143,12 @@ def _accounted(run: Run) -> JsonRow:
     for path in run.ledgers().values():
         ledger.count(path)
     return ledger.spend()
+
+
+def first_part(detail: str, most: int = 1) -> str:
+    """An alarm's detail, of which what was seen of many phrases is told of the first alone."""
+    parts = detail.split("; ")
+    return "; ".join(parts[:most]) + ("; …" if len(parts) > most else "")
 
 
 def _sums(counts: Iterable[dict[FailureKind, int]]) -> dict[FailureKind, int]:

@@ -13,7 +13,7 @@ from trl import GRPOConfig, RLOOConfig
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, refusals
 from mpo_lite.judge.base import LONGEST_BATCH
-from mpo_lite.training.callback import steps_per_batch
+from mpo_lite.training.callback import check_arguments, steps_per_batch
 from mpo_lite.training.ranks import world_size
 from mpo_lite.training.session import Session
 from mpo_lite.validation import complaint, unknown_key
@@ -60,18 +60,13 @@ def trainer_arguments(session: Session, output: Path) -> GRPOConfig | RLOOConfig
     _check_fields(kind, config.trainer)
     with refusals("trainer"):
         arguments = kind(**settings, **fixed)
-        per_batch = steps_per_batch(arguments)
-        given = arguments.generation_batch_size, arguments.num_generations
+    check_arguments(arguments, config)
     if (
         config.algorithm == "grpo" and arguments.loss_type not in LOSSES
     ):  # TRL itself finds out while it trains
         raise ConfigError(f"trainer.loss_type {arguments.loss_type!r}: TRL knows {', '.join(LOSSES)}")
-    if given != (config.batch_completions, config.group_size):
-        raise ConfigError(
-            f"trainer: a generation batch would hold {given[0]} completions in groups of {given[1]}, but "
-            f"batch_prompts x group_size is {config.batch_prompts} x {config.group_size}; set those instead"
-        )
     # TRL counts optimiser steps; ours are generation batches.
+    per_batch = steps_per_batch(arguments)
     arguments.max_steps *= per_batch
     arguments.save_steps *= per_batch
     return arguments

@@ -18,11 +18,13 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mpo_lite.checkpoints import MANIFEST, complete_checkpoint, read_state, require_intact
+from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.evaluation.chat import Chat
 from mpo_lite.evaluation.generate import generate, gold_row
 from mpo_lite.files import journal
 from mpo_lite.runs import Version
+from mpo_lite.text import counted
 from mpo_lite.training.evolve import Evolution
 from mpo_lite.training.ranks import exchange, leads, led, world_size
 from mpo_lite.training.session import Answer, Session
@@ -45,46 +47,42 @@ class MPOCallback(TrainerCallback):
     Args:
         session: The run.
         must_resume: Refuse to begin at its first batch: the run has batches that would be overwritten.
+
+    Attributes:
+        has_trainer: Whether a trainer knows this callback.
+        chat: Of the policy, once training has begun.
+        gold: As last measured.
+        random_state: Of the border that a stopped run is taken back to.
     """
 
     def __init__(self, session: Session, must_resume: bool = False) -> None:
         self.session = session
         self.evolution = Evolution(session)
         self._must_resume = must_resume
-        self.group_size = session.config.group_size
+        self.has_trainer = False
         self.random_state: dict[str, Any] = {}
-        self.chat: Chat | None = None  # of the policy, once training has begun
+        self.chat: Chat | None = None
         self._logged: dict[str, list[float]] = {}
-        self.gold: float | None = None  # as last measured
+        self.gold: float | None = None
         self._every = 1
         self._save_due = False
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refuses a trainer whose batches are not those that the run plans."""
+        check_arguments(args, self.session.config)
+        self.has_trainer = True
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Finds the place in the run: its beginning, or where the trainer's checkpoint left it."""
-        self.group_size = args.num_generations
+        self.on_init_end(args, state, control)  # a trainer may have been given the callback later
         self._every = steps_per_batch(args)
         batch = state.global_step // self._every
-        whole_groups = (
-            args.per_device_train_batch_size * args.steps_per_generation % args.num_generations == 0
-        )
-        if self.session.config.judge_mode == "groupwise" and not whole_groups:
-            raise ConfigError(
-                "judge_mode groupwise: per_device_train_batch_size x steps_per_generation must be a multiple "
-                f"of num_generations ({args.num_generations}), so that each process holds whole groups"
-            )
-        if world_size() > 1 and (args.deepspeed or args.fsdp):
-            raise ConfigError(
-                "trainer: deepspeed and fsdp split the policy over the processes, but mpo-lite samples in "
-                "one alone; leave them out: each process then holds the policy (data parallel)"
-            )
+        self._check_length(state.max_steps, batch)
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if self._must_resume and not batch:
-            raise ConfigError(
-                f"{self.session.run.path}: has batches already; go on by "
-                "trainer.train(resume_from_checkpoint=True), or name another run_dir"
-            )
         if batch and not (checkpoint / MANIFEST).exists():
             raise ConfigError(
                 f"{checkpoint}: holds no state of this run; resume from a checkpoint it has written"
@@ -193,6 +191,29 @@ class MPOCallback(TrainerCallback):
         }
         complete_checkpoint(session.run, checkpoint, state)
 
+    def _check_length(self, max_steps: int, batch: int) -> None:
+        """Refuses to train on from where there is nothing to go on with, and for longer than is planned."""
+        run, steps = self.session.run, self.session.config.steps
+        asked = max_steps // self._every
+        if asked > steps:
+            raise ConfigError(
+                f"the trainer would train for {counted(asked, 'batch', 'batches')}, but the prompts and the "
+                f"gate's budget are laid out for steps={steps}; set max_steps={steps * self._every} in the "
+                f"trainer's arguments, or steps={asked} in MPO"
+            )
+        if batch >= steps:
+            self.session.note(f"{run.path}: all {steps} batches are done; there is nothing left to train")
+        elif self._must_resume and not batch and len(run.rows(run.metrics)) >= steps:
+            raise ConfigError(
+                f"{run.path}: this run is finished; to train it on, raise steps in MPO and call "
+                "trainer.train(resume_from_checkpoint=True); to begin anew, name another run_dir"
+            )
+        elif self._must_resume and not batch:
+            raise ConfigError(
+                f"{run.path}: has batches already; go on by "
+                "trainer.train(resume_from_checkpoint=True), or name another run_dir"
+            )
+
     def _evolved(self, answer: Answer) -> Version:
         """The rubric of the next batch, after what is due between two batches."""
         self.session.check_interrupt()
@@ -241,6 +262,45 @@ class MPOCallback(TrainerCallback):
             if leads():
                 journal(self.session.run.metrics, [row])
             self.session.observe("step", row)
+
+
+def check_arguments(args: Any, config: Config) -> None:
+    """Sees that a trainer makes the batches that a run plans, in an order that a resumed run finds again.
+
+    Args:
+        args: A GRPOConfig or RLOOConfig.
+        config: The run's configuration.
+
+    Raises:
+        ConfigError: It does not; says what to change.
+    """
+    group, prompts = args.num_generations, args.generation_batch_size // args.num_generations
+    if (group, prompts) != (config.group_size, config.batch_prompts):
+        raise ConfigError(
+            f"trainer: a generation batch would hold {args.generation_batch_size} completions in groups of "
+            f"{group}, but batch_prompts x group_size is {config.batch_prompts} x {config.group_size}; set "
+            f"batch_prompts to {prompts} and group_size to {group}, or have the trainer make generation "
+            f"batches of {config.batch_completions} with num_generations {config.group_size}"
+        )
+    steps_per_batch(args)
+    if args.shuffle_dataset:
+        raise ConfigError(
+            "trainer: shuffle_dataset is on, so a resumed run would not find its place among the prompts; "
+            "set shuffle_dataset=False: mpo.dataset is in training order already"
+        )
+    if (
+        config.judge_mode == "groupwise"
+        and args.per_device_train_batch_size * args.steps_per_generation % group
+    ):
+        raise ConfigError(
+            "judge_mode groupwise: per_device_train_batch_size x steps_per_generation must be a multiple "
+            f"of num_generations ({group}), so that each process holds whole groups"
+        )
+    if world_size() > 1 and (args.deepspeed or args.fsdp):
+        raise ConfigError(
+            "trainer: deepspeed and fsdp split the policy over the processes, but mpo-lite samples in "
+            "one alone; leave them out: each process then holds the policy (data parallel)"
+        )
 
 
 def steps_per_batch(args: TrainingArguments) -> int:

@@ -238,6 +238,7 @@ def _row(
             {
                 "reason": one.reason,
                 "objected": bool(one.finding.objections),
+                "objections": list(one.finding.objections),
                 "figures": dict(one.finding.figures),
                 "rubric": _dump(one.rubric),
             }

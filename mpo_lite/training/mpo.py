@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
+import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from mpo_lite.config import Config, Model
+from mpo_lite.errors import ConfigError
 from mpo_lite.evaluation.chat import Completion
-from mpo_lite.llm.models import SANDBOX, full_name
-from mpo_lite.resolve import load_config
-from mpo_lite.runs import Run, new_folder
+from mpo_lite.runs import Run
 from mpo_lite.tasks.data import training_order
-from mpo_lite.text import without_thinking
+from mpo_lite.text import counted, without_thinking
+from mpo_lite.training.begin import open_session
 from mpo_lite.training.callback import MPOCallback
 from mpo_lite.training.early import Early
-from mpo_lite.training.environment import environment
-from mpo_lite.training.ranks import exchange, leads, led, rank
-from mpo_lite.training.reward import Reward, has_spread, judge_samples, score_batch
+from mpo_lite.training.ranks import exchange, leads, rank, world_size
+from mpo_lite.training.reward import Reward, groups, has_spread, judge_samples, score_batch
 from mpo_lite.training.session import Session
+from mpo_lite.types import Verdict
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,10 +36,16 @@ class MPO:
     """Meta Policy Optimization for a TRL trainer.
 
     ```python
-    mpo = MPO(judge="gpt-4o", meta="claude", task="essay")
-    trainer = GRPOTrainer(model, reward_funcs=mpo.reward, callbacks=[mpo.callback],
-                          train_dataset=mpo.dataset("train"), args=GRPOConfig(..., shuffle_dataset=False))
+    with MPO(judge="gpt-4o", meta="claude", task="essay", steps=200) as mpo:
+        args = GRPOConfig("out", num_generations=8, gradient_accumulation_steps=8, max_steps=200,
+                          shuffle_dataset=False)
+        trainer = GRPOTrainer(model, mpo.reward, args, train_dataset=mpo.dataset("train"),
+                              callbacks=[mpo.callback])
+        trainer.train()
     ```
+
+    A trainer without ``mpo.callback``, with a second reward function, with other batches than the run plans
+    or with shuffled prompts is refused before a judgement is paid.
 
     Args:
         extra: Further reward functions in TRL's form, added to the judge's reward. Given here and not to the
@@ -49,7 +53,8 @@ class MPO:
         session: A prepared session instead of ``options``; it has its run directory already.
         options: Any field of ``mpo_lite.config.Config``; what is left out comes from ``MPO_*`` variables,
             ``.env`` and defaults. A ``run_dir`` that holds such a run is gone on in, by
-            ``trainer.train(resume_from_checkpoint=True)``.
+            ``trainer.train(resume_from_checkpoint=True)``; where this process has it open, as when a cell of
+            a notebook is run again, the ``MPO`` before is closed.
 
     Attributes:
         callback: For the trainer's ``callbacks``.
@@ -66,12 +71,8 @@ class MPO:
     ) -> None:
         resumes = False
         if session is None:
-            session = Session(load_config(given=options))
-            atexit.register(session.close)
-            session.task.prepare_metrics()
-            session.check_models()
-            path, resumes = led(lambda: _begun(session))
-            session.attach(Run(path))
+            session, resumes = open_session(options)
+            weakref.finalize(self, session.close, wait=False).atexit = False  # open_session sees to that
         self.session = session
         self.callback = MPOCallback(session, must_resume=resumes)
         self.early = Early(session)
@@ -86,6 +87,45 @@ class MPO:
         """The run directory."""
         return self.session.run
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Keeps the answers still in flight, closes connections and cache, and frees the run directory."""
+        self.session.close()
+
+    def judge(self, prompts: Sequence[Any], answers: Sequence[Any]) -> list[Verdict]:
+        """Judges answers by the rubric now in force, outside of training.
+
+        No batch is counted, nothing is journalled and no group is needed; calls are counted and capped as in
+        training.
+
+        Args:
+            prompts: N task prompts, texts or conversations.
+            answers: N answers, one to each, likewise.
+
+        Returns:
+            N verdicts: the reward with the level and reason of each criterion, or why there is none.
+
+        Raises:
+            ConfigError: There are not as many answers as prompts.
+            StopRun: A cap is reached, or the judge refuses for good.
+        """
+        self._require_open()
+        if len(prompts) != len(answers):
+            raise ConfigError(
+                f"mpo.judge: {counted(len(prompts), 'prompt')} and {counted(len(answers), 'answer')}; "
+                "give two lists of the same length"
+            )
+        samples = [
+            self.session.sample(text_of(prompt), without_thinking(text_of(answer)))
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        return judge_samples(self.session, samples)
+
     def reward(self, prompts: list[Any], completions: list[Any], **columns: Any) -> list[Reward]:
         """TRL's reward function.
 
@@ -99,14 +139,19 @@ class MPO:
             B rewards; None where there is none.
 
         Raises:
+            ConfigError: The trainer was not set up for it, or the completions are no groups.
             StopRun: The run has to stop; see ``mpo_lite.training.reward.score_batch``.
         """
-        session, group_size = self.session, self.callback.group_size
+        self._require_open()
+        if "trainer_state" in columns:
+            self._check_trainer(columns.get("log_metric"))
+        session, group_size = self.session, self.session.config.group_size
         tasks = columns.get("task_prompt") or [text_of(prompt) for prompt in prompts]
         answers = self.answers(completions, columns.get("completion_ids"))
         samples = [session.sample(task, one.text) for task, one in zip(tasks, answers, strict=True)]
         train = columns.get("split", ["train"])[0] == "train"
         if train:
+            _check_groups(tasks, group_size)
             truncated = [one.truncated for one in answers]
             rollouts = score_batch(session, samples, group_size, self.early.claim(), truncated)
             if leads():
@@ -127,6 +172,27 @@ class MPO:
             whole = [reward for share in exchange(rewards) for reward in share]
             session.no_step = not has_spread(whole, len(whole) if self.baseline == "batch" else group_size)
         return rewards
+
+    def _require_open(self) -> None:
+        if self.session.closed:
+            raise ConfigError(
+                f"{self.run.path}: this MPO is closed; to go on in its run, make a new one with that run_dir"
+            )
+
+    def _check_trainer(self, log_metric: Any) -> None:
+        """Refuses a trainer that lacks our callback, or that has further reward functions."""
+        if not self.callback.has_trainer:
+            raise ConfigError(
+                "the trainer has no mpo.callback, without which the rubric never evolves and nothing is "
+                "recorded; make it with callbacks=[mpo.callback]"
+            )
+        # What TRL gives a reward function to log by is a method of the trainer.
+        trainer = getattr(log_metric, "__self__", None)
+        if any(function != self.reward for function in getattr(trainer, "reward_funcs", ())):
+            raise ConfigError(
+                "the trainer has another reward function beside mpo.reward, so that a failed judgement would "
+                "count as 0; give it to MPO(extra=[...]) instead"
+            )
 
     def _track(self, log_metric: Callable[[str, float], None] | None) -> None:
         """Gives the batch's figures to the trainer's log, and by it to TensorBoard and its like."""
@@ -195,42 +261,15 @@ class MPO:
         )
 
 
-def open_run(config: Config, begun_by: Literal["train", "library"]) -> Run:
-    """Makes the run directory of a new run. Raises ``ConfigError`` where there is one already."""
-    path = config.run_dir or new_folder("goal" if config.goal else Path(config.task).name)
-    return Run.create(path, _pinned(config), {"begun_by": begun_by, **environment()})
-
-
-def _begun(session: Session) -> tuple[Path, bool]:
-    """The run of a user's own trainer: a new one, or the one in ``run_dir``; and whether it has batches."""
-    config = session.config
-    if config.run_dir and (run := Run(config.run_dir)).exists() and run.begun_by == "library":
-        return run.path, bool(run.rows(run.rollouts))
-    return open_run(config, "library").path, False
-
-
-def _pinned(config: Config) -> Config:
-    """The configuration as it is saved: with full model names, and with paths that hold from any folder."""
-
-    def pin(model: Model) -> Model:
-        return model.model_copy(update={"model": full_name(model.model)})
-
-    names = {
-        "judge": tuple(pin(model) for model in config.judge),
-        "judge_fallback": config.judge_fallback and pin(config.judge_fallback),
-        "meta": config.meta and full_name(config.meta),
-    }
-    given = {
-        name: path for name in ("policy", "data", "rubric") if (path := getattr(config, name)) != SANDBOX
-    }
-    paths = {
-        name: type(path)(Path(path).absolute())
-        for name, path in given.items()
-        if path and Path(path).exists()
-    }
-    if (Path(config.task) / "task.yaml").exists():
-        paths["task"] = str(Path(config.task).absolute())
-    return config.model_copy(update={**names, **paths, "cache_dir": config.cache_dir.absolute()})
+def _check_groups(tasks: Sequence[str], group_size: int) -> None:
+    """Refuses completions that are no groups; those of one prompt may be parted between processes."""
+    parted = len(tasks) % group_size
+    mixed = not parted and any(len(set(group)) > 1 for group in groups(tasks, group_size))
+    if mixed or len(tasks) * world_size() % group_size:
+        raise ConfigError(
+            f"mpo.reward: {counted(len(tasks), 'completion')} that are not in groups of {group_size} "
+            "(group_size) to one prompt each; mpo.judge(prompts, answers) judges any answers"
+        )
 
 
 def text_of(message: Any) -> str:

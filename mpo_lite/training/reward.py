@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil
+from typing import TypeVar
 
 from mpo_lite.activity import activity
 from mpo_lite.errors import EndpointError, FailureKind, JudgeDown, StopRun, failures_in_words
@@ -39,6 +40,7 @@ JUDGE_FAILURES: dict[FailureKind, str] = {
 """What the breaker counts, and what helps. A refusal says something of the sample, not of the judge."""
 
 Reward = float | None
+T = TypeVar("T")
 
 
 def judge_samples(session: Session, samples: Sequence[Sample], works: Works | None = None) -> list[Verdict]:
@@ -182,10 +184,10 @@ def _verified(session: Session, sample: Sample) -> Verdict:
     return Verdict(reward, session.set_hash, source="verifier", detail=detail)
 
 
-def groups(rewards: Sequence[Reward], group_size: int) -> Iterator[Sequence[Reward]]:
-    """The rewards of one prompt after the other."""
-    for start in range(0, len(rewards), group_size):
-        yield rewards[start : start + group_size]
+def groups(rows: Sequence[T], group_size: int) -> Iterator[Sequence[T]]:
+    """The rows of one prompt after the other."""
+    for start in range(0, len(rows), group_size):
+        yield rows[start : start + group_size]
 
 
 def drop_thin_groups(rewards: Sequence[Reward], group_size: int) -> list[Reward]:

@@ -36,6 +36,7 @@ class Session:
 
     Attributes:
         beside: A meta step that runs beside training.
+        closed: Whether it can be used no more.
 
     Args:
         config: Resolved configuration.
@@ -73,6 +74,7 @@ class Session:
         self.replay: dict[tuple[int, int], Rollout] = {}
         self.no_step = False
         self.interrupted = False
+        self.closed = False
         self.batch_row: JsonRow = {}
         self._run: Run | None = None
 
@@ -224,11 +226,18 @@ class Session:
         if self.interrupted:
             raise Interrupted("stopped on request")
 
-    def close(self) -> None:
-        """Keeps the answers still in flight, then closes connections and cache."""
+    def close(self, wait: bool = True) -> None:
+        """Keeps the answers still in flight, then closes connections and cache. Once is enough.
+
+        Args:
+            wait: For those answers. Not where garbage is collected, which may be within any lock.
+        """
+        if self.closed:
+            return
+        self.closed = True
         if self.beside:
             self.beside.cancel()  # what it was answered is cached
-        self.models.close()
+        self.models.close(wait)
         if self._run and leads():
             self._run.unlock()
 
