@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    ValidationInfo,
 )
 
 DEFAULT_POLICY = "Qwen/Qwen2.5-1.5B-Instruct"
@@ -46,15 +47,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Values that a preset stands for (arXiv 2504.20157, section on training; see docs/training.md)."""
 
 
-def _plain_url(url: str) -> str:
-    """Refuses what is no http(s) URL, and URLs that carry a password: the configuration is saved with the
+_KEY_VARIABLES = {"judge_api_base": "MPO_JUDGE_API_KEY", "meta_api_base": "MPO_META_API_KEY"}
+
+
+def _plain_url(url: str, info: ValidationInfo) -> str:
+    """Refuses what is no http(s) URL, and URLs that carry a credential: the configuration is saved with the
     run.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http:// or https:// address such as http://localhost:8000/v1")
-    if parts.username or parts.password:
-        raise ValueError("must not carry a password; give it as MPO_JUDGE_API_KEY or MPO_META_API_KEY")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        variable = _KEY_VARIABLES.get(info.field_name or "", "the variable that api_key_env names")
+        carried = "a password" if "@" in parts.netloc else "a key, or anything else behind a '?'"
+        raise ValueError(f"must not carry {carried}; give the key as {variable}")
     return url
 
 
@@ -269,7 +275,7 @@ class Config(BaseModel):
         300.0,
         gt=0,
         description="Seconds without any answer of a model after which calls to it fail; while it answers, "
-        "they wait.",
+        "they wait. 'score', 'refine' and 'compare' wait so long for a server that is down.",
     )
     batch_timeout: float = Field(
         400.0,
@@ -291,6 +297,11 @@ class Config(BaseModel):
         None, description="USD per million input, output and, if wanted, cached input tokens of the judge."
     )
     meta_price: Price | None = Field(None, description="The same of the meta-judge.")
+    log_calls: LocalPath | None = Field(
+        None,
+        description="File for whole requests and replies, without keys: it holds prompts and answers. In "
+        "train and resume a relative one lies in the run's folder.",
+    )
     cache_dir: LocalPath = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mpo-lite",
         description="Disk cache of model answers, shared by all runs.",
