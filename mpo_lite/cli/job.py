@@ -38,7 +38,7 @@ FLAGS = (
     "bf16", "use_vllm", "vllm_mode", "vllm_server_base_url", "vllm_gpu_memory_utilization", "overlap",
     "interval", "meta_samples", "mode", "schedule", "strategy", "prescreen", "publish_after",
     "baseline", "run_dir", "report_to", "seed", "max_usd", "max_calls", "max_tokens", "max_judge_failures",
-    "concurrency", "cache_dir",
+    "concurrency", "cache_dir", "log_calls",
 )  # fmt: skip
 """Fields with a flag of their own; the others are set by ``-o``, ``MPO_*`` or YAML."""
 

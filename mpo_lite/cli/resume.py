@@ -25,6 +25,7 @@ from mpo_lite.runs import Run
     "max_tokens",
     "max_judge_failures",
     "concurrency",
+    "log_calls",
 )
 @json_option
 def command(run_dir: Path, as_json: bool, **flags: Any) -> None:
