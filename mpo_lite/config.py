@@ -8,12 +8,11 @@ made, so that no saved file can hold one.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
 from mpo_lite.validation import Settings
 
@@ -44,18 +43,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Values that a preset stands for (arXiv 2504.20157, section on training; see docs/training.md)."""
 
 
-_SECRET = re.compile(r"key|token|secret|passw|sig(nature)?$", re.IGNORECASE)
+_KEY_VARIABLES = {"judge_api_base": "MPO_JUDGE_API_KEY", "meta_api_base": "MPO_META_API_KEY"}
 
 
-def _plain_url(url: str) -> str:
-    """Refuses what is no http(s) URL, and URLs that carry a password or a key: the configuration is saved
-    with the run.
+def _plain_url(url: str, info: ValidationInfo) -> str:
+    """Refuses what is no http(s) URL, and URLs that carry a credential: the configuration is saved with the
+    run.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http:// or https:// address such as http://localhost:8000/v1")
-    if parts.username or parts.password or any(_SECRET.search(name) for name, _ in parse_qsl(parts.query)):
-        raise ValueError("must not carry a password or key; give it as MPO_JUDGE_API_KEY or MPO_META_API_KEY")
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        variable = _KEY_VARIABLES.get(info.field_name or "", "the variable that api_key_env names")
+        carried = "a password" if "@" in parts.netloc else "a key, or anything else behind a '?'"
+        raise ValueError(f"must not carry {carried}; give the key as {variable}")
     return url
 
 
@@ -284,7 +285,7 @@ class Config(Settings):
         300.0,
         gt=0,
         description="Seconds without any answer of a model after which calls to it fail; while it answers, "
-        "they wait.",
+        "they wait. 'score', 'refine' and 'compare' wait so long for a server that is down.",
     )
     batch_timeout: float = Field(
         400.0,
@@ -306,6 +307,11 @@ class Config(Settings):
         None, description="USD per million input, output and, if wanted, cached input tokens of the judge."
     )
     meta_price: Price | None = Field(None, description="The same of the meta-judge.")
+    log_calls: LocalPath | None = Field(
+        None,
+        description="File for whole requests and replies, without keys: it holds prompts and answers. In "
+        "train and resume a relative one lies in the run's folder.",
+    )
     cache_dir: LocalPath = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mpo-lite",
         description="Disk cache of model answers, shared by all runs.",

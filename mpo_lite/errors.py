@@ -32,6 +32,9 @@ FailureKind = Literal["timeout", "transport", "cut", "parse", "refusal", "contex
 was cut at the token limit; it was not what was asked for; the model refused; the sample is too long; the
 job stopped before it. The breaker counts all but the last three, which say nothing of the judge."""
 
+LOST: tuple[FailureKind, ...] = ("transport", "timeout")
+"""Failures of the server and not of the answer: another try may end otherwise."""
+
 _FAILURES: dict[FailureKind, str] = {
     "timeout": "timed out",
     "transport": "lost to server errors",

@@ -6,16 +6,29 @@ import re
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 """What reasoning models put around their thinking; as tokens of their own, where they have such."""
-_OPENED, _CLOSED = re.compile("<think(?:ing)?>"), re.compile("</think(?:ing)?>")
+_THINK = r"(?:<{0}(?:think|thinking|seed:think)>|\[{0}THINK\]|◁{0}think▷)"
+_OPENED, _CLOSED = re.compile(_THINK.format("")), re.compile(_THINK.format("/"))
 _UNSEEN = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f"
 _HALVES = r"\ud800-\udfff"  # halves of characters, which cannot be sent
-_SUSPECT = re.compile(rf"[<>\[{_UNSEEN}{_HALVES}]")
-_CONTROL = re.compile(
-    r"<(?=[|｜])|(?<=[|｜])>"  # <|im_end|> and its like
-    r"|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn)>)|<(?=</?SYS>>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS)\])"
+_SUSPECT = re.compile(rf"[<>\[\]◁{_UNSEEN}{_HALVES}]")
+_HTML = (
+    "a|abbr|article|aside|b|blockquote|body|br|button|caption|cite|code|dd|del|details|dfn|div|dl|dt|em|figcaption"
+    "|figure|footer|form|h[1-6]|head|header|hr|html|i|img|input|ins|kbd|label|li|link|main|mark|meta|nav|ol|option"
+    "|p|pre|q|samp|script|section|select|small|span|strong|style|sub|summary|sup|svg|table|tbody|td|template"
+    "|textarea|tfoot|th|thead|time|title|tr|u|ul|var|video"
+)
+_NAME = r"[\w▁][\w▁:+#-]{0,47}"
+_MARK = re.compile(
+    r"(?<=[<\[◁])(?=[|｜][^\s>])|(?<=[^\s<][|｜])(?=[>\]▷])"  # <|im_end|>, <｜User｜>, [|endofturn|]
+    rf"|(?<=<)(?=/?(?!(?:{_HTML})>){_NAME}>)"  # <s>, </think>, <start_of_turn>, <seed:eos>
+    r"|(?<=\[)(?=/?(?=\w{0,40}[A-Z]{2}|unused)\w{2,48}\])"  # [INST], [/THINK], [gMASK]
+    r"|(?<=◁)(?=/?\w{1,48}▷)"  # ◁think▷
+    r"|(?<=\])(?=~)|(?<=~)(?=[!\[])"  # ]~b], [e~[
+    r"|(?<=>)(?=>[A-Z]{2,48}<<)"  # >>ANSWER<<
     rf"|[{_UNSEEN}{_HALVES}]"
 )
+"""Where a space goes, by the shapes that special tokens have. What shares a shape, such as the type in
+``List<int>``, is as readable with it; tags of HTML are left alone."""
 
 
 def counted(number: int, one: str, several: str = "") -> str:
@@ -32,15 +45,16 @@ def counted(number: int, one: str, several: str = "") -> str:
 def defuse(text: str) -> str:
     """Breaks what a chat template may take for a token of its own, and takes out text that nobody sees.
 
-    A server's template must not take a sample's ``<|im_end|>`` or ``[/INST]`` for the end of its turn.
-    Control characters, marks that turn text round and halves of surrogate pairs become spaces.
+    A server's template must not take a sample's ``<|im_end|>`` or ``[/INST]`` for the end of its turn: a
+    space goes behind the opening bracket. Control characters, marks that turn text round and halves of
+    surrogate pairs become spaces.
     """
     # Most texts hold nothing that could matter, and a search for single characters is quick.
-    return _CONTROL.sub(" ", text) if _SUSPECT.search(text) else text
+    return _MARK.sub(" ", text) if _SUSPECT.search(text) else text
 
 
 def without_thinking(text: str, opened: bool = False) -> str:
-    """The answer of a reasoning model: what follows the last ``</think>`` or ``</thinking>``.
+    """The answer of a reasoning model: what follows the last ``</think>``, or its like in other models.
 
     Args:
         text: What it wrote.
@@ -49,8 +63,8 @@ def without_thinking(text: str, opened: bool = False) -> str:
     Returns:
         The text as it is where nothing was thought; nothing where the thinking was never closed.
     """
-    closed = [mark.end() for mark in _CLOSED.finditer(text)]
-    answer = text[closed[-1] :] if closed else text
-    if _OPENED.search(answer) or (opened and not closed):
+    end = max((mark.end() for mark in _CLOSED.finditer(text)), default=0)
+    answer = text[end:]
+    if _OPENED.search(answer) or (opened and not end):
         return ""
-    return answer.lstrip() if closed else text
+    return answer.lstrip() if end else text

@@ -47,8 +47,15 @@ def make_client(tmp_path: Path) -> Iterator[MakeClient]:
         ledger = Ledger()
         return Client(AnswerCache(tmp_path / "cache"), ledger, Budget(ledger, **caps), **limits)
 
-    def make(concurrency: int = 16, timeout_s: float = 10.0, verdict_s: float = 60.0, **caps: Any) -> Client:
+    def make(
+        concurrency: int = 16,
+        timeout_s: float = 10.0,
+        verdict_s: float = 60.0,
+        waits_out: bool = False,
+        **caps: Any,
+    ) -> Client:
         limits = {"concurrency": concurrency, "timeout_s": timeout_s, "verdict_s": verdict_s}
+        limits["waits_out"] = waits_out
         made.append(background.wait(build(caps, limits)))
         return made[-1]
 

@@ -22,9 +22,14 @@ class LLMServer:
     """``with LLMServer() as server``: ``server.url`` is the API base; ``server.requests`` is what arrived."""
 
     def __init__(
-        self, fault: Fault = lambda kind, body: None, delay: float = 0.0, key: str | None = None
+        self,
+        fault: Fault = lambda kind, body: None,
+        delay: float = 0.0,
+        key: str | None = None,
+        port: int = 0,
     ) -> None:
-        self.fault, self.delay, self.key = fault, delay, key
+        self.fault, self.delay, self.key, self.port = fault, delay, key, port
+        self.models: Callable[[], web.StreamResponse] = lambda: web.Response(status=404)
         self.requests: list[Body] = []
         self._schema: Body | None = None
         self._loop = asyncio.new_event_loop()
@@ -49,12 +54,16 @@ class LLMServer:
         app = web.Application(client_max_size=2**24)
         app.router.add_post("/v1/chat/completions", self._openai)
         app.router.add_post("/v1/messages", self._anthropic)
+        app.router.add_get("/v1/models", self._models)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
         self.root = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         self.url = f"{self.root}/v1"
+
+    async def _models(self, request: web.Request) -> web.StreamResponse:
+        return self.models()
 
     async def _body(self, request: web.Request) -> tuple[Body, "web.Response | str | None"]:
         body = await request.json()

@@ -128,7 +128,9 @@ def test_an_endpoint_that_does_not_answer_is_named(
         main(["train", *flags, "--data", str(data), "--json", "--cache-dir", str(tmp_path / "cache")])
     output = capsys.readouterr()
     assert stopped.value.code == 2
-    assert "openai/x does not answer at http://127.0.0.1:9/v1" in output.err.splitlines()[-1]
+    said = output.err.splitlines()[-1]
+    assert "judge openai/x at http://127.0.0.1:9/v1: no connection (is the server up" in said
+    assert said.count("127.0.0.1") == 1
     assert output.out == ""
 
 

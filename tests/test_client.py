@@ -118,7 +118,7 @@ def test_a_missing_key_is_told_at_once(make_client: MakeClient) -> None:
     """A hosted model's client finds out by itself, and nobody is asked."""
     with LLMServer() as server:
         hosted = call(server, model="openai/gpt-4o", api_base=None, api_key=None)
-        with pytest.raises(EndpointError, match=r"the key is missing; set OPENAI_API_KEY"):
+        with pytest.raises(EndpointError, match=r"key is missing; set OPENAI_API_KEY or MPO_JUDGE_API_KEY$"):
             background.wait(make_client().ask(hosted))
     assert not server.requests
 
@@ -160,7 +160,7 @@ def test_a_broken_answer_is_asked_for_again_and_never_scored(
         with pytest.raises(CallFailed) as caught:
             background.wait(client.ask(call(server, text="another")))
         assert caught.value.kind in ("parse", "transport")
-        assert client.cache.get(call(server, text="another").key) is None
+        assert client.cache.get(call(server, text="another").key()) is None
 
 
 def test_a_cut_answer_is_asked_for_with_twice_the_room(make_client: MakeClient) -> None:
@@ -296,7 +296,7 @@ def test_an_answer_still_in_flight_at_the_end_is_kept(make_client: MakeClient) -
         background.submit(client.ask(call(server)))
         time.sleep(0.1)
         background.wait(client.close())
-        assert client.cache.get(call(server).key) is not None
+        assert client.cache.get(call(server).key()) is not None
 
 
 def test_the_ledger_counts_every_attempt_and_keeps_no_text(make_client: MakeClient, tmp_path: Any) -> None:

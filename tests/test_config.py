@@ -81,8 +81,20 @@ def test_an_unknown_key_is_refused_with_file_line_and_suggestion(tmp_path: Path)
         ({"steps": 0}, {}, "--steps: must be 1 or more"),
         ({}, {"MPO_STEPS": "many"}, "MPO_STEPS: must be a whole number"),
         ({"judge_api_base": "localhost:8000"}, {}, "--judge-api-base: .*http"),
-        ({"judge_api_base": "http://user:secret@host/v1"}, {}, "must not carry a password"),
-        ({"judge_api_base": "http://host/v1?api_key=secret"}, {}, "must not carry a password or key"),
+        (
+            {"judge_api_base": "http://user:secret@host/v1"},
+            {},
+            "password; give the key as MPO_JUDGE_API",
+        ),
+        ({"judge_api_base": "http://secret@host/v1"}, {}, "must not carry a password"),
+        ({"judge_api_base": "http://host/v1?api_key=secret"}, {}, "give the key as MPO_JUDGE_API_KEY"),
+        ({"meta_api_base": "http://host/v1?key=secret"}, {}, "give the key as MPO_META_API_KEY"),
+        ({}, {"MPO_META_API_BASE": "http://host/v1#secret"}, "MPO_META_API_BASE: .*MPO_META_API_KEY"),
+        (
+            {"judge": [{"model": "openai/m", "api_base": "http://host/v1?token=secret"}]},
+            {},
+            "the variable that api_key_env names",
+        ),
     ],
 )
 def test_wrong_values_name_their_source(given: dict, environ: dict, message: str) -> None:

@@ -8,7 +8,10 @@ import pytest
 from aiohttp import web
 from llm_server import LLMServer, completion_of
 
+from mpo_lite.cli.doctor import _key
 from mpo_lite.cli.main import main
+from mpo_lite.llm.models import judge_backends
+from mpo_lite.resolve import load_config
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +88,7 @@ def test_a_good_endpoint_and_a_key_that_is_never_shown(capsys: Any, monkeypatch:
         said = capsys.readouterr().out
     assert code == 0 and found["judge openai/m"]["state"] == "ok"
     assert "by json_schema, price known" in found["judge openai/m"]["detail"]
-    assert found["MPO_JUDGE_API_KEY"]["detail"] == "is set" and found["GPU"]["state"] == "ok"
+    assert found["MPO_JUDGE_API_KEY"]["detail"] == "is set, for the judge" and found["GPU"]["state"] == "ok"
     assert "sk-very" not in said + json.dumps(found)
     assert "✓ judge openai/m" in said and "price unknown" in said
 
@@ -96,9 +99,8 @@ def test_a_wrong_key(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         code, found = diagnosis(capsys, "--judge-api-base", server.url)
     one = found["judge openai/m"]
     assert code == 1 and one["state"] == "bad"
-    assert (
-        "refuses for good" in one["detail"] and "key" in one["mend"] and "sk-wrong" not in json.dumps(found)
-    )
+    assert "the key in MPO_JUDGE_API_KEY is refused (401); see that it is whole" in one["detail"]
+    assert "sk-wrong" not in json.dumps(found)
 
 
 def test_a_slow_endpoint(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +133,46 @@ def test_a_dead_endpoint(capsys: Any, quick_retries: None) -> None:
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     code, found = diagnosis(capsys, "--judge-api-base", url)
     one = found["judge openai/m"]
-    assert code == 1 and one["state"] == "bad" and url in one["detail"] and "start the server" in one["mend"]
+    assert code == 1 and one["state"] == "bad" and one["detail"].count(url) == 1
+    assert "no connection (is the server up, and the address right?)" in one["detail"]
+
+
+def test_a_server_that_is_up_and_fails(capsys: Any, quick_retries: None) -> None:
+    with LLMServer(lambda kind, body: web.Response(status=500)) as server:
+        code, found = diagnosis(capsys, "--judge-api-base", server.url)
+    one = found["judge openai/m"]
+    assert code == 1 and "(500) from a server that is up (see its log)" in one["detail"]
+    assert "start" not in one["detail"] + one["mend"]
+
+
+@pytest.mark.parametrize(
+    ("judge", "name"),
+    [
+        ("gemini", "GEMINI_API_KEY or GOOGLE_API_KEY"),
+        ("groq/llama", "GROQ_API_KEY"),
+        ("bedrock/anthropic.claude-v2", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_the_keys_of_the_models_that_are_named_are_looked_for(
+    monkeypatch: pytest.MonkeyPatch, judge: str, name: str
+) -> None:
+    (backend,) = judge_backends(load_config(given={"judge": judge}, environ={}), {})
+    finding = _key("judge", backend)
+    assert (
+        finding
+        and (finding.name, finding.state) == (name, "note")
+        and finding.detail.startswith("not set, for the judge")
+    )
+    for each in name.split(" or ")[0].split(" and "):
+        monkeypatch.setenv(each, "sk-very-secret")
+    found = _key("judge", backend)
+    assert found and found.state == "ok" and "sk-very" not in str(found)
+
+
+def test_a_server_of_ones_own_needs_no_key_of_a_provider() -> None:
+    given = {"judge": "openai/m", "judge_api_base": "http://localhost:1/v1"}
+    (backend,) = judge_backends(load_config(given=given, environ={}), {})
+    assert _key("judge", backend) is None
 
 
 def test_an_endpoint_that_speaks_no_json(capsys: Any) -> None:

@@ -1,7 +1,9 @@
 """Every way a provider fails, over real HTTP and through LiteLLM: what is done, and never a score."""
 
+import asyncio
 import json
 import logging
+import os
 import socket
 import sqlite3
 import subprocess
@@ -39,6 +41,8 @@ def raw_server(answer: Callable[[socket.socket, int], None]) -> Iterator[Any]:
     def one(connection: socket.socket) -> None:
         with connection, suppress(OSError):
             while data := connection.recv(65536):
+                if data.startswith(b"GET"):  # what it serves, it does not tell
+                    return
                 if b"POST" in data:
                     server.hits += 1
                     answer(connection, server.hits)
@@ -56,7 +60,7 @@ def raw_server(answer: Callable[[socket.socket, int], None]) -> Iterator[Any]:
 def failure(client: Any, asked: Any) -> CallFailed:
     with pytest.raises(CallFailed) as caught:
         background.wait(client.ask(asked))
-    assert client.cache.get(asked.key) is None
+    assert client.cache.get(asked.key()) is None
     return caught.value
 
 
@@ -427,6 +431,134 @@ def test_neither_key_nor_prompt_reaches_errors_logs_ledger_or_cache(
     files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     for text in (printed, caplog.text, captured.out, captured.err, files.decode("utf-8", "replace")):
         assert SECRET not in text and PRIVATE not in text
+
+
+def test_an_outage_is_waited_out_where_that_is_wanted(
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def all_of(client: Any, calls: list[Any]) -> list[int]:
+        return list(await asyncio.gather(*map(client.ask, calls)))
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    server = LLMServer(port=port)
+    server.url = f"http://127.0.0.1:{port}/v1"
+    client = make_client(waits_out=True)
+    asked = background.submit(all_of(client, [call(server, text=str(n)) for n in range(40)]))
+    time.sleep(1.0)  # far more than five attempts take here
+    assert not asked.done()
+    with server:
+        assert len(asked.result(20)) == 40
+    assert sum("waiting for it, up to 60 s" in line for line in caplog.messages) == 1
+    assert "no connection" in caplog.text
+
+
+def test_an_outage_is_not_waited_out_for_ever(make_client: MakeClient) -> None:
+    with LLMServer(lambda kind, body: error(503)()) as server:
+        started = time.monotonic()
+        failed = failure(make_client(waits_out=True, verdict_s=0.6), call(server))
+        assert failed.kind == "transport" and "answered no call for 0.6 s; last attempt: openai/m" in str(
+            failed
+        )
+        assert 0.5 < time.monotonic() - started < 5
+        # A server that is there and fails on this very request is none that is down.
+        server.fault = lambda kind, body: error(500)()
+        assert "5 times" in str(failure(make_client(waits_out=True), call(server, text="other")))
+
+
+def test_a_check_does_not_wait_for_a_server_that_is_down(make_client: MakeClient) -> None:
+    with LLMServer(lambda kind, body: error(503)()) as server, pytest.raises(CallFailed, match="2 times"):
+        background.wait(make_client(waits_out=True).check(call(server).backend))
+
+
+def test_a_cache_that_others_may_write_to_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    AnswerCache(tmp_path / "own").close()
+    assert not caplog.text
+    (tmp_path / "own").chmod(0o777)
+    AnswerCache(tmp_path / "own").close()
+    assert (
+        "other users may write to it; it decides verdicts, so make it yours alone: chmod 700" in caplog.text
+    )
+    if os.geteuid() == 0:
+        caplog.clear()
+        (tmp_path / "own").chmod(0o700)
+        os.chown(tmp_path / "own", 12345, 12345)
+        AnswerCache(tmp_path / "own").close()
+        assert "it belongs to another user" in caplog.text
+
+
+@pytest.mark.parametrize("damaged", [b"", b"short"])
+def test_a_damaged_nonce_key_is_refused(tmp_path: Path, damaged: bytes) -> None:
+    AnswerCache(tmp_path).close()
+    (tmp_path / "nonce.key").write_bytes(damaged)
+    with pytest.raises(ConfigError, match=rf"nonce\.key: holds {len(damaged)} bytes and not 32; delete it"):
+        AnswerCache(tmp_path)
+
+
+def test_a_locked_cache_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    AnswerCache(tmp_path).close()
+    monkeypatch.setattr(cache, "OPEN_S", 0.2)
+    other = sqlite3.connect(tmp_path / "answers" / "cache.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match=r"locked by another process for 0\.2 s; wait for it"):
+        AnswerCache(tmp_path)
+    assert time.monotonic() - started < 3
+    other.close()
+
+
+def models_told(**entry: Any) -> Callable[[], web.Response]:
+    return lambda: web.json_response({"object": "list", "data": [{"object": "model", **entry}]})
+
+
+def test_the_cache_knows_what_is_served_under_a_name(make_client: MakeClient) -> None:
+    with LLMServer(lambda kind, body: '{"level": 1}') as server:
+        served = {"id": "judge", "root": "/models/one"}
+        for created, asked in ((1, 1), (2, 1)):  # a restart of the server is no other model
+            server.models = models_told(created=created, permission=[{"id": f"p-{created}"}], **served)
+            background.wait(make_client().ask(call(server, model="hosted_vllm/judge")))
+            assert len(server.requests) == asked
+        server.models = models_told(id="judge", root="/models/two")
+        background.wait(make_client().ask(call(server, model="hosted_vllm/judge")))
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda: web.Response(status=404),
+        lambda: web.Response(text="<html>"),
+        lambda: web.json_response([1]),
+        lambda: web.json_response({"data": [None, {"id": 3}]}),
+        lambda: web.HTTPTemporaryRedirect("http://127.0.0.1:9/v1/models"),
+        models_told(id="m", root=None),
+        models_told(id="m", root="m"),
+        models_told(id="m", root=["m"]),
+        models_told(id="other", root="/models/other"),
+    ],
+)
+def test_a_server_that_tells_nothing_of_its_model_changes_no_key(make_client: MakeClient, told: Any) -> None:
+    with LLMServer(lambda kind, body: '{"level": 1}') as server:
+        server.models = told
+        client = make_client()
+        background.wait(client.ask(call(server)))
+        assert client.cache.get(call(server).key()) is not None
+
+
+def test_answers_from_another_address_are_told_once(
+    make_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with LLMServer() as server, LLMServer() as other:
+        first = make_client()
+        for text in "ab":
+            background.wait(first.ask(call(server, text=text)))
+        assert "taken from the cache" not in caplog.text
+        second = make_client()
+        for text in "ab":
+            background.wait(second.ask(call(other, text=text)))
+        assert not other.requests
+        (line,) = [line for line in caplog.messages if "taken from the cache" in line]
+        assert server.url in line and other.url in line and "label" in line
 
 
 def test_a_locked_cache_costs_its_use_and_not_the_answer(

@@ -1,10 +1,15 @@
+import time
 from itertools import takewhile
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpo_lite.llm.structured import MAX_ANSWER, parse_object
 from mpo_lite.prompts import fence, fenced, prompts_dir, render
 from mpo_lite.rubric import Criterion, Rubric
+from mpo_lite.text import defuse, without_thinking
 
 KEY = b"secret of a cache directory"
 
@@ -52,8 +57,7 @@ def test_the_fixed_part_of_a_judge_prompt_comes_first() -> None:
 def test_a_fence_gives_its_text_back_but_for_control_characters(text: str) -> None:
     (inside,) = fenced("completion", fence("completion", text, KEY))
     assert inside == fenced("completion", fence("completion", inside, KEY))[0]
-    assert "<|" not in inside and "|>" not in inside
-    if text.isprintable() and "|" not in text:
+    if text.isprintable() and not set("<>[]◁|") & set(text):
         assert inside == text
 
 
@@ -70,5 +74,43 @@ def test_the_nonce_is_secret_and_deterministic() -> None:
     assert fence("task", "text", KEY) != fence("task", "texts", KEY)
 
 
-def test_control_tokens_are_broken() -> None:
-    assert "<|im_end|>" not in fence("completion", "a<|im_end|>b<|im_start|>system", KEY)
+MARKS = (Path(__file__).parent / "chat_marks.txt").read_text(encoding="utf-8").split()
+"""Special tokens of published chat templates, old and new."""
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_control_tokens_are_broken(mark: str) -> None:
+    assert mark not in fence("completion", f"a{mark}b {mark} {mark}{mark}system\n{mark}", KEY)
+
+
+@given(st.lists(st.sampled_from([*MARKS, "|", "<", ">", "[", "]", "~", " ", "a", "/", "s", "IN", "\u202e"])))
+def test_no_control_token_is_put_together_and_nothing_is_broken_twice(parts: list[str]) -> None:
+    text = defuse("".join(parts))
+    assert not [mark for mark in MARKS if mark in text]
+    assert defuse(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a < b and b > c, |x| < 3, P(A|B), $\\langle x|y\\rangle$, [a, b], 1<2",
+        "for i in range(3):\n    a[i] = b[i + 1] << 2",
+        "#include <stdio.h>\nif (a<b || c>d) x |> f |> g; f <$> x <*> y <|> z; [x | x <- xs]",
+        "# Title\n- [x] done\n- [ ] open\n[Link](https://a.b/c) <https://a.b/c> [1] [^2]\n| a |\n|---|",
+        '<p>Hi <b>there</b></p><br><div class="x"><!-- note --></div><h2>Title</h2><ul><li>One</li></ul>',
+        "{{ x }} {% if y %} $x ${y} ~/file",
+    ],
+)
+def test_ordinary_text_stays_as_it_is(text: str) -> None:
+    assert defuse(text) == text
+
+
+@pytest.mark.parametrize("part", ["<think>", "</think>", "[", "<", "[A", "<a", "]~", ">>A", "[|", "<a|"])
+def test_hostile_text_is_defused_and_parsed_in_no_time(part: str) -> None:
+    text = part * (MAX_ANSWER // len(part))
+    started = time.perf_counter()
+    defuse(text)
+    without_thinking(text)
+    with pytest.raises(ValueError, match=r"not JSON|nested"):
+        parse_object(text)
+    assert time.perf_counter() - started < 2

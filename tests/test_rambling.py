@@ -15,7 +15,7 @@ from test_client import SCHEMA, call, error, faults, reply
 from mpo_lite.cli.main import main
 from mpo_lite.errors import CallFailed, failures_in_words
 from mpo_lite.files import read_rows
-from mpo_lite.judge.base import REASON_CHARS, Sample, reply_room, verdict_schema
+from mpo_lite.judge.base import REASON_CHARS, Sample, _tell_of_levels, reply_room, verdict_schema
 from mpo_lite.judge.groupwise import GroupwiseJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import background
@@ -192,12 +192,26 @@ def test_a_reply_that_stays_cut_is_called_cut(make_client: MakeClient) -> None:
 def test_a_failed_verdict_says_what_was_wrong_and_how_the_reply_began(
     make_client: MakeClient, rubric: Rubric
 ) -> None:
-    wrong = {name.id: {"reason": "so", "level": "3"} for name in rubric.criteria}
+    wrong = {name.id: {"reason": "so", "level": "high"} for name in rubric.criteria}
     with LLMServer(lambda kind, body: json.dumps(wrong)) as server:
         (verdict,) = background.wait(pointwise(make_client(), server).verdicts([Sample("p", "a")], rubric))
     assert (verdict.reward, verdict.failure) == (None, "parse")
     assert "structure: the level must be a whole number from 0 to 2" in verdict.detail
-    assert '{"structure": {"reason": "so", "level": "3"}' in verdict.detail
+    assert '{"structure": {"reason": "so", "level": "high"}' in verdict.detail
+
+
+@pytest.mark.parametrize("form", [str, float])
+def test_levels_in_another_form_cost_one_call_and_one_notice(
+    make_client: MakeClient, rubric: Rubric, caplog: pytest.LogCaptureFixture, form: Callable[[int], Any]
+) -> None:
+    _tell_of_levels.cache_clear()
+    right = {one.id: {"reason": "so", "level": form(1)} for one in rubric.criteria}
+    with LLMServer(lambda kind, body: json.dumps(right)) as server:
+        verdicts = background.wait(
+            pointwise(make_client(), server).verdicts([Sample("p", f"a{n}") for n in range(3)], rubric)
+        )
+        assert len(server.requests) == 3 and all(one.reward is not None for one in verdicts)
+    assert sum("name exactly one level" in line for line in caplog.messages) == 1
 
 
 @pytest.mark.parametrize(
@@ -229,7 +243,9 @@ def test_every_call_that_failed_has_its_reason_in_the_ledger(
     rows = [json.loads(line) for line in text.splitlines() if line]
     failed = next(row for row in rows if row["outcome"] == outcome and reason in row["reason"])
     assert failed["metered"] or outcome == "unusable"
-    assert (rows[-1]["outcome"], rows[-1]["reason"]) == ("ok", "")
+    assert (rows[-1]["outcome"], rows[-1]["reason"], rows[-1]["reply"]) == ("ok", "", "")
+    if reason == "not JSON":
+        assert failed["reply"] == "Level: one"
     assert "private" not in text
 
 
@@ -254,7 +270,9 @@ def test_score_says_why_rows_were_not_judged(tmp_path: Path, capsys: Any) -> Non
     with LLMServer(fault) as server:
         main(["score", str(data), "--judge", "openai/m", "--judge-api-base", server.url,
               "--cache-dir", str(tmp_path / "cache"), "--out", str(out)])  # fmt: skip
-    assert "2 of 4 not judged: 1 cut off, 1 malformed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 of 4 not judged: 1 cut off, 1 malformed, the first: openai/m gave no usable answer" in said
+    assert "and so on" in said
     rows = read_rows(out)
     assert [row["failure"] and row["failure"]["kind"] for row in rows] == ["cut", "parse", None, None]
     assert "the reply began: I like it." in rows[1]["failure"]["detail"]

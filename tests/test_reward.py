@@ -145,6 +145,22 @@ def test_a_batch_too_small_to_tolerate_failures_stops_when_all_of_it_failed(
         assert score_batch(everything, pair[:1], 1)[0].reward is None
 
 
+def test_a_stop_says_what_the_judge_answered(open_session: Callable[..., Session]) -> None:
+    answer = json.dumps({"discourse": {"reason": "Nice.", "level": "high"}})
+    with LLMServer(lambda kind, body: answer) as server:
+        session = open_session(server)
+        with pytest.raises(JudgeDown) as caught:
+            score_batch(session, batch(), GROUP)
+        said = str(caught.value)
+        assert "16 of 16 not judged: 16 malformed" in said
+        assert (
+            "The first: openai/m gave no usable answer: discourse: the level must be a whole number" in said
+        )
+        assert said.endswith(f"the reply began: {answer}")
+    rows = [json.loads(line) for line in (session.run.path / "calls.jsonl").read_text().splitlines() if line]
+    assert all("discourse: the level must" in row["reason"] and row["reply"] == answer for row in rows)
+
+
 def test_refusals_are_counted_apart_and_do_not_open_the_breaker(open_session: Callable[..., Session]) -> None:
     def refuse(kind: str, body: Any) -> Any:
         refused = completion_of(body).endswith("REFUSED")
@@ -193,7 +209,7 @@ def test_empty_answers_earn_zero_without_a_call(open_session: Callable[..., Sess
 def test_a_wrong_key_stops_at_once(open_session: Callable[..., Session]) -> None:
     with LLMServer(key="right") as server:
         session = open_session(server)
-        with pytest.raises(JudgeDown, match="key is missing or refused"):
+        with pytest.raises(JudgeDown, match=r"no key was given \(401\); set MPO_JUDGE_API_KEY"):
             score_batch(session, batch(), GROUP)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from llm_server import LLMServer, kind_of, prompt_text
 
 from mpo_lite.cli.main import main
@@ -112,6 +113,57 @@ def test_a_cap_keeps_what_was_judged(tmp_path: Path, capsys: Any, monkeypatch: p
         scored = read_rows(out)
         assert len(scored) == 12 and all(row["reward"] is not None for row in scored[:4])
         assert scored[-1]["reward"] is None and scored[-1]["failure"]["kind"] == "stopped"
+
+
+def test_rows_lost_to_the_server_are_tried_once_more_at_the_end(
+    tmp_path: Path, capsys: Any, quick_retries: None
+) -> None:
+    data = write(tmp_path / "in.jsonl", [{"prompt": f"q {n}", "response": f"answer {n}"} for n in range(9)])
+    left = {"answer 3": 5, "answer 7": 99}  # one that comes back, and one that stays lost
+
+    def fault(kind: str, body: Any) -> Any:
+        name = next((name for name in left if name in prompt_text(body)), "")
+        if left.get(name):
+            left[name] -= 1
+            return web.Response(status=500)
+        return None
+
+    with LLMServer(fault) as server:
+        out = tmp_path / "out.jsonl"
+        main(["score", *served(server, tmp_path), str(data), "--out", str(out), "--json"])
+    rows, summary = read_rows(out), told(capsys)
+    assert [row["reward"] is None for row in rows] == [n == 7 for n in range(9)]
+    assert rows[7]["failure"]["kind"] == "transport" and summary["failures"] == {"transport": 1}
+    assert "(500) from a server that is up" in summary["failure"]
+
+
+def test_an_outage_while_scoring_costs_no_row(
+    tmp_path: Path, capsys: Any, quick_retries: None, caplog: Any
+) -> None:
+    data = write(tmp_path / "in.jsonl", [{"prompt": f"q {n}", "response": f"answer {n}"} for n in range(40)])
+
+    def fault(kind: str, body: Any) -> Any:
+        return web.Response(status=503) if 10 < len(server.requests) < 250 else None
+
+    with LLMServer(fault) as server:
+        out = tmp_path / "out.jsonl"
+        main(["score", *served(server, tmp_path), str(data), "--out", str(out), "--json"])
+    assert told(capsys)["rewarded"] == 40
+    assert sum("waiting for it, up to 300 s" in line for line in caplog.messages) == 1
+
+
+def test_a_judge_that_is_gone_ends_the_scoring(tmp_path: Path, capsys: Any, quick_retries: None) -> None:
+    data = write(tmp_path / "in.jsonl", [{"prompt": f"q {n}", "response": f"answer {n}"} for n in range(4)])
+
+    def fault(kind: str, body: Any) -> Any:
+        return None if kind == "check" else web.Response(status=503)
+
+    with LLMServer(fault) as server:
+        flags = [*served(server, tmp_path), "-o", "verdict_timeout=0.5"]
+        with pytest.raises(SystemExit) as stopped:
+            main(["score", *flags, str(data), "--out", str(tmp_path / "out.jsonl")])
+    assert stopped.value.code == 1
+    assert "no answer of the judge: openai/m answered no call for 0.5 s" in capsys.readouterr().err
 
 
 def test_score_says_what_is_wrong_with_a_file(tmp_path: Path, capsys: Any) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo_lite.judge.base import parse_verdict, verdict_schema
-from mpo_lite.llm.structured import parse_object
+from mpo_lite.llm.structured import parse_object, whole_number
 from mpo_lite.rubric import Rubric
 
 GOOD = {
@@ -47,6 +47,10 @@ def test_objects_are_found_where_models_put_them(text: str) -> None:
         (f"<thinking>perhaps {json.dumps(GOOD)}, or not", "not JSON"),
         (f"perhaps {json.dumps(GOOD)}</think>I cannot say.", "not JSON"),
         (f"Well. <think>perhaps {json.dumps(GOOD)}", "not JSON"),
+        (f"[THINK]perhaps {json.dumps(GOOD)}", "not JSON"),
+        (f"◁think▷perhaps {json.dumps(GOOD)}", "not JSON"),
+        (f"<seed:think>perhaps {json.dumps(GOOD)}", "not JSON"),
+        (f"[THINK]perhaps {json.dumps(GOOD)}[/THINK]I cannot say.", "not JSON"),
         ("no", "not JSON"),
         ("[1]", "not a JSON object"),
         ('{"a": 1, "a": 2}', "twice"),
@@ -92,9 +96,19 @@ def change(**entries: object) -> dict:
         change(structure={"reason": None, "level": 2}),
         change(structure={"reason": "x", "level": 3}),
         change(structure={"reason": "x", "level": -1}),
-        change(structure={"reason": "x", "level": 2.0}),
+        change(structure={"reason": "x", "level": 3.0}),
+        change(structure={"reason": "x", "level": 1.5}),
         change(structure={"reason": "x", "level": True}),
-        change(structure={"reason": "x", "level": "2"}),
+        change(structure={"reason": "x", "level": "3"}),
+        change(structure={"reason": "x", "level": "02"}),
+        change(structure={"reason": "x", "level": "2.0"}),
+        change(structure={"reason": "x", "level": "²"}),
+        change(structure={"reason": "x", "level": "２"}),
+        change(structure={"reason": "x", "level": "two"}),
+        change(structure={"reason": "x", "level": "level 2"}),
+        change(structure={"reason": "x", "level": "clear"}),
+        change(structure={"reason": "x", "level": [2]}),
+        change(structure={"reason": "x", "level": 1e300}),
         change(structure={"reason": "x", "level": None}),
         change(structure={"reason": "x", "level": 10**40}),
     ],
@@ -102,6 +116,21 @@ def change(**entries: object) -> dict:
 def test_no_verdict_from_anything_but_exactly_what_was_asked(data: dict, rubric: Rubric) -> None:
     with pytest.raises(ValueError, match=r"keys|hold|reason|level"):
         parse_verdict(data, rubric)
+
+
+@pytest.mark.parametrize("level", [2, 2.0, "2"])
+def test_a_level_may_be_written_as_text_or_with_a_point_where_it_names_one_level(
+    level: object, rubric: Rubric
+) -> None:
+    data = json.loads(json.dumps(change(structure={"reason": "x", "level": level})))
+    assert parse_verdict(data, rubric)["structure"].level == 2
+
+
+@given(st.text() | st.floats() | st.booleans() | st.none() | st.integers() | st.lists(st.integers()))
+def test_a_whole_number_is_never_guessed(value: object) -> None:
+    number = whole_number(value)
+    if number is not None:
+        assert type(number) is int and (str(number) == value or number == value)
 
 
 def test_a_good_verdict_keeps_the_rubrics_order(rubric: Rubric) -> None:

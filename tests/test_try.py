@@ -83,6 +83,17 @@ def test_a_judge_that_fails_cannot(tmp_path: Path, capsys: Any) -> None:
     assert code == 1 and found["reward"] is None and "100% of the judgements failed" in found["problems"][0]
 
 
+def test_what_the_judge_answers_in_place_of_a_verdict_is_shown(tmp_path: Path, capsys: Any) -> None:
+    answer = json.dumps({"discourse": {"reason": "Nice.", "level": "high"}})
+    with LLMServer(lambda kind, body: None if kind == "check" else answer) as server:
+        code, said = tried(capsys, tmp_path, server)
+        _, found = tried(capsys, tmp_path, server, "--json")
+    assert code == 1
+    for text in (said, found["scores"][0]["failure"]):
+        assert "discourse: the level must be a whole number from 0 to" in text
+        assert f"the reply began: {answer}" in text
+
+
 def test_the_meta_judge_does_one_step_on_the_judged_answers(tmp_path: Path, capsys: Any) -> None:
     with LLMServer(level(good)) as server:
         code, found = tried(capsys, tmp_path, server, "-o", "gate.margin=0.0", "--json", meta=True)

@@ -19,7 +19,7 @@ from mpo_lite.cli.policies import answers, batch_size_option, policy_at
 from mpo_lite.cli.rate import COLUMNS, lines, rated
 from mpo_lite.cli.status import show_status
 from mpo_lite.config import Config
-from mpo_lite.errors import ConfigError, EndpointError, FailureKind, JudgeDown
+from mpo_lite.errors import LOST, ConfigError, EndpointError, FailureKind, JudgeDown
 from mpo_lite.files import JsonRow, append_rows, read_rows, write_atomically
 from mpo_lite.judge.endpoints import Endpoints
 from mpo_lite.judge.match import MatchJudge, Pair
@@ -33,6 +33,8 @@ from mpo_lite.tasks.spec import Task, task_of
 
 CHUNK = 256
 """Matches that are judged together, and written then."""
+Match = tuple[str, str, str]
+"""Prompt, and the models whose answers to it stand first and second."""
 Answers = dict[str, dict[str, str]]
 """Model → prompt → answer."""
 
@@ -41,7 +43,7 @@ Answers = dict[str, dict[str, str]]
 @click.argument("models", metavar="A B [C ...]", nargs=-1, required=True)
 @config_options(
     "judge", "judge_api_base", "task", "goal", "data", "temperature", "max_new_tokens", "max_usd",
-    "max_calls", "concurrency", "cache_dir",
+    "max_calls", "concurrency", "cache_dir", "log_calls",
 )  # fmt: skip
 @click.option("--n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="Prompts.")
 @batch_size_option
@@ -147,28 +149,37 @@ def _play(
     config: Config, task: Task, told: Answers, file: Path
 ) -> tuple[Counter[FailureKind], dict[str, Any]]:
     """Has all matches judged and written; why some were not, and what it took."""
-    models = Endpoints(config, task.persona, with_meta=False)
+    models = Endpoints(config, task.persona, with_meta=False, waits_out=True)
     judge = MatchJudge(models.client, models.judges[0], task.persona, task.purpose)
     names = [pair for both in combinations(told, 2) for pair in (both, both[::-1])]
     matches = [(prompt, a, b) for prompt in next(iter(told.values())) for a, b in names]
     failures: Counter[FailureKind] = Counter()
+
+    def play(chunk: Sequence[Match], lost: list[Match] | None = None) -> None:
+        """Has matches judged and written; those that the server lost go to ``lost``, if there is such."""
+        pairs = [Pair(prompt, told[a][prompt], told[b][prompt]) for prompt, a, b in chunk]
+        rows: list[JsonRow] = []
+        for match, played in zip(chunk, background.wait(judge.winners(pairs)), strict=True):
+            prompt, a, b = match
+            if played.winner:
+                winner = {"first": a, "second": b, "tie": "tie"}[played.winner]
+                rows.append(dict(zip(COLUMNS, (prompt, a, b, winner), strict=True)))
+            elif lost is not None and played.failure in LOST:
+                lost.append(match)
+            elif played.failure:
+                failures[played.failure] += 1
+        append_rows(file, rows)
+
     try:
+        models.log_calls(Path())
         models.check()
         write_atomically(file, "")
         with activity("comparing", len(matches), "matches") as work:
+            lost: list[Match] = []
             for start in range(0, len(matches), CHUNK):
-                chunk = matches[start : start + CHUNK]
-                pairs = [Pair(prompt, told[a][prompt], told[b][prompt]) for prompt, a, b in chunk]
-                played = background.wait(judge.winners(pairs))
-                rows: list[JsonRow] = []
-                for (prompt, a, b), match in zip(chunk, played, strict=True):
-                    if match.failure:
-                        failures[match.failure] += 1
-                    else:
-                        winner = {"first": a, "second": b, "tie": "tie"}[match.winner or "tie"]
-                        rows.append(dict(zip(COLUMNS, (prompt, a, b, winner), strict=True)))
-                append_rows(file, rows)
-                work.advance(len(chunk))
+                play(matches[start : start + CHUNK], lost)
+                work.advance(min(CHUNK, len(matches) - start))
+            play(lost)
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
     finally:

@@ -35,14 +35,6 @@ from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "litellm", "datasets")
-KEYS = (
-    "OPENAI_API_KEY",
-    "ANTHROPIC_API_KEY",
-    "GEMINI_API_KEY",
-    "HF_TOKEN",
-    "MPO_JUDGE_API_KEY",
-    "MPO_META_API_KEY",
-)
 SLOW_S = 20.0
 """Seconds for one tiny verdict from which a judge is called slow."""
 META_SAMPLES = 2
@@ -116,7 +108,8 @@ def _examined(config: Config) -> Iterator[Finding]:
     with activity("loading torch"):
         machine = _machine()
     yield machine
-    yield from _keys()
+    if os.environ.get("HF_TOKEN"):
+        yield Finding("HF_TOKEN", "ok", "is set")
     yield _hub()
     with sandboxed(config) as served:
         yield from _models(served)
@@ -143,10 +136,20 @@ def _machine() -> Finding:
     return Finding("GPU", "ok", told)
 
 
-def _keys() -> Iterator[Finding]:
-    for name in KEYS:
-        if os.environ.get(name):
-            yield Finding(name, "ok", "is set")
+def _key(role: str, backend: Backend) -> Finding | None:
+    """Whether the key that a model is asked with is there; None for a server of one's own that needs none."""
+    if backend.key_variable:
+        return Finding(backend.key_variable, "ok", f"is set, for the {role}")
+    key = transport.provider_key(backend.model)
+    if backend.api_base or not key.variables:
+        return None
+    names = " or ".join(key.variables) if key.is_plain else " and ".join(key.variables)
+    if key.is_set:
+        return Finding(names, "ok", f"is set, for the {role}")
+    told = f"not set, for the {role} {backend.model}"
+    if key.is_set is None:
+        told += " (another variable may hold its key)"
+    return Finding(names, "note", told, f"export {key.variables[0]}=…" if key.is_plain else "")
 
 
 def _hub() -> Finding:
@@ -179,9 +182,12 @@ def _models(config: Config) -> Iterator[Finding]:
 
 def _tried_out(config: Config, task: Task, models: Endpoints) -> Iterator[Finding]:
     """Whether each model is there, what verdicts the judges give, and what a meta step comes to."""
+    models.log_calls(Path())
     samples = [Sample(PROMPT, answer) for answer in ANSWERS]
     judged: list[Verdict] = []
     for role, backend in models.all:
+        if key := _key(role, backend):
+            yield key
         with activity(f"checking {role} {backend.model}"):
             there = _tried(models, f"{role} {backend.model}", backend)
         yield there
@@ -207,7 +213,7 @@ def _verdicts(
     try:
         verdicts = background.wait(judge.verdicts(samples, rubric))
     except EndpointError as error:
-        return [], Finding(name, "bad", f"refuses for good: {error}", "see to its key, name and quota")
+        return [], Finding(name, "bad", str(error))
     good, poor = verdicts
     for one in verdicts:
         if one.reward is None:
@@ -234,7 +240,7 @@ def _meta_step(
     try:
         row = meta_row(task.rubric, background.wait(work))
     except EndpointError as error:
-        return Finding("meta step", "bad", f"refuses for good: {error}", "see to its key, name and quota")
+        return Finding("meta step", "bad", str(error))
     told = "; ".join(meta_lines(row))
     if row["failed"]:
         return Finding("meta step", "bad", told, "take a stronger meta-judge, or a larger -o meta_max_tokens")
@@ -243,23 +249,20 @@ def _meta_step(
 
 def _tried(models: Endpoints, name: str, backend: Backend) -> Finding:
     """One tiny verdict: whether it comes, how fast, in which form, and whether its price is known."""
-    where = backend.api_base or "its provider"
     started = time.monotonic()
     try:
         rung = background.wait(models.client.probe(backend))
     except EndpointError as error:
-        return Finding(name, "bad", f"refuses for good: {error}", "see to its key, name and quota")
+        return Finding(name, "bad", str(error))
     except CallFailed as error:
-        mend = (
-            "start the server, or mend its address"
-            if error.kind == "transport"
-            else "take another model, or one that answers in JSON"
-        )
-        return Finding(name, "bad", f"at {where}: {error}", mend)
+        # What a server that does not answer needs, its message says.
+        answered = error.kind not in ("transport", "timeout")
+        mend = "take another model, or one that answers in JSON" if answered else ""
+        return Finding(name, "bad", error.detail, mend)
     seconds = time.monotonic() - started
     tariff = transport.tariff(backend)
     price = "price unknown" if tariff is None else "price known"
-    told = f"at {where}: a verdict in {seconds:.1f} s by {rung}, {price}"
+    told = f"at {backend.api_base or 'its provider'}: a verdict in {seconds:.1f} s by {rung}, {price}"
     if seconds > SLOW_S:
         return Finding(name, "note", told, "slow: a larger --concurrency or a smaller model shortens steps")
     if rung == "text":

@@ -16,7 +16,7 @@ Decorated = Callable[..., Any]
 
 GROUPS = {
     "Judges": "judge meta judge_api_base meta_api_base judge_fallback judge_mode replicates concurrency "
-    "max_judge_failures cache_dir",
+    "max_judge_failures cache_dir log_calls",
     "What is trained for": "task goal data prompt_column data_subset data_split rubric baseline",
     "Budget": "max_usd max_calls max_tokens",
     "Training": "policy preset algorithm steps batch_prompts group_size learning_rate beta temperature "

@@ -32,7 +32,7 @@ from mpo_lite.tasks.spec import Task, task_of
 
 FLAGS = (
     "task", "judge", "meta", "judge_api_base", "meta_api_base", "rubric", "rounds", "meta_samples", "mode",
-    "prescreen", "seed", "max_usd", "max_calls", "max_tokens", "concurrency", "cache_dir",
+    "prescreen", "seed", "max_usd", "max_calls", "max_tokens", "concurrency", "cache_dir", "log_calls",
 )  # fmt: skip
 
 
@@ -63,8 +63,9 @@ def command(
     with sandboxed(config) as served:
         task = task_of(served)
         samples, given = _read(data, labels, task)
-        models = Endpoints(served, task.persona, with_meta=True)
+        models = Endpoints(served, task.persona, with_meta=True, waits_out=True)
         try:
+            models.log_calls(Path())
             models.check()
             rounds = _refine(served, task, models, samples, given, (lambda one: None) if as_json else _say)
             summary = _summary(rounds, models, config)

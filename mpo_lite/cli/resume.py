@@ -30,6 +30,7 @@ from mpo_lite.training.ranks import leads, led
     "max_tokens",
     "max_judge_failures",
     "concurrency",
+    "log_calls",
 )
 @click.option(
     "--from",

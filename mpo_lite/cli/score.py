@@ -17,8 +17,8 @@ from mpo_lite.cli.job import SIMULATED, sandboxed
 from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.cli.status import show_status
 from mpo_lite.config import Config
-from mpo_lite.errors import EndpointError, FailureKind, JudgeDown, StopRun, TaskError
-from mpo_lite.files import append_rows, write_atomically
+from mpo_lite.errors import LOST, EndpointError, FailureKind, JudgeDown, StopRun, TaskError
+from mpo_lite.files import append_rows, rewrite_rows, write_atomically
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.endpoints import Endpoints
 from mpo_lite.llm import background
@@ -42,7 +42,7 @@ Row = dict[str, Any]
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
 @config_options(
     "task", "goal", "judge", "judge_api_base", "judge_mode", "replicates", "rubric", "max_usd", "max_calls",
-    "concurrency", "cache_dir",
+    "concurrency", "cache_dir", "log_calls",
 )  # fmt: skip
 @overrides_option
 @click.option("--no-judge", is_flag=True, help="Rules, verifier and gold metric alone: no call, no key.")
@@ -83,10 +83,11 @@ def _judge(config: Config, task: Task, rows: Sequence[Row], out: Path) -> Row:
     config = config.model_copy(update={"judge_mode": config.judge_mode or task.judge_mode})
     rubric = rubric_at(config.rubric)[0] if config.rubric else task.rubric
     scored_as = _scorer(task)
-    models = Endpoints(config, task.persona, with_meta=False)
+    models = Endpoints(config, task.persona, with_meta=False, waits_out=True)
     scored: list[Row] = []
     stop: StopRun | None = None
     try:
+        models.log_calls(Path())
         models.check()
         write_atomically(out, "")  # only now: a wrong key must not cost an earlier file
         with activity("scoring", len(rows), "rows") as work:
@@ -101,11 +102,40 @@ def _judge(config: Config, task: Task, rows: Sequence[Row], out: Path) -> Row:
                 append_rows(out, fresh)
                 scored += fresh
                 work.advance(len(chunk))
+                if _lost(fresh) and not any(row["criteria"] for row in fresh):
+                    stop = stop or JudgeDown(f"no answer of the judge: {_reason(fresh)}")
+            if not stop and _lost(scored):
+                try:
+                    scored = _tried_again(models, task, rubric, rows, scored)
+                except StopRun as reason:
+                    stop = reason
+                rewrite_rows(out, scored)
     finally:
         models.close()
     if stop:
         raise type(stop)(f"{stop}; what was judged is in {out}, and cached for the next time")
     return _summary(scored) | models.spend() | {"simulated_judge": SANDBOX in config.model_names}
+
+
+def _lost(scored: Sequence[Row]) -> list[int]:
+    """Places of the rows that the server lost."""
+    return [place for place, row in enumerate(scored) if row["failure"] and row["failure"]["kind"] in LOST]
+
+
+def _tried_again(
+    models: Endpoints, task: Task, rubric: Rubric, rows: Sequence[Row], scored: Sequence[Row]
+) -> list[Row]:
+    """The scored rows, those that the server lost judged once more."""
+    places = _lost(scored)
+    again = [rows[place] for place in places]
+    fresh = map(_scorer(task), again, _verdicts(models, task, rubric, again))
+    found = dict(zip(places, fresh, strict=True))
+    return [found.get(place, row) for place, row in enumerate(scored)]
+
+
+def _reason(scored: Sequence[Row]) -> str:
+    """Why a row was not judged, of the first that was not; empty where all were."""
+    return next((row["failure"]["detail"] for row in scored if row["failure"]), "")
 
 
 def _verdicts(models: Endpoints, task: Task, rubric: Rubric, rows: Sequence[Row]) -> list[Verdict]:
@@ -179,6 +209,7 @@ def _summary(rows: Sequence[Row]) -> Row:
         "rows": len(rows),
         "rewarded": len(rewards),
         "failures": failures,
+        "failure": _reason(rows),
         "reward": statistics.fmean(rewards) if rewards else None,
         "gold": statistics.fmean(golds) if golds else None,
         "broken_rules": sum(not all(row["rules"].values()) for row in rows),
@@ -190,6 +221,7 @@ def _told(summary: Row) -> str:
     parts = [
         f"{summary['rows']} rows, {summary['rewarded']} with a reward",
         *([not_judged(sum(failures.values()), summary["rows"], failures)] if failures else []),
+        *([f"the first: {summary['failure']}"] if failures else []),
         *([f"reward {reward:.3f}"] if reward is not None else []),
         *([f"gold {gold:.3f}"] if gold is not None else []),
         f"{summary['broken_rules']} broke a rule",

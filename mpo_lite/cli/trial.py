@@ -98,6 +98,7 @@ def command(
     with sandboxed(config) as served:
         session = Session(served)
         try:
+            session.models.log_calls(Path())
             session.models.check()
             found = _tried(session, _samples(session, count, file))
             summary = _summary(session, found) | {"simulated_judge": SANDBOX in config.model_names}
@@ -181,6 +182,7 @@ def _summary(session: Session, found: Trial) -> dict[str, Any]:
         "usd_run": estimate(session)["total"]["usd"],
         "scores": [
             {"prompt": one.prompt, "response": one.completion, "reward": verdict.reward,
+             "failure": verdict.detail,
              "criteria": {key: vars(each) for key, each in verdict.assessments.items()}}
             for one, verdict in zip(found.samples, found.first, strict=True)
         ],
@@ -219,6 +221,8 @@ def _show(session: Session, found: Trial, summary: dict[str, Any]) -> None:
             click.echo(f"prompt: {one_line(prompt)}")
         score = "not judged" if verdict.reward is None else f"{verdict.reward:.2f}"
         click.echo(f"  {score}  {one_line(sample.completion)}")
+        if verdict.detail:
+            click.echo(f"        {verdict.detail}")
         for key, one in verdict.assessments.items():
             click.echo(f"        {key} {one.level}: {one_line(one.reason)}")
     figures = {

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import inf
 from typing import Any, Protocol, TypeVar, cast
 
 from mpo_lite.activity import activity
-from mpo_lite.llm.structured import Schema, object_schema
+from mpo_lite.llm.structured import Schema, object_schema, whole_number
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Verdict
 
@@ -28,6 +29,7 @@ LONGEST_BATCH = 9
 REASON: Schema = {"type": "string", "maxLength": REASON_CHARS}
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,13 @@ def _schema(levels: tuple[tuple[str, int], ...]) -> Schema:
     )
 
 
-def parse_verdict(data: Mapping[str, Any], rubric: Rubric) -> dict[str, Assessment]:
+def parse_verdict(data: Mapping[str, Any], rubric: Rubric, model: str = "") -> dict[str, Assessment]:
     """Checks a verdict against its rubric.
+
+    Args:
+        data: The model's object.
+        rubric: What was judged by.
+        model: Who judged, for a notice where levels are no JSON integers.
 
     Returns:
         Every criterion's assessment, in the rubric's order.
@@ -168,10 +175,20 @@ def parse_verdict(data: Mapping[str, Any], rubric: Rubric) -> dict[str, Assessme
         reason, level = cast(dict[str, Any], entry)["reason"], cast(dict[str, Any], entry)["level"]
         if not isinstance(reason, str):
             raise ValueError(f"{criterion.id}: the reason must be text")
-        # bool is an int in Python, and 2.0 == 2: neither is a level.
-        if type(level) is not int or not 0 <= level < len(criterion.levels):
+        number = whole_number(level)
+        if number is None or not 0 <= number < len(criterion.levels):
             raise ValueError(
                 f"{criterion.id}: the level must be a whole number from 0 to {len(criterion.levels) - 1}"
             )
-        verdict[criterion.id] = Assessment(reason[:MAX_REASON], level)
+        if type(level) is not int:
+            _tell_of_levels(model)
+        verdict[criterion.id] = Assessment(reason[:MAX_REASON], number)
     return verdict
+
+
+@cache  # once per model
+def _tell_of_levels(model: str) -> None:
+    _log.warning(
+        '%s writes levels as "3" or 3.0 in place of 3; they are taken where they name exactly one level',
+        model,
+    )

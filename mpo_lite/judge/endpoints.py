@@ -5,8 +5,8 @@ What can be wrong with them is found here, before torch is loaded or a call is p
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from mpo_lite.activity import activity
@@ -17,6 +17,7 @@ from mpo_lite.judge.panel import build_judge
 from mpo_lite.llm import background, transport
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.cache import AnswerCache
+from mpo_lite.llm.call_log import CallLog
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Ledger, Purpose
 from mpo_lite.llm.models import Backend, fallback_backend, judge_backends, meta_backend
@@ -30,6 +31,8 @@ class Endpoints:
         persona: Who the judges are to be.
         with_meta: Whether a meta-judge is needed.
         processes: Processes that share the limit on calls in flight.
+        waits_out: Whether servers that are down are waited for, as long as ``verdict_timeout``, before a call
+            fails; a run, which can be resumed, stops instead.
 
     Attributes:
         judges: The judges; several are a panel.
@@ -41,8 +44,11 @@ class Endpoints:
         ConfigError: One is not named, or a cap in USD meets a model without a known price.
     """
 
-    def __init__(self, config: Config, persona: str, with_meta: bool, processes: int = 1) -> None:
+    def __init__(
+        self, config: Config, persona: str, with_meta: bool, processes: int = 1, waits_out: bool = False
+    ) -> None:
         self._config, self._persona, self._processes = config, persona, processes
+        self._call_log = CallLog() if config.log_calls else None
         self.judges = judge_backends(config)
         self.fallback = fallback_backend(config)
         self.meta = meta_backend(config) if with_meta else None
@@ -54,7 +60,7 @@ class Endpoints:
         self.all = [(role, which) for role, which in named if which]
         self.fell_back = False
         self.ledger = Ledger()
-        self.client = background.wait(self._make_client())
+        self.client = background.wait(self._make_client(waits_out))
         self._refuse_unpriced()
 
     def judge(self, purpose: Purpose = "judge", draw: str = "") -> Judge:
@@ -98,13 +104,23 @@ class Endpoints:
         return down
 
     def _check_one(self, which: Backend, role: str, interrupt: Callable[[], None]) -> None:
-        at = f" at {which.api_base}" if which.api_base else ""
         try:
-            with activity(f"checking {role} {which.model}{at}"):
+            with activity(f"checking {role} {which.where}"):
                 background.wait(self.client.check(which), interrupt)
         except CallFailed as error:
-            where = which.api_base or "the provider"
-            raise EndpointError(f"{which.model} does not answer at {where}: {error}") from None
+            raise EndpointError(f"{role} {error}") from None
+
+    def log_calls(self, folder: Path) -> None:
+        """Keeps whole requests and replies, where ``log_calls`` names a file for them.
+
+        Args:
+            folder: Where a relative path begins.
+
+        Raises:
+            ConfigError: It cannot be written.
+        """
+        if self._call_log and self._config.log_calls:
+            self._call_log.open(folder / self._config.log_calls)
 
     def spend(self) -> dict[str, Any]:
         """Calls, tokens, cache hits and USD so far.
@@ -125,11 +141,8 @@ class Endpoints:
             background.result(closing, lambda: None)
             self.client.cache.close()
 
-    async def _make_client(self) -> Client:
+    async def _make_client(self, waits_out: bool) -> Client:
         config = self._config
-        # LiteLLM logs whole prompts at its debug level, and its own notices at warning.
-        for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         return Client(
             AnswerCache(config.cache_dir),
             self.ledger,
@@ -138,6 +151,8 @@ class Endpoints:
             concurrency=max(1, config.concurrency // (self._processes * len(self.judges))),
             timeout_s=config.call_timeout,
             verdict_s=config.verdict_timeout,
+            waits_out=waits_out,
+            log=self._call_log,
         )
 
     def _refuse_unpriced(self) -> None:

@@ -80,7 +80,7 @@ class GroupwiseJudge:
         def parse(data: dict[str, Any]) -> list[dict[str, Assessment]]:
             if sorted(data) != sorted(names) or not all(isinstance(data[name], dict) for name in names):
                 raise ValueError(f"the keys must be exactly: {', '.join(names)}, each an object")
-            return [parse_verdict(data[name], rubric) for name in names]
+            return [parse_verdict(data[name], rubric, single.backend.model) for name in names]
 
         answers = "\n\n".join(
             f"{name}:\n{fence('completion', sample.completion, key)}"

@@ -93,7 +93,7 @@ class PointwiseJudge:
         key = self.client.cache.nonce_key
 
         def parse(data: dict[str, Any]) -> dict[str, Assessment]:
-            return parse_verdict(data, rubric)
+            return parse_verdict(data, rubric, self.backend.model)
 
         # What stays equal comes first: providers cache prompts by prefix.
         messages = render(

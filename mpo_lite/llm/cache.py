@@ -28,6 +28,9 @@ FORMAT = 1
 
 LOCK_S = 10
 """Seconds to wait for another process's transaction before an answer is used without the cache."""
+OPEN_S = 3
+"""Seconds to wait for it at the start."""
+NONCE_BYTES = 32
 
 _TROUBLE = (sqlite3.Error, OSError, diskcache.Timeout)
 _log = logging.getLogger(__name__)
@@ -66,6 +69,7 @@ class AnswerCache:
         self.directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _refuse_locked(directory / "answers" / "cache.db")
             # Nothing is evicted behind the user's back: an evicted answer would be paid for twice.
             self._cache: Any = diskcache.Cache(
                 str(directory / "answers"),
@@ -81,6 +85,8 @@ class AnswerCache:
                 "name another folder by --cache-dir or MPO_CACHE_DIR"
             ) from error
         self._warned: set[str] = set()
+        if told := _exposed(directory):
+            _log.warning("%s: %s; it decides verdicts, so make it yours alone: chmod 700", directory, told)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The stored answer; None for a miss, which an unreadable or tampered row also is."""
@@ -183,10 +189,48 @@ def _nonce_key(path: Path) -> bytes:
     fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     if not path.exists():
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(secrets.token_bytes(32))
+            file.write(secrets.token_bytes(NONCE_BYTES))
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):  # another process was first: its key is the one
             os.link(fresh, path)
         fresh.unlink()
-    return path.read_bytes()
+    key = path.read_bytes()
+    if len(key) != NONCE_BYTES:
+        raise ConfigError(
+            f"{path}: holds {len(key)} bytes and not {NONCE_BYTES}; delete it, and a new one is made (cached "
+            "answers are then asked for again)"
+        )
+    return key
+
+
+def _refuse_locked(database: Path) -> None:
+    """Finds out at once what diskcache would try for a minute.
+
+    Raises:
+        ConfigError: Another process keeps the database locked.
+        sqlite3.Error: It is none.
+    """
+    if not database.exists():
+        return
+    with contextlib.closing(sqlite3.connect(database, timeout=OPEN_S, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            raise ConfigError(
+                f"{database}: locked by another process for {OPEN_S} s; wait for it, or name another folder "
+                "by --cache-dir or MPO_CACHE_DIR"
+            ) from error
+
+
+def _exposed(directory: Path) -> str:
+    """Who else may write to the folder; empty where nobody may."""
+    if os.name != "posix":
+        return ""
+    found = directory.stat()
+    if found.st_uid not in (0, os.geteuid()):
+        return "it belongs to another user"
+    return "other users may write to it" if found.st_mode & 0o022 else ""

@@ -44,11 +44,14 @@ class Call(Generic[T]):
         """Longest reply in tokens."""
         return self.backend.max_tokens or self.room
 
-    @property
-    def key(self) -> str:
-        """Identity in the cache: everything that could change the answer."""
+    def key(self, revision: str = "") -> str:
+        """Identity in the cache: everything that could change the answer.
+
+        Args:
+            revision: What the server says it serves under the model's name; empty where it says nothing else.
+        """
         return cache_key(
-            backend=self.backend.label,
+            backend=f"{self.backend.label}{revision and f' = {revision}'}",
             messages=self.messages,
             temperature=self.backend.temperature,
             max_tokens=self.max_tokens,

@@ -20,6 +20,7 @@ from mpo_lite.errors import CallFailed
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.call import Call, T
+from mpo_lite.llm.call_log import CallLog
 from mpo_lite.llm.coalesce import Coalesced
 from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.models import Backend
@@ -49,6 +50,8 @@ class Client:
         concurrency: Attempts in flight per backend, at most.
         timeout_s: Seconds per attempt.
         verdict_s: Seconds without any answer of a backend after which calls to it are given up.
+        waits_out: Whether a server that is down is waited for as long.
+        log: Where whole requests and replies are kept; None where they are not.
 
     Attributes:
         checked_at: When the last checked answer came, on the loop's clock; -inf before the first.
@@ -62,11 +65,14 @@ class Client:
         concurrency: int = 64,
         timeout_s: float = 120.0,
         verdict_s: float = 300.0,
+        waits_out: bool = False,
+        log: CallLog | None = None,
     ) -> None:
         self.cache, self.ledger, self.budget = cache, ledger, budget
         self.cache_hits = 0
         self.checked_at = -inf
-        self._sender = Sender(ledger, budget, concurrency, timeout_s, verdict_s)
+        self._sender = Sender(ledger, budget, concurrency, timeout_s, verdict_s, waits_out, log)
+        self._moved: set[str] = set()
         # SQLite blocks: it never runs on the loop.
         self._read = Coalesced(cache.get_all)
         self._write = Coalesced(cache.put_all)
@@ -80,7 +86,7 @@ class Client:
             EndpointError: The model refuses for good.
             BudgetReached: The call does not fit under a cap.
         """
-        key = call.key
+        key = call.key(await self._sender.revision(call.backend))
         if not (flight := self._flights.get(key)):
             flight = self._flights[key] = asyncio.create_task(self._answer(call, key))
             flight.add_done_callback(lambda done: self._landed(key, done))
@@ -96,7 +102,7 @@ class Client:
         """
         tiny = replace(backend, max_tokens=16)
         call = Call(tiny, "check", [Message(role="user", content="Reply with the word: ready")], {}, dict)
-        patience = self._sender.patience(backend)
+        patience = self._sender.patience(backend, waits_out=False)
         asked = self._sender.send(call, call.messages, patience, rung="text", max_tokens=16, attempts=2)
         try:
             await patience.wait(asked)
@@ -114,7 +120,7 @@ class Client:
         schema = object_schema({"ready": {"type": "boolean"}})
         asked = Message(role="user", content='Reply with the JSON object {"ready": true} and nothing else.')
         call = Call(replace(backend, max_tokens=64), "check", [asked], schema, _ready)
-        patience = self._sender.patience(backend)
+        patience = self._sender.patience(backend, waits_out=False)
         await patience.wait(self._parsed(call, patience))
         return self._sender.habits(backend).rungs()[0]
 
@@ -139,6 +145,7 @@ class Client:
             try:
                 value = call.parse(parse_object(stored["text"]))
                 self.cache_hits += 1
+                self._tell_move(call.backend, stored.get("address"))
                 return value
             except ValueError:
                 _log.warning("an answer in the cache does not parse any more; it is asked for again")
@@ -148,12 +155,26 @@ class Client:
         entry = {
             "text": reply.text,
             "model": call.backend.model,
+            "address": call.backend.api_base,
             "input_tokens": reply.input_tokens,
             "output_tokens": reply.output_tokens,
             "time": time.time(),
         }
         await self._write((key, entry))
         return value
+
+    def _tell_move(self, backend: Backend, address: str | None) -> None:
+        """Says once that cached answers came from another address: the name may stand for another model."""
+        moved = address and backend.api_base and address != backend.api_base and not backend.is_simulated
+        if moved and backend.label not in self._moved:
+            self._moved.add(backend.label)
+            _log.warning(
+                "%s: answers given at %s are taken from the cache, while this job names %s; if another model "
+                "is served there, give it a label of its own in the judge's entry",
+                backend.label,
+                address,
+                backend.api_base,
+            )
 
     async def _parsed(self, call: Call[T], patience: Patience) -> tuple[Reply, T]:
         """Asks, asks once more in another way if the reply is of no use, then has it repaired once."""

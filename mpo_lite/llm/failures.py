@@ -12,10 +12,11 @@ import re
 import time
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from mpo_lite.errors import CallFailed, EndpointError, FailureKind
-from mpo_lite.llm.models import Backend
+from mpo_lite.llm.models import KEYLESS, Backend
+from mpo_lite.llm.wire import MAX_REPLY, Exchange
 from mpo_lite.types import Message
 
 _PARAMETERS = ("temperature", "seed", "max_tokens")
@@ -57,6 +58,7 @@ class Retryable(Exception):
         retry_after: Seconds the server asks to wait, or None.
         overload: The server is there and has too much to do.
         billed: The model may have worked for it, so that it may be charged.
+        down: The server cannot be reached, or says that what it stands before cannot be.
         kind: What it is where it stays so: ``timeout`` or ``transport``.
     """
 
@@ -66,11 +68,29 @@ class Retryable(Exception):
         retry_after: float | None = None,
         overload: bool = False,
         billed: bool = False,
+        down: bool = False,
         kind: FailureKind = "transport",
     ) -> None:
         super().__init__(message)
-        self.retry_after, self.overload, self.billed = retry_after, overload, billed
+        self.retry_after, self.overload, self.billed, self.down = retry_after, overload, billed, down
         self.kind: FailureKind = kind
+
+
+class ProviderKey(NamedTuple):
+    """A provider's key.
+
+    Attributes:
+        variables: Where it is read from: from any of these, or, for clouds, from all of them.
+        is_set: Whether it is found there; None where LiteLLM does not say.
+    """
+
+    variables: tuple[str, ...]
+    is_set: bool | None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one key, and no account of a cloud that may be found in other ways, too."""
+        return bool(self.variables) and all(name.endswith("_API_KEY") for name in self.variables)
 
 
 class ParameterRefused(Exception):
@@ -82,7 +102,12 @@ class ParameterRefused(Exception):
 
 
 def meaning(
-    error: Exception, backend: Backend, messages: list[Message], parameters: dict[str, Any]
+    error: Exception,
+    backend: Backend,
+    messages: list[Message],
+    parameters: dict[str, Any],
+    exchange: Exchange,
+    key: ProviderKey,
 ) -> Exception:
     """What a failed attempt is to us, in our own words: the provider's may repeat sample or key.
 
@@ -91,48 +116,65 @@ def meaning(
         backend: Who was asked.
         messages: What was sent.
         parameters: With which parameters.
+        exchange: What was seen on the wire.
+        key: The provider's key.
 
     Returns:
         ``Retryable``, ``ParameterRefused``, ``CallFailed`` or ``EndpointError``, to be raised.
     """
-    status = getattr(error, "status_code", None)
-    text = str(error)
-    where = f"{backend.model}{f' at {backend.api_base}' if backend.api_base else ''}"
+    status, text, where = getattr(error, "status_code", None), str(error), backend.where
+    if exchange.redirect:
+        return EndpointError(
+            f"{where}: redirects to {exchange.redirect}; give its address as --{backend.role}-api-base"
+        )
+    if exchange.oversized:
+        return Retryable(f"{where}: the reply is longer than {MAX_REPLY >> 20} MiB", billed=True)
     if status == 402 or (status == 429 and _QUOTA.search(text)):
         return EndpointError(
             f"{where}: the account has no quota left ({status}); add credit or name another model"
         )
-    if _NO_KEY.search(text):
-        return EndpointError(f"{where}: the key is missing; {_key_hint(backend)}")
-    if status in (401, 403):
-        return EndpointError(f"{where}: the key is missing or refused ({status}); {_key_hint(backend)}")
+    missing = not backend.api_base and not backend.api_key and key.is_plain and key.is_set is False
+    if status in (401, 403) or missing or _NO_KEY.search(text):
+        return EndpointError(f"{where}: {_key_problem(backend, key, status)}")
     if status == 404:
-        return EndpointError(f"{where}: no such model or address (404); check the name and the --…-api-base")
-    if "LLM Provider NOT provided" in text:
         return EndpointError(
-            f"{where}: unknown model name; write provider/model as LiteLLM does, e.g. openai/gpt-4o"
+            f"{where}: no such model or address (404); check the name and the --{backend.role}-api-base"
         )
     if status == 422 and getattr(error, "body", None) is None:
         return Retryable(f"{where}: an error object in place of an answer")  # sent with status 200
     if status in (400, 413, 422):
         return _bad_request(error, backend, messages, parameters)
-    if status in (None, 500) and _UNREACHED.search(text):  # LiteLLM counts these as the server's errors
-        seen = f"{where}: no connection (is the server up, and the address right?)"
-    else:
-        seen = f"{where}: {type(error).__name__}{f' ({status})' if status else ''}"
+    unreached = status in (None, 500) and exchange.status is None and bool(_UNREACHED.search(text))
     return Retryable(
-        seen,
+        f"{where}: {_no_connection(backend) if unreached else _server_error(error, backend, exchange)}",
         _retry_after(error),
         overload=status == 429,
-        billed=_lost(error, status, text),
+        billed=exchange.status == 200 or _lost(error, status, text),
+        down=unreached or exchange.status in (502, 503),
         kind="timeout" if status in (408, 504) else "transport",
     )
+
+
+def _no_connection(backend: Backend) -> str:
+    if backend.api_base:
+        return "no connection (is the server up, and the address right?)"
+    return f"cannot reach {backend.model.partition('/')[0]}: see your network or proxy"
+
+
+def _server_error(error: Exception, backend: Backend, exchange: Exchange) -> str:
+    status = getattr(error, "status_code", None)
+    seen = f"{type(error).__name__}{f' ({status})' if status else ''}"
+    if exchange.status == 200:
+        return "an answer that cannot be read"
+    if (exchange.status or 0) < 500:
+        return seen
+    return f"{seen} {'from a server that is up (see its log)' if backend.api_base else 'of the provider'}"
 
 
 def _bad_request(
     error: Exception, backend: Backend, messages: list[Message], parameters: dict[str, Any]
 ) -> Exception:
-    text, kind = _own_words(str(error), backend, messages), type(error).__name__
+    text, kind = own_words(str(error), backend, messages), type(error).__name__
     if kind == "ContentPolicyViolationError" or _POLICY.search(text):
         return CallFailed("refusal", "the provider's content policy declined the sample")
     if kind == "ContextWindowExceededError" or _CONTEXT.search(text):
@@ -146,18 +188,24 @@ def _bad_request(
     return CallFailed("transport", f"refused: {' '.join(text.split())[:300]}")
 
 
-def _own_words(text: str, backend: Backend, messages: list[Message]) -> str:
+def own_words(text: str, backend: Backend, messages: list[Message]) -> str:
     """The server's message without what it repeats of the prompt, and without any key.
 
     Neither may be shown, and the prompt's words must not decide what the message means.
     """
-    keys = [value for name, value in os.environ.items() if name.endswith(("_KEY", "_TOKEN", "_SECRET"))]
-    for secret in [*keys, backend.api_key or ""]:
-        text = text.replace(secret, "…") if len(secret) >= 8 else text
+    text = without_keys(text, backend)
     lines = (line.strip() for message in messages for line in message["content"].splitlines())
     for line in lines:
         for form in (line, json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1]):
             text = text.replace(form, "…") if len(form) >= 16 else text
+    return text
+
+
+def without_keys(text: str, backend: Backend) -> str:
+    """A text that came from a server, without any key of ours that it repeats."""
+    keys = [value for name, value in os.environ.items() if name.endswith(("_KEY", "_TOKEN", "_SECRET"))]
+    for secret in [*keys, backend.api_key or ""]:
+        text = text.replace(secret, "…") if len(secret) >= 8 else text
     return text
 
 
@@ -186,7 +234,17 @@ def _retry_after(error: Exception) -> float | None:
         return None
 
 
-def _key_hint(backend: Backend) -> str:
+def _key_problem(backend: Backend, key: ProviderKey, status: int | None) -> str:
+    """Which key is missing or refused, and what to do."""
+    own = f"MPO_{backend.role.upper()}_API_KEY"
+    told = f" ({status})" if status in (401, 403) else ""
+    if backend.key_variable or (key.is_set and not backend.api_base):
+        name = backend.key_variable or " or ".join(key.variables)
+        return f"the key in {name} is refused{told}; see that it is whole, valid and may use this model"
     if backend.api_base:
-        return "set MPO_JUDGE_API_KEY or MPO_META_API_KEY, or api_key_env, to the server's key"
-    return f"set {backend.model.split('/')[0].upper()}_API_KEY, MPO_JUDGE_API_KEY or MPO_META_API_KEY"
+        given = "no key was given" if backend.api_key in (None, KEYLESS) else "the key given is refused"
+        return f"{given}{told}; set {own}, or the variable that api_key_env names, to the server's key"
+    missing = "the key is missing" if key.is_set is False else "the key is missing or refused"
+    if key.is_plain:
+        return f"{missing}{told}; set {', '.join(key.variables)} or {own}"
+    return f"{missing}{told}; set {' and '.join(key.variables) or own}"

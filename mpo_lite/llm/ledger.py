@@ -1,5 +1,5 @@
-"""The ledger: one JSON line per call that reached a model. It holds figures, never prompts, answers or
-keys.
+"""The ledger: one JSON line per call that reached a model. It holds figures, never prompts or keys, and of
+answers only how those began that could not be used.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ class CallRecord:
             requests were under way; ``failed``.
         reason: Why it was not ``ok``: in our words, or in the server's without what it repeats of prompt or
             key.
+        reply: How a reply that could not be used began, likewise; empty otherwise.
         seconds: From sending to the answer.
         input_tokens: Prompt tokens, the provider-cached ones included.
         output_tokens: Answer tokens, thinking included.
         usd: What it cost; None where the price is unknown.
         cached_tokens: Prompt tokens that were read from the provider's prefix cache.
-        metered: Whether tokens and USD are the server's own count. Where it told none, or its answer got lost
-            on the way, they are the most it can have been.
+        metered: Whether tokens and USD are the server's own count. Where it told none, or one that cannot be,
+            or its answer got lost on the way, they are the most it can have been.
     """
 
     time: float
@@ -49,6 +50,7 @@ class CallRecord:
     cached_tokens: int = 0
     metered: bool = True
     reason: str = ""
+    reply: str = ""
 
 
 class _CallRow(BaseModel):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Literal
 
 from mpo_lite.config import Config, Model, Price
 from mpo_lite.errors import ConfigError
@@ -34,6 +35,10 @@ SANDBOX = "sandbox"
 """The model name that stands for the embedded, simulated judge and meta-judge."""
 
 
+Role = Literal["judge", "meta"]
+"""Whose settings and variables a model goes by: ``--judge-api-base``, ``MPO_META_API_KEY``."""
+
+
 @dataclass(frozen=True)
 class Backend:
     """One model at one address, with how it is to be asked.
@@ -46,6 +51,8 @@ class Backend:
         temperature: Sampling temperature of the answers.
         max_tokens: Longest answer in tokens; None leaves it to each call.
         price: See ``mpo_lite.config.Price``; None leaves it to LiteLLM's table.
+        role: What it is asked as.
+        key_variable: Where ``api_key`` was read from; empty where it was not.
     """
 
     label: str
@@ -55,6 +62,18 @@ class Backend:
     temperature: float = 0.0
     max_tokens: int | None = None
     price: Price | None = None
+    role: Role = "judge"
+    key_variable: str = ""
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether it is the embedded, simulated judge or meta-judge."""
+        return self.model.startswith(f"openai/{SANDBOX}-")
+
+    @property
+    def where(self) -> str:
+        """Name and address, as errors begin."""
+        return f"{self.model}{f' at {self.api_base}' if self.api_base else ''}"
 
 
 def full_name(name: str) -> str:
@@ -77,9 +96,9 @@ def judge_backends(config: Config, environ: Mapping[str, str] | None = None) -> 
             "no judge: give --judge MODEL (for example gpt-4o), set MPO_JUDGE, "
             "or see it work without a key: mpo-lite quickstart"
         )
-    key = environ.get("MPO_JUDGE_API_KEY") if len(config.judge) == 1 else None
     common = {"api_base": config.judge_api_base, "price": config.judge_price}
-    judges = tuple(_judge(_with_defaults(spec, common), config, environ, key) for spec in config.judge)
+    own = "MPO_JUDGE_API_KEY" if len(config.judge) == 1 else ""
+    judges = tuple(_judge(_with_defaults(spec, common), config, environ, own) for spec in config.judge)
     labels = [judge.label for judge in judges]
     if repeated := sorted({label for label in labels if labels.count(label) > 1}):
         raise ConfigError(
@@ -104,40 +123,49 @@ def meta_backend(config: Config, environ: Mapping[str, str] | None = None) -> Ba
             "set MPO_META, or train without one: --baseline iter0"
         )
     spec = Model(model=config.meta, api_base=config.meta_api_base, price=config.meta_price)
-    key = environ.get("MPO_META_API_KEY")
-    return _backend(spec, f"meta-{config.seed}", key, temperature=0.7, max_tokens=config.meta_max_tokens)
+    return _backend(spec, "meta", config, environ, "MPO_META_API_KEY", 0.7, config.meta_max_tokens)
 
 
-def _judge(spec: Model, config: Config, environ: Mapping[str, str], key: str | None = None) -> Backend:
-    if spec.api_key_env and not (key := environ.get(spec.api_key_env)):
+def _judge(spec: Model, config: Config, environ: Mapping[str, str], key_variable: str = "") -> Backend:
+    if spec.api_key_env and not environ.get(spec.api_key_env):
         raise ConfigError(
             f"judge {spec.model}: the variable {spec.api_key_env} named by api_key_env is not set"
         )
     several = config.replicates > 1
     temperature = config.judge_temperature if config.judge_temperature is not None else 0.7 * several
-    return _backend(spec, f"judge-{config.seed}", key, temperature, config.judge_max_tokens)
+    variable = spec.api_key_env or key_variable
+    return _backend(spec, "judge", config, environ, variable, temperature, config.judge_max_tokens)
 
 
 def _backend(
-    spec: Model, sandbox: str, key: str | None, temperature: float, max_tokens: int | None
+    spec: Model,
+    role: Role,
+    config: Config,
+    environ: Mapping[str, str],
+    key_variable: str,
+    temperature: float,
+    max_tokens: int | None,
 ) -> Backend:
     simulated = spec.model == SANDBOX
     if simulated and not spec.api_base:
         raise ConfigError(
-            f"{sandbox.partition('-')[0]} {SANDBOX!r}: only the command line serves it by itself; "
+            f"{role} {SANDBOX!r}: only the command line serves it by itself; "
             "run mpo-lite sandbox serve and name what it prints"
         )
     name = full_name(spec.model)
+    key = environ.get(key_variable)
     return Backend(
         # A simulated model is the program's own: another version of it may answer otherwise.
-        label=spec.label or (f"{SANDBOX}-{version('mpo-lite')}/{sandbox}" if simulated else name),
-        model=f"openai/{SANDBOX}-{sandbox.partition('-')[0]}" if simulated else name,
+        label=spec.label or (f"{SANDBOX}-{version('mpo-lite')}/{role}-{config.seed}" if simulated else name),
+        model=f"openai/{SANDBOX}-{role}" if simulated else name,
         api_base=spec.api_base,
         # A server of one's own needs no key; the provider's key in the environment is not for it.
         api_key=key or (KEYLESS if spec.api_base else None),
         temperature=temperature,
         max_tokens=max_tokens,
         price=(0.0, 0.0) if simulated else spec.price,
+        role=role,
+        key_variable=key_variable if key else "",
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from mpo_lite.errors import CallFailed
+from mpo_lite.llm.failures import Retryable
 from mpo_lite.llm.limiter import Limiter
 
 T = TypeVar("T")
@@ -22,15 +23,18 @@ class Patience:
         limiter: The backend's: knows when it last answered.
         silence_s: Seconds without any answer of the backend after which the call is given up.
         model: The backend's model, for the message.
+        waits_out: Whether a server that is down is waited for as well, and not only a busy one.
 
     Attributes:
         begun: Whether an attempt has been sent.
-        last: What the last failed attempt ended by; empty where there is none.
+        last: What the last failed attempt ended by, or None.
+        waits_out: See above.
     """
 
-    def __init__(self, limiter: Limiter, silence_s: float, model: str) -> None:
+    def __init__(self, limiter: Limiter, silence_s: float, model: str, waits_out: bool = False) -> None:
         self.begun = False
-        self.last = ""
+        self.last: Retryable | None = None
+        self.waits_out = waits_out
         self._limiter, self._silence_s, self._model = limiter, silence_s, model
         self._since = asyncio.get_running_loop().time()
 
@@ -38,7 +42,7 @@ class Patience:
         """The result of ``work``.
 
         Raises:
-            CallFailed: ``timeout``: the backend has been silent for too long.
+            CallFailed: ``timeout``: the backend has been silent for too long; ``transport``: it was down.
         """
         task = asyncio.ensure_future(work)
         try:
@@ -51,7 +55,8 @@ class Patience:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         last = f"; last attempt: {self.last}" if self.last else ""
-        raise CallFailed("timeout", f"{self._model} answered no call for {self._silence_s:g} s{last}")
+        kind = "transport" if self.last and self.last.down else "timeout"
+        raise CallFailed(kind, f"{self._model} answered no call for {self._silence_s:g} s{last}")
 
     def _left(self) -> float:
         heard_at = max(self._since, self._limiter.heard_at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -13,10 +14,11 @@ import aiohttp
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from mpo_lite.errors import CallFailed
-from mpo_lite.llm import transport
+from mpo_lite.llm import transport, wire
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.call import Call, T
-from mpo_lite.llm.failures import ParameterRefused, Retryable
+from mpo_lite.llm.call_log import CallLog
+from mpo_lite.llm.failures import ParameterRefused, Retryable, own_words, without_keys
 from mpo_lite.llm.habits import Habits
 from mpo_lite.llm.ledger import CallRecord, Ledger
 from mpo_lite.llm.limiter import Limiter
@@ -24,6 +26,7 @@ from mpo_lite.llm.models import Backend
 from mpo_lite.llm.patience import Patience
 from mpo_lite.llm.reading import Reading, read
 from mpo_lite.llm.structured import Rung, without_bounds
+from mpo_lite.llm.transport import Reply
 from mpo_lite.types import Message
 
 ATTEMPTS = 5
@@ -31,10 +34,16 @@ ATTEMPTS = 5
 call's patience.
 """
 MAX_WAIT_S = 60.0
+DOWN_WAIT_S = 5.0
+"""Seconds between attempts, at most, at a server that is down and waited for."""
 LEAST_ROOM = 512
 """Tokens added for thinking that are worth asking for, where a context is too small for more."""
 MARKUP_TOKENS = 512
 """What chat templates and a provider's own words on tools may add to a prompt."""
+REPLY_CHARS = 200
+"""Characters of an unusable reply that the ledger keeps."""
+
+_log = logging.getLogger(__name__)
 
 
 class Sender:
@@ -46,24 +55,46 @@ class Sender:
         concurrency: Attempts in flight per backend, at most.
         timeout_s: Seconds per attempt.
         verdict_s: Seconds without any answer of a backend after which calls to it are given up.
+        waits_out: Whether a server that is down is waited for as long.
+        log: Where whole requests and replies are kept; None where they are not.
     """
 
     def __init__(
-        self, ledger: Ledger, budget: Budget, concurrency: int, timeout_s: float, verdict_s: float
+        self,
+        ledger: Ledger,
+        budget: Budget,
+        concurrency: int,
+        timeout_s: float,
+        verdict_s: float,
+        waits_out: bool,
+        log: CallLog | None,
     ) -> None:
-        self._ledger, self._budget = ledger, budget
+        self._calls = log
+        self._ledger, self._budget, self._waits_out = ledger, budget, waits_out
         self._timeout_s, self._verdict_s = timeout_s, verdict_s
         self._limiters: defaultdict[str, Limiter] = defaultdict(lambda: Limiter(concurrency, timeout_s))
         self._habits: dict[str, Habits] = {}
         self._session: aiohttp.ClientSession | None = None
+        self._revisions: dict[tuple[str, str | None], asyncio.Task[str]] = {}
+        self._outages: dict[str, float] = {}
 
     def habits(self, backend: Backend) -> Habits:
         """What is known of a model's ways."""
         return self._habits.setdefault(backend.label, Habits(backend.model))
 
-    def patience(self, backend: Backend) -> Patience:
+    def patience(self, backend: Backend, waits_out: bool = True) -> Patience:
         """How long a new call to a backend waits."""
-        return Patience(self._limiters[backend.label], self._verdict_s, backend.model)
+        limiter, waits_out = self._limiters[backend.label], waits_out and self._waits_out
+        return Patience(limiter, self._verdict_s, backend.model, waits_out)
+
+    async def revision(self, backend: Backend) -> str:
+        """See ``transport.revision``; asked for once."""
+        place = (backend.model, backend.api_base)
+        if place not in self._revisions:
+            self._revisions[place] = asyncio.create_task(
+                transport.revision(backend, await self._connections())
+            )
+        return await asyncio.shield(self._revisions[place])
 
     async def send(
         self,
@@ -105,7 +136,10 @@ class Sender:
 
         while True:
             retrying = AsyncRetrying(
-                retry=retry_if_exception_type(Retryable), stop=_stop(attempts), wait=_wait, reraise=True
+                retry=retry_if_exception_type(Retryable),
+                stop=_stop(attempts, patience.waits_out),
+                wait=_wait,
+                reraise=True,
             )
             try:
                 reading: Reading[T] = await retrying(self._attempt, call, messages, request, patience)
@@ -123,6 +157,8 @@ class Sender:
 
     async def close(self) -> None:
         """Closes the connections."""
+        for asked in self._revisions.values():
+            asked.cancel()
         if self._session:
             await self._session.close()
             self._session = None
@@ -135,23 +171,25 @@ class Sender:
         patience: Patience,
     ) -> Reading[Any]:
         limiter = self._limiters[call.backend.label]
-        self._session = self._session or await transport.open_session()
+        session = await self._connections()
         async with limiter.slot(urgent=patience.begun) as place:
             # Made only now: while this call waited, others may have shown what the model refuses.
             parameters = request()
             tariff, most = transport.tariff(call.backend), _most(call, messages, parameters)
             async with self._budget.reserve(tariff.worst(*most) if tariff else 0.0, sum(most)):
-                started, patience.begun = time.monotonic(), True
+                started, patience.begun, exchange = time.monotonic(), True, wire.watch()
                 outcome: Reading[Any] | BaseException = asyncio.CancelledError()
                 try:
                     reply = await transport.attempt(
-                        call.backend, messages, parameters, self._session, self._timeout_s
+                        call.backend, messages, parameters, session, self._timeout_s, exchange
                     )
                     limiter.succeeded(place)
                     outcome = read(call, reply)
                     return outcome
                 except Retryable as error:
-                    outcome, patience.last = error, str(error)
+                    outcome = patience.last = error
+                    if error.down and patience.waits_out:
+                        self._tell_outage(call.backend, error)
                     if error.overload:
                         limiter.overloaded(place, min(error.retry_after or 0.0, MAX_WAIT_S))
                     elif error.kind == "timeout":
@@ -164,6 +202,19 @@ class Sender:
                 finally:
                     record = _record(call, outcome, time.monotonic() - started, tariff, most)
                     self._ledger.record(record)
+                    if self._calls:
+                        self._calls.record(_log_row(call, messages, parameters, record, exchange))
+
+    async def _connections(self) -> aiohttp.ClientSession:
+        self._session = self._session or await transport.open_session()
+        return self._session
+
+    def _tell_outage(self, backend: Backend, error: Retryable) -> None:
+        """Says once per outage that it is waited for."""
+        heard_at = self._limiters[backend.label].heard_at
+        if self._outages.get(backend.label) != heard_at:
+            self._outages[backend.label] = heard_at
+            _log.warning("%s; waiting for it, up to %g s", error, self._verdict_s)
 
 
 def _most(call: Call[Any], messages: list[Message], parameters: dict[str, Any]) -> tuple[int, int]:
@@ -192,7 +243,7 @@ def _record(
     retry = outcome if isinstance(outcome, Retryable) else None
     lost = isinstance(outcome, asyncio.CancelledError) or (retry is not None and retry.billed)
     sent, received = most if reply or lost else (0, 0)
-    metered = reply is not None and reply.input_tokens is not None and reply.output_tokens is not None
+    metered = reply is not None and _is_plausible(reply, most)
     if reply and metered:
         sent, received = reply.input_tokens or 0, reply.output_tokens or 0
     usd = None if sent else 0.0
@@ -204,13 +255,55 @@ def _record(
         model=call.backend.model,
         outcome=_outcome(outcome),
         reason=reading.problem if reading else str(outcome) or "given up before it was answered",
+        reply=_beginning(call, reading) if reading and reading.failure else "",
         seconds=round(seconds, 4),
         input_tokens=sent,
-        cached_tokens=reply.cached_tokens if reply else 0,
+        cached_tokens=reply.cached_tokens if reply and metered else 0,
         output_tokens=received,
         metered=metered or not sent,
         usd=usd,
     )
+
+
+def _is_plausible(reply: Reply, most: tuple[int, int]) -> bool:
+    """Whether a server's count of tokens can be: none of it negative, none beyond what the call can take."""
+    sent, received = reply.input_tokens, reply.output_tokens
+    if sent is None or received is None:
+        return False
+    within = 0 < sent <= most[0] and 0 <= received <= most[1]
+    return (
+        within
+        and min(reply.cached_tokens, reply.written_tokens) >= 0
+        and (reply.cached_tokens + reply.written_tokens <= sent)
+    )
+
+
+def _beginning(call: Call[Any], reading: Reading[Any]) -> str:
+    """How a reply that is of no use begins, without what it repeats of the prompt."""
+    text = own_words(reading.reply.text[: 10 * REPLY_CHARS], call.backend, call.messages)
+    return " ".join(text.split())[:REPLY_CHARS]
+
+
+def _log_row(
+    call: Call[Any],
+    messages: list[Message],
+    parameters: dict[str, Any],
+    record: CallRecord,
+    exchange: wire.Exchange,
+) -> dict[str, Any]:
+    """An attempt in full."""
+    return {
+        "request": {"messages": messages, **parameters},
+        "time": record.time,
+        "purpose": record.purpose,
+        "model": record.model,
+        "address": call.backend.api_base,
+        "status": exchange.status,
+        "reply": without_keys(exchange.body, call.backend),
+        "outcome": record.outcome,
+        "reason": record.reason,
+        "seconds": record.seconds,
+    }
 
 
 def _outcome(outcome: Reading[Any] | BaseException) -> str:
@@ -220,13 +313,15 @@ def _outcome(outcome: Reading[Any] | BaseException) -> str:
     return "overload" if isinstance(outcome, Retryable) and outcome.overload else "failed"
 
 
-def _stop(attempts: int) -> Callable[[RetryCallState], bool]:
+def _stop(attempts: int, waits_out: bool) -> Callable[[RetryCallState], bool]:
+    """Ends a request after so many failures; those that its patience ends are none of them."""
     failures = 0
 
     def stop(state: RetryCallState) -> bool:
         nonlocal failures
         error = state.outcome.exception() if state.outcome else None
-        failures += not (isinstance(error, Retryable) and error.overload)
+        waited_for = isinstance(error, Retryable) and (error.overload or (error.down and waits_out))
+        failures += not waited_for
         return failures >= attempts
 
     return stop
@@ -236,5 +331,6 @@ def _wait(state: RetryCallState) -> float:
     """Seconds before the next attempt: what the server asked for, or a jittered, growing time."""
     error = state.outcome.exception() if state.outcome else None
     asked = error.retry_after if isinstance(error, Retryable) else None
-    backoff = wait_random_exponential(multiplier=0.25, max=MAX_WAIT_S)(state)
+    longest = DOWN_WAIT_S if isinstance(error, Retryable) and error.down else MAX_WAIT_S
+    backoff = wait_random_exponential(multiplier=0.25, max=longest)(state)
     return min(asked, MAX_WAIT_S) + 0.1 * backoff if asked else backoff

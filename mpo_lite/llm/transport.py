@@ -7,6 +7,9 @@ multiply the SDK's and repeat what can never succeed.
 from __future__ import annotations
 
 import asyncio
+import difflib
+import json
+import logging
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -14,14 +17,27 @@ from typing import Any, NamedTuple
 
 import aiohttp
 
-from mpo_lite.llm.failures import Retryable, meaning
-from mpo_lite.llm.models import Backend
+from mpo_lite.errors import EndpointError
+from mpo_lite.llm import wire
+from mpo_lite.llm.failures import ProviderKey, Retryable, meaning
+from mpo_lite.llm.models import ALIASES, KEYLESS, Backend
 from mpo_lite.types import Message
 
 CONNECTIONS = 512
 """Sockets per process; above the concurrency ceiling, so that queueing for one never counts as a timeout."""
 MARGIN_S = 5.0
 """Seconds that LiteLLM's own time-out is longer, so that ours is the one that ends an attempt."""
+
+TALKATIVE = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "openai", "anthropic", "httpx", "httpcore")
+"""Loggers whose debug output holds prompts, addresses with their queries, or keys."""
+SELF_SERVED = frozenset({"hosted_vllm", "lm_studio", "xinference", "openai_like", "custom_openai", "triton"})
+"""LiteLLM's providers that have no address of their own."""
+UNGUARDED = frozenset({"aiohttp_openai", "nlp_cloud", "oobabooga", "petals"})
+"""LiteLLM's providers whose clients ``wire.guard`` does not reach."""
+MODELS_S = 5.0
+"""Seconds that a server may take to list its models."""
+
+_log = logging.getLogger(__name__)
 
 
 class Tariff(NamedTuple):
@@ -77,13 +93,88 @@ class Reply:
 
 @cache
 def _litellm() -> Any:
+    debugged = [
+        name
+        for name in ("LITELLM_LOG", "OPENAI_LOG", "ANTHROPIC_LOG")
+        if os.environ.get(name, "").upper() in ("DEBUG", "INFO")
+    ]
+    os.environ["LITELLM_LOG"] = "ERROR"
     # Set before the import, or it fetches its price and header tables from the network.
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     os.environ["LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS"] = "True"
+    # Its other transports are not guarded.
+    os.environ["DISABLE_AIOHTTP_TRANSPORT"] = os.environ["LITELLM_HTTP2"] = "False"
     import litellm
+    from litellm.llms.custom_httpx.aiohttp_transport import LiteLLMAiohttpTransport
 
     litellm.suppress_debug_info = True
+    litellm.disable_aiohttp_transport = False
+    wire.guard(LiteLLMAiohttpTransport)
+    if litellm.set_verbose:  # pyright: ignore[reportPrivateImportUsage] - a script had imported it before
+        debugged.append("litellm.set_verbose")
+        litellm.set_verbose = False  # pyright: ignore[reportPrivateImportUsage]
+    for name in TALKATIVE:
+        # LiteLLM tells what it thinks of a model at warning, and that is no error of ours.
+        logging.getLogger(name).setLevel(logging.ERROR if name.startswith("LiteLLM") else logging.WARNING)
+    if debugged:
+        _log.warning(
+            "%s: debug output of the libraries is off, because it holds prompts and keys; --log-calls FILE "
+            "keeps whole requests and replies without keys",
+            ", ".join(debugged),
+        )
     return litellm
+
+
+def provider_key(model: str) -> ProviderKey:
+    """The variables that LiteLLM reads a model's key from, and whether it finds one there."""
+    litellm = _litellm()
+    try:
+        _, provider, key, _ = litellm.get_llm_provider(model)
+        told: dict[str, Any] = litellm.validate_environment(model)
+    except Exception:  # noqa: BLE001 - of classes of all its providers; it is unknown then
+        return ProviderKey((), None)
+    usual = f"{provider.upper().replace('-', '_')}_API_KEY"
+    # Which variable it was read from, its value says; for some, LiteLLM makes one up.
+    if key and (found := [name for name, value in os.environ.items() if value == key]):
+        return ProviderKey(tuple(found), True)
+    if os.environ.get(usual):
+        return ProviderKey((usual,), True)
+    # The variable that is called as the provider is goes first: it is the one that its manual names.
+    names = sorted(told["missing_keys"], key=lambda name: name != usual)
+    return ProviderKey(tuple(names), False) if names else ProviderKey((usual,), None)
+
+
+@cache
+def _check_name(backend: Backend) -> None:
+    """Refuses a model that LiteLLM cannot ask, or not as we must have it.
+
+    Raises:
+        EndpointError: Its name is unknown, it has no address, or its client cannot be guarded.
+    """
+    litellm = _litellm()
+    try:
+        _, provider, _, address = litellm.get_llm_provider(backend.model)
+    except Exception:  # noqa: BLE001 - bare classes, by provider
+        raise EndpointError(f"{backend.where}: unknown model name; {_meant(backend.model)}") from None
+    if provider in SELF_SERVED and not (backend.api_base or address):
+        raise EndpointError(
+            f"{backend.model}: a server of your own has no address that is known; give "
+            f"--{backend.role}-api-base http://HOST:PORT/v1"
+        )
+    if provider in UNGUARDED:
+        raise EndpointError(
+            f"{backend.model}: LiteLLM asks {provider} by a client that may follow redirects with the key; "
+            f"where it speaks OpenAI's API, write openai/NAME and --{backend.role}-api-base"
+        )
+
+
+def _meant(name: str) -> str:
+    """What an unknown model name may have been meant to be."""
+    provider, slash, rest = name.partition("/")
+    providers = [str(getattr(each, "value", each)) for each in _litellm().provider_list]
+    near = difflib.get_close_matches(provider, providers if slash else ALIASES, n=2, cutoff=0.7)
+    meant = f"did you mean {' or '.join(f'{each}{slash}{rest}' for each in near)}? Else " if near else ""
+    return f"{meant}write provider/model as LiteLLM does, e.g. openai/gpt-4o"
 
 
 @cache
@@ -116,12 +207,43 @@ async def open_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS))
 
 
+async def revision(backend: Backend, session: aiohttp.ClientSession) -> str:
+    """What a server of one's own says it serves under the model's name: the model's path or hub id.
+
+    vLLM tells it as ``root``; its ``id`` is the name, and its ``created`` the time of the request. Empty
+    where the name says it already, or nothing is told.
+    """
+    provider, _, name = backend.model.partition("/")
+    if not backend.api_base or provider not in ("hosted_vllm", "openai") or backend.is_simulated:
+        return ""
+    headers = {} if backend.api_key in (None, KEYLESS) else {"Authorization": f"Bearer {backend.api_key}"}
+    try:
+        async with session.get(
+            f"{backend.api_base.rstrip('/')}/models",
+            headers=headers,
+            allow_redirects=False,
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(MODELS_S),
+        ) as response:
+            body = b""
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > wire.MAX_REPLY:
+                    return ""
+            roots = {entry["id"]: entry.get("root") for entry in json.loads(body)["data"]}
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError, AttributeError):
+        return ""
+    root = roots.get(name)
+    return root if isinstance(root, str) and root != name else ""
+
+
 async def attempt(
     backend: Backend,
     messages: list[Message],
     parameters: dict[str, Any],
     session: aiohttp.ClientSession,
     timeout_s: float,
+    exchange: wire.Exchange,
 ) -> Reply:
     """Sends one request and waits for its whole answer.
 
@@ -132,6 +254,7 @@ async def attempt(
             ``structured.form`` asks for.
         session: Connections to use, from ``open_session``.
         timeout_s: Seconds from sending to the last byte.
+        exchange: Of ``wire.watch``; what came back is told there too.
 
     Raises:
         Retryable: Overload, server error, lost connection, timeout or an answer that is none.
@@ -140,6 +263,7 @@ async def attempt(
         EndpointError: Wrong key, no such model or address, no quota: no call can succeed.
     """
     litellm = _litellm()
+    _check_name(backend)
     try:
         # LiteLLM's timeout holds per socket read: a dripping body outlasts it. Ours holds for the whole.
         async with asyncio.timeout(timeout_s):
@@ -158,12 +282,14 @@ async def attempt(
             )
         return _reply(response)
     except TimeoutError:
-        raise Retryable(f"no whole answer within {timeout_s:g} s", billed=True, kind="timeout") from None
+        seen = f"{backend.where}: no whole answer within {timeout_s:g} s"
+        raise Retryable(seen, billed=True, kind="timeout") from None
     except asyncio.CancelledError:
         raise
     except Exception as error:  # noqa: BLE001 - LiteLLM raises classes of all its providers
         # Not chained: a traceback must not print the provider's words, which may repeat prompt and key.
-        raise meaning(error, backend, messages, parameters) from None
+        key = provider_key(backend.model)
+        raise meaning(error, backend, messages, parameters, exchange, key) from None
 
 
 def _cacheable(messages: list[Message], backend: Backend) -> list[Any]:

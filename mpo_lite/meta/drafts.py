@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from mpo_lite.llm.structured import Schema, object_schema
+from mpo_lite.llm.structured import Schema, object_schema, whole_number
 from mpo_lite.prompts import repeats_template
 from mpo_lite.rubric import CRITERION_ID, MAX_CRITERIA, MAX_LEVELS, Criterion, Rubric
 
@@ -58,6 +58,11 @@ MERGED = object_schema(
 GUIDED = object_schema({"guidelines": _text(1000, shortest=0)})
 
 
+def _whole(value: Any) -> Any:
+    number = whole_number(value)
+    return value if number is None else number
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -66,7 +71,7 @@ class _Draft(_Strict):
     id: str
     description: str
     levels: list[str]
-    weight: int
+    weight: Annotated[int, BeforeValidator(_whole)]
     kind: Literal["merit", "veto"]
 
     def criterion(self, provenance: Sequence[str] = ()) -> Criterion:

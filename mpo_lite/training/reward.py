@@ -269,17 +269,18 @@ def _with_breaker(
     if whole.broken:
         raise JudgeDown(
             f"{whole}, more than --max-judge-failures {session.config.max_judge_failures:g} allows; "
-            f"{whole.advice}"
+            f"{whole.advice}. The first: {whole.first}"
         )
     return verdicts
 
 
 @dataclass(frozen=True)
 class _Whole:
-    """Judgements of a batch over all processes, and the kinds of those that the judge failed at."""
+    """Judgements of a batch over all processes, the kinds of those that failed, and what the first was."""
 
     size: int
     failed: tuple[FailureKind, ...]
+    first: str
     allowed: float
 
     @property
@@ -313,13 +314,14 @@ def _round(
 
 
 def _counted(session: Session, verdicts: Sequence[Verdict], batch_size: int) -> _Whole:
-    mine = [kind for row in _failed(verdicts) if (kind := verdicts[row].failure)]
-    shares = exchange((batch_size, mine))
+    mine = [(kind, verdicts[row].detail) for row in _failed(verdicts) if (kind := verdicts[row].failure)]
+    shares = exchange((batch_size, [kind for kind, _ in mine], mine[0][1] if mine else ""))
     size = sum(share[0] for share in shares)
     failed = tuple(kind for share in shares for kind in share[1])
+    first = next((share[2] for share in shares if share[2]), "")
     tolerated = min(TOLERATED_FAILURES, size - 1)
     allowed = max(tolerated, session.config.max_judge_failures * size)
-    return _Whole(size, failed, allowed)
+    return _Whole(size, failed, first, allowed)
 
 
 def _pause(session: Session, seconds: float) -> None:

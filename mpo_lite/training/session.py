@@ -127,6 +127,7 @@ class Session:
         mine = [path for process, path in run.ledgers().items() if process % world_size() == rank()]
         own = run.ledger(rank())
         self.models.ledger.attach(own, [path for path in mine if path != own])
+        self.models.log_calls(run.path)
         self.share_budget()
         self.examiner = self._make_examiner(run)
         if leads() and not (run.path / "rubrics" / "v000.yaml").exists():

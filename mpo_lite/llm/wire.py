@@ -1,0 +1,146 @@
+"""What crosses the wire while a model is asked: no redirect is followed, and no body is read without end.
+
+LiteLLM asks its providers by clients of several kinds, and all of them follow redirects: the sample, and with
+some providers the key, would go to a host that nobody named. Whatever the client, a request ends in the
+transport that ``guard`` wraps.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+MAX_REPLY = 4 * 2**20
+"""Bytes of a reply: sixteen times the longest answer that is read, for thoughts and escapes around it."""
+MAX_ERROR = 16 * 1024
+"""Bytes of an error that are read: its status and first lines say what it means."""
+
+_HOST = re.compile(r"[\w.:\[\]-]{1,253}")
+Send = Callable[[Any, httpx.Request], Awaitable[httpx.Response]]
+
+
+@dataclass
+class Exchange:
+    """What was seen of one attempt.
+
+    Attributes:
+        status: HTTP status of the answer; None where there was none.
+        body: The answer's text, as far as it was read.
+        redirect: Where the server sent us instead, e.g. ``https://example.org``; empty where it did not.
+        oversized: The answer was longer than ``MAX_REPLY``.
+    """
+
+    status: int | None = None
+    body: str = ""
+    redirect: str = ""
+    oversized: bool = False
+
+
+_watched: ContextVar[Exchange | None] = ContextVar("mpo_lite_exchange", default=None)
+
+
+def watch() -> Exchange:
+    """Begins an attempt of this task: what is sent from now on is guarded, and what came of it is told."""
+    exchange = Exchange()
+    _watched.set(exchange)
+    return exchange
+
+
+def guard(transport: type[httpx.AsyncBaseTransport]) -> None:
+    """Wraps a class of transports, for all of its instances; requests that nobody watches pass as they are.
+
+    Raises, when a guarded request is sent:
+        httpx.TransportError: The answer is a redirect, longer than ``MAX_REPLY``, or cannot be decoded.
+    """
+    send: Send = transport.handle_async_request
+
+    async def handle(self: Any, request: httpx.Request) -> httpx.Response:
+        exchange = _watched.get()
+        if exchange is None:
+            return await send(self, request)
+        request.headers["accept-encoding"] = "gzip, deflate"
+        response = await send(self, request)
+        try:
+            return await _whole(request, response, exchange)
+        finally:
+            await response.aclose()
+
+    transport.handle_async_request = handle
+
+
+async def _whole(request: httpx.Request, response: httpx.Response, exchange: Exchange) -> httpx.Response:
+    """The answer with its whole body, decoded."""
+    exchange.status = response.status_code
+    if 300 <= response.status_code < 400:
+        exchange.redirect = _origin(urljoin(str(request.url), response.headers.get("location", "")))
+        raise httpx.TransportError("the server redirects")  # of no class that LiteLLM sends again
+    is_error = response.status_code >= 400
+    limit = MAX_ERROR if is_error else MAX_REPLY
+    read = bytearray()
+    assert isinstance(response.stream, httpx.AsyncByteStream)
+    async for chunk in response.stream:
+        read += chunk
+        if len(read) > limit:
+            break
+    body = _decoded(bytes(read), response.headers.get("content-encoding", ""), limit)
+    exchange.oversized = not is_error and len(body) > limit
+    exchange.body = body[: MAX_ERROR if exchange.oversized else limit].decode("utf-8", "replace")
+    if exchange.oversized:
+        raise httpx.TransportError("the answer is too long")
+    # It is neither encoded nor in chunks any more, and an error may have been cut.
+    gone = ("content-encoding", "content-length", "transfer-encoding")
+    headers = [(name, value) for name, value in response.headers.multi_items() if name not in gone]
+    content = body[:limit] if is_error else _with_sound_usage(body)
+    return httpx.Response(response.status_code, headers=headers, content=content, request=request)
+
+
+def _with_sound_usage(body: bytes) -> bytes:
+    """The answer without a count of tokens that is none: LiteLLM gives the whole answer up for it."""
+    try:
+        data: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        return body
+    if not isinstance(data, dict):
+        return body
+    unsound = [name for name in ("usage", "usageMetadata") if name in data and not _is_usage(data[name])]
+    for name in unsound:
+        del data[name]
+    return json.dumps(data).encode() if unsound else body
+
+
+def _is_usage(value: Any) -> bool:
+    """Whether all counts in it are whole numbers; which of these can be is for the ledger to say."""
+    if not isinstance(value, dict):
+        return value is None
+    counts = cast(dict[str, Any], value).items()
+    told = (count for name, count in counts if name.endswith(("_tokens", "TokenCount")))
+    return all(count is None or type(count) is int for count in told)
+
+
+def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body without its encoding, one byte more than ``limit`` at most: a bomb is not unpacked."""
+    if encoding.lower() not in ("gzip", "deflate"):
+        return body
+    try:
+        return zlib.decompressobj(wbits=47).decompress(body, limit + 1)  # 47: by its header, gzip or zlib
+    except zlib.error as error:
+        raise httpx.DecodingError(f"the answer is no {encoding}") from error
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port of an address that a server named; nothing else of it may be shown."""
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "another address"
+    known = parts.scheme in ("http", "https") and _HOST.fullmatch(host)
+    return f"{parts.scheme}://{host}" if known else "another address"

@@ -1,0 +1,120 @@
+"""What is wrong with a model's name, address or key is said with the variable or flag that mends it."""
+
+import pytest
+from llm_server import LLMServer
+from test_client import MakeClient, call
+
+from mpo_lite.errors import CallFailed, EndpointError
+from mpo_lite.llm import background
+from mpo_lite.llm.models import KEYLESS
+from mpo_lite.llm.transport import provider_key
+
+pytestmark = pytest.mark.usefixtures("quick_retries")
+
+
+@pytest.mark.parametrize(
+    ("model", "variable"),
+    [
+        ("openai/gpt-4o", "OPENAI_API_KEY"),
+        ("anthropic/claude-sonnet-4-5-20250929", "ANTHROPIC_API_KEY"),
+        ("gemini/gemini-2.5-pro", "GEMINI_API_KEY"),
+        ("groq/llama-3.3-70b", "GROQ_API_KEY"),
+        ("mistral/mistral-large-latest", "MISTRAL_API_KEY"),
+        ("together_ai/meta/llama", "TOGETHERAI_API_KEY"),
+        ("openrouter/meta/llama", "OPENROUTER_API_KEY"),
+        ("deepseek/deepseek-chat", "DEEPSEEK_API_KEY"),
+        ("xai/grok-4", "XAI_API_KEY"),
+        ("cerebras/llama", "CEREBRAS_API_KEY"),
+        ("fireworks_ai/llama", "FIREWORKS_AI_API_KEY"),
+        ("hyperbolic/llama", "HYPERBOLIC_API_KEY"),
+        ("azure/deployment", "AZURE_API_KEY"),
+        ("bedrock/anthropic.claude-v2", "AWS_ACCESS_KEY_ID"),
+    ],
+)
+def test_each_provider_has_a_variable_of_its_own(
+    model: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = provider_key(model)
+    assert variable in missing.variables and not missing.is_set
+    assert (missing.is_set is None) == (variable == "HYPERBOLIC_API_KEY")  # LiteLLM does not say
+    if missing.is_plain:
+        assert missing.variables[0] == variable
+        monkeypatch.setenv(variable, "sk-some-key")
+        assert provider_key(model).is_set
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("gemini/gemini-2.5-pro", "set GEMINI_API_KEY, GOOGLE_API_KEY or MPO_JUDGE_API_KEY"),
+        ("groq/llama", "set GROQ_API_KEY or MPO_JUDGE_API_KEY"),
+        ("openai/gpt-4o", "set OPENAI_API_KEY or MPO_JUDGE_API_KEY"),
+        ("anthropic/claude-sonnet-4-5-20250929", "set ANTHROPIC_API_KEY or MPO_JUDGE_API_KEY"),
+    ],
+)
+def test_a_key_that_is_missing_is_named(make_client: MakeClient, model: str, said: str) -> None:
+    with LLMServer() as server, pytest.raises(EndpointError, match=f"{model}: the key is missing.*; {said}$"):
+        background.wait(make_client().ask(call(server, model=model, api_base=None, api_key=None)))
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ({"api_key": KEYLESS}, r"no key was given \(401\); set MPO_JUDGE_API_KEY, or the variable"),
+        ({"api_key": KEYLESS, "role": "meta"}, r"no key was given \(401\); set MPO_META_API_KEY"),
+        (
+            {"api_key": "sk-wrong-key", "key_variable": "MY_KEY"},
+            r"the key in MY_KEY is refused \(401\); see that it is whole, valid and may use this model",
+        ),
+    ],
+)
+def test_which_key_is_refused_is_said(make_client: MakeClient, backend: dict[str, str], said: str) -> None:
+    with LLMServer(key="right") as server, pytest.raises(EndpointError, match=said):
+        background.wait(make_client().ask(call(server, **backend)))
+
+
+def test_a_providers_own_key_that_is_refused_is_named(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LLMServer(key="right") as server:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-key")
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        hosted = call(server, model="openai/gpt-4o", api_base=None, api_key=None)
+        with pytest.raises(EndpointError, match=r"gpt-4o: the key in OPENAI_API_KEY is refused \(401\)"):
+            background.wait(make_client().ask(hosted))
+
+
+def test_a_provider_that_cannot_be_reached_is_no_server_of_ones_own(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LLMServer() as server:
+        pass
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    hosted = call(server, model="openai/gpt-4o", api_base=None, api_key="sk-some-key")
+    with pytest.raises(CallFailed, match="openai/gpt-4o: cannot reach openai: see your network or proxy"):
+        background.wait(make_client().ask(hosted))
+
+
+@pytest.mark.parametrize("model", ["hosted_vllm/x", "lm_studio/x", "openai_like/x"])
+@pytest.mark.parametrize("role", ["judge", "meta"])
+def test_a_server_of_ones_own_needs_an_address(make_client: MakeClient, model: str, role: str) -> None:
+    with LLMServer() as server:
+        nowhere = call(server, model=model, api_base=None, api_key=None, role=role)
+        with pytest.raises(EndpointError, match=rf"{model}: .*give --{role}-api-base http://HOST:PORT/v1"):
+            background.wait(make_client().ask(nowhere))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("gpt4o", "did you mean gpt-4o? Else write provider/model"),
+        ("claud", "did you mean claude"),
+        ("opnai/gpt-4o", "did you mean openai/gpt-4o"),
+        ("antropic/claude", "did you mean anthropic/claude"),
+        ("quux", "unknown model name; write provider/model as LiteLLM does, e.g. openai/gpt-4o"),
+    ],
+)
+def test_an_unknown_name_suggests_near_ones(make_client: MakeClient, name: str, meant: str) -> None:
+    with LLMServer() as server, pytest.raises(EndpointError) as caught:
+        background.wait(make_client().ask(call(server, model=name, api_base=None, api_key=None)))
+    assert meant in str(caught.value)
