@@ -11,6 +11,7 @@ import yaml
 
 from mpo_lite.cli.job import FLAGS
 from mpo_lite.cli.options import config_options, json_option, overrides_option
+from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.resolve import explained
 
@@ -43,7 +44,7 @@ def schema() -> None:
     mpo-lite config schema > mpo-lite.schema.json
     # yaml-language-server: $schema=mpo-lite.schema.json
     """
-    click.echo(config_schema(), nl=False)
+    echo(config_schema(), nl=False)
 
 
 @command.command("show")
@@ -69,14 +70,14 @@ def show(
         if whole or _origin(name, origins) != "default"
     }
     if as_json:
-        click.echo(json.dumps(told))
+        echo(json.dumps(told))
         return
     for name, one in told.items():
         text = yaml.safe_dump({name: one["value"]}, sort_keys=False, allow_unicode=True).rstrip()
         first, *rest = text.splitlines()
-        click.echo("\n".join([f"{first}  # {one['from']}", *rest]))
+        echo("\n".join([f"{first}  # {one['from']}", *rest]))
     if not told:
-        click.echo("all settings are at their defaults; --all shows them")
+        echo("all settings are at their defaults; --all shows them")
 
 
 def _origin(name: str, origins: dict[str, str]) -> str:

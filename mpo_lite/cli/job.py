@@ -10,11 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from mpo_lite.activity import activity
 from mpo_lite.cli.progress import Display
 from mpo_lite.cli.status import Status
+from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config, Model
 from mpo_lite.errors import ConfigError, MPOError
 from mpo_lite.llm.models import SANDBOX
@@ -72,10 +71,10 @@ def run_job(config: Config, run: Run | None = None, as_json: bool = False) -> di
             if leads():
                 report = _report(run)
                 if outcome.stop:
-                    click.echo(f"saved; go on with: mpo-lite resume {run.path}", err=True)
-                click.echo(json.dumps(summary) if as_json else _closing_line(summary))
+                    echo(f"saved; go on with: mpo-lite resume {run.path}", err=True)
+                echo(json.dumps(summary) if as_json else _closing_line(summary))
                 if report and not as_json:
-                    click.echo(f"report: {report}")
+                    echo(f"report: {report}")
             leave()
             if outcome.stop:
                 raise outcome.stop
@@ -93,7 +92,7 @@ def _report(run: Run) -> Path | None:
         with activity("writing the report"):
             return write_report(run)
     except MPOError as error:
-        click.echo(f"no report ({error}); try again: mpo-lite report {run.path}", err=True)
+        echo(f"no report ({error}); try again: mpo-lite report {run.path}", err=True)
         return None
 
 

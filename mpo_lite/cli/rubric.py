@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mpo_lite.cli.terminal import console, echo
 from mpo_lite.errors import ConfigError
 from mpo_lite.files import read_rows, write_atomically
 from mpo_lite.report.summary import changes_in_words
@@ -37,16 +37,14 @@ def list_versions(run: Path) -> None:
     mpo-lite rubric list runs/essay-20250428-101500
     """
     found, _ = Run.open(run, {})
-    click.echo(f"v0  before batch 1, from {found.version(0).author}")
+    echo(f"v0  before batch 1, from {found.version(0).author}")
     for row in read_rows(found.lineage):
         if not row["accepted"]:
-            click.echo(f"–   after batch {row['batch']}: v{row['version']} stays ({row['reason']})")
+            echo(f"–   after batch {row['batch']}: v{row['version']} stays ({row['reason']})")
             continue
-        click.echo(
-            f"v{row['version']}  after batch {row['batch']}, by {row['author']}: {changes_in_words(row)}"
-        )
+        echo(f"v{row['version']}  after batch {row['batch']}, by {row['author']}: {changes_in_words(row)}")
     if found.pinned.exists():
-        click.echo(f"pinned: v{json.loads(found.pinned.read_text(encoding='utf-8'))['version']}")
+        echo(f"pinned: v{json.loads(found.pinned.read_text(encoding='utf-8'))['version']}")
 
 
 @command.command("show")
@@ -59,7 +57,7 @@ def show(run: Path, version: int | None) -> None:
     mpo-lite rubric show runs/essay-20250428-101500 2
     """
     found, _ = Run.open(run, {})
-    click.echo(dump_rubric(_version(found, version).rubric), nl=False)
+    echo(dump_rubric(_version(found, version).rubric), nl=False)
 
 
 @command.command("diff")
@@ -83,7 +81,7 @@ def diff(run: Path, old: int | None, new: int | None) -> None:
         table.add_row(*_cells(left.get(name), right.get(name)))
     if (before.rubric.guidelines, after.rubric.guidelines) != ("", ""):
         table.add_row(Text(before.rubric.guidelines), Text(after.rubric.guidelines))
-    Console(highlight=False).print(table)
+    console(soft_wrap=False).print(table)
 
 
 def _cells(old: Criterion | None, new: Criterion | None) -> tuple[Text, Text]:
@@ -128,8 +126,8 @@ def pin(run: Path, version: int | None, release: bool) -> None:
         raise ConfigError("rubric pin: give a VERSION, or --release")
     if version is None:
         found.pinned.unlink(missing_ok=True)
-        click.echo("released: the rubric evolves again")
+        echo("released: the rubric evolves again")
         return
     names = ", ".join(criterion.id for criterion in _version(found, version).rubric.criteria)
     write_atomically(found.pinned, json.dumps({"version": version}))
-    click.echo(f"pinned v{version}: {names}; in force from the next batch on")
+    echo(f"pinned v{version}: {names}; in force from the next batch on")

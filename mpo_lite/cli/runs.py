@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from mpo_lite.cli.options import json_option
+from mpo_lite.cli.terminal import console, echo
 from mpo_lite.errors import MPOError
 from mpo_lite.report.summary import run_figures, run_state
 from mpo_lite.runs import Run
@@ -28,10 +28,10 @@ def command(folder: Path, as_json: bool) -> None:
     """
     found = [_row(path.parent) for path in sorted(folder.glob("*/config.yaml"))]
     if as_json:
-        click.echo(json.dumps({"runs": found}))
+        echo(json.dumps({"runs": found}))
         return
     if not found:
-        click.echo(f"no runs in {folder}; mpo-lite quickstart makes a first one")
+        echo(f"no runs in {folder}; mpo-lite quickstart makes a first one")
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("run", "state", "batches", "rubric", "reward", "gold", "spend"):
@@ -47,7 +47,7 @@ def command(folder: Path, as_json: bool) -> None:
             f"{_number(gold['start'])} → {_number(gold['end'])}" if gold else "–",
             "unpriced" if usd is None else f"${usd:.2f}",
         )
-    Console(highlight=False, soft_wrap=True).print(table)
+    console().print(table)
 
 
 def _row(path: Path) -> dict[str, Any]:
