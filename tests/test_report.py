@@ -276,8 +276,8 @@ def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     page = (tmp_path / "c.html").read_text(encoding="utf-8")
     assert "different tasks" in page and "same seed" not in page
     with pytest.raises(SystemExit):
-        main(["report", str(one.path), "--out", str(tmp_path / "no" / "where.html")])
-    assert "name another file by --out" in capsys.readouterr().err
+        main(["report", str(one.path), "--out", str(tmp_path / "c.html")])
+    assert "c.html: is there already" in capsys.readouterr().err
     (third.path / "env.json").write_text("{", encoding="utf-8")
     with pytest.raises(SystemExit):
         main(["report", str(third.path)])

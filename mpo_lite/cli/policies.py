@@ -4,6 +4,7 @@ out prompts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.cli.job import with_sandbox_policy
-from mpo_lite.config import Config
+from mpo_lite.config import DEFAULT_POLICY, Config
 from mpo_lite.errors import ConfigError
+from mpo_lite.llm.models import SANDBOX
 from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run
+from mpo_lite.tasks.data import SUFFIXES
 from mpo_lite.tasks.hub import go_offline_without_hub
 from mpo_lite.tasks.spec import Task
 
@@ -31,6 +34,7 @@ batch_size_option = click.option(
     show_default=True,
     help="Prompts generated at once; lower it where memory is short.",
 )
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,21 @@ class Policy:
     checkpoint: Path | None
 
 
+def refuse_missing(source: str) -> None:
+    """Raises ``ConfigError`` where there is nothing of that name here, and it is no name on the hub."""
+    path = Path(source).expanduser()
+    if path.exists() or source == SANDBOX:
+        return
+    if path.suffix in SUFFIXES:
+        raise ConfigError(f"{source}: no such file")
+    among_runs = any(path.parent.glob("*/config.yaml"))
+    if among_runs or not _HUB_ID.fullmatch(source):
+        raise ConfigError(
+            f"{source}: no such folder; give a run (mpo-lite runs lists them), a model folder, or a hub id "
+            f"such as {DEFAULT_POLICY}"
+        )
+
+
 def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ()) -> Policy:
     """The policy of a run, or a model by folder or hub id.
 
@@ -57,9 +76,12 @@ def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ())
         overrides: ``key=value`` settings; not for runs.
 
     Raises:
-        ConfigError: The run has no checkpoint.
+        ConfigError: There is nothing of that name, or the run has no checkpoint.
     """
+    refuse_missing(source)
     path = Path(source)
+    if path.is_file():
+        raise ConfigError(f"{source}: is a file; give a run, a model folder, or a hub id")
     if not Run(path).exists():
         config = with_sandbox_policy(load_config(None, given | {"policy": source}, overrides))
         return Policy(path.name if path.exists() else source, config, None)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import webbrowser
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
 from mpo_lite.activity import activity
+from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.status import show_status
+from mpo_lite.cli.terminal import echo
 from mpo_lite.runs import Run
 
 
@@ -20,9 +23,10 @@ from mpo_lite.runs import Run
     type=click.Path(path_type=Path),
     help="Where to write. [default: report.html in the run, or comparison.html beside the first of several]",
 )
+@overwrite_option
 @click.option("--open", "show", is_flag=True, help="Open it in the browser.")
 @show_status
-def command(runs: tuple[Path, ...], out: Path | None, show: bool) -> None:
+def command(runs: tuple[Path, ...], out: Path | None, overwrite: bool, show: bool) -> None:
     """Write the report of a run, finished or under way; of several, one page that compares them.
 
     The file is whole: it needs no server and no network, and may be sent to others. It holds prompts and
@@ -36,11 +40,15 @@ def command(runs: tuple[Path, ...], out: Path | None, show: bool) -> None:
     from mpo_lite.report.page import write_comparison, write_report
 
     opened = [Run.open(path, {})[0] for path in runs]
-    with activity("writing the report"):
+    with (
+        new_file(out, overwrite=overwrite) if out else nullcontext() as fresh,
+        activity("writing the report"),
+    ):
         if len(opened) > 1:
-            path = write_comparison(opened, out or runs[0].parent / "comparison.html")
+            path = write_comparison(opened, fresh or runs[0].parent / "comparison.html")
         else:
-            path = write_report(opened[0], out)
-    click.echo(f"report: {path}")
+            path = write_report(opened[0], fresh)
+    path = out or path
+    echo(f"report: {path}")
     if show and not webbrowser.open(path.resolve().as_uri()):
-        click.echo("no browser was found here; open the file by hand", err=True)
+        echo("no browser was found here; open the file by hand", err=True)

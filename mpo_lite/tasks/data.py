@@ -20,7 +20,8 @@ from mpo_lite.tasks.spec import DataSource, load_function
 from mpo_lite.types import text_hash
 
 Row = dict[str, Any]
-_SUFFIXES = (".jsonl", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".csv", ".parquet")
+"""Of the files that rows are read from."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def file_rows(path: Path) -> Iterator[Row]:
     Raises:
         TaskError: There is no such file, it is of another kind, or one of its rows is malformed; says which.
     """
-    if path.suffix not in _SUFFIXES:
+    if path.suffix not in SUFFIXES:
         raise TaskError(f"{path}: give a .jsonl, .csv or .parquet file, or the id of a hub data set")
     if not path.is_file():
         raise TaskError(f"{path}: no such file")
@@ -185,9 +186,14 @@ def responses(path: Path, needs_prompt: bool = True) -> Iterator[tuple[int, Row,
         yield number, row, response
 
 
+def cluster_of(row: Row, data: DataSource) -> str:
+    """The kind of a row of responses: in the task's column, or in one called so; empty where it has none."""
+    return str(row.get(data.cluster or "cluster") or "")
+
+
 def _rows(source: str, split: str) -> Iterator[Row]:
     path = Path(source).expanduser()
-    return file_rows(path) if path.suffix in _SUFFIXES or path.exists() else _hub(source, split)
+    return file_rows(path) if path.suffix in SUFFIXES or path.exists() else _hub(source, split)
 
 
 def _jsonl(path: Path) -> Iterator[Row]:

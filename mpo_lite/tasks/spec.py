@@ -206,6 +206,12 @@ def task_of(config: Config) -> Task:
     return Task(name="goal", description=config.goal, purpose=config.goal, persona=_READER, data=DataSource())
 
 
+def builtin_tasks() -> dict[str, Task]:
+    """The tasks that are shipped, by name, in the order of the alphabet."""
+    names = sorted(path.parent.name for path in (prompts_dir() / "tasks").glob("*/task.yaml"))
+    return {name: load_task(name) for name in names}
+
+
 def load_task(name: str) -> Task:
     """Loads a task by built-in name or folder.
 
