@@ -1,4 +1,4 @@
-"""Text: counts in sentences, and what a model wrote, harmless to a chat template and without its thinking."""
+"""Texts: counts in sentences, and what a model wrote, made visible, harmless and without its thinking."""
 
 from __future__ import annotations
 
@@ -40,6 +40,23 @@ def counted(number: int, one: str, several: str = "") -> str:
         several: The noun for none or several; empty: ``one`` with an s.
     """
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def visible(text: str) -> str:
+    """A text with pictures or numbers in the place of characters that nobody sees."""
+    return "".join(map(_visible, text))
+
+
+def _visible(sign: str) -> str:
+    code = ord(sign)
+    if sign in "\n\t":
+        return sign
+    if code < 0x20:
+        return chr(0x2400 + code)  # the pictures of control characters
+    # Joiners and marks of direction (200C to 200F) stay: scripts and emoji need them, and they turn nothing.
+    unseen = code in (0x7F, 0x200B, 0xFEFF) or 0x80 <= code < 0xA0
+    turning = 0x202A <= code <= 0x202E or 0x2060 <= code <= 0x206F
+    return f"[U+{code:04X}]" if unseen or turning or 0xD800 <= code < 0xE000 or code >= 0xE0000 else sign
 
 
 def defuse(text: str) -> str:

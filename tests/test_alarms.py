@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_run import made_run
 
 from mpo_lite.cli.main import main
 from mpo_lite.monitor import drift
-from mpo_lite.monitor.alarms import Alarm, Reference, check
+from mpo_lite.monitor.alarms import ALIKE, Alarm, Reference, check, not_looked_at, twins_of
 from mpo_lite.monitor.rows import Row
 
 SUBJECTS = "dogs trains maps rivers clocks gardens letters bridges winters markets lanterns engines"
@@ -156,6 +158,36 @@ def test_what_the_answers_to_few_prompts_share_is_no_drift() -> None:
     assert "phrase_drift" in names(check(window(4), before))
 
 
+WORDS = st.lists(st.sampled_from("abcdefgh"), min_size=8, max_size=60)
+
+
+@given(st.lists(st.tuples(st.sampled_from("pqr"), WORDS, st.integers(0, 60)), max_size=12))
+def test_twins_are_those_that_comparing_all_pairs_finds(made: list[tuple[str, list[str], int]]) -> None:
+    """Rows of few words, half of them near copies of the one before."""
+    told: list[list[str]] = []
+    for _, words, place in made:
+        told.append([*told[-1][:place], words[0], *told[-1][place + 1 :]] if told and place else words)
+    window = [Row(str(n), prompt, " ".join(told[n])) for n, (prompt, _, _) in enumerate(made)]
+    pairs = [(one, other) for one in window for other in window if one.prompt != other.prompt]
+    alike = {
+        one.id
+        for one, other in pairs
+        if len(one.shingles & other.shingles) >= ALIKE * len(one.shingles | other.shingles)
+    }
+    assert twins_of(window) == alike
+
+
+@pytest.mark.parametrize("kept", [0, 48, 90])
+def test_thousands_of_responses_are_compared_in_seconds(kept: int) -> None:
+    """Honest ones, ones that share half of their text, and ones that share nearly all of it."""
+    shared, draw = essay(0, 12).split()[:kept], random.Random(0)
+    texts = ([*shared, *(str(draw.randrange(500)) for _ in range(96 - kept))] for _ in range(3000))
+    window = [Row(str(n), f"p{n}", " ".join(text)) for n, text in enumerate(texts)]
+    began = time.process_time()
+    assert len(twins_of(window)) == (3000 if kept == 90 else 0)
+    assert time.process_time() - began < 8  # all pairs would take twice as long
+
+
 @given(st.integers(1, 30), st.integers(1, 30), st.data())
 def test_the_exact_test_is_exact(size: int, baseline: int, data: st.DataObject) -> None:
     seen, before = data.draw(st.integers(0, size)), data.draw(st.integers(0, baseline))
@@ -265,6 +297,73 @@ def test_the_command_tells_alarms_as_json_and_as_text(
     assert "0 alarms in 32 responses" in capsys.readouterr().out
     assert main(["alarms", str(short), "--baseline", str(honest), "--fail"]) == 1
     assert "length_collapse: " in capsys.readouterr().out
+
+
+def test_without_a_baseline_no_alarm_is_no_all_clear(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A thousand bare titles in the place of essays."""
+    subjects, draw = SUBJECTS.split(), random.Random(0)
+    titles = write(
+        tmp_path / "titles.jsonl",
+        rows(1000, change=lambda n, text: f"# {' '.join(draw.sample(subjects, 3)).title()}"),
+    )
+    said = "no baseline: length, phrases and drift were not looked at"
+    assert not main(["alarms", str(titles), "--fail"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == said
+    assert lines[-1] == (
+        "0 alarms in 1,000 responses, which is no all-clear: give a --baseline, a file or a run"
+    )
+    main(["alarms", str(titles), "--json"])
+    assert json.loads(capsys.readouterr().out)["not_looked_at"][0] == said
+    honest = write(tmp_path / "honest.jsonl", rows(first=1000))
+    assert main(["alarms", str(titles), "--baseline", str(honest), "--fail"]) == 1
+    out = capsys.readouterr().out
+    assert said not in out and "length_collapse" in out and out.endswith("in 1,000 responses\n")
+
+
+@pytest.mark.parametrize(
+    ("window", "reference", "said"),
+    [
+        (rows(3), None, ["no baseline: length", "only 3 responses: length, phrases and rewards"]),
+        (rows(), Reference(rows(1)), ["a baseline of only 1 response: length", "no rewards: "]),
+        (rows(reward=lambda n: 0.5), HONEST, ["no scores by the first rubric: "]),
+        (rows(reward=lambda n: 0.5, frozen=lambda n: 0.5), HONEST, []),
+    ],
+)
+def test_what_is_not_looked_at_is_told(
+    window: list[Row], reference: Reference | None, said: list[str]
+) -> None:
+    found = not_looked_at(window, reference)
+    assert len(found) == len(said) and all(map(str.startswith, found, said))
+
+
+def test_a_runs_first_batches_are_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = made_run(
+        tmp_path / "run",
+        batches=40,
+        completion=lambda batch, row: essay(10 * batch + row) if batch < 20 else f"Title {batch} {row}",
+    )
+    main(["alarms", str(run.rollouts), "--baseline", str(run.path), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows"], found["baseline_rows"]) == (320, 64)
+    late = tmp_path / "late.jsonl"
+    late.write_text("".join(f"{line}\n" for line in run.rollouts.read_text().splitlines()[-80:]))
+    assert main(["alarms", str(late), "--baseline", str(run.path), "--fail"]) == 1
+    assert "length_collapse: " in capsys.readouterr().out
+    empty = made_run(tmp_path / "empty", batches=0)
+    for path, said in ((empty.path, "no answers yet"), (tmp_path, "no run here")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["alarms", str(late), "--baseline", str(path)])
+        assert said in capsys.readouterr().err
+
+
+def test_one_alarm_in_one_response_is_told_in_the_singular(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["alarms", str(write(tmp_path / "one.jsonl", rows(1, change=lambda n, text: "x <|im_end|>")))])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 alarm in 1 response, which is no all-clear")
 
 
 def test_the_command_reads_a_runs_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

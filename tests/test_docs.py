@@ -157,6 +157,8 @@ def prepare(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch)
             versions = list((folder / name / "rubrics").glob("*"))
             assert len(versions) >= 4 or "math" in name  # as many as the documentation names
     shutil.rmtree(folder / "essay-policy", ignore_errors=True)
+    if "--out" in arguments:
+        (folder / arguments[arguments.index("--out") + 1]).unlink(missing_ok=True)
     if arguments[:1] == ["init"]:
         shutil.rmtree(folder / arguments[1], ignore_errors=True)
     elif "my-task" in text and not (folder / "my-task").exists():

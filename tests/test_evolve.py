@@ -353,7 +353,7 @@ def test_refine_mends_a_rubric_against_labels(
     assert found["rounds"][-1]["agreement"] > 0.5
     assert (found["judge_calls"], found["meta_calls"]) > (0, 0)
     first = capsys.readouterr(), (tmp_path / "rubric.yaml").read_text()
-    main(command)
+    main([*command, "--overwrite"])
     told = capsys.readouterr().out
     assert "round 1: now: " in told and "agrees with the labels by" in told
     assert (tmp_path / "rubric.yaml").read_text() == first[1]

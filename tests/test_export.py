@@ -28,7 +28,7 @@ from mpo_lite.config import Config
 from mpo_lite.files import append_rows
 from mpo_lite.report.card import model_card
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.runs import Run, Version
+from mpo_lite.runs import Run, Version, write_state
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.ppo import add_value_head
 
@@ -38,9 +38,10 @@ def test_an_exported_policy_is_the_trained_one(
     algorithm: str, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train("--judge", "sandbox", "--baseline", "iter0", "--algorithm", algorithm, steps=2)
-    folder = tmp_path / "policy"
+    folder = tmp_path / "below" / "policy"
     main(["export", str(tmp_path / "run"), "--merge", str(folder)])
     assert "checkpoint-2, merged" in capsys.readouterr().out
+    assert not [*folder.glob(".*"), *folder.parent.glob(".*")]
     exported = AutoModelForCausalLM.from_pretrained(folder)
     assert not hasattr(exported, "v_head")
     base = AutoModelForCausalLM.from_pretrained(policy_dir())
@@ -193,4 +194,20 @@ def test_a_policy_is_uploaded_with_its_card(train: Train, tmp_path: Path) -> Non
         push, env=environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False
     )
     assert offline.returncode == 2 and "Traceback" not in offline.stderr
-    assert offline.stderr.splitlines()[-1].startswith("mpo-lite: --push me/policy: ")
+    assert offline.stderr.splitlines()[-1].startswith("mpo-lite: --push me/policy: HF_HUB_OFFLINE is set")
+
+
+def test_a_hub_out_of_reach_is_told_before_anything_is_merged(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    run = Run.create(tmp_path / "run", Config(policy="some/model"), ENVIRONMENT)
+    (run.checkpoints / "checkpoint-1").mkdir()
+    write_state(run.checkpoints / "checkpoint-1", {"batch": 1})
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("mpo_lite.cli.export._write", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", str(run.path), "--push", "me/policy"])
+    said = capsys.readouterr().err
+    assert "--push me/policy: 127.0.0.1 cannot be reached (Connection refused); write a folder by" in said
+    assert "HF_HUB_OFFLINE" not in said and "HF_HUB_OFFLINE" not in os.environ

@@ -43,6 +43,7 @@ def test_real_matches_give_the_published_elo_and_the_winner_of_the_matches_first
     for name, one in told["ratings"].items():
         assert (one["wins"], one["games"]) == (won[name], 500)
         assert one["lo"] < one["elo"] < one["hi"]
+    assert len(told["groups"]) == 1
     assert sum(one["elo"] for one in told["ratings"].values()) == pytest.approx(2000)
 
 
@@ -100,7 +101,10 @@ def test_ratings_hold_together_for_any_matches(played: list[tuple[int, str, str,
     table = rate(matches, draws=50)
     assert sum(one.elo for one in table.ratings.values()) == pytest.approx(1000 * len(table.ratings))
     assert sum(one.wins for one in table.ratings.values()) == pytest.approx(len(matches))
-    assert all(math.isfinite(part) for one in table.ratings.values() for part in (one.elo, one.lo, one.hi))
+    assert all(math.isfinite(one.elo) and one.lo is one.hi is None for one in table.ratings.values())
+    assert sorted(name for group in table.groups for name in group) == sorted(table.ratings)
+    for group in table.groups:
+        assert sum(table.ratings[name].elo for name in group) == pytest.approx(1000 * len(group))
     mirrored = [Match(one.prompt, one.second, one.first, one.winner) for one in matches]
     swapped = rate(mirrored, draws=50)
     for (
@@ -109,6 +113,48 @@ def test_ratings_hold_together_for_any_matches(played: list[tuple[int, str, str,
     ) in table.ratings.items():  # who is shown first is known
         assert swapped.ratings[name].elo == pytest.approx(one.elo, abs=1e-6)
     assert swapped.advantage == pytest.approx(-table.advantage, abs=1e-6)
+
+
+@pytest.mark.parametrize("prompts", [1, 9, 50])
+def test_an_interval_that_cannot_be_known_is_not_told(prompts: int, tmp_path: Path, capsys: Any) -> None:
+    """One match, a few, and many that one model won all of: no draw of them differs from another."""
+    file = tmp_path / "m.jsonl"
+    rows = [{"prompt": f"p{n}", "model_a": "a", "model_b": "b", "winner": "a"} for n in range(prompts)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(["rate", str(file), "--json"])
+    ratings = json.loads(capsys.readouterr().out)["ratings"]
+    assert all(one["lo"] is one["hi"] is None for one in ratings.values())
+    main(["rate", str(file)])
+    said = capsys.readouterr().out
+    assert "  [?]  " in said and "None" not in said
+    assert "[?]: no interval can be known from so few prompts, or where every match ended the same" in said
+
+
+def test_an_interval_is_told_from_ten_prompts_on() -> None:
+    matches = simulated({"a": 0.5, "b": 0.0}, 0.0, 10, random.Random(1))
+    for one in rate(matches).ratings.values():
+        assert one.lo is not None and one.hi is not None and one.lo < one.elo < one.hi
+
+
+def test_models_that_never_met_are_not_put_on_one_scale(tmp_path: Path, capsys: Any) -> None:
+    chain = [("x", "y", 0.9), ("y", "z", 0.7), ("v", "w", 0.8)]
+    draw, file = random.Random(0), tmp_path / "m.jsonl"
+    rows = [
+        {"prompt": f"p{n}", "model_a": a, "model_b": b, "winner": a if draw.random() < share else b}
+        for n in range(40)
+        for a, b, share in chain
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(["rate", str(file), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert [sorted(group) for group in told["groups"]] == [["x", "y", "z"], ["v", "w"]]
+    for group in told["groups"]:
+        elos = [told["ratings"][name]["elo"] for name in group]
+        assert elos == sorted(elos, reverse=True) and sum(elos) == pytest.approx(1000 * len(group))
+    main(["rate", str(file)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "no match connects these 2 groups: each is rated on a scale of its own"
+    assert lines[1] == "group 1" and lines[5] == "group 2"
 
 
 @pytest.mark.parametrize(

@@ -352,8 +352,8 @@ def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert re.search(r"<code>task</code></th><td>essay</td><td>–</td>", page)
     assert re.search(r"<code>trainer</code></th><td>\{\}</td><td>\{&#34;warmup_steps&#34;: 7\}</td>", page)
     with pytest.raises(SystemExit):
-        main(["report", str(one.path), "--out", str(tmp_path / "no" / "where.html")])
-    assert "name another file by --out" in capsys.readouterr().err
+        main(["report", str(one.path), "--out", str(tmp_path / "c.html")])
+    assert "c.html: is there already" in capsys.readouterr().err
     (third.path / "env.json").write_text("{", encoding="utf-8")
     with pytest.raises(SystemExit):
         main(["report", str(third.path)])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from llm_server import LLMServer, kind_of, prompt_text
+from llm_server import LLMServer, kind_of, openai_reply, prompt_text
 
 from mpo_lite.cli.main import main
 from mpo_lite.files import read_rows
@@ -30,6 +30,20 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         main(list(arguments))
     assert stopped.value.code == 2
     return capsys.readouterr().err
+
+
+def say(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    main(list(arguments))
+    return capsys.readouterr().out
+
+
+def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The last line of a command that ends with exit code 1."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    said = capsys.readouterr()
+    assert stopped.value.code == 1
+    return said.err.splitlines()[-1]
 
 
 LONG = "a " * 40
@@ -90,7 +104,7 @@ def test_responses_are_judged_and_each_row_says_why(tmp_path: Path, capsys: Any)
         main(["score", "--task", "essay", *flags, str(data), "--out", str(out), "--json"])
         summary, asked = told(capsys), len(server.requests)
         scored = read_rows(out)
-        main(["score", "--task", "essay", *flags, str(data), "--out", str(out), "--json"])
+        main(["score", "--task", "essay", *flags, str(data), "--out", str(out), "--json", "--overwrite"])
         told(capsys)
     assert summary["judge_calls"] >= 6 and summary["rewarded"] == 6 and summary["usd"] is None
     assert scored[3]["reward"] is None and scored[3]["criteria"] == {}  # a failure is no 0
@@ -109,7 +123,8 @@ def test_a_cap_keeps_what_was_judged(tmp_path: Path, capsys: Any, monkeypatch: p
         flags = served(server, tmp_path)
         with pytest.raises(SystemExit) as stopped:
             main(["score", *flags, "--max-calls", "9", str(data), "--out", str(out)])
-        assert stopped.value.code == 3 and "out.jsonl" in capsys.readouterr().err
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert stopped.value.code == 3 and "out.jsonl; what was judged is cached: go on by the same" in said
         scored = read_rows(out)
         assert len(scored) == 12 and all(row["reward"] is not None for row in scored[:4])
         assert scored[-1]["reward"] is None and scored[-1]["failure"]["kind"] == "stopped"
@@ -190,7 +205,9 @@ def test_eval_measures_a_run_and_a_model(tmp_path: Path, capsys: Any) -> None:
     of_model, rows = told(capsys), read_rows(answers)
     assert of_model["n"] == 8 == len(rows)
     assert of_model["gold"] == pytest.approx(sum(row["gold"] for row in rows) / 8)
-    assert "has no gold metric" in refused(capsys, "eval", str(policy_dir()), "--task", "essay")
+    assert f"gold {of_model['gold']:.3f}" in say(
+        capsys, "eval", str(policy_dir()), "--task", "sandbox", "-n", "8"
+    )
 
 
 def prefers_longer(kind: str, body: Any) -> str | None:
@@ -213,7 +230,7 @@ def test_files_are_compared_in_both_orders_and_rated(tmp_path: Path, capsys: Any
         flags += ["--out", str(tmp_path / "out"), "--json"]
         main(["compare", str(short), str(long), str(twin), *flags])
         summary, asked = told(capsys), len(server.requests)
-        main(["compare", str(short), str(long), str(twin), *flags])
+        main(["compare", str(short), str(long), str(twin), *flags, "--overwrite"])
         assert told(capsys)["ratings"] == summary["ratings"]
         assert len(server.requests) == asked + 1  # the one that sees whether the judge is there
     matches = read_rows(tmp_path / "out" / "matches.jsonl")
@@ -247,6 +264,193 @@ def test_compare_says_what_is_wrong(tmp_path: Path, capsys: Any) -> None:
     assert "at least two" in refused(capsys, "compare", str(one), *out)
     assert "no prompt has answers of all" in refused(capsys, "compare", str(one), str(other), *out)
     assert "two models are called 'one'" in refused(capsys, "compare", str(one), str(one), *out)
+    gone = str(tmp_path / "nofile.jsonl")
+    assert refused(capsys, "compare", str(one), gone, *out).endswith(f"{gone}: no such file\n")
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["NOPE"],
+            "NOPE: no such folder; give a run (mpo-lite runs lists them), a model folder, or a hub id",
+        ),
+        (["runs/nope"], "runs/nope: no such folder; "),
+        (["./some/model"], "./some/model: no such folder; "),
+        (["a.jsonl"], "a.jsonl: no such file"),
+        (["prompts.jsonl"], "prompts.jsonl: is a file; give a run, a model folder, or a hub id"),
+        (["some/model"], "task essay: has no gold metric; name one that has by --task (ethics, math, qa"),
+        (["some/model", "--task", "essay"], "task essay: has no gold metric; name one"),
+        (["some/model", "--goal", "Short poems."], "task goal: has no gold metric; name one"),
+    ],
+)
+def test_eval_says_what_is_missing(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "prompts.jsonl", [{"prompt": "p"}])
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "runs" / "one" / "config.yaml").write_text("steps: 1\n")
+    message = refused(capsys, "eval", *arguments)
+    assert said in message and "Traceback" not in message
+
+
+def malformed(*numbers: int) -> Any:
+    """A judge whose verdicts and matches on some answers are malformed, and cannot be repaired."""
+
+    def fault(kind: str, body: Any) -> str | None:
+        asked = kind_of(prompt_text(body))
+        bad = asked != "check" and any(f"answer {n}" in prompt_text(body) for n in numbers)
+        tie = json.dumps({"reason": "r", "winner": "tie"}) if asked == "match" else None
+        return "No." if kind == "repair" or bad else tie
+
+    return fault
+
+
+def eight(path: Path) -> Path:
+    return write(path, [{"prompt": f"question {n}", "response": f"answer {n}"} for n in range(8)])
+
+
+def refusing(kind: str, body: Any) -> web.Response | None:
+    """A judge that declines to judge anything."""
+    message = {"role": "assistant", "content": None, "refusal": "I cannot do that."}
+    reply = {**openai_reply(None), "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+    return None if kind == "check" else web.json_response(reply)
+
+
+def no_request(kind: str, body: Any) -> web.Response | None:
+    """A server that takes no request but the one that sees whether it is there."""
+    bad = {"error": {"message": "Bad request: no such thing", "type": "invalid_request_error"}}
+    return None if kind == "check" else web.json_response(bad, status=400)
+
+
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (
+            malformed(*range(8)),
+            "8 rows, none judged: 8 malformed, more than --max-judge-failures 0.05 allows; ",
+        ),
+        (
+            refusing,
+            "8 rows, none judged: 8 refused; name a judge that does not decline such samples; the first: ",
+        ),
+        (
+            no_request,
+            "8 rows, none judged: 8 lost to server errors, more than --max-judge-failures 0.05 allows; ",
+        ),
+    ],
+)
+def test_where_nothing_is_judged_score_fails_and_says_why(
+    fault: Any, said: str, tmp_path: Path, capsys: Any
+) -> None:
+    data, out = eight(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    with LLMServer(fault) as server:
+        flags = [*served(server, tmp_path), "-o", "breaker_pause=0"]
+        line = failing(capsys, "score", str(data), *flags, "--out", str(out))
+    assert said in line and "; the first: " in line and str(out) in line
+    scored = read_rows(out)
+    assert len(scored) == 8
+    for row in scored:
+        assert row["reward"] is None and row["failure"]["detail"]
+    assert scored[0]["failure"]["detail"] in line
+
+
+def test_how_much_may_fail_in_score_is_what_may_fail_in_training(tmp_path: Path, capsys: Any) -> None:
+    """Three of a file are tolerated; more than that by --max-judge-failures."""
+    data, out = eight(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    with LLMServer(malformed(1, 2, 3)) as server:
+        main(["score", str(data), *served(server, tmp_path), "--out", str(out)])
+        assert "8 rows, 5 with a reward, 3 of 8 not judged: 3 malformed, reward 0." in capsys.readouterr().out
+    with LLMServer(malformed(1, 2, 3, 4)) as server:
+        command = [
+            "score",
+            str(data),
+            *served(server, tmp_path / "other"),
+            "--out",
+            str(tmp_path / "o.jsonl"),
+        ]
+        line = failing(capsys, *command)
+        assert "4 of 8 not judged: 4 malformed, more than --max-judge-failures 0.05 allows; " in line
+        main([*command, "--overwrite", "--max-judge-failures", "0.5", "--json"])
+    assert told(capsys)["failures"] == {"parse": 4}
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_judge_that_is_down_for_a_while_costs_no_row(tmp_path: Path, capsys: Any) -> None:
+    """The calls of a first pass are all lost; those of the second, after a pause, are answered."""
+    lost: list[int] = []
+
+    def fault(kind: str, body: Any) -> web.Response | None:
+        if kind == "check" or len(lost) >= 8 * 5:
+            return None
+        lost.append(1)
+        return web.json_response({"error": {"message": "overloaded"}}, status=503)
+
+    data, out = eight(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    with LLMServer(fault) as server:
+        flags = [*served(server, tmp_path), "-o", "breaker_pause=0.1", "--json"]
+        main(["score", str(data), *flags, "--out", str(out)])
+    assert told(capsys)["rewarded"] == 8 and lost
+
+
+def test_a_judge_that_fails_beyond_the_first_rows_is_asked_no_further(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpo_lite.cli.score.CHUNK", 4)
+    data, out = eight(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
+    with LLMServer(malformed(0, 1, 2, 3)) as server:
+        failing(capsys, "score", str(data), *served(server, tmp_path), "--out", str(out))
+        assert not any("answer 5" in prompt_text(body) for body in server.requests)
+    assert [row["failure"]["kind"] for row in read_rows(out)] == ["parse"] * 4 + ["stopped"] * 4
+
+
+def test_compare_fails_where_too_little_is_judged(tmp_path: Path, capsys: Any) -> None:
+    one, other, out = eight(tmp_path / "one.jsonl"), eight(tmp_path / "other.jsonl"), tmp_path / "out"
+    with LLMServer(malformed(*range(8))) as server:
+        command = ["compare", str(one), str(other), *served(server, tmp_path), "--out", str(out)]
+        line = failing(capsys, *command)
+    assert "16 matches, none judged: 16 malformed, more than --max-judge-failures 0.05 allows" in line
+    assert "the first: openai/m gave no usable answer" in line and not (out / "matches.jsonl").exists()
+    with LLMServer(malformed(1, 2, 3, 4)) as server:
+        command = ["compare", str(one), str(other), *served(server, tmp_path / "c"), "--out", str(out)]
+        assert "8 of 16 not judged: 8 malformed, more than" in failing(capsys, *command)
+        main([*command, "--max-judge-failures", "0.5"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1].startswith("8 of 16 not judged: 8 malformed, spend unpriced; kept in ")
+
+
+def test_refine_fails_where_nothing_is_judged_or_proposed(tmp_path: Path, capsys: Any) -> None:
+    data, out = eight(tmp_path / "in.jsonl"), tmp_path / "rubric.yaml"
+
+    def command(server: LLMServer, cache: str) -> list[str]:
+        meta = ["--meta", "openai/n", "--meta-api-base", server.url, "--mode", "paper", "--rounds", "2"]
+        return ["refine", str(data), *served(server, tmp_path / cache), *meta, "--out", str(out)]
+
+    with LLMServer(malformed(*range(8))) as server:
+        line = failing(capsys, *command(server, "one"))
+        assert "8 answers, none judged: 8 malformed, more than" in line and "the first: openai/m" in line
+        assert not server.prompts("analyse")  # nothing was paid for the meta-judge
+
+    def meta_fails(kind: str, body: Any) -> str | None:
+        return "A list." if kind in ("analyse", "refine", "merge", "repair") else None
+
+    with LLMServer(meta_fails) as server:
+        line = failing(capsys, *command(server, "two"))
+    assert "no usable proposal in 2 rounds: " in line and not out.exists()
+
+
+def test_a_goal_in_a_sentence_is_refined_for(tmp_path: Path, capsys: Any) -> None:
+    data, out = eight(tmp_path / "in.jsonl"), tmp_path / "rubric.yaml"
+    with LLMServer() as server:
+        meta = ["--meta", "openai/n", "--meta-api-base", server.url, "--mode", "paper", "--rounds", "1"]
+        goal = ["--goal", "Letters that a landlord answers.", "--out", str(out)]
+        main(["refine", str(data), *served(server, tmp_path), *meta, *goal])
+        assert all("Letters that a landlord answers." in text for text in server.prompts("judge"))
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == f"1 of 1 round changed the rubric, spend unpriced, written to {out}" and out.exists()
 
 
 def test_a_first_task_of_ones_own_trains_as_it_is_written(tmp_path: Path, capsys: Any) -> None:
@@ -306,15 +510,8 @@ def test_a_metric_beside_the_task_is_used_and_its_failures_are_told(tmp_path: Pa
     code = "def share(completion, row):\n    return len(completion) / 100\n"
     (folder / "own_metric.py").write_text(code)
     data = write(tmp_path / "in.jsonl", [{"prompt": "p", "response": "x" * 50}])
-    arguments = [
-        "score",
-        "--task",
-        str(folder),
-        "--no-judge",
-        str(data),
-        "--out",
-        str(tmp_path / "out.jsonl"),
-    ]
+    out = ["--out", str(tmp_path / "out.jsonl"), "--overwrite"]
+    arguments = ["score", "--task", str(folder), "--no-judge", str(data), *out]
     main(arguments)
     assert read_rows(tmp_path / "out.jsonl")[0]["gold"] == 0.5
     write(data, [{"prompt": "p", "response": "x" * 500}])

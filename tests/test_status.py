@@ -293,7 +293,7 @@ def test_score_says_how_many_were_not_judged_and_why(tmp_path: Path, capsys: Any
     with LLMServer(fails_on("judge", "answer 3")) as server:
         main(score(tmp_path, server, count=6))
         line = capsys.readouterr().out.splitlines()[-1]
-        main(score(tmp_path, server, "--json", count=6))
+        main(score(tmp_path, server, "--json", "--overwrite", count=6))
         assert json.loads(capsys.readouterr().out)["failures"] == {"parse": 1}
     assert "1 of 6 not judged: 1 malformed" in line
 
@@ -311,7 +311,7 @@ def test_compare_says_how_many_were_not_judged_and_why(tmp_path: Path, capsys: A
         command = ["compare", str(one), str(other), *judge, "--out", str(tmp_path / "out")]
         main(command)
         assert "2 of 8 not judged: 2 malformed" in capsys.readouterr().out
-        main([*command, "--json"])
+        main([*command, "--json", "--overwrite"])
     summary = json.loads(capsys.readouterr().out)
     assert (summary["failed"], summary["failures"], summary["matches"]) == (2, {"parse": 2}, 6)
 

@@ -67,7 +67,10 @@ def test_a_judge_that_tells_nothing_apart_cannot(tmp_path: Path, capsys: Any) ->
         code, said = tried(capsys, tmp_path, server)
     assert code == 1
     assert "✗ scores hardly differ within a prompt (0.000)" in said
-    assert "✗ the rubric pays for a title without any text under it (margin +0.00)" in said
+    assert (
+        "✗ known-bad answers earn as much as honest ones, or more: a title without any text under it" in said
+    )
+    assert "This rests on 8 answers to 2 prompts: a sign, and no more; -n 32 looks at more of them." in said
 
 
 def test_a_judge_that_differs_with_itself_cannot(tmp_path: Path, capsys: Any) -> None:
@@ -80,7 +83,12 @@ def test_a_judge_that_differs_with_itself_cannot(tmp_path: Path, capsys: Any) ->
 def test_a_judge_that_fails_cannot(tmp_path: Path, capsys: Any) -> None:
     with LLMServer(lambda kind, body: None if kind == "check" else "No.") as server:
         code, found = tried(capsys, tmp_path, server, "--json")
-    assert code == 1 and found["reward"] is None and "100% of the judgements failed" in found["problems"][0]
+    assert code == 1 and found["reward"] is None
+    (problem,) = found["problems"]
+    assert problem.startswith(
+        "8 answers, none judged: 8 malformed, more than --max-judge-failures 0.05 allows; "
+    )
+    assert "the first: openai/m gave no usable answer" in problem
 
 
 def test_what_the_judge_answers_in_place_of_a_verdict_is_shown(tmp_path: Path, capsys: Any) -> None:
@@ -127,6 +135,97 @@ def test_a_meta_judge_that_changes_nothing_is_told(tmp_path: Path, capsys: Any) 
     with LLMServer(fault) as server:
         code, said = tried(capsys, tmp_path, server, "-o", "gate.margin=0.0", meta=True)
     assert code == 0 and "  the meta-judge keeps the rubric as it is" in said
+
+
+def test_a_rubric_that_pays_for_nothing_is_told_from_one_that_pays_for_anything(
+    tmp_path: Path, capsys: Any
+) -> None:
+    with LLMServer(level(lambda text, times: 0)) as server:
+        code, said = tried(capsys, tmp_path, server)
+    assert code == 1 and "✗ the rubric pays for nothing here: all 8 answers earned 0\n" in said
+    assert "known-bad" not in said and said.count("✗") == 1
+
+
+def test_what_a_known_bad_answer_earns_stands_beside_what_honest_ones_do(tmp_path: Path, capsys: Any) -> None:
+    with LLMServer(level(lambda text, times: good(text, times) if text.startswith("Some") else 5)) as server:
+        code, found = tried(capsys, tmp_path, server, "--json")
+        assert code == 1 and found["sentinel_margins"]["title"] < 0
+        (paid,) = found["problems"]
+        assert paid.startswith("known-bad answers earn as much as honest ones, or more: ")
+        assert "a title without any text under it (1.00, honest ones 0." in paid
+        # A meta-judge is there to mend that: it is no reason not to train.
+        code, found = tried(capsys, tmp_path, server, "--json", meta=True)
+        assert (code, found["problems"], found["weaknesses"]) == (0, [], [paid])
+        _, said = tried(capsys, tmp_path, server, meta=True)
+    assert f"– {paid}\n" in said and "the meta-judge is there to mend" in said and "✗" not in said
+
+
+def test_a_rule_that_gives_all_answers_nothing_is_named(tmp_path: Path, capsys: Any) -> None:
+    with LLMServer(level(good)) as server:
+        code, said = tried(capsys, tmp_path, server, "--task", "ethics")
+        assert server.prompts("judge") == []
+    assert code == 1
+    assert (
+        "a rule of the task gives all 8 answers 0 before the judge sees them: mpo-lite tasks ethics" in said
+    )
+
+
+@pytest.mark.parametrize("task", ["essay", "math"])
+def test_answers_of_a_file_need_no_data(
+    task: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task names a data set of the hub, which is out of reach."""
+    monkeypatch.setattr("mpo_lite.tasks.data._hub", lambda *_: pytest.fail("the hub was asked"))
+    file = tmp_path / "answers.jsonl"
+    rows = [{"prompt": f"topic {n}", "response": f"Some good words on {n}. " * (n + 8)} for n in range(9)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with LLMServer() as server:
+        models = f"--judge openai/m --judge-api-base {server.url} --baseline iter0 --task {task}"
+        places = f"--cache-dir {tmp_path / 'cache'} --responses {file} --json -n 9 --max-judge-failures 1"
+        main(["try", *f"{models} {places}".split()])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["answers"], found["prompts"]) == (9, 9)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "answers.jsonl: no such file"),
+        ('{"prompt": "p", "response": "r"}\n' * 4, "answers to at least two prompts are needed"),
+    ],
+)
+def test_a_file_that_cannot_be_judged_is_named(
+    text: str | None, said: str, tmp_path: Path, capsys: Any
+) -> None:
+    file = tmp_path / "answers.jsonl"
+    if text:
+        file.write_text(text)
+    with pytest.raises(SystemExit, match="2"):
+        main(["try", "--judge", "openai/m", "--baseline", "iter0", "--responses", str(file)])
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["try", "estimate"])
+def test_settings_that_do_not_matter_are_taken_and_not_listed(command: str, capsys: Any) -> None:
+    main([command, "--help"])
+    said = capsys.readouterr().out
+    assert "--judge" in said and "--data" in said
+    assert not [flag for flag in ("--lora-r", "--report-to", "--use-vllm", "--bf16") if flag in said]
+    with pytest.raises(SystemExit, match="2"):
+        main([command, "--lora-r", "8"])
+    assert "no judge" in capsys.readouterr().err
+
+
+def test_the_quickstarts_first_rubric_which_trains_is_not_said_to_be_unable_to(
+    tmp_path: Path, capsys: Any
+) -> None:
+    settings = {"judge": "sandbox", "meta": "sandbox", "policy": "sandbox", "task": "sandbox"}
+    flags = [part for name, value in settings.items() for part in (f"--{name}", value)]
+    assert not main(["try", *flags, "-n", "32", "--cache-dir", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "✗" not in said and "– known-bad answers earn" in said
+    assert "✓ this judge and rubric tell answers apart; what the rubric pays for, the meta-judge" in said
+    assert "This rests on 32 answers to 8 prompts." in said
 
 
 def test_fresh_answers_of_the_policy_are_judged(tmp_path: Path, capsys: Any) -> None:

@@ -9,11 +9,17 @@ from typing import Any
 
 import click
 
+from mpo_lite.activity import activity
 from mpo_lite.cli.options import json_option
+from mpo_lite.cli.status import show_status
+from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import TaskError
-from mpo_lite.monitor.alarms import Reference, check
+from mpo_lite.monitor.alarms import Reference, check, not_looked_at
 from mpo_lite.monitor.rows import Row
+from mpo_lite.runs import Run
 from mpo_lite.tasks.data import responses
+from mpo_lite.text import counted
+from mpo_lite.training.watch import WINDOW
 
 _SHOWN = 5
 
@@ -22,42 +28,66 @@ _SHOWN = 5
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option(
     "--baseline",
+    metavar="FILE|RUN",
     type=click.Path(path_type=Path),
-    help="Responses that are as they should be, to compare with.",
+    help="Responses that are as they should be, to compare with; of a run, those of its first batches.",
 )
 @click.option("--fail", is_flag=True, help="Exit with 1 when an alarm is raised.")
 @json_option
 @click.pass_context
+@show_status
 def command(context: click.Context, file: Path, baseline: Path | None, fail: bool, as_json: bool) -> None:
     """Look for signs of reward hacking in responses: their lengths, phrases, languages, copies and rewards.
 
     FILE and the baseline are .jsonl, .csv or .parquet with the columns prompt and response (or completion)
     and, where they are known, id, reward and frozen (what the first rubric gives), both from 0 to 1. A run's
-    rollouts.jsonl is such a file. Lengths, phrases and drifting rewards need a baseline.
+    rollouts.jsonl is such a file. Lengths, phrases and drifting rewards need a baseline; without one no alarm
+    is no all-clear, and what was not looked at is told.
 
     \b
     mpo-lite alarms responses.jsonl --baseline first_responses.jsonl
-    mpo-lite alarms runs/essay-20250428-101500/rollouts.jsonl --json
+    mpo-lite alarms runs/essay-20250428-101500/rollouts.jsonl --baseline runs/essay-20250428-101500 --json
     """
     window = _read(file)
-    reference = Reference(_read(baseline)) if baseline else None
-    raised = check(window, reference)
+    with activity(f"looking at {counted(len(window), 'response')}"):
+        reference = Reference(_baseline(baseline)) if baseline else None
+        raised = check(window, reference)
+    unseen = not_looked_at(window, reference)
     if as_json:
         found = {
             "alarms": [asdict(alarm) for alarm in raised],
             "rows": len(window),
             "baseline_rows": len(reference.rows) if reference else 0,
+            "not_looked_at": unseen,
         }
-        click.echo(json.dumps(found))
+        echo(json.dumps(found))
     else:
         for alarm in raised:
-            click.echo(f"{alarm.name}: {alarm.value:.3g} (threshold {alarm.threshold:.3g}); {alarm.detail}")
-            click.echo(
-                f"  seen in {', '.join(alarm.evidence[:_SHOWN])}{' …' * (len(alarm.evidence) > _SHOWN)}"
-            )
-        click.echo(f"{len(raised)} alarms in {len(window)} responses")
+            echo(f"{alarm.name}: {alarm.value:.3g} (threshold {alarm.threshold:.3g}); {alarm.detail}")
+            echo(f"  seen in {', '.join(alarm.evidence[:_SHOWN])}{' …' * (len(alarm.evidence) > _SHOWN)}")
+        for line in unseen:
+            echo(line)
+        said = f"{counted(len(raised), 'alarm')} in {counted(len(window), 'response')}"
+        echo(said if reference else f"{said}, which is no all-clear: give a --baseline, a file or a run")
     if fail and raised:
         context.exit(1)
+
+
+def _baseline(path: Path) -> list[Row]:
+    """Responses to compare with: those of a file, or of a run's first batches, as its own alarms have it."""
+    if not path.is_dir():
+        return _read(path)
+    run, _ = Run.open(path, {})
+    rollouts = run.journalled(0)
+    if not rollouts:
+        raise TaskError(f"{path}: the run has no answers yet")
+    until = rollouts[:WINDOW][-1].batch
+    return [
+        # Under the first rubric the reward is its score.
+        Row(one.id, one.prompt, one.completion, one.reward, one.reward if one.version == 0 else None)
+        for one in rollouts
+        if one.batch <= until
+    ]
 
 
 def _read(path: Path) -> list[Row]:

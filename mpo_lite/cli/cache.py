@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import ConfigError
 from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.resolve import load_config
@@ -52,15 +53,15 @@ def stats(cache_dir: Path | None, as_json: bool) -> None:
             "models": dict(Counter(str(entry.get("model")) for entry in entries).most_common()),
         }
     if as_json:
-        click.echo(json.dumps(found))
+        echo(json.dumps(found))
         return
-    click.echo(f"{found['directory']}: {found['answers']} answers, {size / 1e6:.1f} MB")
+    echo(f"{found['directory']}: {found['answers']} answers, {size / 1e6:.1f} MB")
     if times:
-        click.echo(f"from {found['oldest_days']:.1f} to {found['newest_days']:.1f} days ago")
+        echo(f"from {found['oldest_days']:.1f} to {found['newest_days']:.1f} days ago")
     for model, count in found["models"].items():
-        click.echo(f"  {count:>8}  {model}")
+        echo(f"  {count:>8}  {model}")
     if found["unreadable"]:
-        click.echo(f"{found['unreadable']} rows cannot be read and count as not there; clear removes them")
+        echo(f"{found['unreadable']} rows cannot be read and count as not there; clear removes them")
 
 
 @command.command("prune")
@@ -117,4 +118,4 @@ def _opened(cache_dir: Path | None) -> Generator[AnswerCache]:
 
 
 def _report(removed: int, as_json: bool) -> None:
-    click.echo(json.dumps({"removed": removed}) if as_json else f"{removed} answers removed")
+    echo(json.dumps({"removed": removed}) if as_json else f"{removed} answers removed")

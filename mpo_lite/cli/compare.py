@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,19 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.cli.job import SIMULATED, sandboxed
+from mpo_lite.cli.judging import judge_twice, spend_in_words
 from mpo_lite.cli.options import config_options, json_option
-from mpo_lite.cli.policies import answers, batch_size_option, policy_at
+from mpo_lite.cli.outputs import new_file, overwrite_option
+from mpo_lite.cli.policies import answers, batch_size_option, policy_at, refuse_missing
 from mpo_lite.cli.rate import COLUMNS, lines, rated
 from mpo_lite.cli.status import show_status
+from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
-from mpo_lite.errors import LOST, ConfigError, EndpointError, FailureKind, JudgeDown
-from mpo_lite.files import JsonRow, append_rows, read_rows, write_atomically
+from mpo_lite.errors import ConfigError, EndpointError, JudgeDown, StopRun
+from mpo_lite.files import append_rows, read_rows, write_atomically
+from mpo_lite.judge.breaker import Tally
 from mpo_lite.judge.endpoints import Endpoints
-from mpo_lite.judge.match import MatchJudge, Pair
+from mpo_lite.judge.match import MatchJudge, Pair, Played
 from mpo_lite.llm import background
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.report.summary import not_judged
@@ -32,9 +36,7 @@ from mpo_lite.tasks.data import load_prompts, responses
 from mpo_lite.tasks.spec import Task, task_of
 
 CHUNK = 256
-"""Matches that are judged together, and written then."""
-Match = tuple[str, str, str]
-"""Prompt, and the models whose answers to it stand first and second."""
+"""Matches that are judged together, and by whose failures the breaker tells whether to go on."""
 Answers = dict[str, dict[str, str]]
 """Model → prompt → answer."""
 
@@ -43,21 +45,31 @@ Answers = dict[str, dict[str, str]]
 @click.argument("models", metavar="A B [C ...]", nargs=-1, required=True)
 @config_options(
     "judge", "judge_api_base", "task", "goal", "data", "temperature", "max_new_tokens", "max_usd",
-    "max_calls", "concurrency", "cache_dir", "log_calls",
+    "max_calls", "max_judge_failures", "concurrency", "cache_dir", "log_calls",
 )  # fmt: skip
-@click.option("--n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="Prompts.")
+@click.option(
+    "-n", "--n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="Prompts, at most."
+)
 @batch_size_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for answers and matches.")
+@overwrite_option
 @json_option
 @show_status
 def command(
-    models: tuple[str, ...], count: int, batch_size: int, out: Path | None, as_json: bool, **flags: Any
+    models: tuple[str, ...],
+    count: int,
+    batch_size: int,
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Have a judge compare models pairwise on held-out prompts, each pair in both orders, and rate them.
 
     A, B, C are runs, model folders, hub ids, or files of responses (.jsonl, .csv, .parquet with prompt and
     response). The first run brings task and data along. Answers and matches are kept in the folder and every
-    verdict is cached: the same command goes on where it was stopped.
+    verdict is cached: a comparison that was stopped or killed goes on by the same command. Where nothing, or
+    too little, could be judged, the exit code is 1.
 
     \b
     mpo-lite compare runs/essay-20250428-101500 Qwen/Qwen2.5-1.5B-Instruct --judge gpt-4o
@@ -65,25 +77,28 @@ def command(
     """
     if len(models) < 2:
         raise ConfigError("compare: name at least two models, runs or files")
+    for source in models:
+        refuse_missing(source)
     config = _config(models, flags)
     task = task_of(config)
     folder = out or Path(f"comparison-{task.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    folder.mkdir(parents=True, exist_ok=True)
-    told = _answers(models, flags, config, task, count, batch_size, folder)
-    with sandboxed(config) as served:
-        failures, spend = _play(served, task, told, folder / "matches.jsonl")
-    failed = failures.total()
-    summary: dict[str, Any] = rated(folder / "matches.jsonl")
+    if folder.is_file():
+        raise ConfigError(f"{folder}: is a file; name a folder by --out")
+    with new_file(folder / "matches.jsonl", map(Path, models), overwrite) as fresh:
+        told = _answers(models, flags, config, task, count, batch_size, folder)
+        with sandboxed(config) as served:
+            tally, spend = _play(served, task, told, fresh)
+        summary: dict[str, Any] = rated(fresh)
+    failed, failures = len(tally.failures), Counter(tally.failures)
     summary |= {"failed": failed, "failures": failures, "out": str(folder), **spend}
     summary["simulated_judge"] = SANDBOX in config.model_names
     if as_json:
-        click.echo(json.dumps(summary))
+        echo(json.dumps(summary))
         return
-    usd = "an unknown sum (unpriced)" if spend["usd"] is None else f"${spend['usd']:.4f}"
     note = f"; {SIMULATED}" if summary["simulated_judge"] else ""
-    click.echo("\n".join(lines(summary)))
-    matches = not_judged(failed, summary["matches"] + failed, failures)
-    click.echo(f"{matches}, for {usd}; kept in {folder}{note}")
+    echo("\n".join(lines(summary)))
+    matches = not_judged(failed, tally.size, failures)
+    echo(f"{matches}, {spend_in_words(spend['usd'])}; kept in {folder}{note}")
 
 
 def _config(models: Sequence[str], flags: dict[str, Any]) -> Config:
@@ -132,10 +147,9 @@ def _answers(
             policy = policy_at(source, flags)
             name, kept = policy.name, folder / f"answers-{_file_name(policy.name)}.jsonl"
             found = {row["prompt"]: row["response"] for row in read_rows(kept)}
-            if any(prompt not in found for prompt in prompts):
-                found = {prompt: one.text for prompt, one in answers(policy, task, prompts, batch_size)}
-                write_atomically(kept, "")
-                append_rows(kept, ({"prompt": prompt, "response": text} for prompt, text in found.items()))
+            if missing := [prompt for prompt in prompts if prompt not in found]:
+                found |= {prompt: one.text for prompt, one in answers(policy, task, missing, batch_size)}
+                _keep(kept, found)
         if name in told:
             raise ConfigError(f"compare: two models are called {name!r}; rename a folder or file")
         told[name] = found
@@ -145,46 +159,51 @@ def _answers(
     return {name: {prompt: one[prompt] for prompt in shared} for name, one in told.items()}
 
 
-def _play(
-    config: Config, task: Task, told: Answers, file: Path
-) -> tuple[Counter[FailureKind], dict[str, Any]]:
-    """Has all matches judged and written; why some were not, and what it took."""
+def _keep(file: Path, found: Mapping[str, str]) -> None:
+    """Writes a model's answers, those that are in the file already among them."""
+    rows = ({"prompt": prompt, "response": text} for prompt, text in found.items())
+    write_atomically(file, "".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def _play(config: Config, task: Task, told: Answers, file: Path) -> tuple[Tally, dict[str, Any]]:
+    """Has all matches judged and written; how many were judged, and what it took."""
     models = Endpoints(config, task.persona, with_meta=False, waits_out=True)
     judge = MatchJudge(models.client, models.judges[0], task.persona, task.purpose)
     names = [pair for both in combinations(told, 2) for pair in (both, both[::-1])]
     matches = [(prompt, a, b) for prompt in next(iter(told.values())) for a, b in names]
-    failures: Counter[FailureKind] = Counter()
+    share = config.max_judge_failures
+    played: list[Played] = []
 
-    def play(chunk: Sequence[Match], lost: list[Match] | None = None) -> None:
-        """Has matches judged and written; those that the server lost go to ``lost``, if there is such."""
-        pairs = [Pair(prompt, told[a][prompt], told[b][prompt]) for prompt, a, b in chunk]
-        rows: list[JsonRow] = []
-        for match, played in zip(chunk, background.wait(judge.winners(pairs)), strict=True):
-            prompt, a, b = match
-            if played.winner:
-                winner = {"first": a, "second": b, "tie": "tie"}[played.winner]
-                rows.append(dict(zip(COLUMNS, (prompt, a, b, winner), strict=True)))
-            elif lost is not None and played.failure in LOST:
-                lost.append(match)
-            elif played.failure:
-                failures[played.failure] += 1
-        append_rows(file, rows)
+    def winners(pairs: Sequence[Pair]) -> list[Played]:
+        try:
+            return background.wait(judge.winners(pairs))
+        except EndpointError as error:
+            raise JudgeDown(str(error)) from None
 
     try:
         models.log_calls(Path())
         models.check()
-        write_atomically(file, "")
         with activity("comparing", len(matches), "matches") as work:
-            lost: list[Match] = []
             for start in range(0, len(matches), CHUNK):
-                play(matches[start : start + CHUNK], lost)
-                work.advance(min(CHUNK, len(matches) - start))
-            play(lost)
-    except EndpointError as error:
-        raise JudgeDown(str(error)) from None
+                chunk = matches[start : start + CHUNK]
+                pairs = [Pair(prompt, told[a][prompt], told[b][prompt]) for prompt, a, b in chunk]
+                fresh = judge_twice(winners, pairs, config)
+                played += fresh
+                work.advance(len(chunk))
+                if (tally := Tally.of(fresh, share)).broken:
+                    tally.check("match", "matches")
+        (tally := Tally.of(played, share)).check("match", "matches")
+    except StopRun as stop:
+        raise type(stop)(f"{stop}; what was judged is cached: go on by the same command") from None
     finally:
         models.close()
-    return failures, models.spend()
+    judged = (
+        (prompt, a, b, {"first": a, "second": b}.get(one.winner or "", "tie"))
+        for (prompt, a, b), one in zip(matches, played, strict=True)
+        if not one.failure
+    )
+    append_rows(file, (dict(zip(COLUMNS, match, strict=True)) for match in judged))
+    return tally, models.spend()
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mpo_lite.cli.options import FLAGS, config_options, json_option, overrides_option
+from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.resolve import explained
 from mpo_lite.strict_yaml import dump_yaml
@@ -42,7 +43,7 @@ def schema() -> None:
     mpo-lite config schema > mpo-lite.schema.json
     # yaml-language-server: $schema=mpo-lite.schema.json
     """
-    click.echo(config_schema(), nl=False)
+    echo(config_schema(), nl=False)
 
 
 @command.command("show")
@@ -68,14 +69,14 @@ def show(
         if whole or _origin(name, origins) != "default"
     }
     if as_json:
-        click.echo(json.dumps(told))
+        echo(json.dumps(told))
         return
     for name, one in told.items():
         text = dump_yaml({name: one["value"]}).rstrip()
         first, *rest = text.splitlines()
-        click.echo("\n".join([f"{first}  # {one['from']}", *rest]))
+        echo("\n".join([f"{first}  # {one['from']}", *rest]))
     if not told:
-        click.echo("all settings are at their defaults; --all shows them")
+        echo("all settings are at their defaults; --all shows them")
 
 
 def _origin(name: str, origins: dict[str, str]) -> str:

@@ -20,6 +20,7 @@ from mpo_lite.cli.job import sandboxed
 from mpo_lite.cli.meta_trial import meta_lines, meta_row, one_line
 from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.cli.status import show_status
+from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.errors import CallFailed, EndpointError, UsageError
 from mpo_lite.judge.base import Judge, Sample
@@ -98,7 +99,7 @@ def command(
         if not as_json:
             _say(finding)
     if as_json:
-        click.echo(json.dumps({"findings": [asdict(one) for one in found]}))
+        echo(json.dumps({"findings": [asdict(one) for one in found]}))
     if any(one.state == "bad" for one in found):
         context.exit(1)
 
@@ -274,6 +275,7 @@ def _tried(models: Endpoints, name: str, backend: Backend) -> Finding:
 
 def _say(finding: Finding) -> None:
     sign, colour = _SIGNS[finding.state]
-    click.echo(f"{click.style(sign, fg=colour)} {finding.name}: {finding.detail}")
+    echo(sign, nl=False, fg=colour)
+    echo(f" {finding.name}: {finding.detail}")
     if finding.mend:
-        click.echo(f"    {finding.mend}")
+        echo(f"    {finding.mend}")

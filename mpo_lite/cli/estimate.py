@@ -7,16 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from mpo_lite.cli.job import sandboxed
 from mpo_lite.cli.options import FLAGS, GroupedCommand, config_options, json_option, overrides_option
+from mpo_lite.cli.terminal import console, echo
 from mpo_lite.config import Config
 from mpo_lite.resolve import load_config
 from mpo_lite.training.estimate import estimate, paid_for
 from mpo_lite.training.session import Session
 
+SHOWN = (
+    "judge", "meta", "judge_api_base", "meta_api_base", "judge_mode", "replicates", "task", "goal", "data",
+    "rubric", "baseline", "preset", "steps", "group_size", "interval", "meta_samples", "mode", "schedule",
+    "strategy", "prescreen",
+)  # fmt: skip
+"""Settings that a run's cost depends on; the others are taken too: a command of ``train`` fits as it is."""
 _ROWS = {"judge": "judge", "meta": "meta-judge", "total": "total"}
 _FIGURES = {
     "calls": "calls",
@@ -28,7 +34,7 @@ _FIGURES = {
 
 @click.command("estimate", cls=GroupedCommand, short_help="Say what a run will cost, before it is begun.")
 @click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
-@config_options(*FLAGS)
+@config_options(*FLAGS, hidden=set(FLAGS) - set(SHOWN))
 @overrides_option
 @json_option
 def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool, **flags: Any) -> None:
@@ -40,7 +46,7 @@ def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool,
     """
     found, caps = _estimate(load_config(config_file, flags, overrides))
     if as_json:
-        click.echo(json.dumps(found))
+        echo(json.dumps(found))
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("", ""):
@@ -53,20 +59,20 @@ def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool,
             low, high = row[figure] or (None, None)
             told = (_told(figure, value) for value in (low, row["middle"][figure], high))
             table.add_row(name if figure == "calls" else "", heading, *told)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
+    screen = console()
+    screen.print(table)
     for line in caps:
-        console.print(f"\n{line}", markup=False)
+        screen.print(f"\n{line}")
     if summary := found["meta_steps"]["summary"]:
-        console.print(f"\nMeta steps: {summary}", markup=False)
-    console.print("\nWhat moves it most, all else being as in the middle:")
+        screen.print(f"\nMeta steps: {summary}")
+    screen.print("\nWhat moves it most, all else being as in the middle:")
     for row in found["moves"]:
         figure = "usd" if "usd" in row else "tokens"
         low, high = (_told(figure, value) for value in row[figure])
-        console.print(f"- {row['factor']}: {low} to {high}{' tokens' * (figure == 'tokens')}", markup=False)
-    console.print("\nAssumed:")
+        screen.print(f"- {row['factor']}: {low} to {high}{' tokens' * (figure == 'tokens')}")
+    screen.print("\nAssumed:")
     for line in found["assumptions"]:
-        console.print(f"- {line}", markup=False)
+        screen.print(f"- {line}")
 
 
 def _estimate(config: Config) -> tuple[dict[str, Any], list[str]]:

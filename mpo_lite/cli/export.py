@@ -10,10 +10,14 @@ import click
 from mpo_lite.activity import activity
 from mpo_lite.checkpoints import intact_checkpoint, read_state
 from mpo_lite.cli.job import with_sandbox_policy
+from mpo_lite.cli.outputs import new_folder
 from mpo_lite.cli.status import show_status
+from mpo_lite.cli.terminal import echo
+from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, refusals
 from mpo_lite.report.card import model_card
 from mpo_lite.runs import Run
+from mpo_lite.tasks.hub import hub_problem
 from mpo_lite.tasks.spec import task_of
 
 
@@ -39,26 +43,34 @@ def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: boo
     if run.begun_by == "library":
         raise ConfigError(f"{run_dir}: a trainer of your own wrote it and holds the policy; merge it there")
     checkpoint = intact_checkpoint(run)
-    card = model_card(run, config, read_state(checkpoint)["batch"], task_of(config).purpose)
-    if folder and folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder}: is not empty; name a new folder")
+    if hub_id:
+        _refuse_without_hub(hub_id)
+    if folder:
+        with new_folder(folder) as fresh:
+            _write(run, config, checkpoint, fresh)
+        echo(f"{folder}: {checkpoint.name}, merged")
+        if hub_id:
+            echo(f"uploaded: {_push(folder, hub_id, private)}")
+    elif hub_id:
+        with tempfile.TemporaryDirectory(prefix="mpo-lite-export-") as scratch:
+            _write(run, config, checkpoint, Path(scratch))
+            echo(f"uploaded: {_push(Path(scratch), hub_id, private)}")
+
+
+def _write(run: Run, config: Config, checkpoint: Path, folder: Path) -> None:
+    """Writes the merged policy and its card."""
     with activity(f"loading policy {config.policy}"):
         from mpo_lite.training.export import merge  # loads torch
+    with activity(f"merging the adapter into {config.policy}"):
+        merge(with_sandbox_policy(config), checkpoint, folder)
+    card = model_card(run, config, read_state(checkpoint)["batch"], task_of(config).purpose)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
-    place = folder.absolute().parent if folder else None
-    if place:
-        place.mkdir(parents=True, exist_ok=True)
-    # Beside its place, and moved there once it is whole: a kill leaves no half of a model.
-    with tempfile.TemporaryDirectory(dir=place, prefix=".export-") as scratch:
-        target = Path(scratch) / "policy"
-        with activity(f"merging the adapter into {config.policy}"):
-            merge(with_sandbox_policy(config), checkpoint, target)
-        (target / "README.md").write_text(card, encoding="utf-8")
-        if hub_id:
-            click.echo(f"uploaded: {_push(target, hub_id, private)}")
-        if folder:
-            target.replace(folder)  # which is not there, or empty
-            click.echo(f"{folder}: {checkpoint.name}, merged")
+
+def _refuse_without_hub(hub_id: str) -> None:
+    """Raises ``ConfigError`` where nothing can be uploaded: before a model is loaded and merged for it."""
+    if problem := hub_problem():
+        raise ConfigError(f"--push {hub_id}: {problem}; write a folder by --merge DIR, and upload it later")
 
 
 def _push(folder: Path, hub_id: str, private: bool) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from mpo_lite.cli.config import SCHEMA, config_schema
+from mpo_lite.cli.outputs import new_folder
+from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import ConfigError
 from mpo_lite.prompts import prompts_dir
 
@@ -22,18 +24,17 @@ def command(folder: Path) -> None:
     mpo-lite init my-task
     mpo-lite train my-task/experiment.yaml
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise ConfigError(f"{folder}: is not empty; name a new folder")
-    try:
-        shutil.copytree(prompts_dir() / "init", folder, dirs_exist_ok=True)
-        (folder / "experiment.yaml").write_text(_experiment(), encoding="utf-8")
-        (folder / SCHEMA).write_text(config_schema(), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error})") from error
+    with new_folder(folder) as fresh:
+        try:
+            shutil.copytree(prompts_dir() / "init", fresh, dirs_exist_ok=True)
+            (fresh / "experiment.yaml").write_text(_experiment(), encoding="utf-8")
+            (fresh / SCHEMA).write_text(config_schema(), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be written ({error.strerror or error})") from error
     for path in sorted(folder.iterdir()):
-        click.echo(f"wrote {path}")
-    click.echo(f"look at it: mpo-lite tasks {folder}")
-    click.echo(f"train it:   mpo-lite train {folder / 'experiment.yaml'}")
+        echo(f"wrote {path}")
+    echo(f"look at it: mpo-lite tasks {folder}")
+    echo(f"train it:   mpo-lite train {folder / 'experiment.yaml'}")
 
 
 def _experiment() -> str:

@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from mpo_lite.activity import activity
 from mpo_lite.checkpoints import discard_after
 from mpo_lite.cli.progress import Display
 from mpo_lite.cli.status import Status
+from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config, Model
 from mpo_lite.errors import BudgetReached, ConfigError, MPOError, StopRun
 from mpo_lite.llm.models import SANDBOX
@@ -69,7 +68,7 @@ def run_job(
             if leads():
                 report = _report(run)
                 if outcome.stop:
-                    click.echo(f"saved; go on with: {_resume(run, outcome.stop)}", err=True)
+                    echo(f"saved; go on with: {_resume(run, outcome.stop)}", err=True)
                 _tell(summary, report, as_json)
             leave()
             if outcome.stop:
@@ -85,16 +84,14 @@ def tell_complete(run: Run, config: Config, as_json: bool) -> None:
     summary = {**run_figures(run, config), "seconds": 0.0}
     report = _report(run)
     more = f"mpo-lite resume {run.path} --steps {2 * config.steps}"
-    click.echo(
-        f"complete: all {counted(config.steps, 'batch', 'batches')} are done; for more: {more}", err=True
-    )
+    echo(f"complete: all {counted(config.steps, 'batch', 'batches')} are done; for more: {more}", err=True)
     _tell(summary, report, as_json)
 
 
 def _tell(summary: dict[str, Any], report: Path | None, as_json: bool) -> None:
-    click.echo(json.dumps(summary) if as_json else _closing_line(summary))
+    echo(json.dumps(summary) if as_json else _closing_line(summary))
     if report and not as_json:
-        click.echo(f"report: {report}")
+        echo(f"report: {report}")
 
 
 def _resume(run: Run, stop: StopRun) -> str:
@@ -115,7 +112,7 @@ def _report(run: Run) -> Path | None:
         with activity("writing the report"):
             return write_report(run)
     except MPOError as error:
-        click.echo(f"no report ({error}); try again: mpo-lite report {run.path}", err=True)
+        echo(f"no report ({error}); try again: mpo-lite report {run.path}", err=True)
         return None
 
 

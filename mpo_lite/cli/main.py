@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
 from mpo_lite import __version__
+from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import MPOError, storage_problem
 from mpo_lite.training.ranks import leads
 
@@ -66,26 +72,63 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point: runs a command; an error of ours is one line on stderr and an exit code, no traceback."""
     try:
-        return cli.main(args=arguments, standalone_mode=False)
+        with _terminable():
+            return cli.main(args=arguments, standalone_mode=False)
     except MPOError as error:
         if leads():
-            click.echo(f"mpo-lite: {error}", err=True)
+            echo(f"mpo-lite: {error}", err=True)
         sys.exit(error.exit_code)
     except click.NoSuchOption as error:
         from mpo_lite.cli.options import explain_unknown  # loads the settings
 
-        click.UsageError(explain_unknown(error), error.ctx).show()
+        _show(click.UsageError(explain_unknown(error), error.ctx))
         sys.exit(error.exit_code)
     except OSError as error:
         if not (said := storage_problem(error, Path("the output"))):
             raise
-        click.echo(f"mpo-lite: {said}", err=True)
+        echo(f"mpo-lite: {said}", err=True)
         sys.exit(1)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("mpo-lite: stopped at once; go on with a run by mpo-lite resume RUN", err=True)
-        sys.exit(130)
+    except click.Abort as left:
+        if not isinstance(left.__cause__, KeyboardInterrupt | EOFError):  # a question was answered with no
+            echo("mpo-lite: left as it is", err=True)
+            sys.exit(1)
+        _interrupted()
+    except KeyboardInterrupt:
+        _interrupted()
+
+
+def _interrupted() -> NoReturn:
+    echo(
+        "mpo-lite: stopped at once; a run goes on by mpo-lite resume RUN, any other command by itself again",
+        err=True,
+    )
+    sys.exit(130)
+
+
+@contextmanager
+def _terminable() -> Generator[None]:
+    """Has SIGTERM end a command as Ctrl-C does, so that nothing unfinished is left behind."""
+    if threading.current_thread() is not threading.main_thread():  # others cannot be told of signals
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _show(error: click.ClickException) -> None:
+    """Shows an error of click's, which writes to files alone."""
+    said = StringIO()
+    error.show(said)
+    echo(said.getvalue(), err=True, nl=False)

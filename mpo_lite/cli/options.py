@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -44,12 +44,17 @@ class GroupedCommand(click.Command):
                     formatter.write_dl(found)
 
 
-def config_options(*names: str) -> Callable[[Decorated], Decorated]:
-    """Adds one flag per named field of ``Config``, typed and described by it; absent ones arrive as None."""
+def config_options(*names: str, hidden: Collection[str] = ()) -> Callable[[Decorated], Decorated]:
+    """Adds one flag per named field of ``Config``, typed and described by it; absent ones arrive as None.
+
+    Args:
+        names: The fields.
+        hidden: Those of them that are taken, and that the help leaves out.
+    """
 
     def decorate(function: Decorated) -> Decorated:
         for name in reversed(names):
-            function = _option(name)(function)
+            function = _option(name, name in hidden)(function)
         return function
 
     return decorate
@@ -90,7 +95,7 @@ def _with_dashes(text: str) -> str:
     return " ".join(words)
 
 
-def _option(name: str) -> Callable[[Decorated], Decorated]:
+def _option(name: str, hidden: bool) -> Callable[[Decorated], Decorated]:
     field = Config.model_fields[name]
     kind = _kind(field.annotation)
     text = field.description or ""
@@ -99,10 +104,11 @@ def _option(name: str) -> Callable[[Decorated], Decorated]:
         text += f" [default: {told[0] if isinstance(told, tuple) else told}]"
     flag = f"--{name.replace('_', '-')}"
     if kind is bool:
-        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
+        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text, hidden=hidden)
     if kind is tuple:
-        return click.option(flag, name, multiple=True, callback=_given, help=text)
-    return click.option(flag, name, type=click.Path(path_type=Path) if kind is Path else kind, help=text)
+        return click.option(flag, name, multiple=True, callback=_given, help=text, hidden=hidden)
+    of = click.Path(path_type=Path) if kind is Path else kind
+    return click.option(flag, name, type=of, help=text, hidden=hidden)
 
 
 def _given(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> Any:

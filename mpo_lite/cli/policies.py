@@ -4,6 +4,7 @@ out prompts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ import click
 from mpo_lite.activity import activity
 from mpo_lite.checkpoints import intact_checkpoint
 from mpo_lite.cli.job import with_sandbox_policy
-from mpo_lite.config import Config
+from mpo_lite.config import DATA_ENDINGS, DEFAULT_POLICY, Config
+from mpo_lite.errors import ConfigError
+from mpo_lite.llm.models import SANDBOX
 from mpo_lite.resolve import load_config
 from mpo_lite.runs import Run
 from mpo_lite.tasks.spec import Task
@@ -30,6 +33,7 @@ batch_size_option = click.option(
     show_default=True,
     help="Prompts generated at once; lower it where memory is short.",
 )
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,21 @@ class Policy:
     checkpoint: Path | None
 
 
+def refuse_missing(source: str) -> None:
+    """Raises ``ConfigError`` where there is nothing of that name here, and it is no name on the hub."""
+    path = Path(source).expanduser()
+    if path.exists() or source == SANDBOX:
+        return
+    if path.suffix in DATA_ENDINGS:
+        raise ConfigError(f"{source}: no such file")
+    among_runs = any(path.parent.glob("*/config.yaml"))
+    if among_runs or not _HUB_ID.fullmatch(source):
+        raise ConfigError(
+            f"{source}: no such folder; give a run (mpo-lite runs lists them), a model folder, or a hub id "
+            f"such as {DEFAULT_POLICY}"
+        )
+
+
 def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ()) -> Policy:
     """The policy of a run, or a model by folder or hub id.
 
@@ -56,10 +75,13 @@ def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ())
         overrides: ``key=value`` settings; not for runs.
 
     Raises:
-        ConfigError: The run has no checkpoint.
+        ConfigError: There is nothing of that name, or the run has no checkpoint.
         RunError: A file of its last checkpoint is damaged.
     """
+    refuse_missing(source)
     path = Path(source)
+    if path.is_file():
+        raise ConfigError(f"{source}: is a file; give a run, a model folder, or a hub id")
     if not Run(path).exists():
         config = with_sandbox_policy(load_config(None, given | {"policy": source}, overrides))
         return Policy(path.name if path.exists() else source, config, None)

@@ -9,6 +9,7 @@ import click
 
 from mpo_lite.cli.job import SIMULATED, run_job
 from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli.terminal import echo
 from mpo_lite.llm.models import SANDBOX
 from mpo_lite.report.summary import standing_alarms, standing_in_words
 from mpo_lite.resolve import load_config
@@ -63,26 +64,26 @@ def tell(summary: dict[str, Any]) -> None:
     for title, version in (("Rubric before", first), ("Rubric after", last)):
         if version is last and last.number == 0:
             break
-        click.secho(f"\n{title} (v{version.number})", bold=True)
+        echo(f"\n{title} (v{version.number})", bold=True)
         for criterion in version.rubric.criteria:
-            click.echo(f"  {criterion.id:18} {criterion.description}")
+            echo(f"  {criterion.id:18} {criterion.description}")
     evaluations = run.rows(run.gold)
     lowest = min(evaluations, key=lambda row: row["gold"])
-    click.secho(f"\nOne held-out prompt: {evaluations[0]['samples'][0]['prompt']}", bold=True)
+    echo(f"\nOne held-out prompt: {evaluations[0]['samples'][0]['prompt']}", bold=True)
     for title, row in (
         ("before", evaluations[0]),
         ("at the lowest", lowest),
         ("at the end", evaluations[-1]),
     ):
         sample = row["samples"][0]
-        click.echo(f"  {title} (batch {row['batch']}, gold {sample['gold']:.2f}):")
-        click.echo(f"    {sample['completion'].strip()}")
+        echo(f"  {title} (batch {row['batch']}, gold {sample['gold']:.2f}):")
+        echo(f"    {sample['completion'].strip()}")
     reward, gold = summary["reward"], summary["gold"]
     versions = " (by different rubrics)" if last.number else ""
     standing = standing_alarms(run.rows(run.metrics), run.rows(run.lineage))
-    click.secho("\nWhat happened", bold=True)
-    click.echo(f"  gold    start {gold['start']:.3f}, lowest {gold['min']:.3f}, end {gold['end']:.3f}")
-    click.echo(f"  reward  start {reward['start']:.3f}, end {reward['end']:.3f}{versions}")
-    click.echo(f"  alarms  {'; '.join(map(standing_in_words, standing)) or 'none stands at the end'}")
-    click.echo(f"  report  {run.report} tells it all: open it in a browser")
-    click.echo(f"  Note: {SIMULATED}.")
+    echo("\nWhat happened", bold=True)
+    echo(f"  gold    start {gold['start']:.3f}, lowest {gold['min']:.3f}, end {gold['end']:.3f}")
+    echo(f"  reward  start {reward['start']:.3f}, end {reward['end']:.3f}{versions}")
+    echo(f"  alarms  {'; '.join(map(standing_in_words, standing)) or 'none stands at the end'}")
+    echo(f"  report  {run.report} tells it all: open it in a browser")
+    echo(f"  Note: {SIMULATED}.")

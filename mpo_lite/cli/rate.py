@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from mpo_lite.cli.options import json_option
+from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import TaskError
 from mpo_lite.tasks.data import file_rows
 
@@ -32,21 +33,23 @@ def command(file: Path, online_elo: float | None, as_json: bool) -> None:
 
     MATCHES is .jsonl, .csv or .parquet with the columns prompt, model_a (shown first), model_b and winner
     (one of the two, or "tie"). What being shown first is worth is estimated and taken out. Intervals come
-    from drawing prompts anew, 1000 times.
+    from drawing prompts anew, 1000 times; matches on fewer than 10 prompts tell none. Models that no chain of
+    matches connects are rated apart.
 
     \b
     mpo-lite rate matches.jsonl
     mpo-lite rate matches.jsonl --online-elo 4 --json
     """
     told = rated(file, online_elo)
-    click.echo(json.dumps(told) if as_json else "\n".join(lines(told)))
+    echo(json.dumps(told) if as_json else "\n".join(lines(told)))
 
 
 def rated(file: Path, online_k: float | None = None) -> dict[str, Any]:
     """The ratings of a file of matches, as ``--json`` prints them.
 
-    ``position_bias`` is the share of matches that the model shown first won; ``position_elo`` what being
-    shown first is worth, in points, and what ``elo`` is without.
+    ``groups`` are the models that matches connect; ratings of two groups are not comparable. ``lo`` and
+    ``hi`` are None where they cannot be known. ``position_bias`` is the share of matches that the model shown
+    first won; ``position_elo`` what being shown first is worth, in points, and what ``elo`` is without.
 
     Raises:
         TaskError: The file cannot be read, or a row is no match; says which.
@@ -59,6 +62,7 @@ def rated(file: Path, online_k: float | None = None) -> dict[str, Any]:
     table = rate(matches)
     told: dict[str, Any] = {
         "ratings": {name: asdict(rating) for name, rating in table.ratings.items()},
+        "groups": table.groups,
         "position_bias": table.first_wins / table.matches,
         "position_elo": table.advantage,
         "matches": table.matches,
@@ -68,12 +72,16 @@ def rated(file: Path, online_k: float | None = None) -> dict[str, Any]:
 
 def lines(told: dict[str, Any]) -> list[str]:
     """The ratings for a person."""
-    names = max(map(len, told["ratings"]))
-    shown = [
-        f"{name:{names}}  {one['elo']:7.1f}  [{one['lo']:.1f}, {one['hi']:.1f}]  "
-        f"{one['wins']:g} of {one['games']} won ({one['wins'] / one['games']:.0%})"
-        for name, one in told["ratings"].items()
-    ]
+    ratings, groups = told["ratings"], told["groups"]
+    shown: list[str] = []
+    if len(groups) > 1:
+        shown.append(f"no match connects these {len(groups)} groups: each is rated on a scale of its own")
+    width = max(map(len, ratings))
+    for number, group in enumerate(groups, start=1):
+        shown += [f"group {number}"] if len(groups) > 1 else []
+        shown += [_line(name, ratings[name], width) for name in group]
+    if any(one["lo"] is None for one in ratings.values()):
+        shown.append("[?]: no interval can be known from so few prompts, or where every match ended the same")
     first = round(told["position_bias"] * told["matches"], 1)
     shown.append(
         f"shown first won {first:g} of {told['matches']} ({told['position_bias']:.1%}), worth "
@@ -83,6 +91,12 @@ def lines(told: dict[str, Any]) -> list[str]:
         elos = ", ".join(f"{name} {elo:.2f}" for name, elo in told["online_elo"].items())
         shown.append(f"online Elo, which depends on the order of matches: {elos}")
     return shown
+
+
+def _line(name: str, one: dict[str, Any], width: int) -> str:
+    interval = "?" if one["lo"] is None else f"{one['lo']:.1f}, {one['hi']:.1f}"
+    won = f"{one['wins']:g} of {one['games']} won ({one['wins'] / one['games']:.0%})"
+    return f"{name:{width}}  {one['elo']:7.1f}  [{interval}]  {won}"
 
 
 def _match(row: dict[str, Any], where: str) -> tuple[str, str, str, str]:

@@ -12,11 +12,13 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.cli.job import SIMULATED, sandboxed
+from mpo_lite.cli.judging import spend_in_words
 from mpo_lite.cli.options import config_options, json_option, overrides_option
+from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.status import show_status
+from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
-from mpo_lite.errors import EndpointError, JudgeDown, TaskError
-from mpo_lite.files import write_atomically
+from mpo_lite.errors import EndpointError, JudgeDown, StopRun, TaskError
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.endpoints import Endpoints
 from mpo_lite.llm import background
@@ -27,12 +29,14 @@ from mpo_lite.meta.step import MetaJudge
 from mpo_lite.resolve import load_config
 from mpo_lite.rubric import dump_rubric
 from mpo_lite.runs import rubric_at
-from mpo_lite.tasks.data import responses
+from mpo_lite.tasks.data import cluster_of, responses
 from mpo_lite.tasks.spec import Task, task_of
+from mpo_lite.text import counted
 
 FLAGS = (
-    "task", "judge", "meta", "judge_api_base", "meta_api_base", "rubric", "rounds", "meta_samples", "mode",
-    "prescreen", "seed", "max_usd", "max_calls", "max_tokens", "concurrency", "cache_dir", "log_calls",
+    "task", "goal", "judge", "meta", "judge_api_base", "meta_api_base", "rubric", "rounds", "meta_samples",
+    "mode", "prescreen", "seed", "max_usd", "max_calls", "max_tokens", "max_judge_failures", "concurrency",
+    "cache_dir", "log_calls",
 )  # fmt: skip
 
 
@@ -43,24 +47,33 @@ FLAGS = (
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Where to write the refined rubric (YAML)."
 )
+@overwrite_option
 @overrides_option
 @json_option
 @show_status
 def command(
-    data: Path, labels: str | None, out: Path, overrides: tuple[str, ...], as_json: bool, **flags: Any
+    data: Path,
+    labels: str | None,
+    out: Path,
+    overwrite: bool,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Refine a rubric on answers at hand: judge them, mend the rubric, try it out, repeat.
 
     DATA is .jsonl, .csv or .parquet with the columns prompt and response (or completion); a run's
     rollouts.jsonl is such a file. With --labels, half of the labelled answers are kept from the meta-judge,
-    and a new rubric must agree with their labels at least as well as the old one.
+    and a new rubric must agree with their labels at least as well as the old one. Every answer of a model is
+    cached: a refinement that was stopped or killed goes on by the same command. Where too little could be
+    judged, or no proposal was usable, the exit code is 1.
 
     \b
     mpo-lite refine --task essay --judge gpt-4o-mini --meta claude answers.jsonl --rounds 5 --out rubric.yaml
     mpo-lite train --rubric rubric.yaml --baseline iter0 --judge gpt-4o-mini
     """
     config = load_config(None, flags, overrides)
-    with sandboxed(config) as served:
+    with new_file(out, [data, config.rubric], overwrite) as fresh, sandboxed(config) as served:
         task = task_of(served)
         samples, given = _read(data, labels, task)
         models = Endpoints(served, task.persona, with_meta=True, waits_out=True)
@@ -69,12 +82,10 @@ def command(
             models.check()
             rounds = _refine(served, task, models, samples, given, (lambda one: None) if as_json else _say)
             summary = _summary(rounds, models, config)
-            write_atomically(out, dump_rubric(rounds[-1].rubric))
+            fresh.write_text(dump_rubric(rounds[-1].rubric), encoding="utf-8")
         finally:
             models.close()
-    click.echo(
-        json.dumps(summary | {"out": str(out)}) if as_json else f"{_closing(summary)}, written to {out}"
-    )
+    echo(json.dumps(summary | {"out": str(out)}) if as_json else f"{_closing(summary)}, written to {out}")
 
 
 def _refine(
@@ -96,17 +107,22 @@ def _refine(
 
     try:
         with activity("refining", config.rounds, "rounds") as work:
-            return background.wait(refine(meta, examiner, task, config, first, samples, labels, finished))
+            rounds = background.wait(refine(meta, examiner, task, config, first, samples, labels, finished))
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
+    except StopRun as stop:
+        raise type(stop)(f"{stop}; what was answered is cached: go on by the same command") from None
+    if all(attempt.rubric is None for one in rounds for attempt in one.outcome.attempts):
+        reason = rounds[-1].outcome.reason
+        raise JudgeDown(f"no usable proposal in {counted(len(rounds), 'round')}: {reason}")
+    return rounds
 
 
 def _read(path: Path, labels: str | None, task: Task) -> tuple[list[Sample], list[float | None]]:
     samples: list[Sample] = []
     given: list[float | None] = []
     for number, row, response in responses(path):
-        cluster = row.get(task.data.cluster, "") if task.data.cluster else row.get("cluster", "")
-        samples.append(Sample(row["prompt"], response, str(cluster or "")))
+        samples.append(Sample(row["prompt"], response, cluster_of(row, task.data)))
         given.append(_label(path, number, row, labels) if labels else None)
     if len({sample.prompt for sample in samples}) < 2:
         raise TaskError(f"{path}: at least two answers to different prompts are needed")
@@ -135,7 +151,7 @@ def _say(one: Round) -> None:
     names = ", ".join(criterion.id for criterion in one.rubric.criteria)
     agreement = "" if one.agreement is None else f"; agrees with the labels by {one.agreement:.2f}"
     kept = f"kept ({one.outcome.reason})" if one.outcome.reason else f"now: {names}"
-    click.echo(f"round {one.number}: {kept}{agreement}")
+    echo(f"round {one.number}: {kept}{agreement}")
 
 
 def _summary(rounds: list[Round], models: Endpoints, config: Config) -> dict[str, Any]:
@@ -151,7 +167,7 @@ def _summary(rounds: list[Round], models: Endpoints, config: Config) -> dict[str
 
 
 def _closing(summary: dict[str, Any]) -> str:
-    usd = "an unknown sum (unpriced)" if summary["usd"] is None else f"${summary['usd']:.4f}"
     accepted = sum(one["accepted"] for one in summary["rounds"])
-    told = f"{accepted} of {len(summary['rounds'])} rounds changed the rubric, for {usd}"
+    changed = f"{accepted} of {counted(len(summary['rounds']), 'round')} changed the rubric"
+    told = f"{changed}, {spend_in_words(summary['usd'])}"
     return f"{told}; {SIMULATED}" if summary["simulated_judge"] else told

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import webbrowser
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
 from mpo_lite.activity import activity
+from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.status import show_status
+from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import MPOError
 from mpo_lite.runs import Run
 
@@ -21,9 +24,10 @@ from mpo_lite.runs import Run
     type=click.Path(path_type=Path),
     help="Where to write. [default: report.html in the run, or comparison.html beside the first of several]",
 )
+@overwrite_option
 @click.option("--open", "show", is_flag=True, help="Open it in the browser.")
 @show_status
-def command(runs: tuple[Path, ...], out: Path | None, show: bool) -> None:
+def command(runs: tuple[Path, ...], out: Path | None, overwrite: bool, show: bool) -> None:
     """Write the report of a run, finished or under way; of several, one page that compares them.
 
     The file is whole: it needs no server and no network, and may be sent to others. It holds prompts and
@@ -38,13 +42,17 @@ def command(runs: tuple[Path, ...], out: Path | None, show: bool) -> None:
 
     first, *others = runs
     damaged: list[MPOError] = []
-    with activity("writing the report"):
+    with (
+        new_file(out, overwrite=overwrite) if out else nullcontext() as fresh,
+        activity("writing the report"),
+    ):
         if others:
-            path, damaged = write_comparison(runs, out or first.parent / "comparison.html")
+            path, damaged = write_comparison(runs, fresh or first.parent / "comparison.html")
         else:
-            path = write_report(Run(first), out)
+            path = write_report(Run(first), fresh)
+    path = out or path
     for error in damaged:
-        click.echo(f"left out: {error}", err=True)
-    click.echo(f"report: {path}")
+        echo(f"left out: {error}", err=True)
+    echo(f"report: {path}")
     if show and not webbrowser.open(path.resolve().as_uri()):
-        click.echo("no browser was found here; open the file by hand", err=True)
+        echo("no browser was found here; open the file by hand", err=True)

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mpo_lite.cli.terminal import console, echo
 from mpo_lite.errors import ConfigError
 from mpo_lite.files import JsonRow, write_atomically
 from mpo_lite.report.samples import visible
@@ -44,7 +44,7 @@ def list_versions(run: Path) -> None:
     if (pinned := found.pin) is not None:
         lines.append(f"pinned: v{pinned}")
     for line in lines:
-        click.echo(visible(" ".join(line.splitlines())))  # models wrote much of it
+        echo(" ".join(line.splitlines()))  # models wrote much of it
 
 
 def _step(row: JsonRow) -> str:
@@ -64,7 +64,7 @@ def show(run: Path, version: int | None) -> None:
     mpo-lite rubric show runs/essay-20250428-101500 2
     """
     found, _ = Run.open(run, {})
-    click.echo(dump_rubric(_version(found, version).rubric), nl=False)
+    echo(dump_rubric(_version(found, version).rubric), nl=False)
 
 
 @command.command("diff")
@@ -87,8 +87,8 @@ def diff(run: Path, old: int | None, new: int | None) -> None:
     for name in [*left, *(name for name in right if name not in left)]:
         table.add_row(*_cells(left.get(name), right.get(name)))
     if (before.rubric.guidelines, after.rubric.guidelines) != ("", ""):
-        table.add_row(*(Text(visible(each.rubric.guidelines)) for each in (before, after)))
-    Console(highlight=False).print(table)
+        table.add_row(*(Text(each.rubric.guidelines) for each in (before, after)))
+    console(soft_wrap=False).print(table)
 
 
 def _cells(old: Criterion | None, new: Criterion | None) -> tuple[Text, Text]:
@@ -138,12 +138,12 @@ def pin(run: Path, version: int | None, release: bool) -> None:
     finished = "the run is finished, so this changes nothing unless it is trained on"
     if version is None:
         if not found.pinned.exists():
-            click.echo("no version is pinned; nothing changes")
+            echo("no version is pinned; nothing changes")
             return
         found.pinned.unlink()
         again = f"the rubric evolves again {when}" if config.meta and not config.baseline else _FROZEN
-        click.echo(f"released: {finished if state == 'done' else again}")
+        echo(f"released: {finished if state == 'done' else again}")
         return
     names = ", ".join(criterion.id for criterion in _version(found, version).rubric.criteria)
     write_atomically(found.pinned, json.dumps({"version": version}))
-    click.echo(f"pinned v{version}: {names}; {finished if state == 'done' else f'in force {when}'}")
+    echo(f"pinned v{version}: {names}; {finished if state == 'done' else f'in force {when}'}")

@@ -11,6 +11,7 @@ import click
 from rich.cells import cell_len
 
 from mpo_lite.cli.options import json_option
+from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import MPOError
 from mpo_lite.report.samples import visible
 from mpo_lite.report.summary import run_figures, run_state
@@ -34,12 +35,12 @@ def command(folder: Path, as_json: bool) -> None:
     begun = {path.parent for name in ("config.yaml", "env.json") for path in folder.glob(f"*/{name}")}
     found = [_row(path) for path in sorted(begun)]
     if as_json:
-        click.echo(json.dumps({"runs": found}))
+        echo(json.dumps({"runs": found}))
     elif found:
         for line in _lines(found):
-            click.echo(line)
+            echo(line)
     else:
-        click.echo(f"no runs in {folder}; mpo-lite quickstart makes a first one")
+        echo(f"no runs in {folder}; mpo-lite quickstart makes a first one")
 
 
 def _row(path: Path) -> dict[str, Any]:

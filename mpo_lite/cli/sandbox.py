@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from mpo_lite.cli.outputs import new_folder
+from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import ConfigError
 
 
@@ -43,8 +45,8 @@ def serve(host: str, port: int, seed: int, bad_rate: float) -> None:
 
     # Answers are cached by model name: one that behaves otherwise must be called otherwise.
     kind = f"{seed}" + (f"-bad{bad_rate:g}" if bad_rate else "")
-    click.echo(f"simulated judge openai/sandbox-judge-{kind} and meta-judge openai/sandbox-meta-{kind}")
-    click.echo(f"at http://{host}:{port}/v1 (Ctrl-C stops them)")
+    echo(f"simulated judge openai/sandbox-judge-{kind} and meta-judge openai/sandbox-meta-{kind}")
+    echo(f"at http://{host}:{port}/v1 (Ctrl-C stops them)")
     try:
         serve_forever(host, port, seed, bad_rate)
     except OSError as error:
@@ -64,12 +66,10 @@ def policy(out: Path | None, seed: int) -> None:
     if out is None:
         from mpo_lite.sandbox.data import policy_dir
 
-        click.echo(str(policy_dir()))
+        echo(str(policy_dir()))
         return
-    from mpo_lite.sandbox.policy import build
+    with new_folder(out) as fresh:
+        from mpo_lite.sandbox.policy import build  # loads torch
 
-    try:
-        build(out, seed)
-    except OSError as error:
-        raise ConfigError(f"{out}: cannot be written ({error}); name a folder") from error
-    click.echo(f"built {out}")
+        build(fresh, seed)
+    echo(f"built {out}")

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar, cast
 
 from mpo_lite.activity import Activity, activities, hold
+from mpo_lite.cli.terminal import console
+from mpo_lite.text import visible
 from mpo_lite.training.ranks import leads
 
 if TYPE_CHECKING:
@@ -109,9 +111,7 @@ class Status:
 
     @functools.cached_property
     def _console(self) -> Console:
-        from rich.console import Console  # only where something is shown: commands must start fast
-
-        return Console(file=self._stream, highlight=False, soft_wrap=True)
+        return console(self._stream)
 
     def _run(self) -> None:
         tick = self._draw if self.is_live else self._tell
@@ -147,7 +147,7 @@ class Status:
         due = silent >= EVERY_S or (silent >= FIRST_S and names - self._told)
         if under_way and due:
             with self._lock:
-                self._stream.write(sentence(under_way, now) + "\n")
+                self._stream.write(visible(sentence(under_way, now)) + "\n")
                 self._stream.flush()
                 self._written = now
             self._told |= names

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
+from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import TaskError
-from mpo_lite.prompts import prompts_dir
-from mpo_lite.tasks.spec import Task, load_task
+from mpo_lite.tasks.spec import Task, load_builtin_tasks, load_task
+from mpo_lite.text import counted
 
 
 @click.command("tasks", short_help="List the built-in tasks, or explain one.")
@@ -20,27 +21,29 @@ def command(name: str | None) -> None:
     mpo-lite tasks path/to/folder
     """
     if name:
-        click.echo("\n".join(_explained(load_task(name))))
+        echo("\n".join(_explained(load_task(name))))
         return
-    names = sorted(path.parent.name for path in (prompts_dir() / "tasks").glob("*/task.yaml"))
-    width = max(map(len, names))
-    for each in names:
-        click.echo(f"{each:{width}}  {load_task(each).description}")
-    click.echo("\nOne of your own is a folder: mpo-lite init DIR writes a first one.")
+    known = load_builtin_tasks()
+    width = max(map(len, known))
+    for each, task in known.items():
+        echo(f"{each:{width}}  {task.description}")
+    echo("\nOne of your own is a folder: mpo-lite init DIR writes a first one.")
 
 
 def _explained(task: Task) -> list[str]:
     data, verifier = task.data, task.verifier
-    rules = [f"at least {task.rules.min_words} words"]
+    rules = [f"at least {counted(task.rules.min_words, 'word')}"]
     if task.rules.must_match:
         rules.append(f"must match {task.rules.must_match}")
-    columns = [f"prompt: {data.prompt!r}", f"reference: {data.reference!r}", f"cluster: {data.cluster!r}"]
+    longest = task.generation.max_new_tokens
+    named = {"prompt": data.prompt, "reference": data.reference, "cluster": data.cluster}
+    columns = [f"{use}: {column or 'none'}" for use, column in named.items()]
     lines = [
         f"{task.name}: {task.description}",
         f"  readers want   {' '.join(task.purpose.split())}",
         f"  judge          {' '.join(task.persona.split())} ({task.judge_mode})",
         f"  data           {data.source or 'none: give --data'} ({', '.join(columns)})",
-        f"  answers        at most {task.generation.max_new_tokens} tokens; {'; '.join(rules)}, or 0",
+        f"  answers        at most {counted(longest, 'token')}; {'; '.join(rules)}, or 0",
     ]
     if verifier:
         lines.append(f"  verifier       {verifier.function}, alone in {verifier.rate:.0%} of the batches")

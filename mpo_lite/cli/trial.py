@@ -18,16 +18,19 @@ from mpo_lite.cli.meta_trial import meta_lines, meta_row, one_line
 from mpo_lite.cli.options import FLAGS, GroupedCommand, config_options, json_option, overrides_option
 from mpo_lite.cli.policies import Policy, answers
 from mpo_lite.cli.status import show_status
+from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import ConfigError, EndpointError, JudgeDown
 from mpo_lite.judge.base import Sample
+from mpo_lite.judge.breaker import Tally
 from mpo_lite.llm import background
 from mpo_lite.llm.models import SANDBOX
-from mpo_lite.meta.gate import margins
 from mpo_lite.meta.improve import Outcome
 from mpo_lite.meta.offline import propose_once
 from mpo_lite.meta.sentinels import SAID, plant
 from mpo_lite.resolve import load_config
-from mpo_lite.tasks.data import responses
+from mpo_lite.tasks.data import Prompts, cluster_of, responses
+from mpo_lite.tasks.spec import Task, task_of
+from mpo_lite.text import counted
 from mpo_lite.training.estimate import estimate
 from mpo_lite.training.session import Session
 from mpo_lite.types import Verdict
@@ -36,8 +39,16 @@ PER_PROMPT = 4
 """Answers to one prompt: what a policy learns from is how their scores differ."""
 LEAST_SPREAD = 0.02
 """Mean standard deviation of scores within a prompt, below which there is nothing to learn from."""
+LEAST_PROMPTS = 8
+"""Prompts below which what is found is a sign, and says nothing of training."""
 META_SAMPLES = 4
 """Judged answers that the meta-judge is shown, at most."""
+SHOWN = (
+    "judge", "meta", "judge_api_base", "meta_api_base", "judge_mode", "replicates", "concurrency",
+    "max_judge_failures", "cache_dir", "task", "goal", "data", "rubric", "baseline", "max_usd", "max_calls",
+    "max_tokens", "policy", "steps", "group_size", "temperature", "seed", "meta_samples",
+)  # fmt: skip
+"""Settings that matter here; the others are taken too: a command of ``train`` can be tried as it is."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class Trial:
         samples: N answers; those to one prompt stand together.
         first: Their verdicts.
         again: Their verdicts when asked once more.
-        margins: Kind of sentinel → how far below honest answers it scores.
+        sentinels: Kind of sentinel → what honest answers earn to the same prompts, and what it earns.
         spend: What the judgements took, as ``Endpoints.spend`` has it.
         meta: What one meta step on these answers came to; None where the run has none.
     """
@@ -56,19 +67,22 @@ class Trial:
     samples: list[Sample]
     first: list[Verdict]
     again: list[Verdict]
-    margins: dict[str, float]
+    sentinels: dict[str, tuple[float, float]]
     spend: dict[str, Any]
     meta: Outcome | None
 
 
 @click.command("try", cls=GroupedCommand, short_help="See whether a judge and a rubric can train anything.")
 @click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
-@config_options(*FLAGS)
+@config_options(*FLAGS, hidden=set(FLAGS) - set(SHOWN))
 @click.option(
-    "-n", "count", type=click.IntRange(min=4), default=8, show_default=True, help="Answers to judge."
+    "-n", "--n", "count", type=click.IntRange(min=4), default=8, show_default=True, help="Answers to judge."
 )
 @click.option(
-    "--responses", "file", type=click.Path(path_type=Path), help="Judge those of a file (prompt, response)."
+    "--responses",
+    "file",
+    type=click.Path(path_type=Path),
+    help="Judge those of a file (prompt, response); it stands in place of the task's data.",
 )
 @overrides_option
 @json_option
@@ -87,8 +101,9 @@ def command(
 
     Shows scores with their reasons, how they differ within a prompt and between two judgements of one answer,
     what known-bad answers earn, what the meta-judge proposes after one meta step on these answers (no gate
-    checks it), and what it costs. The exit code is 1 where this judge and rubric cannot train, or the meta
-    step fails.
+    checks it), and what it costs. The exit code is 1 where something was found that would keep a policy from
+    learning: too little is judged, all answers earn the same or nothing, the judge contradicts itself, the
+    meta step fails, or known-bad answers are paid for and there is no meta-judge to mend that.
 
     \b
     mpo-lite try experiment.yaml -n 8
@@ -96,36 +111,48 @@ def command(
     """
     config = load_config(config_file, flags, overrides)
     with sandboxed(config) as served:
-        session = Session(served)
+        given = _given(file, count, task_of(served)) if file else []
+        session = Session(served, prompts=_prompts(given) if file else None)
         try:
             session.models.log_calls(Path())
             session.models.check()
-            found = _tried(session, _samples(session, count, file))
+            found = _tried(session, given or _answered(session, count))
             summary = _summary(session, found) | {"simulated_judge": SANDBOX in config.model_names}
         finally:
             session.close()
     if as_json:
-        click.echo(json.dumps(summary))
+        echo(json.dumps(summary))
     else:
         _show(session, found, summary)
     if summary["problems"]:
         context.exit(1)
 
 
-def _samples(session: Session, count: int, file: Path | None) -> list[Sample]:
-    """The answers to judge; those to one prompt stand together."""
-    if file is None:
-        prompts = list(session.prompts.train[: max(2, count // PER_PROMPT)])
-        policy = Policy("policy", session.config, None)
-        each = count // len(prompts)
-        asked = [prompt for prompt in prompts for _ in range(each)]
-        found = [(prompt, one.text) for prompt, one in answers(policy, session.task, asked)]
-    else:
-        rows = islice(responses(file), count)
-        found = sorted(((row["prompt"], text) for _, row, text in rows), key=lambda row: row[0])
-    if len({prompt for prompt, _ in found}) < 2:
-        raise ConfigError("try: answers to at least two prompts are needed; take a larger -n or more rows")
-    return [session.sample(prompt, text) for prompt, text in found]
+def _given(file: Path, count: int, task: Task) -> list[Sample]:
+    """The first answers of a file; those to one prompt stand together."""
+    rows = islice(responses(file), count)
+    samples = [Sample(row["prompt"], text, cluster_of(row, task.data)) for _, row, text in rows]
+    if len({one.prompt for one in samples}) < 2:
+        raise ConfigError(
+            f"{file}: answers to at least two prompts are needed; take more rows, or a larger -n"
+        )
+    return sorted(samples, key=lambda one: one.prompt)
+
+
+def _prompts(samples: list[Sample]) -> Prompts:
+    """The prompts of answers, in place of a task's data."""
+    rows = {one.prompt: {"prompt": one.prompt, "cluster": one.cluster} for one in samples}
+    return Prompts(tuple(rows), (), rows)
+
+
+def _answered(session: Session, count: int) -> list[Sample]:
+    """Fresh answers of the policy; those to one prompt stand together."""
+    prompts = list(session.prompts.train[: max(2, count // PER_PROMPT)])
+    asked = [prompt for prompt in prompts for _ in range(count // len(prompts))]
+    told = answers(Policy("policy", session.config, None), session.task, asked)
+    if len({prompt for prompt, _ in told}) < 2:
+        raise ConfigError("try: fewer than two prompts fit the policy; name other prompts by --data")
+    return [session.sample(prompt, one.text) for prompt, one in told]
 
 
 def _tried(session: Session, samples: list[Sample]) -> Trial:
@@ -145,13 +172,22 @@ def _tried(session: Session, samples: list[Sample]) -> Trial:
         if session.meta:
             count = min(META_SAMPLES, session.config.meta_samples)
             proposed = await propose_once(session.meta, rubric, samples, first, 0, count)
-        paid = margins(planted, scores, [one.reward for one in bad])
-        return Trial(samples, first, again, paid, spend, proposed)
+        pairs: dict[str, list[tuple[float, float]]] = {}
+        for one, verdict in zip(planted, bad, strict=True):
+            if (honest := scores[one.place]) is not None and verdict.reward is not None:
+                pairs.setdefault(one.kind, []).append((honest, verdict.reward))
+        earned = {kind: _means(each) for kind, each in pairs.items()}
+        return Trial(samples, first, again, earned, spend, proposed)
 
     try:
         return background.wait(judged(), session.check_interrupt)
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
+
+
+def _means(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    honest, bad = zip(*pairs, strict=True)
+    return statistics.fmean(honest), statistics.fmean(bad)
 
 
 def _summary(session: Session, found: Trial) -> dict[str, Any]:
@@ -169,11 +205,12 @@ def _summary(session: Session, found: Trial) -> dict[str, Any]:
     calls = judging["gate_calls"]
     summary = {
         "answers": len(found.samples),
+        "prompts": len(per_prompt),
         "judged": len(known),
         "reward": statistics.fmean(known) if known else None,
         "spread": statistics.fmean(spreads) if spreads else None,
         "repeat_difference": statistics.fmean(differences) if differences else None,
-        "sentinel_margins": found.margins,
+        "sentinel_margins": {kind: honest - bad for kind, (honest, bad) in found.sentinels.items()},
         "meta_step": meta_row(session.version.rubric, found.meta) if found.meta else None,
         "calls": calls,
         "meta_calls": total["meta_calls"],
@@ -187,18 +224,30 @@ def _summary(session: Session, found: Trial) -> dict[str, Any]:
             for one, verdict in zip(found.samples, found.first, strict=True)
         ],
     }  # fmt: skip
-    return summary | {"problems": _problems(session, summary)}
+    problems, paid = _problems(session, found, summary), _paid_for(session, found)
+    if session.meta is None and summary["reward"]:
+        problems, paid = problems + paid, []
+    return summary | {"problems": problems, "weaknesses": paid}
 
 
-def _problems(session: Session, summary: dict[str, Any]) -> list[str]:
-    """Why judge, rubric and meta-judge cannot train; empty where they can."""
-    failed = 1 - summary["judged"] / summary["answers"]
-    if failed > session.config.max_judge_failures:
-        said = f"{failed:.0%} of the judgements failed: see that the judge answers in JSON (mpo-lite doctor)"
+def _problems(session: Session, found: Trial, summary: dict[str, Any]) -> list[str]:
+    """What would keep a policy from learning by this judge, rubric and meta-judge."""
+    if said := Tally.of(found.first, session.config.max_judge_failures).complaint("answer"):
         return [said]
-    spread, noise, floor = summary["spread"], summary["repeat_difference"], session.config.gate.margin
     problems: list[str] = []
-    if spread is not None and spread < LEAST_SPREAD:
+    judged, spread, noise = (
+        counted(summary["judged"], "answer"),
+        summary["spread"],
+        summary["repeat_difference"],
+    )
+    if not summary["reward"] and all(one.source == "rule" for one in found.first):
+        problems.append(
+            f"a rule of the task gives all {judged} 0 before the judge sees them: mpo-lite tasks "
+            f"{session.config.task} lists its rules"
+        )
+    elif not summary["reward"]:
+        problems.append(f"the rubric pays for nothing here: all {judged} earned 0")
+    elif spread is not None and spread < LEAST_SPREAD:
         problems.append(
             f"scores hardly differ within a prompt ({spread:.3f}): there is nothing to learn from"
         )
@@ -206,49 +255,76 @@ def _problems(session: Session, summary: dict[str, Any]) -> list[str]:
         problems.append(
             f"two judgements of one answer differ ({noise:.3f}) more than answers do ({spread:.3f})"
         )
-    paid = {kind: margin for kind, margin in summary["sentinel_margins"].items() if margin < floor}
-    problems += [f"the rubric pays for {SAID[kind]} (margin {margin:+.2f})" for kind, margin in paid.items()]
     meta = summary["meta_step"]
     return problems + ([f"the meta step failed: {meta['reason']}"] if meta and meta["failed"] else [])
 
 
+def _paid_for(session: Session, found: Trial) -> list[str]:
+    """Known-bad answers that the rubric pays for, as it does for honest ones or nearly so."""
+    margin = session.config.gate.margin
+    paid = {
+        kind: each for kind, each in found.sentinels.items() if each[1] > 0 and each[0] - each[1] < margin
+    }
+    more, nearly = (
+        [
+            f"{SAID[kind]} ({bad:.2f}, honest ones {honest:.2f})"
+            for kind, (honest, bad) in paid.items()
+            if (bad >= honest) is as_much
+        ]
+        for as_much in (True, False)
+    )
+    return [
+        *([f"known-bad answers earn as much as honest ones, or more: {'; '.join(more)}"] if more else []),
+        *([f"known-bad answers earn nearly as much as honest ones: {'; '.join(nearly)}"] if nearly else []),
+    ]
+
+
 def _show(session: Session, found: Trial, summary: dict[str, Any]) -> None:
-    click.echo(f"rubric: {session.version.author}; judge: {session.models.judged_by}\n")
+    echo(f"rubric: {session.version.author}; judge: {session.models.judged_by}\n")
     prompt = None
     for sample, verdict in zip(found.samples, found.first, strict=True):
         if sample.prompt != prompt:
             prompt = sample.prompt
-            click.echo(f"prompt: {one_line(prompt)}")
+            echo(f"prompt: {one_line(prompt)}")
         score = "not judged" if verdict.reward is None else f"{verdict.reward:.2f}"
-        click.echo(f"  {score}  {one_line(sample.completion)}")
+        echo(f"  {score}  {one_line(sample.completion)}")
         if verdict.detail:
-            click.echo(f"        {verdict.detail}")
+            echo(f"        {verdict.detail}")
         for key, one in verdict.assessments.items():
-            click.echo(f"        {key} {one.level}: {one_line(one.reason)}")
+            echo(f"        {key} {one.level}: {one_line(one.reason)}")
     figures = {
         "reward": summary["reward"],
         "spread within a prompt": summary["spread"],
         "between two judgements": summary["repeat_difference"],
         **{f"margin over {kind}": margin for kind, margin in summary["sentinel_margins"].items()},
     }
-    click.echo()
+    echo()
     for name, value in figures.items():
-        click.echo(f"{name:24} {'–' if value is None else f'{value:.3f}'}")
+        echo(f"{name:24} {'–' if value is None else f'{value:.3f}'}")
     each = summary["usd_per_answer"]
-    click.echo(f"{'cost of a judgement':24} {'unpriced' if each is None else f'${each:.5f}'}")
-    click.echo(f"{'cost of the run':24} {usd_span(summary['usd_run'])}")
+    echo(f"{'cost of a judgement':24} {'unpriced' if each is None else f'${each:.5f}'}")
+    echo(f"{'cost of the run':24} {usd_span(summary['usd_run'])}")
     meta = summary["meta_step"]
     if meta and not meta["failed"]:
-        click.echo("\nWhat the meta-judge would change (no gate has checked it):")
+        echo("\nWhat the meta-judge would change (no gate has checked it):")
         for line in meta_lines(meta):
-            click.echo(f"  {line}")
+            echo(f"  {line}")
     for problem in summary["problems"]:
-        click.echo(f"✗ {problem}")
+        echo(f"✗ {problem}")
+    for weakness in summary["weaknesses"]:
+        echo(f"– {weakness}")
     if not summary["problems"]:
-        click.echo("✓ this judge and rubric tell answers apart, and pay for no known-bad one")
-    elif meta and not meta["failed"]:
-        click.echo(
-            "  A vague first rubric may fail here: the meta-judge is there to mend it, and the gate to check."
-        )
+        echo("✓ this judge and rubric tell answers apart", nl=False)
+        mended = "; what the rubric pays for, the meta-judge is there to mend, and the gate to check"
+        echo(mended if summary["weaknesses"] else ", and pay for no known-bad one")
+    echo(_evidence(summary))
     if summary["simulated_judge"]:
-        click.echo(f"Note: {SIMULATED}")
+        echo(f"Note: {SIMULATED}")
+
+
+def _evidence(summary: dict[str, Any]) -> str:
+    """What the verdict rests on, and how far that carries."""
+    rests = f"on {counted(summary['answers'], 'answer')} to {counted(summary['prompts'], 'prompt')}"
+    if summary["prompts"] >= LEAST_PROMPTS:
+        return f"This rests {rests}."
+    return f"This rests {rests}: a sign, and no more; -n {LEAST_PROMPTS * PER_PROMPT} looks at more of them."

@@ -6,6 +6,9 @@ are what they would be without it (Bradley & Terry 1952; Davidson & Beaver 1977 
 half for each side. Intervals are bootstrapped over prompts, not matches: the two orders of a pair, and all
 pairs on a prompt, stand or fall together.
 
+Drawing few prompts anew says little, and where one model won every match, nothing: such intervals are not
+told. Models that no chain of matches connects are on scales of their own, each of mean 1000.
+
 The online Elo of the paper's code depends on the order of matches and knows no order effect; it is there to
 reproduce figures.
 """
@@ -28,6 +31,8 @@ PRIOR_SD = 2.0
 """Of a strength, in log odds: some 350 points. It keeps a model that never lost from going to infinity, and
 weighs as much as a few matches."""
 DRAWS = 1000
+LEAST_PROMPTS = 10
+"""Prompts that a model played on below which its interval is not told: drawn from fewer, it is too narrow."""
 _STEPS, _LONGEST = 100, 2.0
 
 
@@ -58,16 +63,16 @@ class Rating:
     """A model's strength.
 
     Attributes:
-        elo: On the Elo scale; the mean of all models is 1000.
-        lo: Lower end of the 95% interval.
-        hi: Its upper end.
+        elo: On the Elo scale; the mean of its group is 1000.
+        lo: Lower end of the 95% interval; None where the matches are too few or too one-sided to tell.
+        hi: Its upper end, likewise.
         wins: Matches won; a tie counts a half.
         games: Matches played.
     """
 
     elo: float
-    lo: float
-    hi: float
+    lo: float | None
+    hi: float | None
     wins: float
     games: int
 
@@ -77,13 +82,15 @@ class Table:
     """Ratings of some models.
 
     Attributes:
-        ratings: Model → rating, the strongest first.
+        ratings: Model → rating, group after group, the strongest of each first.
+        groups: The models by group: those that matches connect. Ratings of two groups are not comparable.
         first_wins: Matches that the model shown first won; a tie counts a half.
         advantage: Points that being shown first is worth.
         matches: How many there were.
     """
 
     ratings: dict[str, Rating]
+    groups: list[list[str]]
     first_wins: float
     advantage: float
     matches: int
@@ -106,16 +113,20 @@ def rate(matches: Sequence[Match], draws: int = DRAWS, seed: int = 0) -> Table:
         len(games), np.full(len(games), 1 / len(games)), size=draws
     )
     draw = drawn.astype(np.float64)
-    spread = _elo(_fit(design, draw @ games, draw @ scores)[:, :-1])  # (draws, models)
+    groups = _groups(names, pairs)
+    spread = _elo(_fit(design, draw @ games, draw @ scores)[:, :-1], groups)  # (draws, models)
     low, high = np.percentile(spread, [2.5, 97.5], axis=0)
-    elo = _elo(strengths[:-1])
-    ratings = {
-        name: Rating(float(elo[n]), float(low[n]), float(high[n]), *_record(name, matches))
-        for n, name in enumerate(names)
-    }
-    order = sorted(ratings, key=lambda name: -ratings[name].elo)
+    elo = _elo(strengths[:-1], groups)
+    ratings: dict[str, Rating] = {}
+    for group in groups:
+        for n in sorted(group, key=lambda n: -elo[n]):
+            record, prompts = _record(names[n], matches)
+            told = prompts >= LEAST_PROMPTS and high[n] - low[n] > 1e-6
+            ends = (float(low[n]), float(high[n])) if told else (None, None)
+            ratings[names[n]] = Rating(float(elo[n]), *ends, *record)
     return Table(
-        {name: ratings[name] for name in order},
+        ratings,
+        [[name for name in ratings if names.index(name) in group] for group in groups],
         sum(match.score for match in matches),
         float(strengths[-1] * POINTS),
         len(matches),
@@ -137,10 +148,22 @@ def online_elo(matches: Sequence[Match], k: float) -> dict[str, float]:
     return elo
 
 
-def _record(name: str, matches: Sequence[Match]) -> tuple[float, int]:
+def _record(name: str, matches: Sequence[Match]) -> tuple[tuple[float, int], int]:
+    """Matches won and played, and prompts played on."""
     played = [match for match in matches if name in (match.first, match.second)]
     wins = sum(match.score if match.first == name else 1 - match.score for match in played)
-    return wins, len(played)
+    return (wins, len(played)), len({match.prompt for match in played})
+
+
+def _groups(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+    """Places of the models that a chain of matches connects, group by group, the largest first."""
+    group = {name: {name} for name in names}
+    for first, second in pairs:
+        joined = group[first] | group[second]
+        group |= dict.fromkeys(joined, joined)
+    distinct = {min(members): sorted(members) for members in group.values()}
+    found = [[names.index(name) for name in members] for members in distinct.values()]
+    return sorted(found, key=lambda places: (-len(places), places))
 
 
 def _design(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Floats:
@@ -184,5 +207,9 @@ def _fit(design: Floats, games: Floats, scores: Floats) -> Floats:
     return found
 
 
-def _elo(strengths: Floats) -> Floats:
-    return MEAN + POINTS * (strengths - strengths.mean(axis=-1, keepdims=True))
+def _elo(strengths: Floats, groups: Sequence[Sequence[int]]) -> Floats:
+    """Strengths (..., models) on the Elo scale, each group's about its own mean."""
+    centred = strengths.copy()
+    for group in groups:
+        centred[..., group] -= strengths[..., group].mean(axis=-1, keepdims=True)
+    return MEAN + POINTS * centred

@@ -33,10 +33,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Played:
-    """How a match ended: its winner, or why it was not judged."""
+    """How a match ended: its winner, or why it was not judged, and what was seen of that."""
 
     winner: Winner | None
     failure: FailureKind | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,15 @@ class MatchJudge:
         Raises:
             StopRun: A cap is reached, or the judge refuses for good.
         """
-        return await in_time([self._winner(pair) for pair in pairs], Played(None, "timeout"), "pairs")
+        late = Played(None, "timeout", "not judged when the time for the batch was over")
+        return await in_time([self._winner(pair) for pair in pairs], late, "pairs")
 
     async def _winner(self, pair: Pair) -> Played:
         try:
             return Played(await self.client.ask(self.call(pair)))
         except CallFailed as failure:
             _log.debug("not judged: %s", failure)
-            return Played(None, failure.kind)
+            return Played(None, failure.kind, failure.detail)
 
     def call(self, pair: Pair) -> Call[Winner]:
         """The question about a pair."""

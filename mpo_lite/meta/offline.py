@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from mpo_lite.config import Config
 from mpo_lite.judge.base import Sample
+from mpo_lite.judge.breaker import Tally
 from mpo_lite.meta.examine import Examiner
 from mpo_lite.meta.gate import Finding, Gate, kendall
 from mpo_lite.meta.health import criterion_health, describe
@@ -117,7 +118,8 @@ async def refine(
         meta: Proposes.
         examiner: Judges the answers.
         task: Declares the sentinels.
-        config: ``rounds``, ``meta_samples``, ``mode``, ``strategy``, ``prescreen``, ``gate`` and ``seed``.
+        config: ``rounds``, ``meta_samples``, ``mode``, ``strategy``, ``prescreen``, ``gate``, ``seed`` and
+            ``max_judge_failures``.
         rubric: Where to begin.
         samples: Answers, of any quality; at least two different prompts among them.
         labels: What people gave each, on any scale, more is better; None where nobody did. Or none at all.
@@ -127,7 +129,7 @@ async def refine(
         The rounds; the last one's rubric is the result.
 
     Raises:
-        StopRun: A cap is reached.
+        StopRun: A cap is reached, or more answers could not be judged than ``max_judge_failures`` allows.
         EndpointError: A model refuses for good.
     """
     data = _Answers.of(samples, labels, config.seed)
@@ -137,6 +139,7 @@ async def refine(
     rounds: list[Round] = []
     for number in range(1, config.rounds + 1):
         shown = await data.judged(examiner, rubric, number)
+        Tally.of([one.verdict for one in shown], config.max_judge_failures).check("answer")
         before = await data.agreement(examiner, rubric, number)
         material = _material(rubric, shown, data.labels, config, number)
         outcome = await improve(

@@ -7,14 +7,17 @@ Thresholds are set so that windows of 64 honest essays raise next to none (see t
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain
 
 from mpo_lite.monitor.drift import LEAST_LOG_ODDS, Baseline, drifts
 from mpo_lite.monitor.rows import Row
+from mpo_lite.text import counted
 
 SHRUNK, GROWN = 0.5, 2.0
 """Median length against the baseline's."""
@@ -35,6 +38,10 @@ APART, FELL = 0.2, 0.05
 """How much further the reward rose than what the frozen first rubric gives, where that fell, by how much."""
 LEAST_ROWS = 8
 """Rows below which nothing is said of rewards, lengths and phrases."""
+
+_Shingle = tuple[str, ...]
+_Answer = tuple[str, frozenset[_Shingle]]
+"""A prompt, and the shingles of a response to it."""
 
 _CONTROL = re.compile(
     r"<[|｜][^<>]{1,40}[|｜]>|\[/?INST\]|<</?SYS>>|</?(?:s|bos|eos|start_of_turn|end_of_turn)>|\[UNK\]"
@@ -105,6 +112,29 @@ def check(window: Sequence[Row], reference: Reference | None = None) -> list[Ala
     return [alarm for look in _ALARMS for alarm in look(window, reference)]
 
 
+def not_looked_at(window: Sequence[Row], reference: Reference | None = None) -> list[str]:
+    """What ``check`` cannot tell of these responses, and why, in sentences; empty where it looks at all.
+
+    Args:
+        window: As ``check`` takes it.
+        reference: Likewise.
+    """
+    said: list[str] = []
+    if reference is None:
+        said.append("no baseline: length, phrases and drift were not looked at")
+    elif len(reference.rows) < LEAST_ROWS:
+        few = counted(len(reference.rows), "response")
+        said.append(f"a baseline of only {few}: length, phrases and drift were not looked at")
+    if len(window) < LEAST_ROWS:
+        few = counted(len(window), "response")
+        said.append(f"only {few}: length, phrases and rewards were not looked at")
+    elif sum(row.reward is not None for row in window) < LEAST_ROWS:
+        said.append("no rewards: whether they are saturated, flat or follow length was not looked at")
+    elif sum(row.frozen is not None for row in window) < LEAST_ROWS:
+        said.append("no scores by the first rubric: whether rewards have left it was not looked at")
+    return said
+
+
 def _length(window: Sequence[Row], reference: Reference | None) -> Iterator[Alarm]:
     if reference is None or min(len(window), len(reference.rows)) < LEAST_ROWS or not reference.length:
         return
@@ -134,19 +164,54 @@ def _copied(window: Sequence[Row], reference: Reference | None) -> Iterator[Alar
 
 
 def _alike(window: Sequence[Row], reference: Reference | None) -> Iterator[Alarm]:
-    twins: set[str] = set()
-    long = [row for row in window if len(row.words) >= LEAST_ROWS]
-    for one, other in combinations(long, 2):
-        if one.prompt != other.prompt:
-            both = len(one.shingles & other.shingles)
-            if both >= ALIKE * (len(one.shingles) + len(other.shingles) - both):
-                twins |= {one.id, other.id}
+    twins = twins_of([row for row in window if len(row.words) >= LEAST_ROWS])
     share = len(twins) / len(window)
     if share >= ALIKE_SHARE:
         evidence = tuple(row.id for row in window if row.id in twins)
         yield Alarm(
             "near_duplicates", share, ALIKE_SHARE, evidence, "different prompts get the same response"
         )
+
+
+def twins_of(rows: Sequence[Row]) -> set[str]:
+    """Ids of responses that have a near duplicate among the responses to other prompts.
+
+    Only responses that share some of their rarest shingles are compared: of two sets whose Jaccard similarity
+    is t or more, the |x| - ⌈t·|x|⌉ + k rarest elements of each have k in common (prefix filtering; Chaudhuri,
+    Ganti & Kaushik 2006; Wang, Li & Feng 2012).
+    """
+    equal: defaultdict[_Answer, list[str]] = defaultdict(list)
+    for row in rows:
+        equal[row.prompt, row.shingles].append(row.id)
+    answers = list(equal)
+    frequency = Counter(shingle for _, shingles in answers for shingle in shingles)
+    common = [max(1, len(shingles) // 10) for _, shingles in answers]  # k
+    rarest: list[list[_Shingle]] = []
+    holders: defaultdict[_Shingle, list[int]] = defaultdict(list)
+    for place, (_, shingles) in enumerate(answers):
+        ranked = sorted(shingles, key=lambda shingle: (frequency[shingle], shingle))
+        rarest.append(ranked[: len(ranked) - math.ceil(ALIKE * len(ranked) - 1e-9) + common[place]])
+        for shingle in rarest[place]:
+            holders[shingle].append(place)
+    twins: set[int] = set()
+    for place, answer in enumerate(answers):
+        if place in twins:
+            continue
+        shared = Counter(chain.from_iterable(holders[shingle] for shingle in rarest[place]))
+        found = {
+            other
+            for other, count in shared.items()
+            if count >= min(common[place], common[other]) and _are_alike(answer, answers[other])
+        }
+        twins |= found | {place} if found else set()
+    return {name for place in twins for name in equal[answers[place]]}
+
+
+def _are_alike(one: _Answer, other: _Answer) -> bool:
+    if one[0] == other[0]:
+        return False  # answers to one prompt may be alike
+    both = len(one[1] & other[1])
+    return both >= ALIKE * (len(one[1]) + len(other[1]) - both)
 
 
 def _script(window: Sequence[Row], reference: Reference | None) -> Iterator[Alarm]:

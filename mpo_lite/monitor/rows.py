@@ -25,13 +25,16 @@ _SCRIPTS = {
     "Latin": re.compile(r"[A-Za-z\u00c0-\u024f]"),
 }
 _FUNCTION_WORDS = {
-    "English": "the of and to in is that it for was with as are this be",
-    "German": "der die und das ist nicht ein eine zu den mit von auf dem für",
-    "French": "le la les et des est une dans que pour qui pas sur au du",
-    "Spanish": "el los las y que una por con para es del se como más al",
-    "Italian": "il gli che di della per una con non sono è nel alla dei le",
-    "Portuguese": "o os as e que uma não com para do da em por mais dos",
-    "Dutch": "de het een en van is niet dat op te zijn met voor er aan",
+    name: frozenset(text.split())
+    for name, text in {
+        "English": "the of and to in is that it for was with as are this be",
+        "German": "der die und das ist nicht ein eine zu den mit von auf dem für",
+        "French": "le la les et des est une dans que pour qui pas sur au du",
+        "Spanish": "el los las y que una por con para es del se como más al",
+        "Italian": "il gli che di della per una con non sono è nel alla dei le",
+        "Portuguese": "o os as e que uma não com para do da em por mais dos",
+        "Dutch": "de het een en van is niet dat op te zijn met voor er aan",
+    }.items()
 }
 _LAYOUT = {
     "bullet list": re.compile(r"^\s*[-*•]\s+\S", re.MULTILINE),
@@ -138,8 +141,7 @@ def _language(of: Sequence[str]) -> str | None:
     if len(of) < 12:
         return None
     shares = sorted(
-        (sum(word in known for word in of) / len(of), name)
-        for name, known in ((name, set(text.split())) for name, text in _FUNCTION_WORDS.items())
+        (sum(word in known for word in of) / len(of), name) for name, known in _FUNCTION_WORDS.items()
     )
     (second, _), (first, name) = shares[-2:]
     return name if first >= 0.12 and first >= 2 * second else None

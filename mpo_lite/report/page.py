@@ -24,12 +24,11 @@ from mpo_lite.files import JsonRow, write_atomically
 from mpo_lite.report.charts import HEALTH
 from mpo_lite.report.compared import compared
 from mpo_lite.report.gather import gather
-from mpo_lite.report.samples import visible
 from mpo_lite.report.signs import FULL
 from mpo_lite.report.story import headline
 from mpo_lite.report.summary import short, spaced
 from mpo_lite.runs import Run
-from mpo_lite.text import counted
+from mpo_lite.text import counted, visible
 
 
 def write_report(run: Run, path: Path | None = None) -> Path:

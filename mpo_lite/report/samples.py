@@ -11,6 +11,7 @@ from itertools import chain, groupby, islice
 from mpo_lite.errors import failures_in_words
 from mpo_lite.files import JsonRow
 from mpo_lite.runs import Run
+from mpo_lite.text import visible
 from mpo_lite.types import FIRST_PROBE, Rollout, Verdict
 
 MOST_BYTES = 2_500_000
@@ -90,23 +91,6 @@ def shortened(text: str, longest: int = LONGEST) -> str:
         head, tail = text[: longest * 2 // 3], text[-longest // 3 :]
         text = f"{head}\n[… {len(text) - len(head) - len(tail):,} characters left out …]\n{tail}"
     return visible(text)
-
-
-def visible(text: str) -> str:
-    """A text with pictures or numbers in the place of characters that nobody sees."""
-    return "".join(map(_visible, text))
-
-
-def _visible(sign: str) -> str:
-    code = ord(sign)
-    if sign in "\n\t":
-        return sign
-    if code < 0x20:
-        return chr(0x2400 + code)  # the pictures of control characters
-    # Joiners and marks of direction (200C to 200F) stay: scripts and emoji need them, and they turn nothing.
-    unseen = code in (0x7F, 0x200B, 0xFEFF) or 0x80 <= code < 0xA0
-    turning = 0x202A <= code <= 0x202E or 0x2060 <= code <= 0x206F
-    return f"[U+{code:04X}]" if unseen or turning or 0xD800 <= code < 0xE000 or code >= 0xE0000 else sign
 
 
 def _chosen(rollouts: Sequence[Rollout], evidence: set[str], cited: set[str]) -> list[Rollout]:

@@ -207,6 +207,11 @@ def responses(path: Path, needs_prompt: bool = True) -> Iterator[tuple[int, Row,
         yield number, row, response
 
 
+def cluster_of(row: Row, data: DataSource) -> str:
+    """The kind of a row of responses: in the task's column, or in one called so; empty where it has none."""
+    return str(row.get(data.cluster or "cluster") or "")
+
+
 def _rows(source: str, data: DataSource) -> Iterator[Row]:
     path = Path(source).expanduser()
     return file_rows(path) if path.suffix in DATA_ENDINGS or path.exists() else _from_hub(source, data)

@@ -60,3 +60,10 @@ def _answers(address: tuple[str, int]) -> bool:
     except OSError:
         return False
     return True
+
+
+def hub_problem() -> str | None:
+    """Why nothing can be uploaded to the hub; None where it can be reached."""
+    if _switched_off():
+        return "HF_HUB_OFFLINE is set, which forbids uploads; unset it"
+    return None if _answers(_address()) else f"{_address()[0]} cannot be reached"

@@ -231,6 +231,11 @@ def task_of(config: Config) -> Task:
     return task.model_copy(update={"data": data.model_copy(update=update)})
 
 
+def load_builtin_tasks() -> dict[str, Task]:
+    """The tasks that are shipped, by name, in the order of the alphabet."""
+    return {name: load_task(name) for name in builtin_tasks()}
+
+
 def load_task(name: str) -> Task:
     """Loads a task by built-in name or folder.
 

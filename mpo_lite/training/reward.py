@@ -11,15 +11,15 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from math import ceil
 from typing import TypeVar
 
 from mpo_lite.activity import activity
-from mpo_lite.errors import EndpointError, FailureKind, JudgeDown, StopRun, failures_in_words
+from mpo_lite.errors import EndpointError, JudgeDown, StopRun
 from mpo_lite.files import JsonRow
 from mpo_lite.judge.base import Sample, in_time
+from mpo_lite.judge.breaker import JUDGE_FAILURES, Tally
 from mpo_lite.llm import background
 from mpo_lite.tasks.rules import rule_verdict
 from mpo_lite.training.early import Unit, Works, units
@@ -28,17 +28,6 @@ from mpo_lite.training.session import Session
 from mpo_lite.types import Rollout, Verdict
 
 NOT_VERIFIED = "the verifier broke down over an answer and was started again"
-TOLERATED_FAILURES = 3
-"""Failures per batch that do not open the breaker, unless nothing else is in the batch."""
-
-JUDGE_FAILURES: dict[FailureKind, str] = {
-    "timeout": "lower --concurrency, raise call_timeout, or give the judge a faster server",
-    "transport": "see that the judge's server is up",
-    "cut": "raise judge_max_tokens, or name a judge that keeps to short reasons",
-    "parse": "'mpo-lite doctor' shows what the judge answers",
-}
-"""What the breaker counts, and what helps. A refusal says something of the sample, not of the judge."""
-
 Reward = float | None
 T = TypeVar("T")
 
@@ -267,38 +256,13 @@ def _with_breaker(
             verdicts[row] = verdict
         whole = _counted(session, verdicts, batch_size)
     if whole.broken:
-        raise JudgeDown(
-            f"{whole}, more than --max-judge-failures {session.config.max_judge_failures:g} allows; "
-            f"{whole.advice}. The first: {whole.first}"
-        )
+        whole.check()
     return verdicts
-
-
-@dataclass(frozen=True)
-class _Whole:
-    """Judgements of a batch over all processes, the kinds of those that failed, and what the first was."""
-
-    size: int
-    failed: tuple[FailureKind, ...]
-    first: str
-    allowed: float
-
-    @property
-    def broken(self) -> bool:
-        return len(self.failed) > self.allowed
-
-    @property
-    def advice(self) -> str:
-        """What helps against the most frequent kind."""
-        return JUDGE_FAILURES[max(JUDGE_FAILURES, key=self.failed.count)]
-
-    def __str__(self) -> str:
-        return f"{len(self.failed)} of {self.size} not judged: {failures_in_words(self.failed)}"
 
 
 def _round(
     session: Session, samples: Sequence[Sample], batch_size: int, works: Works | None = None
-) -> tuple[list[Verdict], _Whole]:
+) -> tuple[list[Verdict], Tally]:
     """Judges once; a reason to stop in one process stops all of them."""
     verdicts: list[Verdict] = []
     stop: StopRun | None = None
@@ -313,15 +277,13 @@ def _round(
     return verdicts, _counted(session, verdicts, batch_size)
 
 
-def _counted(session: Session, verdicts: Sequence[Verdict], batch_size: int) -> _Whole:
+def _counted(session: Session, verdicts: Sequence[Verdict], batch_size: int) -> Tally:
     mine = [(kind, verdicts[row].detail) for row in _failed(verdicts) if (kind := verdicts[row].failure)]
     shares = exchange((batch_size, [kind for kind, _ in mine], mine[0][1] if mine else ""))
     size = sum(share[0] for share in shares)
     failed = tuple(kind for share in shares for kind in share[1])
     first = next((share[2] for share in shares if share[2]), "")
-    tolerated = min(TOLERATED_FAILURES, size - 1)
-    allowed = max(tolerated, session.config.max_judge_failures * size)
-    return _Whole(size, failed, first, allowed)
+    return Tally(size, failed, session.config.max_judge_failures, first)
 
 
 def _pause(session: Session, seconds: float) -> None:

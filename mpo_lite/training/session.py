@@ -20,7 +20,7 @@ from mpo_lite.meta.gate import Gate
 from mpo_lite.meta.step import MetaJudge
 from mpo_lite.rubric import Rubric
 from mpo_lite.runs import Run, Version, rubric_at
-from mpo_lite.tasks.data import load_prompts
+from mpo_lite.tasks.data import Prompts, load_prompts
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.training.ranks import exchange, leads, led, rank, world_size
 from mpo_lite.types import Rollout, Verdict, text_hash
@@ -41,12 +41,18 @@ class Session:
     Args:
         config: Resolved configuration.
         observe: Told what happens.
+        prompts: Stand in place of the task's data; None reads those.
 
     Raises:
         UsageError: Configuration, task, data or rubric cannot work.
     """
 
-    def __init__(self, config: Config, observe: Observer = lambda kind, row: None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        observe: Observer = lambda kind, row: None,
+        prompts: Prompts | None = None,
+    ) -> None:
         self.task = task_of(config)
         self.config = config = config.model_copy(
             update={"judge_mode": config.judge_mode or self.task.judge_mode}
@@ -57,7 +63,7 @@ class Session:
         try:
             first, origin = _first_rubric(config, self.task)
             self.gold, self.verify = self.task.gold_metric(), self.task.verify_metric()
-            self.prompts = load_prompts(self.task.data)
+            self.prompts = prompts or load_prompts(self.task.data)
         except UsageError:
             self.models.close()
             raise

@@ -1,0 +1,42 @@
+"""Judging for commands that do not train: what an outage cost is asked for again, and money is told."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from mpo_lite.activity import activity
+from mpo_lite.config import Config
+from mpo_lite.errors import LOST
+from mpo_lite.judge.breaker import Judged, Tally
+
+S = TypeVar("S")
+V = TypeVar("V", bound=Judged)
+
+
+def judge_twice(judge: Callable[[Sequence[S]], list[V]], samples: Sequence[S], config: Config) -> list[V]:
+    """Judges samples, and once more those that the server lost: after a pause where it seems to be down.
+
+    Args:
+        judge: Judges samples, in order.
+        samples: N samples.
+        config: ``max_judge_failures`` and ``breaker_pause``.
+
+    Returns:
+        N verdicts, in order.
+    """
+    found = judge(samples)
+    lost = [place for place, one in enumerate(found) if one.failure in LOST]
+    if lost:
+        if Tally.of(found, config.max_judge_failures).broken:
+            with activity(f"waiting {config.breaker_pause:g} s before what was lost is asked for again"):
+                time.sleep(config.breaker_pause)
+        for place, one in zip(lost, judge([samples[place] for place in lost]), strict=True):
+            found[place] = one
+    return found
+
+
+def spend_in_words(usd: float | None) -> str:
+    """What a command has spent, e.g. ``spend $0.0412``."""
+    return "spend unpriced" if usd is None else f"spend ${usd:.4f}"
