@@ -59,6 +59,14 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, data: str) -> yaml.Node:
+        # Where these stand unquoted, PyYAML takes them for ends of lines when it reads them back.
+        style = '"' if any(sign in data for sign in "\x85\u2028\u2029\ufeff") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
 
 @dataclass(frozen=True)
 class Document:

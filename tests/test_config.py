@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mpo_lite.config import PRESETS, Config
@@ -195,6 +195,7 @@ def test_texts_stay_texts() -> None:
     assert (config.goal, str(config.run_dir), config.data) == tuple(environ.values())
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -202,6 +203,7 @@ def test_texts_stay_texts() -> None:
         max_leaves=8,
     )
 )
+@example({"\x85": "a\u2028b"})
 @example(["1e5", "2024-01-01", "no", "<<", "*a", "0x1", "12:30", 1e16, 1e-7])
 def test_yaml_reads_back_what_was_written(data: object) -> None:
     assert parse_yaml(dump_yaml({"data": data}), "x", ConfigError).data == {"data": data}

@@ -472,7 +472,7 @@ def test_a_cap_that_is_used_up_stops_a_resumed_run_at_once(
         with pytest.raises(SystemExit, match="3"):
             train(*flags, steps=4, max_calls=20)
         said = capsys.readouterr().err
-        assert "the cap of 20 calls pays for about 0 to 1 of 4 batches" in said
+        assert "the cap of 20 calls pays for about 1 of 4 batches" in said
         assert f"saved; go on with: mpo-lite resume {tmp_path / 'run'} --max-calls 40" in said
         server.requests.clear()
         with pytest.raises(SystemExit, match="3"):
