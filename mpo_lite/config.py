@@ -279,7 +279,7 @@ class Config(Settings):
     call_timeout: float = Field(
         120.0,
         gt=0,
-        description="Seconds one attempt of a call may take; the fifth that takes longer ends it.",
+        description="Seconds an attempt of a call may take; after one that took longer, twice as long.",
     )
     verdict_timeout: float = Field(
         300.0,

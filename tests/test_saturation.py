@@ -255,11 +255,20 @@ def test_a_call_outlasts_its_patience_while_others_are_answered(make_client: Mak
 @pytest.mark.usefixtures("quick_retries")
 def test_a_time_out_lowers_the_limit(make_client: MakeClient) -> None:
     with LLMServer(delay=3.0) as server:
-        client = make_client(timeout_s=0.4, verdict_s=30)
+        client = make_client(timeout_s=0.4, verdict_s=90)
         found = ask_all(client, [call(server, text=f"n {n}") for n in range(4)])
     assert {(type(each), each.kind) for each in found} == {(CallFailed, "timeout")}
-    assert "no whole answer within 0.4 s, 5 times" in str(found[0])
+    assert "no whole answer within 0.8 s, 5 times" in str(found[0])
     assert client._sender._limiters["m"].limit <= 2
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_reply_that_takes_longer_than_an_attempt_gets_twice_the_time(make_client: MakeClient) -> None:
+    with LLMServer(delay=0.6) as server:
+        ask_all(make_client(), [call(server, text="the import of LiteLLM takes seconds")])
+        client = make_client(timeout_s=0.4, verdict_s=0.9)
+        assert ask_all(client, [call(server, text="a long one")]) == [1]
+        assert len(server.requests) == 3
 
 
 def test_a_server_that_answers_nobody_ends_all_calls_in_time(make_client: MakeClient) -> None:

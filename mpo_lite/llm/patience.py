@@ -22,21 +22,34 @@ class Patience:
     Args:
         limiter: The backend's: knows when it last answered.
         silence_s: Seconds without any answer of the backend after which the call is given up.
+        attempt_s: Seconds that its first attempt may take.
         model: The backend's model, for the message.
         waits_out: Whether a server that is down is waited for as well, and not only a busy one.
 
     Attributes:
         begun: Whether an attempt has been sent.
+        attempt_s: Seconds that the next attempt may take.
         last: What the last failed attempt ended by, or None.
         waits_out: See above.
     """
 
-    def __init__(self, limiter: Limiter, silence_s: float, model: str, waits_out: bool = False) -> None:
+    def __init__(
+        self, limiter: Limiter, silence_s: float, attempt_s: float, model: str, waits_out: bool = False
+    ) -> None:
         self.begun = False
+        self.attempt_s = attempt_s
         self.last: Retryable | None = None
         self.waits_out = waits_out
         self._limiter, self._silence_s, self._model = limiter, silence_s, model
+        self._is_longer = False
         self._since = asyncio.get_running_loop().time()
+
+    def allow_longer(self) -> None:
+        """Gives further attempts twice the time, once: a long reply of a slow server needs it."""
+        if not self._is_longer:
+            self._is_longer = True
+            self.attempt_s *= 2
+            self._silence_s = max(self._silence_s, 1.6 * self.attempt_s)  # both attempts, and some more
 
     async def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of ``work``.

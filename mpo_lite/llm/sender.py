@@ -53,7 +53,7 @@ class Sender:
         ledger: Where attempts are counted.
         budget: Caps on spend, calls and tokens.
         concurrency: Attempts in flight per backend, at most.
-        timeout_s: Seconds per attempt.
+        timeout_s: Seconds per attempt; after one that timed out, twice as long.
         verdict_s: Seconds without any answer of a backend after which calls to it are given up.
         waits_out: Whether a server that is down is waited for as long.
         log: Where whole requests and replies are kept; None where they are not.
@@ -85,7 +85,7 @@ class Sender:
     def patience(self, backend: Backend, waits_out: bool = True) -> Patience:
         """How long a new call to a backend waits."""
         limiter, waits_out = self._limiters[backend.label], waits_out and self._waits_out
-        return Patience(limiter, self._verdict_s, backend.model, waits_out)
+        return Patience(limiter, self._verdict_s, self._timeout_s, backend.model, waits_out)
 
     async def revision(self, backend: Backend) -> str:
         """See ``transport.revision``; asked for once."""
@@ -181,7 +181,7 @@ class Sender:
                 outcome: Reading[Any] | BaseException = asyncio.CancelledError()
                 try:
                     reply = await transport.attempt(
-                        call.backend, messages, parameters, session, self._timeout_s, exchange
+                        call.backend, messages, parameters, session, patience.attempt_s, exchange
                     )
                     limiter.succeeded(place)
                     outcome = read(call, reply)
@@ -194,6 +194,7 @@ class Sender:
                         limiter.overloaded(place, min(error.retry_after or 0.0, MAX_WAIT_S))
                     elif error.kind == "timeout":
                         limiter.timed_out(place)
+                        patience.allow_longer()
                         patience.begun = False  # it waits its turn again: most likely it is a long one
                     raise
                 except Exception as error:
