@@ -89,10 +89,9 @@ def cut(source: Run, target: Path, batch: int, known: bool = False) -> Run:
             shutil.rmtree(checkpoint)
     run = Run(target)
     if not known:
-        keep = {"lineage": batch - 1, "rollouts": batch - 1, "probes": batch - 1, "trials": batch - 1}
-        for name, last in (keep | {"alarms": batch, "metrics": batch, "gold": batch}).items():
-            path: Path = getattr(run, name)
-            rows = [row for row in read_rows(path) if row["batch"] <= last]
+        manifest = json.loads((target / f"checkpoints/checkpoint-{batch}/manifest.json").read_text())
+        for path in (run.rollouts, run.probes, run.trials, run.lineage, run.alarms, run.metrics, run.gold):
+            rows = read_rows(path)[: manifest["rows"].get(path.name, 0)]
             path.unlink(missing_ok=True)
             append_rows(path, rows)
         for path in (target / "rubrics").glob("v*.yaml"):
