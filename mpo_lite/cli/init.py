@@ -10,6 +10,7 @@ import click
 
 from mpo_lite.cli.config import SCHEMA, config_schema
 from mpo_lite.errors import ConfigError
+from mpo_lite.files import write_atomically
 from mpo_lite.prompts import prompts_dir
 
 
@@ -27,8 +28,8 @@ def command(folder: Path) -> None:
         raise ConfigError(f"{folder}: is not empty; name a new folder")
     try:
         shutil.copytree(prompts_dir() / "init", folder, dirs_exist_ok=True)
-        (folder / "experiment.yaml").write_text(_experiment(folder), encoding="utf-8")
-        (folder / SCHEMA).write_text(config_schema(), encoding="utf-8")
+        write_atomically(folder / "experiment.yaml", _experiment(folder))
+        write_atomically(folder / SCHEMA, config_schema())
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written ({error})") from error
     for path in sorted(folder.iterdir()):
