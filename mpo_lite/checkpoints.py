@@ -114,7 +114,7 @@ def resumable_checkpoint(run: Run, name: str | None) -> Path | None:
             is as it was saved.
     """
     run.require_own_config()
-    known = {path.name: path for path in _whole(run).values()}
+    known = {path.name: path for _, path in sorted(_whole(run).items())}
     if name not in (None, START, *known):
         raise ConfigError(f"{run.path}: has no checkpoint {name}; --from takes {', '.join([*known, START])}")
     checkpoint = last_checkpoint(run) if name is None else known.get(name)

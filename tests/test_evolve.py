@@ -3,23 +3,26 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from llm_server import LLMServer
+from made_run import ENVIRONMENT
 
 from mpo_lite.cli.main import main
-from mpo_lite.config import Config
-from mpo_lite.files import append_rows, read_rows
+from mpo_lite.config import Config, Thresholds
+from mpo_lite.files import append_rows, journal, read_rows
 from mpo_lite.judge.base import Sample
 from mpo_lite.meta.gate import Finding
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.runs import Run, Version
 from mpo_lite.sandbox.judge_server import running
+from mpo_lite.training.evolve import Evolution
 from mpo_lite.training.metastep import Situation, meta_step
+from mpo_lite.training.session import Session
 from mpo_lite.training.watch import Watch
 from mpo_lite.types import Assessment, Rollout, Verdict
 
@@ -89,10 +92,9 @@ def cut(source: Run, target: Path, batch: int, known: bool = False) -> Run:
             shutil.rmtree(checkpoint)
     run = Run(target)
     if not known:
-        keep = {"lineage": batch - 1, "rollouts": batch - 1, "probes": batch - 1, "trials": batch - 1}
-        for name, last in (keep | {"alarms": batch, "metrics": batch, "gold": batch}).items():
-            path: Path = getattr(run, name)
-            rows = [row for row in read_rows(path) if row["batch"] <= last]
+        manifest = json.loads((target / f"checkpoints/checkpoint-{batch}/manifest.json").read_text())
+        for path in (run.rollouts, run.probes, run.trials, run.lineage, run.alarms, run.metrics, run.gold):
+            rows = read_rows(path)[: manifest["rows"].get(path.name, 0)]
             path.unlink(missing_ok=True)
             append_rows(path, rows)
         for path in (target / "rubrics").glob("v*.yaml"):
@@ -515,3 +517,35 @@ def test_probes_are_taken_once(tmp_path: Path) -> None:
     assert evolution._probes(lambda asked: ["other"] * len(asked), 10) == first
     append_rows(run.probes, [])
     assert evolution._probes(lambda asked: ["other"] * len(asked), 20)[0].completion == "other"
+
+
+def test_answers_to_fixed_prompts_that_a_kill_cut_short_are_taken_anew(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", Config(judge="m"), ENVIRONMENT)
+    prompts = tuple(f"prompt {n}" for n in range(6))
+    session: Any = SimpleNamespace(
+        run=run,
+        config=Config(judge="m", gate=Thresholds(prompts=6)),
+        prompts=SimpleNamespace(train=prompts),
+        sample=lambda prompt, completion: Sample(prompt, completion),
+        **dict.fromkeys(("meta", "examiner", "task"), "any"),
+    )
+    asked: list[str] = []
+
+    def answer(prompts: Sequence[str]) -> list[str]:
+        asked.extend(prompts)
+        return [f"to {prompt}" for prompt in prompts]
+
+    evolution = Evolution(session)
+    looks: tuple[tuple[Path, Callable[[], Any]], ...] = (
+        (run.anchor, lambda: Session.take_anchor(session, answer) or session.anchor),
+        (run.probes, lambda: evolution._probes(answer, 2)),
+    )
+    for path, look in looks:
+        whole = look()
+        assert len(whole) == len(read_rows(path)) == 6
+        rows = read_rows(path)
+        path.unlink()
+        journal(path, rows[:2])
+        assert look() == whole
+        asked.clear()
+        assert look() == whole and not asked

@@ -52,12 +52,12 @@ def assert_it_goes_on(command: list[Any], environ: dict[str, str], tmp_path: Pat
     resumed.write_text(text.replace("steps=4", "steps=5"))
     before = read_rows(tmp_path / "out" / "mpo" / "metrics.jsonl")
     going_on = [command[0], resumed, *command[2:]]
-    adapter = tmp_path / "out" / "checkpoint-4" / "adapter_model.safetensors"
-    content = adapter.read_bytes()
-    adapter.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (trained,) = (tmp_path / "out" / "checkpoint-4").glob("*.safetensors")
+    content = trained.read_bytes()
+    trained.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     damaged = subprocess.run(going_on, env=environ, capture_output=True, text=True, check=False)
     assert damaged.returncode and "damaged: not the bytes that were saved" in damaged.stderr
-    adapter.write_bytes(content)
+    trained.write_bytes(content)
     subprocess.run(going_on, env=environ, check=True, capture_output=True)
     assert read_rows(tmp_path / "out" / "mpo" / "metrics.jsonl")[: len(before)] == before
     cli = [sys.executable, "-m", "mpo_lite", "resume", str(tmp_path / "out" / "mpo")]

@@ -85,11 +85,14 @@ def test_the_card_tells_figures_and_the_history_of_the_rubric(tmp_path: Path) ->
     spend = {"judge_calls": 64, "gate_calls": 3, "meta_calls": 5, "usd": 1.5}
     rows = [{"batch": n, "version": n - 1, "reward": 0.25 * n, "judge_failures": 0, **spend} for n in (1, 2)]
     append_rows(run.metrics, [*rows, {"batch": 3, "version": 2, "reward": 1.0, "judge_failures": 0, **spend}])
-    append_rows(run.gold, [{"batch": 0, "gold": 0.4, "n": 9}, {"batch": 2, "gold": 0.6, "n": 9}])
+    samples = [{"prompt": "p", "completion": "c", "gold": 0.5}]
+    append_rows(run.gold, [{"batch": n, "gold": 0.4 + 0.1 * n, "samples": samples} for n in (0, 2)])
     step = {"batch": 1, "version": 1, "author": "claude", "added": ["c"], "changed": [], "dropped": ["d"]}
-    refused = {"batch": 1, "version": 0, "accepted": False, "reason": "sentinel <b>"}
-    later = step | {"batch": 2, "accepted": True, "added": ["after the checkpoint"]}
-    append_rows(run.lineage, [refused, step | {"accepted": True}, later])
+    step |= {"kind": "meta", "began": 1, "parent": 0, "reason": "", "accepted": True}
+    step["rubric"] = run.version(1).rubric.model_dump(mode="json")
+    refused = step | {"version": 0, "accepted": False, "reason": "sentinel <b>", "rubric": None}
+    later = step | {"batch": 2, "added": ["after the checkpoint"]}
+    append_rows(run.lineage, [refused, step, later])
     card = model_card(run, config, 2, "Good essays.")
     metadata = yaml.safe_load(card.split("---")[1])
     assert metadata["base_model"] == "Qwen/Some-Model" and "datasets" not in metadata
