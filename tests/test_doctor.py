@@ -165,8 +165,9 @@ def test_the_keys_of_the_models_that_are_named_are_looked_for(
     )
     for each in name.split(" or ")[0].split(" and "):
         monkeypatch.setenv(each, "sk-very-secret")
-    found = _key("judge", backend)
-    assert found and found.state == "ok" and "sk-very" not in str(found)
+    found = _key("judge", backend)  # of a cloud's account, LiteLLM says what is missing, and no more
+    assert found is None or (found.state == "ok" and "sk-very" not in str(found))
+    assert (found is None) == judge.startswith("bedrock")
 
 
 def test_a_server_of_ones_own_needs_no_key_of_a_provider() -> None:

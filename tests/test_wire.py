@@ -10,6 +10,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from aiohttp import web
 from llm_server import LLMServer, openai_reply
@@ -17,7 +18,7 @@ from test_client import MakeClient, call
 from test_faults import GOOD, failure, raw_server
 
 from mpo_lite.errors import EndpointError
-from mpo_lite.llm import background
+from mpo_lite.llm import background, transport, wire
 from mpo_lite.llm.wire import MAX_REPLY, _origin
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
@@ -75,11 +76,20 @@ def test_of_where_it_redirects_to_only_the_host_is_told(url: str, origin: str) -
     assert _origin(url) == origin
 
 
-@pytest.mark.parametrize("name", ["aiohttp_openai/m", "nlp_cloud/m", "petals/m", "oobabooga/m"])
+@pytest.mark.parametrize("name", [f"{provider}/m" for provider in sorted(transport.UNGUARDED)])
 def test_clients_that_cannot_be_guarded_are_not_used(make_client: MakeClient, name: str) -> None:
     with LLMServer() as server, pytest.raises(EndpointError, match="may follow redirects"):
         background.wait(make_client().ask(call(server, model=name)))
     assert not server.requests
+
+
+def test_a_client_that_bypasses_the_guard_is_found_out(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version of LiteLLM may ask a provider in a way that this one does not."""
+    monkeypatch.setattr(wire, "watch", wire.Exchange)  # nothing is seen of what is sent
+    with LLMServer() as server, pytest.raises(EndpointError, match="may follow redirects"):
+        background.wait(make_client().check(call(server).backend))
 
 
 @pytest.mark.parametrize("model", ["openai/m", "hosted_vllm/m", "anthropic/claude-sonnet-4-5-20250929"])
@@ -165,9 +175,6 @@ def test_what_is_no_gzip_is_asked_for_again(make_client: MakeClient) -> None:
 
 def test_other_requests_of_the_process_are_none_of_ours() -> None:
     """A script may use LiteLLM for itself: what is not watched passes as it is."""
-    import httpx
-
-    from mpo_lite.llm import wire
 
     class Plain(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -138,18 +138,16 @@ def _machine() -> Finding:
 
 
 def _key(role: str, backend: Backend) -> Finding | None:
-    """Whether the key that a model is asked with is there; None for a server of one's own that needs none."""
+    """Whether the key that a model is asked with is there; None where it needs none, or that is not known."""
     if backend.key_variable:
         return Finding(backend.key_variable, "ok", f"is set, for the {role}")
     key = transport.provider_key(backend.model)
-    if backend.api_base or not key.variables:
+    if backend.api_base or key.is_set is None:
         return None
     names = " or ".join(key.variables) if key.is_plain else " and ".join(key.variables)
     if key.is_set:
         return Finding(names, "ok", f"is set, for the {role}")
     told = f"not set, for the {role} {backend.model}"
-    if key.is_set is None:
-        told += " (another variable may hold its key)"
     return Finding(names, "note", told, f"export {key.variables[0]}=…" if key.is_plain else "")
 
 

@@ -32,7 +32,9 @@ TALKATIVE = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "openai", "anthropic"
 """Loggers whose debug output holds prompts, addresses with their queries, or keys."""
 SELF_SERVED = frozenset({"hosted_vllm", "lm_studio", "xinference", "openai_like", "custom_openai", "triton"})
 """LiteLLM's providers that have no address of their own."""
-UNGUARDED = frozenset({"aiohttp_openai", "nlp_cloud", "oobabooga", "petals"})
+UNGUARDED = frozenset(
+    {"aiohttp_openai", "amazon_nova", "custom", "maritalk", "nlp_cloud", "oobabooga", "petals"}
+)
 """LiteLLM's providers whose clients ``wire.guard`` does not reach."""
 MODELS_S = 5.0
 """Seconds that a server may take to list its models."""
@@ -162,10 +164,14 @@ def _check_name(backend: Backend) -> None:
             f"--{backend.role}-api-base http://HOST:PORT/v1"
         )
     if provider in UNGUARDED:
-        raise EndpointError(
-            f"{backend.model}: LiteLLM asks {provider} by a client that may follow redirects with the key; "
-            f"where it speaks OpenAI's API, write openai/NAME and --{backend.role}-api-base"
-        )
+        raise _unguarded(backend)
+
+
+def _unguarded(backend: Backend) -> EndpointError:
+    return EndpointError(
+        f"{backend.where}: LiteLLM asks this provider by a client that may follow redirects with the key; "
+        f"where it speaks OpenAI's API, write openai/NAME and --{backend.role}-api-base"
+    )
 
 
 def _meant(name: str) -> str:
@@ -280,11 +286,15 @@ async def attempt(
                 _skip_mcp_handler=True,
                 **parameters,
             )
+        if (
+            exchange.status is None
+        ):  # a client that is not known to bypass the guard: refused from the check on
+            raise _unguarded(backend)
         return _reply(response)
     except TimeoutError:
         seen = f"{backend.where}: no whole answer within {timeout_s:g} s"
         raise Retryable(seen, billed=True, kind="timeout") from None
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, EndpointError):
         raise
     except Exception as error:  # noqa: BLE001 - LiteLLM raises classes of all its providers
         # Not chained: a traceback must not print the provider's words, which may repeat prompt and key.
