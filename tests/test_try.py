@@ -183,8 +183,12 @@ def test_answers_of_a_file_need_no_data(
         models = f"--judge openai/m --judge-api-base {server.url} --baseline iter0 --task {task}"
         places = f"--cache-dir {tmp_path / 'cache'} --responses {file} --json -n 9 --max-judge-failures 1"
         main(["try", *f"{models} {places}".split()])
-    found = json.loads(capsys.readouterr().out)
-    assert (found["answers"], found["prompts"]) == (9, 9)
+        assert (found := json.loads(capsys.readouterr().out))["answers"] == found["prompts"] == 9
+        main(["try", *f"{models} {places} -o gate.margin=-1".replace(" --json", "").split()])
+    said = capsys.readouterr().out
+    assert (
+        "✓ nothing speaks against this judge and rubric, but no prompt has two answers to tell apart" in said
+    )
 
 
 @pytest.mark.parametrize(
