@@ -40,17 +40,19 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event: yaml.Event = self.peek_event()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        event: Any = self.peek_event()  # pyright: ignore[reportUnknownMemberType]
         if isinstance(event, yaml.AliasEvent):
-            said = "aliases (*name) are not read; write the value out"
-            raise _Refused(problem=said, problem_mark=event.start_mark)
+            raise _refused("aliases (*name) are not read; write the value out", event)
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            said = f"more than {MAX_DEPTH} levels within each other"
-            raise _Refused(problem=said, problem_mark=event.start_mark)
+            raise _refused(f"more than {MAX_DEPTH} levels within each other", event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
+
+
+def _refused(problem: str, event: Any) -> _Refused:
+    return _Refused(problem=problem, problem_mark=event.start_mark)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -59,10 +61,10 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
-    def represent_str(self, data: str) -> yaml.Node:
+    def represent_str(self, data: str) -> yaml.ScalarNode:
         # Where these stand unquoted, PyYAML takes them for ends of lines when it reads them back.
         style = '"' if any(sign in data for sign in "\x85\u2028\u2029\ufeff") else None
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)  # pyright: ignore[reportUnknownMemberType]
 
 
 _Dumper.add_representer(str, _Dumper.represent_str)

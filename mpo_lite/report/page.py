@@ -109,9 +109,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": _number, "usd": _usd, "share": _share, "spaced": spaced, "short": short}
-    environment.filters["failures"] = failures_in_words
-    environment.filters["counted"] = counted
+    filters: dict[str, Any] = {
+        "number": _number,
+        "usd": _usd,
+        "share": _share,
+        "spaced": spaced,
+        "short": short,
+    }
+    environment.filters |= filters | {"failures": failures_in_words, "counted": counted}
     return environment
 
 
