@@ -40,7 +40,7 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event: Any = self.peek_event()  # pyright: ignore[reportUnknownMemberType]
+        event: Any = self.peek_event()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         if isinstance(event, yaml.AliasEvent):
             raise _refused("aliases (*name) are not read; write the value out", event)
         self._depth += 1

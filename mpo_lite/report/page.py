@@ -116,7 +116,7 @@ def _environment() -> Environment:
         "spaced": spaced,
         "short": short,
     }
-    environment.filters |= filters | {"failures": failures_in_words, "counted": counted}
+    environment.filters.update(filters | {"failures": failures_in_words, "counted": counted})
     return environment
 
 
