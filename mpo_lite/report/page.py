@@ -109,14 +109,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters: dict[str, Any] = {
-        "number": _number,
-        "usd": _usd,
-        "share": _share,
-        "spaced": spaced,
-        "short": short,
-    }
-    environment.filters.update(filters | {"failures": failures_in_words, "counted": counted})
+    filters: dict[str, Any] = environment.filters
+    filters |= {"number": _number, "usd": _usd, "share": _share, "spaced": spaced, "short": short}
+    filters |= {"failures": failures_in_words, "counted": counted}
     return environment
 
 
