@@ -103,7 +103,10 @@ def parse_yaml(text: str, where: str, refuse: Callable[[str], MPOError]) -> Docu
     """
     if len(text) > MAX_CHARACTERS:
         raise refuse(f"{where}: larger than {MAX_CHARACTERS // 1024} KiB")
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:  # a character that YAML does not know
+        raise refuse(f"{where}: not valid YAML ({' '.join(str(error).split())[:200]})") from error
     try:
         node = loader.get_single_node()
         lines = dict[str, int]()

@@ -205,4 +205,5 @@ def test_references_are_part_of_what_is_trained_on(
     flags = ("--judge", "sandbox", "--baseline", "iter0", "--task", "math", "--data", str(data))
     train(*flags, steps=1)
     write(2)
-    assert "its data is no longer what it was trained on" in refused(capsys, "resume", tmp_path / "run")
+    said = refused(capsys, "resume", tmp_path / "run", "--steps", "2")
+    assert "its data is no longer what it was trained on" in said

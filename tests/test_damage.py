@@ -154,8 +154,8 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
 def readers(run: Path) -> dict[str, tuple[object, ...]]:
     other, out = run.parent / "other", run.parent / "out"
     return {
-        "report": ("report", run, "--out", out),
-        "comparison": ("report", run, other, "--out", out),
+        "report": ("report", run, "--out", out, "--overwrite"),
+        "comparison": ("report", run, other, "--out", out, "--overwrite"),
         "runs": ("runs", run.parent),
         "list": ("rubric", "list", run),
         "diff": ("rubric", "diff", run),

@@ -132,7 +132,7 @@ def told(words: list[str], url: str, monkeypatch: pytest.MonkeyPatch) -> tuple[l
     start = next(n for n, word in enumerate(words) if word.endswith("mpo-lite") or word == "mpo_lite")
     arguments = [url if word == LOCAL else word for word in words[start + 1 :]]
     if "--steps" in arguments:
-        arguments[arguments.index("--steps") + 1] = "1"
+        arguments[arguments.index("--steps") + 1] = "6" if arguments[0] == "resume" else "1"
     if ">" in arguments:
         into = arguments.index(">")
         return arguments[:into], Path(arguments[into + 1])

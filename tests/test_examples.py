@@ -35,7 +35,7 @@ def test_the_example_scripts_train_and_evolve_their_rubrics(script: str, tmp_pat
         ]
         subprocess.run(command, env=environ, check=True, capture_output=True, cwd=tmp_path)
         again = subprocess.run(command, env=environ, capture_output=True, text=True, cwd=tmp_path)
-        assert "has batches already" in again.stderr and "resume_from_checkpoint=True" in again.stderr
+        assert "this run is finished" in again.stderr and "resume_from_checkpoint=True" in again.stderr
         assert_it_goes_on(command, environ, tmp_path)
     run = Run(tmp_path / "out" / "mpo")
     assert [row["batch"] for row in read_rows(run.metrics)] == [1, 2, 3, 4, 5]

@@ -23,12 +23,13 @@ from markdown_it import MarkdownIt
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mpo_lite.checkpoints import complete_checkpoint
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
 from mpo_lite.files import append_rows
 from mpo_lite.report.card import model_card
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.runs import Run, Version, write_state
+from mpo_lite.runs import Run, Version
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.ppo import add_value_head
 
@@ -205,7 +206,7 @@ def test_a_hub_out_of_reach_is_told_before_anything_is_merged(
 ) -> None:
     run = Run.create(tmp_path / "run", Config(policy="some/model"), ENVIRONMENT)
     (run.checkpoints / "checkpoint-1").mkdir()
-    write_state(run.checkpoints / "checkpoint-1", {"batch": 1})
+    complete_checkpoint(run, run.checkpoints / "checkpoint-1", {"batch": 1, "version": 0})
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("mpo_lite.cli.export._write", lambda *_: pytest.fail("a model was loaded"))

@@ -307,7 +307,7 @@ def test_numbers_with_an_exponent_reach_the_trainer(place: Path, refused: Refuse
     said = refused(
         f"train {JUDGE} --data prompts.jsonl -o trainer.learning_rate=1e-4 -o trainer.epsilon=2E-1"
     )
-    assert "openai/m does not answer at http://127.0.0.1:9/v1" in said
+    assert "judge openai/m at http://127.0.0.1:9/v1: no connection" in said
 
 
 def test_settings_that_peers_have_as_flags_are_flags(place: Path, capsys: Any) -> None:

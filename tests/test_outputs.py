@@ -15,12 +15,13 @@ import pytest
 from llm_server import LLMServer
 from made_run import ENVIRONMENT
 
+from mpo_lite.checkpoints import complete_checkpoint
 from mpo_lite.cli.main import main
 from mpo_lite.cli.outputs import UNFINISHED, new_file, new_folder
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.files import read_rows
-from mpo_lite.runs import Run, write_state
+from mpo_lite.runs import Run
 from mpo_lite.sandbox.data import policy_dir
 
 WRITERS = ("score", "score --no-judge", "refine", "compare", "eval")
@@ -271,7 +272,7 @@ def test_export_and_init_refuse_a_place_before_they_load_anything(
     (tmp_path / "full" / "own").write_text("mine")
     run = Run.create(tmp_path / "run", Config(policy="some/model"), ENVIRONMENT)
     (run.checkpoints / "checkpoint-1").mkdir()
-    write_state(run.checkpoints / "checkpoint-1", {"batch": 1})
+    complete_checkpoint(run, run.checkpoints / "checkpoint-1", {"batch": 1, "version": 0})
     monkeypatch.setattr("mpo_lite.cli.export._write", lambda *_: pytest.fail("a model was loaded"))
     for command in (["export", str(run.path), "--merge"], ["init"]):
         code, line = stopped(capsys, *command, str(tmp_path / place))

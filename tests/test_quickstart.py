@@ -83,7 +83,8 @@ def test_a_quickstart_tells_its_story(tmp_path: Path, capsys: pytest.CaptureFixt
     for batch, gold in ((0, 0.5), (5, 0.1), (10, 0.8)):
         sample = {"prompt": "write about dogs", "completion": f"answer {batch}", "gold": gold}
         append_rows(run.gold, [{"batch": batch, "gold": gold, "n": 1, "samples": [sample]}])
-    append_rows(run.metrics, [{"batch": n, "alarms": ["phrase_drift"] * (n > 8)} for n in range(1, 11)])
+    rows = [{"batch": n, "version": 0, "reward": 0.5, "judge_failures": 0} for n in range(1, 11)]
+    append_rows(run.metrics, [row | {"alarms": ["phrase_drift"] * (row["batch"] > 8)} for row in rows])
     summary = {"run": str(tmp_path), "rubric_version": 1, "reward": {"start": 0.2, "end": 0.9}}
     tell(summary | {"gold": {"start": 0.5, "min": 0.1, "end": 0.8}})
     told = capsys.readouterr().out

@@ -194,7 +194,7 @@ def test_the_report_says_why_judgements_failed(tmp_path: Path) -> None:
 
 def test_gold_changes_prompt_by_prompt() -> None:
     def row(values: list[float]) -> dict[str, Any]:
-        return {"samples": [{"gold": value} for value in values]}
+        return {"samples": [{"prompt": str(n), "gold": value} for n, value in enumerate(values)]}
 
     first = row([0.0, 0.5, 1.0])
     assert gold_change([first]) is None
@@ -365,14 +365,14 @@ def test_two_runs_of_one_goal_have_one_task(tmp_path: Path) -> None:
         made_run(tmp_path / name, goal="Short answers.", task=task)
         for name, task in (("a", "essay"), ("b", "math"))
     ]
-    page = write_comparison(runs, tmp_path / "c.html").read_text(encoding="utf-8")
+    page = write_comparison([run.path for run in runs], tmp_path / "c.html")[0].read_text(encoding="utf-8")
     assert "different tasks" not in page and "<code>task</code>" not in page
     assert "task: essay" not in write_report(runs[0]).read_text(encoding="utf-8")
 
 
 def test_a_rubric_of_the_users_own_is_named_and_a_runs_copy_of_it_is_not(tmp_path: Path) -> None:
     one, other = made_run(tmp_path / "one"), made_run(tmp_path / "other", rubric=tmp_path / "mine.yaml")
-    page = write_comparison([one, other], tmp_path / "c.html").read_text(encoding="utf-8")
+    page = write_comparison([one.path, other.path], tmp_path / "c.html")[0].read_text(encoding="utf-8")
     assert re.search(r"<code>rubric</code></th><td>–</td><td>mine\.yaml</td>", page)
     assert "v000.yaml" not in page
     assert "\nrubric: mine.yaml" in write_report(other).read_text(encoding="utf-8")

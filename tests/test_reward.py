@@ -154,7 +154,7 @@ def test_a_stop_says_what_the_judge_answered(open_session: Callable[..., Session
         said = str(caught.value)
         assert "16 of 16 not judged: 16 malformed" in said
         assert (
-            "The first: openai/m gave no usable answer: discourse: the level must be a whole number" in said
+            "the first: openai/m gave no usable answer: discourse: the level must be a whole number" in said
         )
         assert said.endswith(f"the reply began: {answer}")
     rows = [json.loads(line) for line in (session.run.path / "calls.jsonl").read_text().splitlines() if line]

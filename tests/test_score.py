@@ -178,7 +178,7 @@ def test_a_judge_that_is_gone_ends_the_scoring(tmp_path: Path, capsys: Any, quic
         with pytest.raises(SystemExit) as stopped:
             main(["score", *flags, str(data), "--out", str(tmp_path / "out.jsonl")])
     assert stopped.value.code == 1
-    assert "no answer of the judge: openai/m answered no call for 0.5 s" in capsys.readouterr().err
+    assert "the first: openai/m answered no call for 0.5 s" in capsys.readouterr().err
 
 
 def test_score_says_what_is_wrong_with_a_file(tmp_path: Path, capsys: Any) -> None:
@@ -363,7 +363,9 @@ def test_how_much_may_fail_in_score_is_what_may_fail_in_training(tmp_path: Path,
     data, out = eight(tmp_path / "in.jsonl"), tmp_path / "out.jsonl"
     with LLMServer(malformed(1, 2, 3)) as server:
         main(["score", str(data), *served(server, tmp_path), "--out", str(out)])
-        assert "8 rows, 5 with a reward, 3 of 8 not judged: 3 malformed, reward 0." in capsys.readouterr().out
+        assert (
+            "8 rows, 5 with a reward, 3 of 8 not judged: 3 malformed, the first: " in capsys.readouterr().out
+        )
     with LLMServer(malformed(1, 2, 3, 4)) as server:
         command = [
             "score",

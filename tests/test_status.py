@@ -274,7 +274,7 @@ def test_training_without_a_terminal_is_never_silent(tmp_path: Path, prompts: Pa
         lines, out, code = timed_lines([*arguments(tmp_path, prompts, steps=3), *models])
     assert code == 0 and len(out.splitlines()) == 1
     told = [line for _, line in lines]
-    assert any(line.startswith("loading policy ") for line in told)
+    assert any(line.startswith("loading the policy ") for line in told)
     assert any(re.match(r"training: [0-2] of 3 batches, \d+ s", line) for line in told)
     # Before that, importing torch keeps the thread waiting on a machine under load.
     times = [when for when, _ in lines[next(n for n, line in enumerate(told) if "run directory" in line) :]]

@@ -68,7 +68,7 @@ def test_no_command_writes_past_it() -> None:
             "terminal.py": 3,
             "status.py": 2,
             "progress.py": 8,
-            "estimate.py": 4,
+            "estimate.py": 7,
             "runs.py": 1,
             "rubric.py": 1,
         }

@@ -187,7 +187,7 @@ def _play(config: Config, task: Task, told: Answers, file: Path) -> tuple[Tally,
             for start in range(0, len(matches), CHUNK):
                 chunk = matches[start : start + CHUNK]
                 pairs = [Pair(prompt, told[a][prompt], told[b][prompt]) for prompt, a, b in chunk]
-                fresh = judge_twice(winners, pairs, config)
+                fresh = judge_twice(winners, pairs)
                 played += fresh
                 work.advance(len(chunk))
                 if (tally := Tally.of(fresh, share)).broken:

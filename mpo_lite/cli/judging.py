@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from mpo_lite.activity import activity
-from mpo_lite.config import Config
 from mpo_lite.errors import LOST
-from mpo_lite.judge.breaker import Judged, Tally
+from mpo_lite.judge.breaker import Judged
 
 S = TypeVar("S")
 V = TypeVar("V", bound=Judged)
 
 
-def judge_twice(judge: Callable[[Sequence[S]], list[V]], samples: Sequence[S], config: Config) -> list[V]:
-    """Judges samples, and once more those that the server lost: after a pause where it seems to be down.
+def judge_twice(judge: Callable[[Sequence[S]], list[V]], samples: Sequence[S]) -> list[V]:
+    """Judges samples, and once more those that the server lost.
 
     Args:
         judge: Judges samples, in order.
         samples: N samples.
-        config: ``max_judge_failures`` and ``breaker_pause``.
 
     Returns:
         N verdicts, in order.
     """
     found = judge(samples)
     lost = [place for place, one in enumerate(found) if one.failure in LOST]
-    if lost:
-        if Tally.of(found, config.max_judge_failures).broken:
-            with activity(f"waiting {config.breaker_pause:g} s before what was lost is asked for again"):
-                time.sleep(config.breaker_pause)
-        for place, one in zip(lost, judge([samples[place] for place in lost]), strict=True):
-            found[place] = one
+    for place, one in zip(lost, judge([samples[place] for place in lost]) if lost else [], strict=True):
+        found[place] = one
     return found
 
 

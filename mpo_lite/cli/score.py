@@ -111,7 +111,7 @@ def _judge(config: Config, task: Task, rows: Sequence[Row]) -> tuple[list[Verdic
         models.check()
         with activity("scoring", len(rows), "rows") as work:
             for start in range(0, len(rows), CHUNK):
-                chunk = judge_twice(judge, rows[start : start + CHUNK], config)
+                chunk = judge_twice(judge, rows[start : start + CHUNK])
                 found += chunk
                 work.advance(len(chunk))
                 if (tally := Tally.of(chunk, config.max_judge_failures)).broken:

@@ -10,11 +10,14 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mpo_lite.errors import TaskError
 
 _OURS = "mpo_lite."
+_from_tasks = set[str]()
+"""Modules that were imported from tasks' folders: another task may have one of the same name."""
 
 
 def load_function(reference: str, where: str, folder: Path) -> Callable[..., Any]:
@@ -35,6 +38,8 @@ def load_function(reference: str, where: str, folder: Path) -> Callable[..., Any
             f"{where}: {module.replace('.', '/')}.py is not in {folder}; "
             "a task's functions are taken from its own folder"
         )
+    if file and module in _from_tasks and not _is_from(sys.modules.get(module), file):
+        del sys.modules[module]
     sys.path.insert(0, str(folder.absolute()))
     try:
         loaded = importlib.import_module(module)
@@ -42,12 +47,18 @@ def load_function(reference: str, where: str, folder: Path) -> Callable[..., Any
         raise TaskError(f"{where}: cannot import {module} ({type(error).__name__}: {error})") from error
     finally:
         sys.path.remove(str(folder.absolute()))
-    if file and Path(loaded.__file__ or "").resolve() != file.resolve():
-        raise TaskError(f"{where}: another module is called {module}; rename {file.name}")
+    if file:
+        if not _is_from(loaded, file):
+            raise TaskError(f"{where}: another module is called {module}; rename {file.name}")
+        _from_tasks.add(module)
     function: Any = getattr(loaded, name, None)
     if not callable(function):
         raise TaskError(f"{where}: {module} has no function {name}")
     return function
+
+
+def _is_from(module: ModuleType | None, file: Path) -> bool:
+    return module is not None and Path(module.__file__ or "").resolve() == file.resolve()
 
 
 def _file(module: str, folder: Path) -> Path | None:
