@@ -233,11 +233,8 @@ def _problems(session: Session, found: Trial, summary: dict[str, Any]) -> list[s
     if said := Tally.of(found.first, session.config.max_judge_failures).complaint("answer"):
         return [said]
     problems: list[str] = []
-    judged, spread, noise = (
-        counted(summary["judged"], "answer"),
-        summary["spread"],
-        summary["repeat_difference"],
-    )
+    judged = counted(summary["judged"], "answer")
+    spread, noise = summary["spread"], summary["repeat_difference"]
     if not summary["reward"] and all(one.source == "rule" for one in found.first):
         problems.append(
             f"a rule of the task gives all {judged} 0 before the judge sees them: mpo-lite tasks "
@@ -286,6 +283,8 @@ def _show(session: Session, found: Trial, summary: dict[str, Any]) -> None:
             echo(f"prompt: {one_line(prompt)}")
         score = "not judged" if verdict.reward is None else f"{verdict.reward:.2f}"
         echo(f"  {score}  {one_line(sample.completion)}")
+        if verdict.failure:
+            echo(f"        {' '.join(verdict.detail.split())}")
         for key, one in verdict.assessments.items():
             echo(f"        {key} {one.level}: {one_line(one.reason)}")
     figures = {
@@ -310,9 +309,11 @@ def _show(session: Session, found: Trial, summary: dict[str, Any]) -> None:
     for weakness in summary["weaknesses"]:
         echo(f"– {weakness}")
     if not summary["problems"]:
-        echo("✓ this judge and rubric tell answers apart", nl=False)
+        apart = "this judge and rubric tell answers apart"
+        unseen = "nothing speaks against this judge and rubric, but no prompt has two answers to tell apart"
         mended = "; what the rubric pays for, the meta-judge is there to mend, and the gate to check"
-        echo(mended if summary["weaknesses"] else ", and pay for no known-bad one")
+        echo(f"✓ {unseen if summary['spread'] is None else apart}", nl=False)
+        echo(mended if summary["weaknesses"] else "; they pay for no known-bad one")
     echo(_evidence(summary))
     if summary["simulated_judge"]:
         echo(f"Note: {SIMULATED}")
