@@ -183,12 +183,19 @@ def test_answers_of_a_file_need_no_data(
         models = f"--judge openai/m --judge-api-base {server.url} --baseline iter0 --task {task}"
         places = f"--cache-dir {tmp_path / 'cache'} --responses {file} --json -n 9 --max-judge-failures 1"
         main(["try", *f"{models} {places}".split()])
-        assert (found := json.loads(capsys.readouterr().out))["answers"] == found["prompts"] == 9
-        main(["try", *f"{models} {places} -o gate.margin=-1".replace(" --json", "").split()])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["answers"], found["prompts"], found["spread"]) == (9, 9, None)
+
+
+def test_of_one_answer_a_prompt_nobody_knows_whether_they_are_told_apart(tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "answers.jsonl"
+    rows = [{"prompt": f"topic {n}", "response": f"Some good words on {n}."} for n in range(8)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with LLMServer(level(lambda text, times: 3 if text.startswith("Some") else 0)) as server:
+        models = f"--judge openai/m --judge-api-base {server.url} --baseline iter0 -o gate.margin=0"
+        assert not main(["try", *f"{models} --cache-dir {tmp_path / 'c'} --responses {file}".split()])
     said = capsys.readouterr().out
-    assert (
-        "✓ nothing speaks against this judge and rubric, but no prompt has two answers to tell apart" in said
-    )
+    assert "nothing speaks against this judge and rubric, but no prompt has two answers" in said
 
 
 @pytest.mark.parametrize(
