@@ -11,6 +11,7 @@ from dotenv import load_dotenv
 from mpo_lite.checkpoints import read_state, resumable_checkpoint
 from mpo_lite.cli.job import run_job, tell_complete
 from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.resolve import load_config
@@ -89,12 +90,10 @@ def _take_over(run: Run, flags: dict[str, Any], done: int) -> None:
         return
     run.reconfigure(after, done)
     for name in changed:
-        click.echo(
-            f"{name}: {_told(before, name)} -> {_told(after, name)}, from batch {done + 1} on", err=True
-        )
+        echo(f"{name}: {_told(before, name)} -> {_told(after, name)}, from batch {done + 1} on", err=True)
     schedule = before.trainer.get("lr_scheduler_type", "constant")
     if "steps" in changed and schedule != "constant":
-        click.echo(
+        echo(
             f"the learning rate follows '{schedule}' over {after.steps} batches from here on, and no longer "
             f"over {before.steps}",
             err=True,
