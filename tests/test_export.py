@@ -118,7 +118,9 @@ def test_nothing_in_a_card_is_markup_but_our_own(tmp_path: Path) -> None:
     criterion = Criterion(id="c", description=HOSTILE, levels=("no", "yes"))
     run.publish(Version(0, None, 0, HOSTILE, Rubric(criteria=(criterion,), guidelines=f"- {HOSTILE}")))
     step = {"batch": 1, "version": 1, "author": HOSTILE, "added": ["c"], "changed": [], "dropped": []}
-    append_rows(run.lineage, [step | {"accepted": True}, step | {"accepted": False, "reason": HOSTILE}])
+    step |= {"kind": "meta", "began": 1, "parent": 0, "rubric": None}
+    accepted = step | {"accepted": True, "reason": ""}
+    append_rows(run.lineage, [accepted, step | {"accepted": False, "reason": HOSTILE}])
     purposes = [HOSTILE, f"~~~\n{HOSTILE}", f"- {HOSTILE}", f"1. {HOSTILE}", f"===\n\n---\n\n+ {HOSTILE}"]
     card = model_card(run, config, 2, "\n\n".join(purposes))
     _, metadata, body = card.split("---\n", 2)
@@ -213,5 +215,5 @@ def test_a_hub_out_of_reach_is_told_before_anything_is_merged(
     with pytest.raises(SystemExit, match="2"):
         main(["export", str(run.path), "--push", "me/policy"])
     said = capsys.readouterr().err
-    assert "--push me/policy: 127.0.0.1 cannot be reached (Connection refused); write a folder by" in said
+    assert "--push me/policy: 127.0.0.1 cannot be reached; write a folder by" in said
     assert "HF_HUB_OFFLINE" not in said and "HF_HUB_OFFLINE" not in os.environ
