@@ -119,7 +119,8 @@ def test_nothing_in_a_card_is_markup_but_our_own(tmp_path: Path) -> None:
     run.publish(Version(0, None, 0, HOSTILE, Rubric(criteria=(criterion,), guidelines=f"- {HOSTILE}")))
     step = {"batch": 1, "version": 1, "author": HOSTILE, "added": ["c"], "changed": [], "dropped": []}
     step |= {"kind": "meta", "began": 1, "parent": 0, "rubric": None}
-    accepted = step | {"accepted": True, "reason": ""}
+    content = run.version(0).rubric.model_dump(mode="json")
+    accepted = step | {"accepted": True, "reason": "", "rubric": content}
     append_rows(run.lineage, [accepted, step | {"accepted": False, "reason": HOSTILE}])
     purposes = [HOSTILE, f"~~~\n{HOSTILE}", f"- {HOSTILE}", f"1. {HOSTILE}", f"===\n\n---\n\n+ {HOSTILE}"]
     card = model_card(run, config, 2, "\n\n".join(purposes))
