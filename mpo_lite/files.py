@@ -13,33 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from mpo_lite.errors import RunError
+from mpo_lite.wording import problem_in_words
 
 JsonRow = dict[str, Any]
 """An object of a JSON file."""
 
-YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError)
-"""What PyYAML raises for texts that are no YAML, nested too deep, or tagged as what they are not."""
-
 _SEAL = re.compile(r', "crc": "([0-9a-f]{8})"\}$')
-_WORDS = {
-    "missing": "is missing",
-    "extra_forbidden": "is unknown",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "bool_type": "must be true or false",
-    "is_instance_of": "must be a text",
-    "string_type": "must be a text",
-    "list_type": "must be a list",
-    "tuple_type": "must be a list",
-    "dict_type": "must be an object",
-    "model_type": "must be an object",
-}
-"""Kinds of what pydantic finds wrong, in words for people who do not write Python."""
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -197,8 +179,7 @@ def _in_words(error: ValidationError) -> str:
     """The first thing that pydantic finds wrong with a row, e.g. ``reward must be a number``."""
     problem = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in problem["loc"])
-    told = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return f"{place} {_WORDS.get(problem['type'], told)}".strip()
+    return f"{place} {problem_in_words(problem)}".strip()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from mpo_lite.errors import MPOError
 from mpo_lite.strict_yaml import parse_yaml
 from mpo_lite.text import counted
+from mpo_lite.wording import problem_in_words
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -37,31 +38,6 @@ BATCH_SIZES = (
 """Said to who asks for a ``batch_size``."""
 
 _MAPPINGS = {"model_type", "model_attributes_type", "dict_type", "mapping_type"}
-_WORDS = {
-    "missing": "is missing",
-    "int_parsing": "must be a whole number",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_parsing": "must be a number",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-    "bool_parsing": "must be true or false",
-    "bool_type": "must be true or false",
-    "string_type": "must be a text; put it in quotes",
-    "path_type": "must be a path",
-    "list_type": "must be a list such as [a, b]",
-    "tuple_type": "must be a list such as [a, b]",
-    "greater_than": "must be more than {gt:g}",
-    "greater_than_equal": "must be {ge:g} or more",
-    "less_than": "must be less than {lt:g}",
-    "less_than_equal": "must be {le:g} or less",
-    "literal_error": "must be {expected}",
-    "string_too_short": "must not be empty",
-    "string_too_long": "must have at most {max_length} characters",
-    "string_pattern_mismatch": "must match the pattern {pattern}",
-}
-"""Kind of pydantic's errors → what to say."""
-
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -128,8 +104,6 @@ def complaint(problem: ErrorDetails, model: type[BaseModel]) -> str:
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
         return unknown_key(str(problem["loc"][-1]), _fields_at(model, problem["loc"][:-1]))
-    if kind == "value_error":
-        return str(context["error"])
     if kind in _MAPPINGS:
         return f"give keys and values such as '{_example(model, problem['loc'])}'"
     if kind == "string_type" and isinstance(problem["input"], bool):
@@ -139,7 +113,9 @@ def complaint(problem: ErrorDetails, model: type[BaseModel]) -> str:
         return f"must have at least {counted(context['min_length'], 'entry', 'entries')}"
     if kind == "too_long":
         return f"must have at most {counted(context['max_length'], 'entry', 'entries')}"
-    return _WORDS[kind].format(**context) if kind in _WORDS else problem["msg"]
+    if kind == "string_type":
+        return f"{problem_in_words(problem)}; put it in quotes"
+    return problem_in_words(problem)
 
 
 def unknown_key(name: str, known: Iterable[str]) -> str:
