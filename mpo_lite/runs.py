@@ -17,15 +17,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, RunError, TaskError, storage_problem
 from mpo_lite.files import (
-    YAML_ERRORS,
     JsonRow,
     journal,
     read_object,
@@ -36,6 +33,7 @@ from mpo_lite.files import (
 from mpo_lite.records import KINDS, Environment, Pin, rollout_of, rollout_row
 from mpo_lite.resolve import load_config, save_config
 from mpo_lite.rubric import Rubric, dump_rubric, load_rubric, parse_rubric
+from mpo_lite.strict_yaml import parse_yaml
 from mpo_lite.types import Rollout
 
 _LOCK = ".lock"
@@ -244,7 +242,7 @@ class Run:
         try:
             text = path.read_text(encoding="utf-8")
             lines = takewhile(lambda line: line.startswith("# "), text.splitlines())
-            head: dict[str, Any] = yaml.safe_load("\n".join(line[2:] for line in lines))
+            head = parse_yaml("\n".join(line[2:] for line in lines), str(path), RunError).data
             version = Version(
                 number, head["parent"], head["batch"], head["author"], parse_rubric(text, str(path))
             )
@@ -253,7 +251,7 @@ class Run:
             raise RunError(f"{path}: missing") from error
         except TaskError as error:
             raise RunError(str(error)) from error
-        except (OSError, *YAML_ERRORS) as error:
+        except (OSError, UnicodeDecodeError, TypeError, KeyError) as error:
             raise RunError(f"{path}: damaged") from error
         if changed:
             raise RunError(
