@@ -286,9 +286,7 @@ async def attempt(
                 _skip_mcp_handler=True,
                 **parameters,
             )
-        if (
-            exchange.status is None
-        ):  # a client that is not known to bypass the guard: refused from the check on
+        if exchange.status is None:  # nothing was seen of it: its client bypasses the guard
             raise _unguarded(backend)
         return _reply(response)
     except TimeoutError:
