@@ -192,6 +192,23 @@ def test_score_says_what_is_wrong_with_a_file(tmp_path: Path, capsys: Any) -> No
     assert "no rows" in refused(capsys, "score", str(write(tmp_path / "c.jsonl", [])), *out)
 
 
+def test_eval_says_where_gold_could_not_be_measured(tmp_path: Path, capsys: Any) -> None:
+    """A verifier that breaks down over an answer gives it no gold; the answers are kept."""
+    task, out = tmp_path / "task", tmp_path / "out.jsonl"
+    task.mkdir()
+    write(task / "data.jsonl", [{"prompt": f"write about day {n}"} for n in range(40)])
+    settings = {"name": "t", "description": "Answers.", "persona": "You judge.", "purpose": "Good answers."}
+    data = {"source": "data.jsonl", "prompt": "prompt", "held_out": 8}
+    (task / "task.yaml").write_text(json.dumps({**settings, "data": data, "gold": "breaks:gold"}))
+    (task / "breaks.py").write_text(
+        "from mpo_lite.tasks.symbolic import NotCompared\n\ndef gold(text, row):\n    raise NotCompared\n"
+    )
+    arguments = ["--task", str(task), "-n", "4", "--max-new-tokens", "4", "--out", str(out)]
+    message = refused(capsys, "eval", str(policy_dir()), *arguments)
+    assert "gold could not be measured of 4 of 4 answers, because its verifier broke down" in message
+    assert [row["gold"] for row in read_rows(out)] == [None] * 4
+
+
 def test_eval_measures_a_run_and_a_model(tmp_path: Path, capsys: Any) -> None:
     cache = ["--cache-dir", str(tmp_path / "cache")]
     trained(tmp_path, "--judge", "sandbox", "--task", "sandbox", *cache)

@@ -78,6 +78,11 @@ def command(
                     for (prompt, one), value in rows
                 ),
             )
+    if len(known) < 2:
+        raise ConfigError(
+            f"{model}: gold could not be measured of {len(values) - len(known)} of {len(values)} answers, "
+            "because its verifier broke down over them; try again, or look at them by --out"
+        )
     from mpo_lite.evaluation.interval import mean_interval  # loads numpy
 
     low, high = mean_interval(known)
