@@ -205,5 +205,7 @@ def test_references_are_part_of_what_is_trained_on(
     flags = ("--judge", "sandbox", "--baseline", "iter0", "--task", "math", "--data", str(data))
     train(*flags, steps=1)
     write(2)
-    said = refused(capsys, "resume", tmp_path / "run", "--steps", "2")
-    assert "its data is no longer what it was trained on" in said
+    with pytest.raises(SystemExit, match="2"):
+        main(["resume", str(tmp_path / "run"), "--steps", "2"])
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mpo-lite: ")]
+    assert len(told) == 1 and "its data is no longer what it was trained on" in told[0]

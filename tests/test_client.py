@@ -125,7 +125,7 @@ def test_a_missing_key_is_told_at_once(make_client: MakeClient) -> None:
 
 def test_a_hanging_server_is_given_up_in_time(make_client: MakeClient) -> None:
     with LLMServer(delay=30) as server:
-        with pytest.raises(CallFailed, match=r"within 0\.2 s, 5 times"):
+        with pytest.raises(CallFailed, match=r"within 0\.4 s, 5 times"):
             background.wait(make_client(timeout_s=0.2).ask(call(server)))
         with pytest.raises(CallFailed, match=r"openai/m answered no call for 0\.3 s"):
             background.wait(make_client(timeout_s=9, verdict_s=0.3).ask(call(server, text="other")))
