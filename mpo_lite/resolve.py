@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from dotenv import load_dotenv
+from dotenv import dotenv_values, load_dotenv
 from pydantic import ValidationError
 
 from mpo_lite.config import DATA_ENDINGS, PRESETS, Config
@@ -23,6 +23,7 @@ from mpo_lite.prompts import builtin_tasks
 from mpo_lite.strict_yaml import Document, dump_yaml, parse_yaml
 from mpo_lite.validation import SYNONYMS, bare_type, complaint, dotted, first_problem
 
+_DOTENV = Path(".env")
 _PATHS = ("rubric", "run_dir", "cache_dir")
 _PATHS_OR_NAMES = ("policy", "task", "data")
 _READ_FROM = {
@@ -75,15 +76,18 @@ def explained(
         ConfigError: A source is unreadable, or a value is unknown or out of range; names the place and the
             mend.
     """
+    from_dotenv: set[str] = set()
     if environ is None:
-        load_dotenv(Path(".env"))
+        from_dotenv = dotenv_values(_DOTENV).keys() - os.environ.keys()
+        load_dotenv(_DOTENV)
         environ = os.environ
     merged: dict[str, _Given] = _from_yaml(path) if path else {}
     for name in Config.model_fields:
         variable = f"MPO_{name.upper()}"
         if value := environ.get(variable):
             read = _value(name, value, variable)
-            merged = _without(merged, name) | _flatten({name: read}, origin=variable)
+            origin = f"{_DOTENV} {variable}" if variable in from_dotenv else variable
+            merged = _without(merged, name) | _flatten({name: read}, origin)
     for name, value in (given or {}).items():
         if value is not None:
             merged = _without(merged, name) | _flatten({name: value}, origin=f"--{name.replace('_', '-')}")

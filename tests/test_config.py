@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mpo_lite.config import PRESETS, Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.llm.models import fallback_backend, judge_backends, meta_backend
-from mpo_lite.resolve import load_config, save_config
+from mpo_lite.resolve import explained, load_config, save_config
 from mpo_lite.strict_yaml import dump_yaml, parse_yaml
 
 
@@ -44,7 +44,9 @@ def test_dot_env_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / ".env").write_text("MPO_JUDGE=from-dotenv\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPO_META", "from-env")
-    assert load_config().model_names == ("from-dotenv", "from-env")
+    config, origins = explained()
+    assert config.model_names == ("from-dotenv", "from-env")
+    assert (origins["judge"], origins["meta"]) == (".env MPO_JUDGE", "MPO_META")
     monkeypatch.delenv("MPO_JUDGE")  # load_dotenv put it there
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -272,6 +273,21 @@ def test_models_are_compared_on_held_out_prompts(tmp_path: Path, capsys: Any) ->
         assert url
     summary = told(capsys)
     assert summary["matches"] == 4 and next(iter(summary["ratings"])) == policy_dir().name
+
+
+def test_models_are_compared_on_a_column_of_other_data(tmp_path: Path, capsys: Any) -> None:
+    data = write(
+        tmp_path / "asked.jsonl", [{"question": f"write about {topic} ."} for topic in ("dogs", "tea")]
+    )
+    other = tmp_path / "other"
+    shutil.copytree(policy_dir(), other)
+    with LLMServer(prefers_longer) as server:
+        asks = ["--data", str(data), "--prompt-column", "question", "--max-new-tokens", "8"]
+        out = ["--out", str(tmp_path / "out"), "--json"]
+        main(["compare", str(policy_dir()), str(other), *asks, *served(server, tmp_path), *out])
+        asked = server.prompts("match")
+    assert told(capsys)["matches"] == 4
+    assert asked and all("write about" in text for text in asked)
 
 
 def test_compare_says_what_is_wrong(tmp_path: Path, capsys: Any) -> None:

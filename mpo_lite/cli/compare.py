@@ -35,6 +35,7 @@ from mpo_lite.runs import Run
 from mpo_lite.tasks.data import load_prompts, responses
 from mpo_lite.tasks.spec import Task, task_of
 
+_OF_THE_DATA = ("data", "prompt_column", "data_subset", "data_split")
 CHUNK = 256
 """Matches that are judged together, and by whose failures the breaker tells whether to go on."""
 Answers = dict[str, dict[str, str]]
@@ -44,8 +45,9 @@ Answers = dict[str, dict[str, str]]
 @click.command("compare", short_help="Have a judge compare models pairwise, and rate them.")
 @click.argument("models", metavar="A B [C ...]", nargs=-1, required=True)
 @config_options(
-    "judge", "judge_api_base", "task", "goal", "data", "temperature", "max_new_tokens", "max_usd",
-    "max_calls", "max_judge_failures", "concurrency", "cache_dir", "log_calls",
+    "judge", "judge_api_base", "task", "goal", "data", "prompt_column", "data_subset", "data_split",
+    "temperature", "max_new_tokens", "max_usd", "max_calls", "max_judge_failures", "concurrency", "cache_dir",
+    "log_calls",
 )  # fmt: skip
 @click.option(
     "-n", "--n", "count", type=click.IntRange(min=1), default=100, show_default=True, help="Prompts, at most."
@@ -108,9 +110,8 @@ def _config(models: Sequence[str], flags: dict[str, Any]) -> Config:
     given = {name: value for name, value in flags.items() if value is not None}
     brought: dict[str, Any] = {}
     if own:
-        brought = {
-            name: getattr(own, name) for name in ("data", "prompt_column", "data_subset", "data_split")
-        }
+        if "data" not in given:
+            brought = {name: getattr(own, name) for name in _OF_THE_DATA}
         if not {"task", "goal"} & set(given):
             brought |= {"goal": own.goal} if own.goal else {"task": own.task}
     return load_config(None, brought | given)
