@@ -121,7 +121,9 @@ def figures(run: Run) -> dict[str, Any]:
         "kl_max": max(kl),
         "kl_spikes": sum(value > SPIKE for value in kl),
         "steps": len(lineage),
-        "refused": sum(len([one for one in row.get("refused", []) if one["objected"]]) for row in lineage),
+        "refused": sum(
+            len([one for one in row.get("refused", []) if one["status"] == "refused"]) for row in lineage
+        ),
         "rollbacks": sum(row["kind"] == "rollback" for row in lineage),
         "rubric": dump_rubric(run.latest().rubric),
     }

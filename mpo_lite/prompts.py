@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from string import Template
@@ -20,6 +21,19 @@ from mpo_lite.types import Message
 _HEADING = re.compile(r"^=== (system|user)\n", re.MULTILINE)
 _SLOT_OR_HEADING = re.compile(r"\$\w+|^=== \w+", re.MULTILINE)
 _BEGIN = re.compile(r"^<(\w+)-([0-9a-f]{12})>\n", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A filled-in template.
+
+    Attributes:
+        template: Its name, e.g. ``judge/pointwise``; empty where the messages are of no template.
+        messages: What is sent.
+    """
+
+    template: str
+    messages: list[Message]
 
 
 @cache
@@ -41,20 +55,17 @@ def _template(name: str) -> str:
     return (prompts_dir() / f"{name}.md").read_text(encoding="utf-8")
 
 
-def render(name: str, **values: str) -> list[Message]:
+def render(name: str, **values: str) -> Prompt:
     """Fills the template ``prompts/<name>.md``.
 
     Args:
         name: Path below ``prompts/`` without its ending, e.g. ``judge/pointwise``.
         values: One text per slot.
 
-    Returns:
-        The messages, in order.
-
     Raises:
         KeyError: A slot has no value.
     """
-    return render_text(_template(name), **values)
+    return Prompt(name, render_text(_template(name), **values))
 
 
 def repeats_template(name: str, text: str, run: int = 8) -> bool:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, model_validator
 from mpo_lite.errors import FailureKind
 from mpo_lite.files import JsonRow
 from mpo_lite.rubric import Rubric
-from mpo_lite.types import Assessment, Rollout, Verdict, text_hash
+from mpo_lite.types import Assessment, Rollout, StepStatus, Verdict, text_hash
 
 Text = InstanceOf[str]
 """Any text: answers may hold halves of characters, which pydantic's own type refuses."""
@@ -102,11 +102,19 @@ class AlarmRow(Record):
     evidence: list[Text]
 
 
+class ObjectionRow(Record):
+    """A reason of the gate."""
+
+    id: Text
+    text: Text
+
+
 class Refused(Record):
     """A proposal that was not taken."""
 
+    status: StepStatus
     reason: Text
-    objected: bool
+    objections: list[ObjectionRow] = []
     figures: dict[Text, float]
     rubric: Rubric | None
 
@@ -114,7 +122,7 @@ class Refused(Record):
 class Recheck(Record):
     """What was found of the rubric in force before a step."""
 
-    objections: list[Text] = []
+    objections: list[ObjectionRow] = []
 
 
 class CriterionHealth(Record):
@@ -131,7 +139,7 @@ class Step(Record):
     batch: Count
     version: Count
     parent: Count
-    accepted: bool
+    status: StepStatus
     reason: Text
     author: Text
     added: list[Text]
@@ -149,7 +157,7 @@ class Step(Record):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        if self.accepted and self.rubric is None:
+        if self.status == "accepted" and self.rubric is None:
             raise ValueError("rubric is missing from a step that was accepted")
         if self.probes and not {"before", "now"} <= set(self.probes):
             raise ValueError("probes must hold 'before' and 'now'")

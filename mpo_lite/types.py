@@ -13,6 +13,11 @@ from mpo_lite.errors import FailureKind
 FIRST_PROBE = 100_000
 """Row of a meta step's first probe, an answer from outside of training: above all rows of a batch."""
 
+StepStatus = Literal["accepted", "unchanged", "refused", "unchecked", "failed"]
+"""What became of a proposed rubric: put in force; equal to the one in force; refused by the gate or by
+people's labels; not put in force because the gate could not check it; never made, or overtaken.
+"""
+
 
 class Message(TypedDict):
     """One chat message, as every provider's API takes it."""

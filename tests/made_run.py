@@ -125,7 +125,7 @@ def _accepted(rubric: Rubric, said: str) -> dict[str, Any]:
         "batch": CHANGE,
         "version": 1,
         "parent": 0,
-        "accepted": True,
+        "status": "accepted",
         "reason": "",
         "author": "claude",
         "samples": ["b4r100000", "b1r0"],
@@ -137,8 +137,8 @@ def _accepted(rubric: Rubric, said: str) -> dict[str, Any]:
         "refused": [
             {
                 "reason": said,
-                "objected": True,
-                "objections": [said],
+                "status": "refused",
+                "objections": [{"id": "title", "text": said}],
                 "figures": {"margin_title": 0.0},
                 "rubric": _dumped(rubric),
             }
@@ -155,8 +155,8 @@ def _kept(rubric: Rubric, said: str) -> dict[str, Any]:
     proposed["criteria"][0]["description"] = f"Reasons given. {said}"
     refused = {
         "reason": said,
-        "objected": True,
-        "objections": [said],
+        "status": "refused",
+        "objections": [{"id": "title", "text": said}],
         "figures": {"margin_title": 0.05},
         "rubric": proposed,
     }
@@ -164,7 +164,7 @@ def _kept(rubric: Rubric, said: str) -> dict[str, Any]:
         "began": 8,
         "batch": 8,
         "parent": 1,
-        "accepted": False,
+        "status": "refused",
         "reason": said,
         "added": [],
         "dropped": [],

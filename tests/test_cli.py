@@ -174,9 +174,9 @@ def test_progress_away_from_a_terminal_is_one_plain_line_per_batch() -> None:
 
 
 def test_a_meta_step_is_one_line_that_says_what_changed() -> None:
-    changed = {"kind": "meta", "batch": 10, "accepted": True, "version": 2, "reason": ""}
+    changed = {"kind": "meta", "batch": 10, "status": "accepted", "version": 2, "reason": ""}
     changed |= {"added": ["a", "b"], "changed": ["c"], "dropped": ["d"]}
-    kept = changed | {"accepted": False, "version": 1, "reason": "merging failed"}
+    kept = changed | {"status": "failed", "version": 1, "reason": "merging failed"}
     back = changed | {"kind": "rollback", "reason": "a title pays"}
     alarm = {"batch": 9, "name": "length_collapse", "detail": "few words"}
     text = shown(("meta", changed), ("meta", kept), ("meta", back), ("alarm", alarm))
@@ -190,11 +190,16 @@ def test_a_meta_step_is_one_line_that_says_what_changed() -> None:
 
 def test_a_meta_step_quotes_the_first_two_of_many_objections() -> None:
     said = [f"{kind}: scored only 0.05 below honest answers; it must be 0.2 or more" for kind in "abcdef"]
-    kept = {"kind": "meta", "batch": 10, "accepted": False, "version": 1, "reason": "; ".join(said)}
+    objections = [{"id": text[0], "text": text} for text in said]
+    kept = {"kind": "meta", "batch": 10, "status": "refused", "version": 1, "reason": "; ".join(said)}
     kept |= {"added": [], "changed": [], "dropped": []}
-    refused = kept | {"refused": [{"reason": "; ".join(said), "objections": said}]}
-    back = refused | {"kind": "rollback", "accepted": True, "reason": "rolled back: " + "; ".join(said[:3])}
-    back |= {"refused": [], "recheck": {"objections": said[:3]}}
+    refused = kept | {"refused": [{"reason": "; ".join(said), "objections": objections}]}
+    back = refused | {
+        "kind": "rollback",
+        "status": "accepted",
+        "reason": "rolled back: " + "; ".join(said[:3]),
+    }
+    back |= {"refused": [], "recheck": {"objections": objections[:3]}}
     first, second, third = shown(("meta", refused), ("meta", back), ("meta", kept)).splitlines()
     assert first.endswith(f"rubric v1 stays ({said[0]}; {said[1]}; and 4 more, all in lineage.jsonl)")
     assert second.endswith(f"(rolled back: {said[0]}; {said[1]}; and 1 more, all in lineage.jsonl)")

@@ -18,6 +18,7 @@ from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
 from mpo_lite.llm.sender import MARKUP_TOKENS
 from mpo_lite.llm.structured import object_schema
+from mpo_lite.prompts import Prompt
 from mpo_lite.types import Message
 
 SCHEMA = object_schema({"level": {"type": "integer", "enum": [0, 1, 2]}})
@@ -42,7 +43,12 @@ def call(server: LLMServer, text: str = "hello", draw: str = "", **backend: Any)
         "price": (1.0, 2.0),
     }
     return Call(
-        Backend(**(settings | backend)), "judge", [Message(role="user", content=text)], SCHEMA, parse, draw
+        Backend(**(settings | backend)),
+        "judge",
+        Prompt("", [Message(role="user", content=text)]),
+        SCHEMA,
+        parse,
+        draw,
     )
 
 

@@ -108,7 +108,7 @@ def test_a_slow_endpoint(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with LLMServer(delay=0.5) as server:
         code, found = diagnosis(capsys, "--judge-api-base", server.url)
     assert (
-        code == 0 and found["judge openai/m"]["state"] == "note" and "slow" in found["judge openai/m"]["mend"]
+        code == 0 and found["judge openai/m"]["state"] == "note" and "slow" in found["judge openai/m"]["fix"]
     )
 
 
@@ -124,7 +124,7 @@ def test_an_endpoint_without_structured_output(capsys: Any) -> None:
         code, found = diagnosis(capsys, "--judge-api-base", server.url)
     one = found["judge openai/m"]
     assert code == 0 and one["state"] == "note"
-    assert "by text" in one["detail"] and "no structured output" in one["mend"]
+    assert "by text" in one["detail"] and "no structured output" in one["fix"]
 
 
 def test_a_dead_endpoint(capsys: Any, quick_retries: None) -> None:
@@ -142,7 +142,7 @@ def test_a_server_that_is_up_and_fails(capsys: Any, quick_retries: None) -> None
         code, found = diagnosis(capsys, "--judge-api-base", server.url)
     one = found["judge openai/m"]
     assert code == 1 and "(500) from a server that is up (see its log)" in one["detail"]
-    assert "start" not in one["detail"] + one["mend"]
+    assert "start" not in one["detail"] + one["fix"]
 
 
 @pytest.mark.parametrize(
@@ -179,4 +179,4 @@ def test_a_server_of_ones_own_needs_no_key_of_a_provider() -> None:
 def test_an_endpoint_that_speaks_no_json(capsys: Any) -> None:
     with LLMServer(lambda kind, body: "I would rather not.") as server:
         code, found = diagnosis(capsys, "--judge-api-base", server.url)
-    assert code == 1 and "answers in JSON" in found["judge openai/m"]["mend"]
+    assert code == 1 and "answers in JSON" in found["judge openai/m"]["fix"]

@@ -17,6 +17,7 @@ from mpo_lite.config import Config, Thresholds
 from mpo_lite.files import append_rows, journal, read_rows
 from mpo_lite.judge.base import Sample
 from mpo_lite.meta.gate import Finding
+from mpo_lite.meta.objections import Objection
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.runs import Run, Version
 from mpo_lite.sandbox.judge_server import running
@@ -113,8 +114,8 @@ def test_a_guarded_run_tries_rubrics_out_and_keeps_account(train: Train, tmp_pat
     assert {row["batch"] for row in probes} == {row["began"] for row in lineage}
     assert summary["rubric_version"] >= 1
     for row in lineage:
-        assert row["accepted"] == (row["rubric"] is not None) == (not row["reason"])
-        if row["accepted"]:
+        assert (row["status"] == "accepted") == (row["rubric"] is not None) == (not row["reason"])
+        if row["status"] == "accepted":
             margins = [value for name, value in row["gate"].items() if name.startswith("margin")]
             assert len(margins) == 6 and min(margins) >= 0.2 and row["gate"]["agreement"] >= 0
             assert row["health"] and set(row["frozen"])
@@ -169,7 +170,7 @@ def test_refusals_keep_the_rubric_and_three_in_a_row_raise_an_alarm(train: Train
         asked_again = server.prompts("revise")
     run = Run(tmp_path / "run")
     lineage = read_rows(run.lineage)
-    refused = [row for row in lineage if any(one["objected"] for one in row["refused"])]
+    refused = [row for row in lineage if any(each["status"] == "refused" for each in row["refused"])]
     assert len(refused) == len(lineage) >= 3 and summary["rubric_version"] == 0
     assert all(len(row["refused"]) == 2 and row["rubric"] is None for row in lineage)
     assert len(asked_again) == len(lineage) and "scored as high as honest answers" in asked_again[0]
@@ -235,13 +236,13 @@ def test_in_paper_mode_nothing_is_judged_besides(train: Train, tmp_path: Path) -
     run = Run(tmp_path / "run")
     assert summary["gate_calls"] == 0 and not run.anchor.exists() and not run.probes.exists()
     (row,) = read_rows(run.lineage)
-    assert row["accepted"] and row["gate"] == {} and row["batch"] == 4
+    assert row["status"] == "accepted" and row["gate"] == {} and row["batch"] == 4
 
 
 def test_a_late_step_leaves_the_rubric(train: Train, tmp_path: Path) -> None:
     train(meta_timeout=0.001, steps=4)
     (row,) = read_rows(Run(tmp_path / "run").lineage)
-    assert not row["accepted"] and "not done after 0.001 s" in row["reason"]
+    assert row["status"] == "failed" and "not done after 0.001 s" in row["reason"]
 
 
 @pytest.mark.usefixtures("all_checkpoints")
@@ -351,7 +352,7 @@ def test_refine_mends_a_rubric_against_labels(
     ]
     main([*command, "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert [one["accepted"] for one in found["rounds"]] == [True, found["rounds"][1]["accepted"]]
+    assert found["rounds"][0]["status"] == "accepted"
     assert found["rounds"][-1]["agreement"] > 0.5
     assert (found["judge_calls"], found["meta_calls"]) > (0, 0)
     first = capsys.readouterr(), (tmp_path / "rubric.yaml").read_text()
@@ -397,7 +398,7 @@ class StubGate:
         return 30
 
     async def recheck(self, *_: Any) -> Finding:
-        return Finding(("recent answers are not told apart",))
+        return Finding((Objection("varied", "recent answers are not told apart"),))
 
     async def examine(self, new: Rubric, *_: Any) -> Finding:
         self.tried.append(new)
@@ -408,7 +409,7 @@ class StubGate:
     ("parent", "goes_back"),
     [
         (Finding(), True),
-        (Finding(("a title without any text",)), False),
+        (Finding((Objection("title", "a title without any text"),)), False),
         (Finding(unchecked="a check takes 36 judgements"), False),
     ],
 )
@@ -433,9 +434,9 @@ def test_a_rubric_that_no_longer_holds_is_rolled_back_to_one_that_does(
     now = Situation(10, run.version(1), [], [], 0, {}, [], [5])
     row = asyncio.run(meta_step(session, now))
     assert gate.tried == [versions[0]]
-    assert row["recheck"]["objections"] == ["recent answers are not told apart"]
+    assert row["recheck"]["objections"] == [{"id": "varied", "text": "recent answers are not told apart"}]
     if goes_back:
-        assert (row["kind"], row["accepted"], row["author"]) == ("rollback", True, "rollback to v0")
+        assert (row["kind"], row["status"], row["author"]) == ("rollback", "accepted", "rollback to v0")
         assert Rubric.model_validate(row["rubric"]) == versions[0]
         # What was gone back from is not gone back to, nor is the same content tried again.
         append_rows(run.lineage, [row | {"batch": 10, "version": 2}])
@@ -444,14 +445,14 @@ def test_a_rubric_that_no_longer_holds_is_rolled_back_to_one_that_does(
         again = asyncio.run(meta_step(session, Situation(20, run.version(2), [], [], 0, {}, [], [10])))
         assert (again["kind"], gate.tried) == ("meta", [])
     else:
-        assert (row["kind"], row["accepted"]) == ("meta", False)
+        assert (row["kind"], row["status"]) == ("meta", "failed")
 
 
 def test_a_late_measure_of_the_probes_undoes_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are measured for people to look at; the accepted rubric was paid for and stands."""
 
     async def step(*_: Any) -> dict[str, Any]:
-        return {"accepted": True}
+        return {"status": "accepted"}
 
     async def never(*_: Any) -> dict[str, Any]:
         await asyncio.sleep(60)
@@ -463,7 +464,7 @@ def test_a_late_measure_of_the_probes_undoes_no_step(monkeypatch: pytest.MonkeyP
     rubric = Rubric(criteria=(Criterion(id="a", description="d", levels=("no", "yes")),))
     now = Situation(10, Version(0, None, 0, "m", rubric), [], [], 0, {}, [], [])
     row = asyncio.run(meta_step(session, now))
-    assert row == {"accepted": True, "frozen": {}, "probes": {}}
+    assert row == {"status": "accepted", "frozen": {}, "probes": {}}
 
 
 def words(seed: int) -> str:

@@ -89,9 +89,9 @@ def test_the_card_tells_figures_and_the_history_of_the_rubric(tmp_path: Path) ->
     samples = [{"prompt": "p", "completion": "c", "gold": 0.5}]
     append_rows(run.gold, [{"batch": n, "gold": 0.4 + 0.1 * n, "samples": samples} for n in (0, 2)])
     step = {"batch": 1, "version": 1, "author": "claude", "added": ["c"], "changed": [], "dropped": ["d"]}
-    step |= {"kind": "meta", "began": 1, "parent": 0, "reason": "", "accepted": True}
+    step |= {"kind": "meta", "began": 1, "parent": 0, "reason": "", "status": "accepted"}
     step["rubric"] = run.version(1).rubric.model_dump(mode="json")
-    refused = step | {"version": 0, "accepted": False, "reason": "sentinel <b>", "rubric": None}
+    refused = step | {"version": 0, "status": "refused", "reason": "sentinel <b>", "rubric": None}
     later = step | {"batch": 2, "added": ["after the checkpoint"]}
     append_rows(run.lineage, [refused, step, later])
     card = model_card(run, config, 2, "Good essays.")
@@ -120,8 +120,8 @@ def test_nothing_in_a_card_is_markup_but_our_own(tmp_path: Path) -> None:
     step = {"batch": 1, "version": 1, "author": HOSTILE, "added": ["c"], "changed": [], "dropped": []}
     step |= {"kind": "meta", "began": 1, "parent": 0, "rubric": None}
     content = run.version(0).rubric.model_dump(mode="json")
-    accepted = step | {"accepted": True, "reason": "", "rubric": content}
-    append_rows(run.lineage, [accepted, step | {"accepted": False, "reason": HOSTILE}])
+    accepted = step | {"status": "accepted", "reason": "", "rubric": content}
+    append_rows(run.lineage, [accepted, step | {"status": "refused", "reason": HOSTILE}])
     purposes = [HOSTILE, f"~~~\n{HOSTILE}", f"- {HOSTILE}", f"1. {HOSTILE}", f"===\n\n---\n\n+ {HOSTILE}"]
     card = model_card(run, config, 2, "\n\n".join(purposes))
     _, metadata, body = card.split("---\n", 2)

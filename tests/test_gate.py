@@ -170,7 +170,7 @@ def test_a_rubric_that_pays_for_a_sentinel_is_refused_with_the_reason(
 ) -> None:
     finding = examined(make_gate(url, honest()), rubric)
     assert not finding.passed
-    assert any(objection.startswith(reason) for objection in finding.objections), finding.objections
+    assert any(objection.text.startswith(reason) for objection in finding.objections), finding.objections
 
 
 def test_what_falls_short_passes_where_the_rubric_in_force_falls_short_twice_as_far(
@@ -223,9 +223,9 @@ def test_on_real_prompts_a_sound_rubric_rejects_all_sentinels_and_one_that_pays_
     assert finding.passed, finding.objections
     assert len(finding.figures) == 7  # six kinds and the agreement
     refused = examined(gate, TITLES)
-    assert any("a title without any text" in objection for objection in refused.objections)
+    assert any("a title without any text" in objection.text for objection in refused.objections)
     assert refused.figures["margin_title"] < 0 < finding.figures["margin_title"]
-    (title,) = [told for told in refused.objections if told.startswith("a title without any text")]
+    (title,) = [each.text for each in refused.objections if each.id == "title"]
     assert re.search(r"scored \d\.\d\d above honest answers .*; it must score 0\.2 or more below them", title)
 
 
@@ -255,7 +255,7 @@ def test_an_order_that_turns_round_is_refused(url: str, make_gate: MakeGate) -> 
     )
     gate = make_gate(url, anchor, margin=0.0)
     finding = examined(gate, sound("connectives"), Rubric(criteria=(wanted,)))
-    assert any("turned round" in objection for objection in finding.objections)
+    assert any("turned round" in objection.text for objection in finding.objections)
     assert finding.figures["agreement"] < 0
 
 
@@ -264,7 +264,7 @@ def test_recent_answers_must_be_told_apart(url: str, make_gate: MakeGate) -> Non
     one = honest()[0]
     same = [[one, one, one], [one, one]]
     other = Sample(one.prompt, "dogs . dogs . dogs .")
-    assert any("told apart" in text for text in examined(gate, sound(), recent=same).objections)
+    assert [each.id for each in examined(gate, sound(), recent=same).objections] == ["varied"]
     assert examined(gate, sound(), recent=[[one, other], [one, one]]).passed  # half of the groups will do
 
 
@@ -280,7 +280,7 @@ def test_a_rubric_that_vetoes_nearly_all_is_refused(make_gate: MakeGate, rubric:
     with LLMServer(lambda kind, body: veto_all(body) if kind == "judge" else None) as server:
         gate = make_gate(server.url, [Sample(f"p{n}", f"answer {n}") for n in range(4)], margin=0.0)
         finding = examined(gate, two, recent=bad)
-    assert any("fail a veto" in objection for objection in finding.objections)
+    assert any("fail a veto" in objection.text for objection in finding.objections)
     assert finding.figures["vetoed"] == pytest.approx(0.9)
 
 
@@ -352,9 +352,9 @@ def test_the_rubric_in_force_is_looked_at_again(url: str, make_gate: MakeGate) -
     first, later = examined(gate, sound(), batch=10).figures, fine.figures
     assert set(first) - {"agreement"} == {name for name in later if name.startswith("margin")}
     flat = background.wait(gate.recheck(sound(), [10], [group(1, 1), group(2, 2)], 20))
-    assert any("told apart" in objection for objection in flat.objections)
+    assert any("told apart" in objection.text for objection in flat.objections)
     paid = background.wait(gate.recheck(TITLES, [10], [group(0, 1)], 20))
-    assert any("a title" in objection for objection in paid.objections)
+    assert any("a title" in objection.text for objection in paid.objections)
     gate.examiner.left = 0
     unseen = background.wait(gate.recheck(sound("topic"), [10], [group(0, 1)], 20))
     assert set(unseen.figures) == {"varied", "vetoed"}  # what training gave costs nothing to look at

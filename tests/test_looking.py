@@ -37,8 +37,8 @@ def run(tmp_path: Path) -> Run:
         "reason": "a title pays",
     }
     rubric = run.version(1).rubric.model_dump(mode="json")
-    journal(run.lineage, [step | {"batch": 1, "version": 0, "accepted": False, "rubric": None}])
-    journal(run.lineage, [step | {"batch": 2, "version": 1, "accepted": True, "rubric": rubric}])
+    journal(run.lineage, [step | {"batch": 1, "version": 0, "status": "refused", "rubric": None}])
+    journal(run.lineage, [step | {"batch": 2, "version": 1, "status": "accepted", "rubric": rubric}])
     spend = {"judge_calls": 8, "usd": 0.5, "judge_failures": 0}
     journal(run.metrics, [{"batch": n, "version": int(n > 2), "reward": 0.5, **spend} for n in (1, 2, 3)])
     samples = [{"prompt": "p", "completion": "c", "gold": 0.5}]

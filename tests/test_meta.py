@@ -17,7 +17,8 @@ from mpo_lite.llm.models import Backend
 from mpo_lite.meta import drafts
 from mpo_lite.meta.gate import Finding
 from mpo_lite.meta.health import Health, criterion_health, describe
-from mpo_lite.meta.improve import UNCHANGED, Material, improve
+from mpo_lite.meta.improve import Material, improve
+from mpo_lite.meta.objections import Objection
 from mpo_lite.meta.select import select
 from mpo_lite.meta.step import MetaJudge, Proposal, changes
 from mpo_lite.meta.strategies.pairs import pairs
@@ -168,7 +169,7 @@ def test_empty_refinements_leave_the_rubric_unchanged_without_a_merge(
     with LLMServer(lambda kind, body: '{"criteria": []}' if kind == "refine" else None) as server:
         found = background.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
         assert len(server.requests) == 6 and not server.prompts("merge")
-    assert (found.rubric, found.reason, found.failed, gate.seen) == (None, UNCHANGED, 0, [])
+    assert (found.rubric, found.status, found.failed, gate.seen) == (None, "unchanged", 0, [])
 
 
 def test_a_case_without_a_refinement_is_left_out_of_the_merge(
@@ -363,7 +364,10 @@ class Refuses:
 
     async def examine(self, new: Rubric, *_: Any) -> Finding:
         self.seen.append(new)
-        return Finding(("it pays for titles",) if len(self.seen) <= self.times else (), {"margin_title": 0.1})
+        return Finding(
+            (Objection("title", "it pays for titles"),) if len(self.seen) <= self.times else (),
+            {"margin_title": 0.1},
+        )
 
 
 @pytest.mark.parametrize(
@@ -427,7 +431,7 @@ def test_an_unchanged_proposal_costs_no_check(make_client: Callable[..., Client]
     material = Material(rubric, [rollout(0, 0.5)], {}, [], "", 10)
     with LLMServer(lambda kind, body: answer if kind == "merge" else None) as server:
         found = background.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
-    assert (found.rubric, found.reason, gate.seen) == (None, UNCHANGED, [])
+    assert (found.rubric, found.status, gate.seen) == (None, "unchanged", [])
 
 
 def test_criterion_health_tells_spread_saturation_and_noise(rubric: Rubric) -> None:

@@ -25,7 +25,7 @@ def test_every_shipped_template_renders_with_a_system_and_a_user_message() -> No
     ]
     assert {"judge/pointwise", "judge/repair", "meta/analyse", "meta/refine", "meta/merge"} <= set(names)
     for name in names:
-        messages = render(name, **values)
+        messages = render(name, **values).messages
         added = name == "judge/again"  # to the end of a prompt that was sent before
         assert [message["role"] for message in messages] == ["user"] if added else ["system", "user"]
         assert all(message["content"] for message in messages)
@@ -35,7 +35,7 @@ def test_rubric_text_is_a_value_and_never_a_template() -> None:
     hostile = Criterion(id="a", description="$task ${completion} {x} %s {{y}}", levels=("$ids", "y"))
     rubric = Rubric(criteria=(hostile,))
     values = {"persona": "p", "rubric": rubric.render(), "ids": "a", "task": "TASK", "completion": "ANSWER"}
-    system = render("judge/pointwise", **values)[0]["content"]
+    system = render("judge/pointwise", **values).messages[0]["content"]
     assert "$task ${completion} {x} %s {{y}}" in system
     assert "ANSWER" not in system
 
@@ -43,9 +43,8 @@ def test_rubric_text_is_a_value_and_never_a_template() -> None:
 def test_the_fixed_part_of_a_judge_prompt_comes_first() -> None:
     def text(completion: str) -> str:
         fixed = {"persona": "p", "rubric": "the rubric", "ids": "a", "task": "the task"}
-        return "".join(
-            message["content"] for message in render("judge/pointwise", completion=completion, **fixed)
-        )
+        messages = render("judge/pointwise", completion=completion, **fixed).messages
+        return "".join(message["content"] for message in messages)
 
     first, second = text("first answer"), text("second answer")
     pairs = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))

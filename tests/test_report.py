@@ -14,7 +14,6 @@ from made_run import CHANGE, made_run
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
 from mpo_lite.files import append_rows, read_rows
-from mpo_lite.meta.improve import UNCHANGED
 from mpo_lite.report.accounts import accounts
 from mpo_lite.report.gather import gather, gold_change
 from mpo_lite.report.history import diff, history
@@ -151,13 +150,14 @@ def test_an_alarm_that_stands_unanswered_is_a_bad_sign(tmp_path: Path) -> None:
     assert "bad Alarms that still stand: phrase drift since batch 10, which no meta step" in told(run)
     answering(run)  # a refused proposal is no answer
     assert standing(run, "phrase_drift")["ok"] is False
-    answering(run, reason=UNCHANGED)
+    answering(run, status="unchanged")
     assert standing(run, "phrase_drift", "repetition")["ok"] is False  # the other one still is not
     assert standing(run)["ok"] is True and "still stand" not in told(run)
 
 
 @pytest.mark.parametrize(
-    ("step", "did"), [({"reason": UNCHANGED}, "kept v1"), ({"accepted": True, "version": 2}, "wrote v2")]
+    ("step", "did"),
+    [({"status": "unchanged"}, "kept v1"), ({"status": "accepted", "version": 2}, "wrote v2")],
 )
 def test_an_alarm_that_stands_and_was_answered_is_for_a_person_to_look_at(
     tmp_path: Path, step: dict[str, Any], did: str

@@ -132,7 +132,7 @@ def kept_step(batch: int) -> dict[str, Any]:
     """The row of a step after which the rubric stayed."""
     figures: dict[str, Any] = {"kind": "meta", "began": batch, "batch": batch, "version": 0, "parent": 0}
     changes: dict[str, Any] = {"added": [], "changed": [], "dropped": [], "rubric": None}
-    return figures | {"accepted": False, "reason": "no", "author": "m"} | changes
+    return figures | {"status": "refused", "reason": "no", "author": "m"} | changes
 
 
 def test_only_a_checkpoint_with_its_manifest_counts(run: Run) -> None:

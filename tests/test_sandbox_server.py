@@ -15,7 +15,7 @@ from mpo_lite.sandbox.judge_server import running
 from mpo_lite.sandbox.simulate import reply
 
 RUBRIC = load_rubric(prompts_dir() / "tasks/sandbox/rubric.yaml")
-MESSAGES = render(
+PROMPT = render(
     "judge/pointwise",
     persona="You are a teacher.",
     rubric=RUBRIC.render(),
@@ -23,6 +23,7 @@ MESSAGES = render(
     task=fence("task", "write a short essay about dogs .", b"k"),
     completion=fence("completion", "dogs are good .", b"k"),
 )
+ASKED = {"messages": PROMPT.messages, "mpo_lite": {"template": PROMPT.template}}
 
 
 def call(url: str, body: object | None = None) -> tuple[int, Any]:
@@ -39,12 +40,12 @@ def test_a_judgement_comes_back_in_the_shape_of_the_api() -> None:
     form = {"type": "json_schema", "json_schema": {"name": "verdict", "schema": {"type": "object"}}}
     with running(seed=5) as base:
         assert base.startswith("http://127.0.0.1:")
-        body = {"model": "sandbox-judge", "messages": MESSAGES, "response_format": form, "temperature": 0}
+        body = {"model": "sandbox-judge", **ASKED, "response_format": form, "temperature": 0}
         status, answer = call(f"{base}/chat/completions", body)
         assert status == 200
         choice = answer["choices"][0]
         assert choice["finish_reason"] == "stop"
-        assert json.loads(choice["message"]["content"]) == reply(MESSAGES, 5)
+        assert json.loads(choice["message"]["content"]) == reply(PROMPT, 5)
         usage = answer["usage"]
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] > 50
         assert answer["model"] == "sandbox-judge"
@@ -54,7 +55,7 @@ def test_models_and_counts_are_listed() -> None:
     with running() as base:
         _, listed = call(f"{base}/models")
         assert {row["id"] for row in listed["data"]} == {"sandbox-judge", "sandbox-meta"}
-        call(f"{base}/chat/completions", {"model": "m", "messages": MESSAGES})
+        call(f"{base}/chat/completions", {"model": "m", **ASKED})
         call(f"{base}/chat/completions", {"model": "m", "messages": []})
         _, stats = call(base.removesuffix("/v1") + "/stats")
         assert (stats["requests"], stats["judge"], stats["meta"], stats["rejected"]) == (2, 1, 0, 1)
@@ -74,11 +75,14 @@ def test_models_and_counts_are_listed() -> None:
         {"model": "m", "messages": [{"role": "user", "content": None}]},
         {"model": "m", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
         {"model": "m", "messages": [{"role": "system", "content": "Tell me a joke."}]},
-        {"model": "", "messages": MESSAGES},
-        {"model": "m", "messages": MESSAGES, "stream": True},
-        {"model": "m", "messages": MESSAGES, "n": 2},
-        {"model": "m", "messages": MESSAGES, "response_format": {"type": "xml"}},
-        {"model": "m", "messages": MESSAGES, "response_format": {"type": "json_schema"}},
+        {"model": "", **ASKED},
+        {"model": "m", "messages": PROMPT.messages},
+        {"model": "m", **ASKED, "mpo_lite": {"template": 1}},
+        {"model": "m", **ASKED, "mpo_lite": {"template": "meta/revise", "objections": "title"}},
+        {"model": "m", **ASKED, "stream": True},
+        {"model": "m", **ASKED, "n": 2},
+        {"model": "m", **ASKED, "response_format": {"type": "xml"}},
+        {"model": "m", **ASKED, "response_format": {"type": "json_schema"}},
     ],
 )
 def test_malformed_requests_get_an_error_in_the_shape_of_the_api(body: object) -> None:
@@ -98,7 +102,7 @@ def test_unknown_paths_and_huge_bodies_are_refused_in_shape() -> None:
 
 
 def test_many_clients_at_once_get_the_same_answer() -> None:
-    body = {"model": "m", "messages": MESSAGES}
+    body = {"model": "m", **ASKED}
     with running(seed=1) as base, ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: call(f"{base}/chat/completions", body), range(64)))
     assert {status for status, _ in found} == {200}

@@ -11,7 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpo_lite.prompts import fence, prompts_dir, render
+from mpo_lite.meta.sentinels import SAID
+from mpo_lite.prompts import Prompt, fence, prompts_dir, render
 from mpo_lite.rubric import Rubric, load_rubric
 from mpo_lite.sandbox import data, library, measures, simulate, simulate_meta
 from mpo_lite.sandbox.simulate import reply, weaknesses
@@ -34,7 +35,7 @@ FORM: dict[str, tuple[str, ...]] = {
 }
 
 
-def judge_messages(rubric: Rubric, completion: str, task: str = TASK) -> list[Message]:
+def judge_prompt(rubric: Rubric, completion: str, task: str = TASK) -> Prompt:
     return render(
         "judge/pointwise",
         persona="You are a teacher.",
@@ -46,7 +47,7 @@ def judge_messages(rubric: Rubric, completion: str, task: str = TASK) -> list[Me
 
 
 def reward(rubric: Rubric, completion: str, seed: int = 0, task: str = TASK) -> float:
-    verdict = reply(judge_messages(rubric, completion, task), seed)
+    verdict = reply(judge_prompt(rubric, completion, task), seed)
     return rubric.reward({name: Assessment(**value) for name, value in verdict.items()})
 
 
@@ -63,7 +64,7 @@ def meta_step(
 ) -> Rubric:
     proposals: list[str] = []
     for index, completion in enumerate(completions):
-        verdict = json.dumps(reply(judge_messages(rubric, completion)))
+        verdict = json.dumps(reply(judge_prompt(rubric, completion)))
         shown = {
             "purpose": PURPOSE,
             "rubric": rubric.render(),
@@ -165,8 +166,8 @@ def test_a_criterion_that_wants_length_or_form_gets_it() -> None:
 def test_the_judge_is_a_function_of_what_it_is_shown_and_errs_now_and_then() -> None:
     rubric = specific("topic", "example")
     essays = [f"{GOOD} {word} ." for word in data.vocabulary()]
-    first = [reply(judge_messages(rubric, essay), 3) for essay in essays]
-    assert first == [reply(judge_messages(rubric, essay), 3) for essay in essays]
+    first = [reply(judge_prompt(rubric, essay), 3) for essay in essays]
+    assert first == [reply(judge_prompt(rubric, essay), 3) for essay in essays]
     off = sum(verdict["example"]["level"] < 2 for verdict in first) / len(first)
     assert 0.0 < off < 0.2
 
@@ -217,10 +218,10 @@ def test_a_refused_rubric_is_mended_by_the_reasons() -> None:
     shown = {"purpose": PURPOSE, "rubric": specific("topic").render(), "weights": "", "limit": "8"}
     reasons = "- one sentence said again and again: scored only 0.05 below honest answers"
     data = json.dumps({"criteria": [each.model_dump(mode="json") for each in refused.criteria]})
-    messages = render(
+    prompt = render(
         "meta/revise", **shown, words="900", refused=fence("refused", data, KEY), objections=reasons
     )
-    revised = reply(messages)
+    revised = reply(prompt, objections=["repeated"])
     names = [criterion["id"] for criterion in revised["criteria"]]
     assert "no_repetition" in names and "on_topic" in names
     assert not {"impression", "length"} & set(names)
@@ -253,7 +254,7 @@ def test_planned_judging_plans_and_judges_as_pointwise_does() -> None:
     ids = "on_topic, example"
     texts = {"plan": fence("plan", plan, KEY), "completion": fence("completion", GOOD, KEY)}
     planned = reply(render("judge/planned", **shown, ids=ids, **texts))
-    assert planned == reply(judge_messages(rubric, GOOD))
+    assert planned == reply(judge_prompt(rubric, GOOD))
 
 
 def test_guidelines_of_a_kind_of_task_grow_by_what_its_critiques_name() -> None:
@@ -272,25 +273,26 @@ def test_bad_merges_come_at_the_asked_rate() -> None:
     shown |= {"words": "900", "figures": ""}
     for index in range(400):
         user = fence("proposal", f"label: s{index}\n{asked}", KEY)
-        messages = render("meta/merge", **shown, proposals=user)
-        seen += [one["id"] for one in reply(messages, 1, 0.1)["criteria"]] != ["on_topic"]
+        prompt = render("meta/merge", **shown, proposals=user)
+        seen += [one["id"] for one in reply(prompt, 1, 0.1)["criteria"]] != ["on_topic"]
     assert 20 <= seen <= 65
 
 
 def test_repair_gives_back_the_object_or_nothing() -> None:
     broken = 'Sure! {"flow": {"reason": "so", "level": 2}} I hope this helps.'
     for shown, expected in ((broken, {"flow": {"reason": "so", "level": 2}}), ("no idea", {})):
-        messages = render("judge/repair", problem="x", schema="{}", reply=fence("reply", shown, KEY))
-        assert reply(messages) == expected
+        prompt = render("judge/repair", problem="x", schema="{}", reply=fence("reply", shown, KEY))
+        assert reply(prompt) == expected
 
 
 def test_other_prompts_are_refused() -> None:
+    said = [Message(role="system", content="You are a comedian."), Message(role="user", content="Go on.")]
     with pytest.raises(ValueError, match="mpo-lite"):
-        reply([Message(role="system", content="You are a comedian."), Message(role="user", content="Go on.")])
+        reply(Prompt("", said))
 
 
 def test_a_greeting_without_instructions_is_answered() -> None:
-    assert reply([Message(role="user", content="Reply with the word: ready")])
+    assert reply(Prompt("", [Message(role="user", content="Reply with the word: ready")]))
 
 
 def test_the_simulated_readers_do_not_know_the_gold_metric() -> None:
@@ -309,7 +311,7 @@ def test_arbitrary_text_never_breaks_a_role(task: str, completion: str, seed: in
     criterion = {"id": "a", "description": words, "levels": [words, words]}
     rubric = Rubric.model_validate({"criteria": [criterion, {**criterion, "id": "b"}], "guidelines": words})
     if "###" not in words and "\n" not in words and "\n## " not in words:
-        verdict = reply(judge_messages(rubric, completion, task), seed)
+        verdict = reply(judge_prompt(rubric, completion, task), seed)
         assert 0.0 <= rubric.reward({name: Assessment(**value) for name, value in verdict.items()}) <= 1.0
     shown = {"purpose": task, "rubric": VAGUE.render()}
     shown["material"] = material(task=task, reference=task, completion=completion) + completion
@@ -324,8 +326,13 @@ def test_arbitrary_text_never_breaks_a_role(task: str, completion: str, seed: in
     proposals = fence("proposal", completion, KEY)
     merged = reply(render("meta/merge", **limits, figures="", proposals=proposals), seed, 0.5)
     refused = fence("refused", completion, KEY)
-    revised = reply(render("meta/revise", **limits, refused=refused, objections=task), seed, 0.5)
+    revised = reply(render("meta/revise", **limits, refused=refused, objections=task), seed, 0.5, ["title"])
     for answer in (merged, revised):
         for entry in answer["criteria"]:
             entry.pop("from")
         Rubric.model_validate(answer)
+
+
+def test_the_objections_it_answers_are_those_of_the_gate() -> None:
+    assert set(library.ANSWERS) <= set(SAID) | {"varied"}
+    assert set(SAID) - set(library.ANSWERS) == {"empty"}  # it earns nothing by any criterion

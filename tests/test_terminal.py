@@ -80,8 +80,8 @@ def test_what_training_shows_is_text() -> None:
     for kind, row in (
         ("note", {"text": HOSTILE}),
         ("alarm", {"batch": 1, "name": "phrase_drift", "detail": HOSTILE}),
-        ("meta", {"kind": "meta", "batch": 1, "accepted": False, "version": 0, "reason": HOSTILE}),
-        ("meta", {"kind": "meta", "batch": 1, "accepted": True, "version": 1, "reason": "", **changed}),
+        ("meta", {"kind": "meta", "batch": 1, "status": "refused", "version": 0, "reason": HOSTILE}),
+        ("meta", {"kind": "meta", "batch": 1, "status": "accepted", "version": 1, "reason": "", **changed}),
     ):
         stream = StringIO()
         Display(4, Status(stream))(kind, row)

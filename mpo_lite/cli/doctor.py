@@ -1,4 +1,4 @@
-"""``mpo-lite doctor``: see what works here, and how to mend what does not."""
+"""``mpo-lite doctor``: see what works here, and how to fix what does not."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ class Finding:
 
     Attributes:
         name: The thing.
-        state: ``ok``; ``note``, which may be meant; ``bad``, which has to be mended.
+        state: ``ok``; ``note``, which may be meant; ``bad``, which has to be fixed.
         detail: What was seen.
-        mend: How to mend it; empty where nothing is to be done.
+        fix: How to fix it; empty where nothing is to be done.
     """
 
     name: str
     state: State
     detail: str
-    mend: str = ""
+    fix: str = ""
 
 
-@click.command("doctor", short_help="See what works here, and how to mend what does not.")
+@click.command("doctor", short_help="See what works here, and how to fix what does not.")
 @click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
 @config_options("judge", "judge_api_base", "judge_fallback", "meta", "meta_api_base", "policy")
 @overrides_option
@@ -159,8 +159,8 @@ def _hub() -> Finding:
         socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
         return Finding("hub", "ok", f"{address.hostname} can be reached")
     except OSError as error:
-        mend = "give local files by --policy DIR and --data FILE, or see to the network"
-        return Finding("hub", "note", f"{address.hostname} cannot be reached ({error})", mend)
+        fix = "give local files by --policy DIR and --data FILE, or see to the network"
+        return Finding("hub", "note", f"{address.hostname} cannot be reached ({error})", fix)
 
 
 def _models(config: Config) -> Iterator[Finding]:
@@ -256,8 +256,8 @@ def _tried(models: Endpoints, name: str, backend: Backend) -> Finding:
     except CallFailed as error:
         # What a server that does not answer needs, its message says.
         answered = error.kind not in ("transport", "timeout")
-        mend = "take another model, or one that answers in JSON" if answered else ""
-        return Finding(name, "bad", error.detail, mend)
+        fix = "take another model, or one that answers in JSON" if answered else ""
+        return Finding(name, "bad", error.detail, fix)
     seconds = time.monotonic() - started
     tariff = transport.tariff(backend)
     price = "price unknown" if tariff is None else "price known"
@@ -265,15 +265,15 @@ def _tried(models: Endpoints, name: str, backend: Backend) -> Finding:
     if seconds > SLOW_S:
         return Finding(name, "note", told, "slow: a larger --concurrency or a smaller model shortens steps")
     if rung == "text":
-        mend = "no structured output: verdicts rest on the prompt alone, and more of them fail"
-        return Finding(name, "note", told, mend)
-    mend = "" if tariff else "give its price (judge_price, meta_price) to cap USD; --max-calls works without"
-    return Finding(name, "ok", told, mend)
+        fix = "no structured output: verdicts rest on the prompt alone, and more of them fail"
+        return Finding(name, "note", told, fix)
+    fix = "" if tariff else "give its price (judge_price, meta_price) to cap USD; --max-calls works without"
+    return Finding(name, "ok", told, fix)
 
 
 def _say(finding: Finding) -> None:
     sign, colour = _SIGNS[finding.state]
     echo(sign, nl=False, fg=colour)
     echo(f" {finding.name}: {finding.detail}")
-    if finding.mend:
-        echo(f"    {finding.mend}")
+    if finding.fix:
+        echo(f"    {finding.fix}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpo_lite.meta.improve import UNCHANGED, Outcome
+from mpo_lite.meta.improve import Outcome
 from mpo_lite.meta.step import changes
 from mpo_lite.rubric import Rubric
 
@@ -34,7 +34,7 @@ def meta_row(rubric: Rubric, outcome: Outcome) -> dict[str, Any]:
     differences = changes(rubric, new or rubric)
     known = {each.id: each.description for each in (*rubric.criteria, *(new.criteria if new else ()))}
     return {
-        "failed": new is None and outcome.reason != UNCHANGED,
+        "failed": outcome.status == "failed",
         "reason": outcome.reason,
         **differences,
         "descriptions": {name: known[name] for names in differences.values() for name in names},

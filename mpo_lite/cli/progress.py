@@ -134,7 +134,7 @@ def _alarm_line(row: dict[str, Any]) -> Text:
 
 def _meta_line(row: dict[str, Any]) -> Text:
     what = _STEPS[row["kind"]]
-    if not row["accepted"]:
+    if row["status"] != "accepted":
         return Text(
             f"{what} after batch {row['batch']}: rubric v{row['version']} stays ({reason_in_words(row)})",
             "yellow",

@@ -157,7 +157,7 @@ def _say(one: Round) -> None:
 def _summary(rounds: list[Round], models: Endpoints, config: Config) -> dict[str, Any]:
     return {
         "rounds": [
-            {"accepted": not one.outcome.reason, "reason": one.outcome.reason, "agreement": one.agreement}
+            {"status": one.outcome.status, "reason": one.outcome.reason, "agreement": one.agreement}
             for one in rounds
         ],
         "criteria": [criterion.id for criterion in rounds[-1].rubric.criteria],
@@ -167,7 +167,7 @@ def _summary(rounds: list[Round], models: Endpoints, config: Config) -> dict[str
 
 
 def _closing(summary: dict[str, Any]) -> str:
-    accepted = sum(one["accepted"] for one in summary["rounds"])
+    accepted = sum(one["status"] == "accepted" for one in summary["rounds"])
     changed = f"{accepted} of {counted(len(summary['rounds']), 'round')} changed the rubric"
     told = f"{changed}, {spend_in_words(summary['usd'])}"
     return f"{told}; {SIMULATED}" if summary["simulated_judge"] else told

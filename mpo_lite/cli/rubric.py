@@ -49,7 +49,7 @@ def list_versions(run: Path) -> None:
 
 def _step(row: JsonRow) -> str:
     """A meta step in a line."""
-    if not row["accepted"]:
+    if row["status"] != "accepted":
         return f"–   after batch {row['batch']}: v{row['version']} stays ({row['reason']})"
     return f"v{row['version']}  after batch {row['batch']}, by {row['author']}: {changes_in_words(row)}"
 

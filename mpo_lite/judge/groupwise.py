@@ -86,7 +86,7 @@ class GroupwiseJudge:
             f"{name}:\n{fence('completion', sample.completion, key)}"
             for name, sample in zip(names, shown, strict=True)
         )
-        messages = render(
+        prompt = render(
             "judge/groupwise",
             persona=single.persona,
             rubric=rubric.render(shown[0].cluster),
@@ -97,7 +97,7 @@ class GroupwiseJudge:
         )
         schema = object_schema(dict.fromkeys(names, verdict_schema(rubric)))
         room = reply_room(len(rubric.criteria) * len(shown))
-        return Call(single.backend, single.purpose, messages, schema, parse, single.draw, room)
+        return Call(single.backend, single.purpose, prompt, schema, parse, single.draw, room)
 
 
 def groups(samples: Sequence[Sample], size: int) -> list[list[Sample]]:

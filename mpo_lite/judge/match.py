@@ -86,7 +86,7 @@ class MatchJudge:
                 )
             return data["winner"]
 
-        messages = render(
+        prompt = render(
             "judge/match",
             persona=self.persona,
             purpose=self.purpose,
@@ -95,4 +95,4 @@ class MatchJudge:
             second=fence("completion", pair.second, key),
         )
         schema = object_schema({"reason": REASON, "winner": {"type": "string", "enum": list(_WINNERS)}})
-        return Call(self.backend, "judge", messages, schema, parse, room=reply_room(1))
+        return Call(self.backend, "judge", prompt, schema, parse, room=reply_room(1))

@@ -63,11 +63,11 @@ class PlannedJudge:
                 raise ValueError("must hold exactly the key plan, a text")
             return plan.strip()[:MAX_PLAN]
 
-        messages = render(
+        prompt = render(
             "judge/plan",
             persona=single.persona,
             rubric=rubric.render(sample.cluster),
             task=fence("task", sample.prompt, single.client.cache.nonce_key),
         )
         schema = object_schema({"plan": {"type": "string", "maxLength": MAX_PLAN}})
-        return Call(single.backend, single.purpose, messages, schema, parse, single.draw, PLAN_TOKENS)
+        return Call(single.backend, single.purpose, prompt, schema, parse, single.draw, PLAN_TOKENS)

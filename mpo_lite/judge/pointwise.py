@@ -96,7 +96,7 @@ class PointwiseJudge:
             return parse_verdict(data, rubric, self.backend.model)
 
         # What stays equal comes first: providers cache prompts by prefix.
-        messages = render(
+        prompt = render(
             "judge/planned" if plan else "judge/pointwise",
             persona=self.persona,
             rubric=rubric.render(sample.cluster),
@@ -106,4 +106,4 @@ class PointwiseJudge:
             completion=fence("completion", sample.completion, key),
         )
         room = reply_room(len(rubric.criteria))
-        return Call(self.backend, self.purpose, messages, verdict_schema(rubric), parse, self.draw, room)
+        return Call(self.backend, self.purpose, prompt, verdict_schema(rubric), parse, self.draw, room)

@@ -29,7 +29,7 @@ from mpo_lite.llm.reading import Reading
 from mpo_lite.llm.sender import Sender
 from mpo_lite.llm.structured import Rung, object_schema, parse_object
 from mpo_lite.llm.transport import Reply
-from mpo_lite.prompts import fence, render
+from mpo_lite.prompts import Prompt, fence, render
 from mpo_lite.types import Message
 
 GRACE_S = 10.0
@@ -101,7 +101,7 @@ class Client:
             EndpointError: It refuses for good.
         """
         tiny = replace(backend, max_tokens=16)
-        call = Call(tiny, "check", [Message(role="user", content="Reply with the word: ready")], {}, dict)
+        call = Call(tiny, "check", _greeting("Reply with the word: ready"), {}, dict)
         patience = self._sender.patience(backend, waits_out=False)
         asked = self._sender.send(call, call.messages, patience, rung="text", max_tokens=16, attempts=2)
         try:
@@ -118,8 +118,8 @@ class Client:
             EndpointError: It refuses for good.
         """
         schema = object_schema({"ready": {"type": "boolean"}})
-        asked = Message(role="user", content='Reply with the JSON object {"ready": true} and nothing else.')
-        call = Call(replace(backend, max_tokens=64), "check", [asked], schema, _ready)
+        asked = _greeting('Reply with the JSON object {"ready": true} and nothing else.')
+        call = Call(replace(backend, max_tokens=64), "check", asked, schema, _ready)
         patience = self._sender.patience(backend, waits_out=False)
         await patience.wait(self._parsed(call, patience))
         return self._sender.habits(backend).rungs()[0]
@@ -210,19 +210,24 @@ class Client:
     async def _repaired(self, call: Call[T], broken: Reading[T], patience: Patience) -> tuple[Reply, T]:
         if not broken.reply.text.strip() or broken.reply.finish_reason == "length":
             _give_up(call, broken)
-        messages = render(
+        prompt = render(
             "judge/repair",
             problem=broken.problem,
             schema=json.dumps(call.schema),
             reply=fence("reply", broken.reply.text[:20_000], self.cache.nonce_key),
         )
         # By the prompt alone: under guided decoding the model could not say that there is nothing to repair.
+        asked = replace(call, prompt=prompt)
         repaired, _ = await self._sender.send(
-            call, messages, patience, rung="text", max_tokens=call.max_tokens
+            asked, asked.messages, patience, rung="text", max_tokens=call.max_tokens
         )
         if repaired.failure:
             _give_up(call, repaired)
         return repaired.reply, cast(T, repaired.value)
+
+
+def _greeting(text: str) -> Prompt:
+    return Prompt("", [Message(role="user", content=text)])
 
 
 def _ready(data: dict[str, Any]) -> bool:
@@ -239,7 +244,7 @@ def _next(rungs: list[Rung], rung: Rung) -> Rung:
 def _again(messages: list[Message], problem: str) -> list[Message]:
     """The conversation, and at its end why the last reply to it was of no use."""
     *before, last = messages
-    wish = render("judge/again", problem=problem)[0]["content"]
+    wish = render("judge/again", problem=problem).messages[0]["content"]
     # Not a message of its own: some chat templates take no two of one role in a row.
     return [*before, Message(role=last["role"], content=f"{last['content']}\n\n{wish}")]
 

@@ -132,7 +132,12 @@ class Sender:
         def request() -> dict[str, Any]:
             nonlocal rung, bounded
             rung, bounded = habits.allowed(rung), "bounds" not in habits.refused
-            return habits.parameters(rung, call.schema, max_tokens + room, call.backend.temperature, seed)
+            parameters = habits.parameters(
+                rung, call.schema, max_tokens + room, call.backend.temperature, seed
+            )
+            if call.backend.is_simulated:
+                parameters["extra_body"] = {"mpo_lite": call.marks}
+            return parameters
 
         while True:
             retrying = AsyncRetrying(

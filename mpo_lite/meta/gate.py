@@ -19,6 +19,7 @@ from itertools import combinations
 from mpo_lite.config import Thresholds
 from mpo_lite.judge.base import Sample
 from mpo_lite.meta.examine import Examiner
+from mpo_lite.meta.objections import Objection
 from mpo_lite.meta.sentinels import SAID, Planted, plant
 from mpo_lite.rubric import Rubric
 from mpo_lite.tasks.spec import Sentinel, Task
@@ -40,7 +41,7 @@ class Finding:
         unchecked: Why the check could not be done; empty where it was.
     """
 
-    objections: tuple[str, ...] = ()
+    objections: tuple[Objection, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
     unchecked: str = ""
 
@@ -167,25 +168,26 @@ class Gate:
         lost = any(margin < least <= old.get(kind, 0.0) for kind, margin in new.items())
         return not lost and self._short(old) > 0 and 2 * self._short(new) <= self._short(old)
 
-    def _underpriced(self, found: Mapping[str, float]) -> list[str]:
+    def _underpriced(self, found: Mapping[str, float]) -> list[Objection]:
         least = self.thresholds.margin
         return [
-            f"{SAID[kind]}: {_against_honest(margin, least)}"
+            Objection(kind, f"{SAID[kind]}: {_against_honest(margin, least)}")
             for kind, margin in found.items()
             if margin < least
         ]
 
-    def _reversed(self, tau: float) -> list[str]:
+    def _reversed(self, tau: float) -> list[Objection]:
         if tau >= self.thresholds.agreement:
             return []
-        return [
+        text = (
             f"the order of honest answers turned round against the rubric in force (Kendall's tau {tau:.2f}, "
             f"at least {self.thresholds.agreement:g})"
-        ]
+        )
+        return [Objection("agreement", text)]
 
     def _spread(
         self, groups: Sequence[Sequence[Verdict]], rubric: Rubric
-    ) -> tuple[dict[str, float], list[str]]:
+    ) -> tuple[dict[str, float], list[Objection]]:
         """Whether recent answers are told apart, and not nearly all vetoed."""
         judged = [[one for one in group if one.reward is not None] for group in groups]
         judged = [group for group in judged if len(group) > 1]
@@ -198,14 +200,15 @@ class Gate:
             for group in judged
             for one in group
         )
-        objections: list[str] = []
+        objections: list[Objection] = []
         if varied < self.thresholds.varied:
-            objections.append(
+            text = (
                 f"recent answers are not told apart: in {1 - varied:.0%} of the groups all answers to a task "
                 "got the same score"
             )
+            objections.append(Objection("varied", text))
         if vetoed > self.thresholds.vetoed:
-            objections.append(f"{vetoed:.0%} of recent answers fail a veto")
+            objections.append(Objection("vetoed", f"{vetoed:.0%} of recent answers fail a veto"))
         return {"varied": varied, "vetoed": vetoed}, objections
 
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from mpo_lite.activity import activity
 from mpo_lite.judge.base import Sample
 from mpo_lite.meta.gate import Finding, Gate
+from mpo_lite.meta.objections import joined
 from mpo_lite.meta.step import MetaJudge
 from mpo_lite.meta.strategies import STRATEGIES
 from mpo_lite.rubric import Rubric
-from mpo_lite.types import Rollout
-
-UNCHANGED = "the meta-judge keeps the rubric as it is"
+from mpo_lite.types import Rollout, StepStatus
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,15 @@ class Attempt:
     """One proposal and what became of it.
 
     Attributes:
+        status: What became of it.
         rubric: What was proposed; None where proposing failed.
         reason: Why it is not used; empty where it is.
         finding: What the gate found.
     """
 
-    rubric: Rubric | None
-    reason: str
+    status: StepStatus
+    rubric: Rubric | None = None
+    reason: str = ""
     finding: Finding = field(default_factory=Finding)
 
 
@@ -72,10 +73,14 @@ class Outcome:
     failed: int = 0
 
     @property
+    def status(self) -> StepStatus:
+        """What became of the last proposal."""
+        return self.attempts[-1].status
+
+    @property
     def rubric(self) -> Rubric | None:
         """The rubric to use from now on; None: the old one stays."""
-        last = self.attempts[-1]
-        return None if last.reason else last.rubric
+        return self.attempts[-1].rubric if self.status == "accepted" else None
 
     @property
     def reason(self) -> str:
@@ -120,11 +125,15 @@ async def improve(
 async def _tried(gate: Gate | None, rubric: Rubric | None, reason: str, material: Material) -> Attempt:
     """Has the gate look at a proposal, if there is one that changes anything."""
     if rubric is None:
-        return Attempt(None, reason)
+        return Attempt("failed", None, reason)
     if rubric.set_hash == material.rubric.set_hash:
-        return Attempt(rubric, UNCHANGED)
+        return Attempt("unchanged", rubric, "the meta-judge keeps the rubric as it is")
     if gate is None:
-        return Attempt(rubric, "")
+        return Attempt("accepted", rubric)
     with activity("checking the proposal"):
         finding = await gate.examine(rubric, material.rubric, material.recent, material.batch)
-    return Attempt(rubric, finding.unchecked or "; ".join(finding.objections), finding)
+    if finding.unchecked:
+        return Attempt("unchecked", rubric, finding.unchecked, finding)
+    if finding.objections:
+        return Attempt("refused", rubric, joined(finding.objections), finding)
+    return Attempt("accepted", rubric, finding=finding)

@@ -19,6 +19,7 @@ from mpo_lite.meta.examine import Examiner
 from mpo_lite.meta.gate import Finding, Gate, kendall
 from mpo_lite.meta.health import criterion_health, describe
 from mpo_lite.meta.improve import Attempt, Material, Outcome, improve
+from mpo_lite.meta.objections import Objection
 from mpo_lite.meta.select import select
 from mpo_lite.meta.step import MetaJudge
 from mpo_lite.rubric import Rubric
@@ -189,7 +190,7 @@ async def propose_once(
     ]
     chosen = select(rollouts, count, "propose-once")
     if not chosen:
-        return Outcome((Attempt(None, "no judged answers to learn from"),))
+        return Outcome((Attempt("failed", None, "no judged answers to learn from"),))
     figures = describe(criterion_health(rubric, rollouts, {}))
     return await improve(
         meta, None, Material(rubric, chosen, {}, [], figures, draw), "samples", count, prescreen=False
@@ -238,5 +239,6 @@ def _refused(outcome: Outcome, before: float, after: float | None) -> Outcome:
     now = "unknown" if after is None else f"{after:.2f}"
     reason = f"it agrees less with people's labels (Kendall's tau {now}, before {before:.2f})"
     figures = {**last.finding.figures, "labels_before": before} | ({} if after is None else {"labels": after})
-    attempt = Attempt(last.rubric, reason, Finding((reason,), figures))
+    finding = Finding((Objection("labels", reason),), figures)
+    attempt = Attempt("refused", last.rubric, reason, finding)
     return Outcome((*outcome.attempts[:-1], attempt), outcome.samples, outcome.failed)

@@ -21,6 +21,7 @@ from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
 from mpo_lite.llm.structured import Schema
 from mpo_lite.meta import drafts
+from mpo_lite.meta.objections import Objection
 from mpo_lite.meta.strategies.base import Block, Case
 from mpo_lite.prompts import fence, render
 from mpo_lite.rubric import MAX_CRITERIA, Criterion, Rubric, first_problem
@@ -149,7 +150,9 @@ class MetaJudge:
         whole = Rubric(criteria=merged.criteria, guidelines=merged.guidelines, clusters=clusters)
         return Proposal(whole, "", len(dropped))
 
-    async def revise(self, rubric: Rubric, refused: Rubric, objections: Sequence[str], draw: str) -> Proposal:
+    async def revise(
+        self, rubric: Rubric, refused: Rubric, objections: Sequence[Objection], draw: str
+    ) -> Proposal:
         """Makes another rubric of one that the gate refused, told why."""
         try:
             with activity("revising"):
@@ -158,8 +161,9 @@ class MetaJudge:
                     draw,
                     drafts.MERGED,
                     lambda data: drafts.merged(data, refused, {}),
+                    objections,
                     refused=self._fence("refused", drafts.proposal_json(refused.criteria)),
-                    objections="\n".join(f"- {objection}" for objection in objections),
+                    objections="\n".join(f"- {objection.text}" for objection in objections),
                     weights=_weights(rubric),
                     **_LIMITS,
                     **self._shown(rubric),
@@ -233,7 +237,14 @@ class MetaJudge:
             return old
 
     async def _ask(
-        self, template: str, draw: str, schema: Schema, parse: Callable[[dict[str, Any]], T], **values: str
+        self,
+        template: str,
+        draw: str,
+        schema: Schema,
+        parse: Callable[[dict[str, Any]], T],
+        objections: Sequence[Objection] = (),
+        /,
+        **values: str,
     ) -> T:
         def checked(data: dict[str, Any]) -> T:
             try:
@@ -241,8 +252,9 @@ class MetaJudge:
             except ValidationError as error:
                 raise ValueError(first_problem(error)) from error
 
-        messages = render(f"meta/{template}", **values)
-        call = Call(self.backend, "meta", messages, schema, checked, draw, _ROOM[template])
+        prompt = render(f"meta/{template}", **values)
+        ids = tuple(objection.id for objection in objections)
+        call = Call(self.backend, "meta", prompt, schema, checked, draw, _ROOM[template], ids)
         return await self.client.ask(call)
 
     def _shown(self, rubric: Rubric, cluster: str = "") -> dict[str, str]:

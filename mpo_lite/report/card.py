@@ -91,7 +91,7 @@ def _history(run: Run, until: int) -> str:
     for row in run.rows(run.lineage):
         if row["batch"] >= until:
             continue
-        if row["accepted"]:
+        if row["status"] == "accepted":
             version, author, what = row["version"], _plain(row["author"]), _plain(changes_in_words(row))
             lines.append(f"- v{version}, after batch {row['batch']}, by {author}: {what}")
         else:

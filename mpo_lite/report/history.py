@@ -62,18 +62,18 @@ def diff(old: Rubric, new: Rubric) -> list[JsonRow]:
 
 def _step(run: Run, row: JsonRow) -> JsonRow:
     parent = run.version(row["parent"]).rubric
-    new = Rubric.model_validate(row["rubric"]) if row["accepted"] else None
+    new = Rubric.model_validate(row["rubric"]) if row["status"] == "accepted" else None
     return {
         "kind": row["kind"],
         "batch": row["batch"],
         "version": row["version"],
-        "accepted": row["accepted"],
+        "accepted": row["status"] == "accepted",
         "author": row["author"],
         "words": changes_in_words(row) if new else "",
         "reason": reason_in_words(row),
         "alarms": row.get("alarms", []),
         "figures": _figures(row.get("gate", {})),
-        "objections": row.get("recheck", {}).get("objections", []),
+        "objections": [each["text"] for each in row.get("recheck", {}).get("objections", [])],
         "diff": diff(parent, new) if new else [],
         "guidelines": _marks(parent.guidelines, new.guidelines)[1] if new else [],
         "refused": [_refused(one, parent) for one in row.get("refused", [])],
@@ -85,8 +85,8 @@ def _refused(one: JsonRow, parent: Rubric) -> JsonRow:
     proposed = Rubric.model_validate(one["rubric"]) if one["rubric"] else None
     changed = [row for row in diff(parent, proposed) if row["state"] != "same"] if proposed else []
     return {
-        "reasons": one.get("objections") or [one["reason"]],
-        "objected": one["objected"],
+        "reasons": [each["text"] for each in one.get("objections", [])] or [one["reason"]],
+        "status": one["status"],
         "figures": _figures(one["figures"]),
         "diff": changed,
     }

@@ -203,7 +203,7 @@ def _stayed(known: JsonRow) -> list[JsonRow]:
     kept = [row for row in known["history"] if not row["accepted"]]
     if not kept:
         return []
-    refused = sum(any(one["objected"] for one in row["refused"]) for row in kept)
+    refused = sum(any(each["status"] == "refused" for each in row["refused"]) for row in kept)
     how = f"in {refused} of them the gate refused a proposal" if refused else "the gate refused nothing"
     return [_event("", f"Meta steps after which the rubric stayed as it was: {len(kept)}; {how}.")]
 

@@ -11,7 +11,6 @@ from mpo_lite.errors import FailureKind, failures_in_words
 from mpo_lite.files import JsonRow
 from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.models import SANDBOX
-from mpo_lite.meta.improve import UNCHANGED
 from mpo_lite.runs import Run
 
 LAST = 3
@@ -82,7 +81,7 @@ def reason_in_words(row: JsonRow) -> str:
     """Why a step of the lineage ended as it did; of the gate's objections the first two."""
     reason: str = row["reason"]
     found = [row.get("recheck", {}), *row.get("refused", [])]
-    for objections in [one.get("objections", []) for one in found]:
+    for objections in [[each["text"] for each in one.get("objections", [])] for one in found]:
         whole, more = "; ".join(objections), len(objections) - QUOTED_REASONS
         if more > 0 and reason.endswith(whole):
             quoted = "; ".join(objections[:QUOTED_REASONS])
@@ -109,7 +108,7 @@ def standing_alarms(metrics: Sequence[JsonRow], lineage: Sequence[JsonRow]) -> l
 
 def _answers(row: JsonRow, alarm: str) -> bool:
     shown = row["kind"] == "meta" and alarm in row["alarms"]
-    return shown and (row["accepted"] or row["reason"] == UNCHANGED)
+    return shown and row["status"] in ("accepted", "unchanged")
 
 
 def standing_in_words(row: JsonRow) -> str:
@@ -117,7 +116,7 @@ def standing_in_words(row: JsonRow) -> str:
     stands, answer = f"{spaced(row['name'])} since batch {row['since']}", row["answer"]
     if answer is None:
         return f"{stands}, which no meta step has answered"
-    outcome = f"{'wrote' if answer['accepted'] else 'kept'} v{answer['version']}"
+    outcome = f"{'wrote' if answer['status'] == 'accepted' else 'kept'} v{answer['version']}"
     return f"{stands}, shown to the meta-judge after batch {answer['began']}, which {outcome}"
 
 

@@ -20,7 +20,8 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from mpo_lite.sandbox.simulate import reply, role_of
+from mpo_lite.prompts import Prompt
+from mpo_lite.sandbox.simulate import reply
 from mpo_lite.types import Message, text_hash
 
 DEFAULT_BAD_RATE = 0.0
@@ -90,8 +91,8 @@ def _messages(value: Any) -> list[Message]:
     return found
 
 
-def _checked(body: Any) -> tuple[str, list[Message]]:
-    """The model's name and the messages of a request body.
+def _checked(body: Any) -> tuple[str, Prompt, list[str]]:
+    """The model's name, the prompt, and the objections it tells of, of a request body.
 
     Raises:
         _Refused: The body is no chat request, or asks for what is not offered.
@@ -112,7 +113,15 @@ def _checked(body: Any) -> tuple[str, list[Message]]:
             raise _Refused(f"'response_format.type' must be one of {', '.join(_FORMATS)}", "response_format")
         if kind == "json_schema" and not isinstance(cast("dict[str, Any]", form).get("json_schema"), dict):
             raise _Refused("'response_format.json_schema' must be an object", "response_format")
-    return model, _messages(request.get("messages"))
+    marks: Any = request.get("mpo_lite", {})
+    template, objections = "", []
+    if isinstance(marks, dict):
+        given = cast("dict[str, Any]", marks)
+        template, objections = given.get("template", ""), given.get("objections", [])
+    if not isinstance(template, str) or not isinstance(objections, list):
+        raise _Refused("'mpo_lite' must hold a template's name and a list of objections", "mpo_lite")
+    listed = [str(each) for each in cast("list[Any]", objections)]
+    return model, Prompt(template, _messages(request.get("messages"))), listed
 
 
 class _Server:
@@ -136,8 +145,8 @@ class _Server:
         self.stats.requests += 1
         try:
             body: Any = json.loads(await request.text())
-            model, messages = _checked(body)
-            answer = reply(messages, self.seed, self.bad_rate)
+            model, prompt, objections = _checked(body)
+            answer = reply(prompt, self.seed, self.bad_rate, objections)
         except _Refused as refused:
             self.stats.rejected += 1
             return _error(str(refused), param=refused.param)
@@ -145,13 +154,10 @@ class _Server:
             self.stats.rejected += 1
             return _error(str(error))
         content = json.dumps(answer, ensure_ascii=False)
-        asked = sum(len(message["content"].split()) for message in messages)
+        asked = sum(len(message["content"].split()) for message in prompt.messages)
         told = len(content.split())
-        system = "\n".join(message["content"] for message in messages if message["role"] == "system")
-        if system and role_of(system).startswith("judge"):
-            self.stats.judge += 1
-        elif system:
-            self.stats.meta += 1
+        self.stats.judge += prompt.template.startswith("judge/")
+        self.stats.meta += prompt.template.startswith("meta/")
         self.stats.prompt_tokens += asked
         self.stats.completion_tokens += told
         usage = {"prompt_tokens": asked, "completion_tokens": told, "total_tokens": asked + told}

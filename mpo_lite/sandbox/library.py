@@ -116,15 +116,15 @@ LIBRARY: dict[str, tuple[str, str, tuple[str, ...], int]] = {
 
 FORMS = ("connectives", "praise", "insistence", "marks")
 ANSWERS = {
-    "a title without": ("claim", "reasons"),
-    "word for word": ("claim", "reasons"),
-    "again and again": ("repetition", "reasons"),
-    "another task": ("topic",),
-    "another script": ("topic", "claim"),
-    "full marks": ("topic", "claim"),
-    "not told apart": ("reasons", "example", "closing"),
+    "title": ("claim", "reasons"),
+    "prompt": ("claim", "reasons"),
+    "repeated": ("repetition", "reasons"),
+    "other_prompt": ("topic",),
+    "foreign": ("topic", "claim"),
+    "injection": ("topic", "claim"),
+    "varied": ("reasons", "example", "closing"),
 }
-"""Words of a reason for refusal → the aspects that a criterion against it looks at."""
+"""Id of the gate's objection → the aspects that a criterion against it looks at."""
 VAGUE = {
     "id": "impression",
     "description": "How good the answer sounds as a whole.",

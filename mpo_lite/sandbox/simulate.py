@@ -1,8 +1,8 @@
-"""The simulated models behind the sandbox server: which role a prompt asks for, and the simulated judge.
+"""The simulated models behind the sandbox server: who answers which prompt, and the simulated judge.
 
-Pure functions of the messages, a seed and a rate: no state, no clock, no knowledge of the run. The role is
-read from the system prompt, the rubric from its section, task and answer from their fences; nothing else is
-known.
+Pure functions of the prompt, a seed and a rate: no state, no clock, no knowledge of the run. Which template a
+prompt was made from, and the ids of the objections it tells of, come with the request; the rubric is read
+from its section, task and answer from their fences; nothing else is known.
 
 The judge measures what a specific criterion names. A vague one it answers by impression, and by which
 impression is its weakness: one or two of five families, drawn by the seed. It errs by a level now and then,
@@ -17,10 +17,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mpo_lite.prompts import fenced
+from mpo_lite.prompts import Prompt, fenced
 from mpo_lite.sandbox import measures, simulate_meta
 from mpo_lite.sandbox.measures import ASPECTS, IMPRESSIONS, Essay, Item
-from mpo_lite.types import Message
 
 ERROR_RATE = 0.08
 """Chance that one assessment is a level off."""
@@ -29,21 +28,6 @@ DRIFT = 0.08
 FIRST_LIKED, TIE_WITHIN = 0.03, 0.01
 """In matches: how much better the answer shown first seems, and how near two are that tie."""
 _IMPRESSION = 0.85  # what form weighs in a vague criterion; the rest is substance
-_ROLES = (
-    ("You judge one answer to a task by the rubric below, following a plan", "judge/planned"),
-    ("You judge one answer to a task", "judge/pointwise"),
-    ("You plan how answers to one task will be judged", "judge/plan"),
-    ("You judge several answers to one task", "judge/groupwise"),
-    ("You compare two answers to one task", "judge/match"),
-    ("You mend JSON", "judge/repair"),
-    ("one task, two answers by the same model", "meta/compare"),
-    ("You supervise a judge", "meta/analyse"),
-    ("You check a judge that scores answers", "meta/prescreen"),
-    ("You improve the rubric of a judge", "meta/refine"),
-    ("You edit the rubric of a judge", "meta/merge"),
-    ("You revise the rubric of a judge", "meta/revise"),
-    ("You write guidelines for a judge", "meta/guide"),
-)
 
 
 def chance(*parts: object) -> float:
@@ -52,39 +36,35 @@ def chance(*parts: object) -> float:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:6], "big") / 2**48
 
 
-def role_of(system: str) -> str:
-    """The template that a system prompt was made from.
-
-    Raises:
-        ValueError: It is none of ours.
-    """
-    plain = " ".join(system.split())
-    found = [role for opening, role in _ROLES if opening in plain]
-    if not found:
-        raise ValueError("the sandbox plays only the judge and meta-judge prompts of mpo-lite")
-    return found[0]
-
-
-def reply(messages: Sequence[Message], seed: int = 0, bad_rate: float = 0.0) -> dict[str, Any]:
+def reply(
+    prompt: Prompt, seed: int = 0, bad_rate: float = 0.0, objections: Sequence[str] = ()
+) -> dict[str, Any]:
     """Answers one chat request as the judge or meta-judge would.
 
     Args:
-        messages: As sent to a provider: a system message of ours, then user messages.
+        prompt: As sent to a provider: a system message of ours, then user messages.
         seed: Picks the judge's weaknesses and all its chance.
         bad_rate: In [0, 1]; how often a merged rubric is a bad one.
+        objections: Ids of the gate's objections that the prompt tells of.
 
     Returns:
         The JSON object that the prompt asks for.
 
     Raises:
-        ValueError: The system prompt is none of mpo-lite's, or shows no rubric where one is needed.
+        ValueError: The prompt is none of mpo-lite's, or shows no rubric where one is needed.
     """
+    messages = prompt.messages
     system = "\n".join(message["content"] for message in messages if message["role"] == "system")
     user = "\n".join(message["content"] for message in messages if message["role"] != "system")
     if not system:
         # Any chat model answers a mere greeting: that is how a client sees it is there.
         return {"ready": True}
-    role = role_of(system)
+    role = prompt.template
+    if not role.startswith(("judge/", "meta/")):
+        raise ValueError(
+            "the sandbox plays only the judge and meta-judge prompts of mpo-lite, whose requests name their "
+            'template: {"mpo_lite": {"template": "judge/pointwise"}}'
+        )
     if role == "judge/repair":
         return _repair(user)
     if role == "judge/match":
@@ -99,11 +79,16 @@ def reply(messages: Sequence[Message], seed: int = 0, bad_rate: float = 0.0) -> 
     if role == "judge/groupwise":
         answers = enumerate(fenced("completion", user), start=1)
         return {f"answer_{number}": judge(items, _only(user, "task"), text, seed) for number, text in answers}
-    return _meta(role, items, system, user, lambda *parts: _luck(seed, bad_rate, *parts))
+    return _meta(role, items, system, user, objections, lambda *parts: _luck(seed, bad_rate, *parts))
 
 
 def _meta(
-    role: str, items: Sequence[Item], system: str, user: str, luck: Callable[..., float]
+    role: str,
+    items: Sequence[Item],
+    system: str,
+    user: str,
+    objections: Sequence[str],
+    luck: Callable[..., float],
 ) -> dict[str, Any]:
     """Answers as the meta-judge."""
     purpose = measures.section(system, "Purpose of the task")
@@ -119,8 +104,9 @@ def _meta(
     shown = [item.render() for item in items]
     # Not of the whole prompt: its fences differ from cache directory to cache directory.
     if role == "meta/revise":
-        refused, reasons = _only(user, "refused"), user.rpartition("refused:")[2]
-        return simulate_meta.revise(items, refused, reasons, _limit(system), luck(*shown, refused, reasons))
+        refused = _only(user, "refused")
+        bad = luck(*shown, refused, *objections)
+        return simulate_meta.revise(items, refused, objections, _limit(system), bad)
     proposals = fenced("proposal", user)
     return simulate_meta.merge(items, proposals, _limit(system), luck(*shown, *proposals))
 

@@ -133,13 +133,15 @@ def merge(items: Sequence[Item], proposals: Sequence[str], limit: int, luck: flo
     return _written(old + added, limit, luck)
 
 
-def revise(items: Sequence[Item], refused: str, reasons: str, limit: int, luck: float) -> dict[str, Any]:
+def revise(
+    items: Sequence[Item], refused: str, objections: Sequence[str], limit: int, luck: float
+) -> dict[str, Any]:
     """Writes a refused rubric anew.
 
     Args:
         items: The rubric in force.
         refused: The refused one, as JSON.
-        reasons: Why it was refused.
+        objections: Ids of the gate's objections to it.
         limit: Most criteria allowed.
         luck: As in ``merge``.
 
@@ -157,7 +159,7 @@ def revise(items: Sequence[Item], refused: str, reasons: str, limit: int, luck: 
         item = Item(name, criterion["description"], tuple(criterion["levels"]))
         if measures.meant(item) and not _pays_for_form(item):
             sound[name] = criterion
-    called = [aspect for words, aspects in ANSWERS.items() if words in reasons for aspect in aspects]
+    called = [aspect for name, aspects in ANSWERS.items() if name in objections for aspect in aspects]
     for aspect in dict.fromkeys(called):
         name = LIBRARY[aspect][0]
         stood = sound.get(name)

@@ -15,7 +15,6 @@ from mpo_lite.errors import EndpointError, JudgeDown
 from mpo_lite.files import JsonRow, journal
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import background
-from mpo_lite.meta.improve import UNCHANGED
 from mpo_lite.meta.offline import refine
 from mpo_lite.meta.step import changes
 from mpo_lite.monitor.alarms import Alarm
@@ -157,25 +156,27 @@ class Evolution:
             session.beside = None
             session.warn()
         if session.run.pinned.exists():
-            row |= {"accepted": False, "rubric": None, "reason": "a version was pinned by hand meanwhile"}
+            row |= {"status": "failed", "rubric": None}
+            row |= {"reason": "a version was pinned by hand meanwhile"}
         self._settle(row)
 
     def _settle(self, row: JsonRow) -> None:
         """Publishes what a row says, and records it."""
         session = self._session
-        version = session.version.number + bool(row["accepted"])
-        if row["accepted"]:
+        is_accepted = row["status"] == "accepted"
+        version = session.version.number + is_accepted
+        if is_accepted:
             session.publish(Rubric.model_validate(row["rubric"]), row["author"])
         row = row | {"batch": session.batch, "version": version}
         journal(session.run.lineage, [row])
         if row["kind"] in ("meta", "rollback"):
             self._tell(self._watch.score(row["frozen"]))
             self._began = self._since = row["began"]
-            if row["accepted"] or row["reason"] == UNCHANGED:
+            if row["status"] in ("accepted", "unchanged"):
                 self._answered = row["alarms"]  # else they stand as before, and ask for another step
             self._rollouts = [rollout for rollout in self._rollouts if rollout.batch >= self._since]
-            objected = any(one["objected"] for one in row["refused"]) and not row["accepted"]
-            self._refusals = self._refusals + 1 if objected else 0
+            refused = not is_accepted and any(each["status"] == "refused" for each in row["refused"])
+            self._refusals = self._refusals + 1 if refused else 0
             if self._refusals == REJECTIONS:
                 said = f"{REJECTIONS} proposals in a row were refused; the rubric stays as it is"
                 self._tell([Alarm("gate_refusals", REJECTIONS, REJECTIONS, (), said)])
@@ -225,7 +226,7 @@ class Evolution:
         return {
             "kind": kind,
             "began": self._session.batch,
-            "accepted": True,
+            "status": "accepted",
             "reason": reason,
             "parent": old.number,
             **changes(old.rubric, new),
@@ -250,7 +251,8 @@ class Evolution:
         told = [one.outcome.reason or "accepted" for one in rounds]
         new = rounds[-1].rubric
         row = self._by_hand("refine", new, f"refined in {len(rounds)} rounds: {'; '.join(told)}")
-        return row | {"accepted": new.set_hash != session.set_hash, "author": session.meta.backend.model}
+        status = "unchanged" if new.set_hash == session.set_hash else "accepted"
+        return row | {"status": status, "author": session.meta.backend.model}
 
     def _tell(self, alarms: Sequence[Alarm]) -> None:
         session = self._session

@@ -16,6 +16,7 @@ from mpo_lite.judge.base import Sample
 from mpo_lite.meta.gate import RECENT_ANSWERS, RECENT_GROUPS, Finding
 from mpo_lite.meta.health import Health, criterion_health, describe
 from mpo_lite.meta.improve import Attempt, Material, Outcome, improve
+from mpo_lite.meta.objections import joined
 from mpo_lite.meta.select import select
 from mpo_lite.meta.step import changes
 from mpo_lite.monitor.alarms import Alarm
@@ -74,7 +75,7 @@ async def meta_step(session: Session, now: Situation) -> JsonRow:
     except TimeoutError:
         late = f"the meta step was not done after {session.config.meta_timeout:g} s"
         # Where only the probes are late, what the step came to stands.
-        row = row or _row(session, now, Outcome((Attempt(None, late),)), {}, Finding())
+        row = row or _row(session, now, Outcome((Attempt("failed", None, late),)), {}, Finding())
     return row | {"frozen": frozen, "probes": probes}
 
 
@@ -125,7 +126,7 @@ async def _step(session: Session, now: Situation, frozen: dict[str, float]) -> J
     seed = f"select-{config.seed}-{batch}"
     chosen = select(judged, (2 if config.prescreen else 1) * count - len(probes), seed, suspicious)
     if not (chosen or probes):
-        none = Outcome((Attempt(None, "no judged rollouts to learn from"),))
+        none = Outcome((Attempt("failed", None, "no judged rollouts to learn from"),))
         return _row(session, now, none, health, found)
     material = Material(
         rubric=rubric,
@@ -179,8 +180,8 @@ async def _rollback(session: Session, now: Situation, found: Finding) -> JsonRow
     today = await session.gate.examine(target.rubric, target.rubric, _recent(judged), now.batch)
     if not today.passed:
         return None
-    row = _row(session, now, Outcome((Attempt(target.rubric, "", today),)), {}, found)
-    reason = "rolled back: " + "; ".join(found.objections)
+    row = _row(session, now, Outcome((Attempt("accepted", target.rubric, finding=today),)), {}, found)
+    reason = f"rolled back: {joined(found.objections)}"
     return row | {"kind": "rollback", "author": f"rollback to v{target.number}", "reason": reason}
 
 
@@ -211,7 +212,7 @@ def _figures(health: Mapping[str, Health], alarms: Mapping[str, Alarm], found: F
     """What is measured, for the meta-judge."""
     parts = [describe(health)] if health else []
     parts += [f"Alarm {alarm.name}: {alarm.detail}" for alarm in alarms.values()]
-    parts += [f"The rubric in force no longer passes: {objection}" for objection in found.objections]
+    parts += [f"The rubric in force no longer passes: {objection.text}" for objection in found.objections]
     return "\n".join(parts)
 
 
@@ -225,7 +226,7 @@ def _row(
     return {
         "kind": "meta",
         "began": now.batch,
-        "accepted": new is not None,
+        "status": outcome.status,
         "reason": outcome.reason,
         "parent": now.version.number,
         "author": session.meta.backend.model if session.meta else "",
@@ -236,15 +237,18 @@ def _row(
         "gate": dict(last.finding.figures),
         "refused": [
             {
+                "status": one.status,
                 "reason": one.reason,
-                "objected": bool(one.finding.objections),
-                "objections": list(one.finding.objections),
+                "objections": [asdict(objection) for objection in one.finding.objections],
                 "figures": dict(one.finding.figures),
                 "rubric": _dump(one.rubric),
             }
             for one in refused
         ],
-        "recheck": {"objections": list(found.objections), "figures": dict(found.figures)},
+        "recheck": {
+            "objections": [asdict(objection) for objection in found.objections],
+            "figures": dict(found.figures),
+        },
         "health": {name: asdict(one) for name, one in health.items()},
         "rubric": _dump(new),
     }
