@@ -21,10 +21,10 @@ from typing import Any
 from mechanism import interval
 
 from mpo_lite.cli.quickstart import SETTINGS
-from mpo_lite.files import read_rows
-from mpo_lite.resolve import load_config
+from mpo_lite.config_sources import load_config
+from mpo_lite.jsonl import read_rows
 from mpo_lite.rubric import Rubric, dump_rubric
-from mpo_lite.runs import Run
+from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.judge_server import running
 from mpo_lite.tasks.spec import load_task
 
@@ -37,7 +37,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 
 
 def run(algorithm: str, seed: int) -> dict[str, Any]:
-    from mpo_lite.cli.job import run_job
+    from mpo_lite.cli._run_job import run_job
 
     expert = load_task("sandbox").expert_rubric
     sound = Rubric(criteria=tuple(one for one in expert.criteria if one.id != "style"))

@@ -8,7 +8,7 @@ from typing import Any
 from harness import Stub, client, judge, rubric, samples
 
 from mpo_lite.judge.base import Sample
-from mpo_lite.llm import background
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.limiter import Limiter
 
@@ -55,7 +55,7 @@ class Run:
                 timed_out(place)
 
             limiter.timed_out = counted
-            background.wait(self._watched(of, server, samples(calls), most_s))
+            event_loop.wait(self._watched(of, server, samples(calls), most_s))
             self.seconds = time.monotonic() - self.began
             self.work = server.stats()["worked"]
 
@@ -123,7 +123,7 @@ def slowdown(server: Stub, repeats: int) -> dict[str, Any]:
         ("ten times slower", {"slots": 32, "latency": 5.0}),
     ):
         server.set(latency=0.5, slots=32)
-        change = background.submit(_slow_down(server, slow))
+        change = event_loop.submit(_slow_down(server, slow))
         run = Run(server, 1000, 8.0, fixed=False, most_s=200.0)
         change.result(100)
         lows = [limit for at, limit, _ in run.trace if 10 < at < 64]

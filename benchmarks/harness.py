@@ -18,7 +18,7 @@ import litellm
 
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.pointwise import PointwiseJudge
-from mpo_lite.llm import background
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.client import Client
@@ -85,11 +85,11 @@ def client(concurrency: int = 64, folder: Path | None = None, **limits: float) -
             ledger = Ledger()
             return Client(AnswerCache(folder or Path(fresh)), ledger, Budget(ledger), concurrency, **limits)
 
-        made = background.wait(build())
+        made = event_loop.wait(build())
         try:
             yield made
         finally:
-            background.wait(made.close())
+            event_loop.wait(made.close())
             made.cache.close()
 
 
@@ -100,7 +100,7 @@ def judge(of: Client, server: Stub) -> PointwiseJudge:
 def measured(work: Coroutine[Any, Any, Any]) -> tuple[float, float]:
     """Wall and CPU seconds of this process."""
     wall, cpu = time.perf_counter(), time.process_time()
-    background.wait(work)
+    event_loop.wait(work)
     return time.perf_counter() - wall, time.process_time() - cpu
 
 

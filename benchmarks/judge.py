@@ -45,11 +45,11 @@ from stub_server import HELPLESS, fault_of
 
 from mpo_lite.judge.base import Sample, verdict_schema
 from mpo_lite.judge.pointwise import PointwiseJudge
-from mpo_lite.llm import background, transport
+from mpo_lite.llm import event_loop, transport
 from mpo_lite.llm.cache import AnswerCache
-from mpo_lite.llm.failures import Retryable
+from mpo_lite.llm.error_mapping import Retryable
 from mpo_lite.llm.models import Backend
-from mpo_lite.llm.structured import form
+from mpo_lite.llm.structured_output import form
 
 CALLS, AT_ONCE = 500, 64
 Requests = list[list[dict[str, Any]]]
@@ -104,7 +104,7 @@ def wall_time(server: Stub, repeats: int) -> dict[str, Any]:
             with client(AT_ONCE) as of:
                 single = judge(of, server)
                 # The limiter finds its limit.
-                background.wait(single.verdicts(samples(4 * AT_ONCE, 10_000), rubric(6)))
+                event_loop.wait(single.verdicts(samples(4 * AT_ONCE, 10_000), rubric(6)))
                 options = ways(single, server, latency, chain=turn == 0 and latency == 0.2)
                 # The cache is warm only after our own run; the two that are compared take turns.
                 last = list(options)[turn % 2]
@@ -199,13 +199,13 @@ def faults(server: Stub, repeats: int) -> dict[str, Any]:
     server.set(latency=0.02, faults=share)
     wrong, memory = 0, []
     with client() as first:  # LiteLLM starts a worker of its own with the first call
-        background.wait(judge(first, server).verdicts(samples(20, whole), by))
+        event_loop.wait(judge(first, server).verdicts(samples(20, whole), by))
     with client(64, timeout_s=10.0, verdict_s=120.0) as of:
         single = judge(of, server)
-        tasks = background.wait(tasks_now())
+        tasks = event_loop.wait(tasks_now())
         sockets = open_sockets()
         for first in range(0, whole, 2000):
-            verdicts = background.wait(single.verdicts(samples(2000, first), by))
+            verdicts = event_loop.wait(single.verdicts(samples(2000, first), by))
             for item, verdict in enumerate(verdicts, start=first):
                 helpless = fault_of(item, share) in HELPLESS
                 right = None if helpless else item % 3 / 2
@@ -214,8 +214,8 @@ def faults(server: Stub, repeats: int) -> dict[str, Any]:
         limiter = of._sender._limiters["m"]
         left = {"slots": limiter._in_flight + len(limiter._waiting), "flights": len(of._flights)}
         left["reserved"] = of.budget._reserved["calls"]
-        background.wait(of.close())
-        left["tasks"] = background.wait(tasks_now()) - tasks
+        event_loop.wait(of.close())
+        left["tasks"] = event_loop.wait(tasks_now()) - tasks
         left["sockets"] = open_sockets() - sockets
     bad = sum(fault_of(item, share) is not None for item in range(whole))
     helpless = sum(fault_of(item, share) in HELPLESS for item in range(whole))
@@ -298,7 +298,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def child(url: str, folder: str, calls: int) -> None:
     """The process that is killed."""
     with client(64, Path(folder)) as of:
-        background.wait(judge(of, Stub(url)).verdicts(samples(calls), rubric(1)))
+        event_loop.wait(judge(of, Stub(url)).verdicts(samples(calls), rubric(1)))
 
 
 def main() -> None:

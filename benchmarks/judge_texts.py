@@ -10,7 +10,7 @@ from stub_server import PROSE
 
 from mpo_lite.judge.base import Sample, parse_verdict
 from mpo_lite.judge.groupwise import GroupwiseJudge
-from mpo_lite.llm.structured import parse_object
+from mpo_lite.llm.structured_output import parse_object
 from mpo_lite.rubric import Rubric
 
 PIECES = [*'"{}[],:19 \\', "-1", "1.0", "true", "null", "NaN", '"c1"', '"level"', "\n", "\x00", "\ud83d"]

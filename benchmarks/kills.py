@@ -25,8 +25,8 @@ from pathlib import Path
 
 from harness import MODEL, Stub, stub
 
-from mpo_lite.files import read_rows
-from mpo_lite.runs import Run
+from mpo_lite.jsonl import read_rows
+from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.judge_server import running
 
 STEPS = 8

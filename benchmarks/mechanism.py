@@ -26,10 +26,10 @@ from quickstart import T_975
 
 from mpo_lite.cli.quickstart import SETTINGS
 from mpo_lite.config import Config
-from mpo_lite.files import read_rows
-from mpo_lite.resolve import load_config
+from mpo_lite.config_sources import load_config
+from mpo_lite.jsonl import read_rows
 from mpo_lite.rubric import dump_rubric
-from mpo_lite.runs import Run
+from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.judge_server import running
 from mpo_lite.sandbox.simulate import weaknesses
 from mpo_lite.tasks.spec import load_task
@@ -63,7 +63,7 @@ def jobs(seeds: list[int]) -> list[tuple[str, float, int]]:
 
 
 def run(arm: str, rate: float, seed: int, oracle: str | None) -> dict[str, Any]:
-    from mpo_lite.cli.job import run_job
+    from mpo_lite.cli._run_job import run_job
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, running(seed=seed, bad_rate=rate) as url:

@@ -13,7 +13,7 @@ import random
 import statistics
 from pathlib import Path
 
-from mpo_lite.evaluation.rating import POINTS, Match, rate
+from mpo_lite.stats.rating import POINTS, Match, rate
 
 SCENES = {
     "close, no bias": ([0.2, 0.0, -0.2], 0.0),

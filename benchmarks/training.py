@@ -43,10 +43,10 @@ from transformers import (
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from mpo_lite import GRPO, MPO, RLOO
-from mpo_lite.files import read_rows
+from mpo_lite.jsonl import read_rows
 from mpo_lite.judge.base import verdict_schema
-from mpo_lite.llm import background, transport
-from mpo_lite.llm.structured import form
+from mpo_lite.llm import event_loop, transport
+from mpo_lite.llm.structured_output import form
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.policy import quiet_libraries
 
@@ -160,7 +160,7 @@ def calls_cpu() -> float:
     async def now() -> float:
         return time.thread_time()
 
-    return background.wait(now())
+    return event_loop.wait(now())
 
 
 def run(
@@ -247,8 +247,8 @@ def litellm_cpu(server: Stub, calls: int) -> float:
         await session.close()
         return told
 
-    background.wait(all_of_them())  # warm
-    return statistics.median(background.wait(all_of_them()) for _ in range(3))
+    event_loop.wait(all_of_them())  # warm
+    return statistics.median(event_loop.wait(all_of_them()) for _ in range(3))
 
 
 def middle(results: list[dict], **of: Any) -> dict[str, float]:

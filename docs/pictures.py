@@ -15,7 +15,7 @@ from pathlib import Path
 from selenium.webdriver import Chrome
 
 from mpo_lite.report.page import write_report
-from mpo_lite.runs import Run
+from mpo_lite.run_dir import Run
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from browser import chromium, go

@@ -17,10 +17,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from mpo_lite.errors import ConfigError, RunError
-from mpo_lite.files import JsonRow, count_rows, read_object, write_atomically
+from mpo_lite.jsonl import JsonRow, count_rows, read_object, write_atomically
 from mpo_lite.llm.ledger import read_calls
 from mpo_lite.records import KINDS
-from mpo_lite.runs import Run
+from mpo_lite.run_dir import Run
 
 STATE_FILE = "mpo_state.json"
 MANIFEST = "manifest.json"

@@ -1,8 +1,8 @@
 """Configuration: one flat model whose every field is a flag, an environment variable, a YAML key and an
 argument.
 
-``mpo_lite.resolve`` reads it. API keys are no part of it: they are read from the environment when a call is
-made, so that no saved file can hold one.
+``mpo_lite.config_sources`` reads it. API keys are no part of it: they are read from the environment when a
+call is made, so that no saved file can hold one.
 """
 
 from __future__ import annotations

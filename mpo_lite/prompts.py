@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from string import Template
 
-from mpo_lite.text import defuse
+from mpo_lite.sanitize import defuse
 from mpo_lite.types import Message
 
 _HEADING = re.compile(r"^=== (system|user)\n", re.MULTILINE)
@@ -96,7 +96,7 @@ def fence(tag: str, text: str, key: bytes) -> str:
     """Wraps text in ``<tag-nonce>`` lines that the text cannot forge.
 
     The nonce is an HMAC of the text: unpredictable without the key, yet equal for equal text, so that caches
-    work. The text is defused (``mpo_lite.text``).
+    work. The text is defused (``mpo_lite.sanitize``).
 
     Args:
         tag: What the text is: ``task``, ``completion``, ...

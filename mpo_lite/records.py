@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, model_validator
 
 from mpo_lite.errors import FailureKind
-from mpo_lite.files import JsonRow
+from mpo_lite.jsonl import JsonRow
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Rollout, StepStatus, Verdict, text_hash
 

@@ -21,8 +21,8 @@ from pydantic import BeforeValidator, Field, StringConstraints, ValidationError,
 
 from mpo_lite import validation
 from mpo_lite.errors import TaskError
+from mpo_lite.sanitize import defuse
 from mpo_lite.strict_yaml import dump_yaml
-from mpo_lite.text import defuse
 from mpo_lite.types import Assessment, text_hash
 from mpo_lite.validation import Settings, complaint, dotted, load_model
 

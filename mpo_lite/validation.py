@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from mpo_lite.errors import MPOError
+from mpo_lite.sanitize import counted
 from mpo_lite.strict_yaml import parse_yaml
-from mpo_lite.text import counted
 from mpo_lite.wording import problem_in_words
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pytest
 from jobs import Train, arguments
 
 from mpo_lite.cli.main import main
-from mpo_lite.llm import background
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.client import Client
@@ -35,7 +35,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between attempts are not what is tested."""
-    monkeypatch.setattr("mpo_lite.llm.sender._wait", lambda state: 0.01)
+    monkeypatch.setattr("mpo_lite.llm.request._wait", lambda state: 0.01)
 
 
 @pytest.fixture
@@ -56,12 +56,12 @@ def make_client(tmp_path: Path) -> Iterator[MakeClient]:
     ) -> Client:
         limits = {"concurrency": concurrency, "timeout_s": timeout_s, "verdict_s": verdict_s}
         limits["waits_out"] = waits_out
-        made.append(background.wait(build(caps, limits)))
+        made.append(event_loop.wait(build(caps, limits)))
         return made[-1]
 
     yield make
     for client in made:
-        background.wait(client.close())
+        event_loop.wait(client.close())
         client.cache.close()
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from llm_server import LLMServer, kind_of, prompt_text
 
-from mpo_lite.files import read_rows
-from mpo_lite.runs import Run
+from mpo_lite.jsonl import read_rows
+from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
 
 SETTINGS = {

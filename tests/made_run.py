@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from mpo_lite.config import Config
-from mpo_lite.files import journal
+from mpo_lite.jsonl import journal
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.runs import Run, Version
+from mpo_lite.run_dir import Run, Version
 from mpo_lite.types import Assessment, Rollout, Verdict
 
 ENVIRONMENT = {

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_run import made_run
 
+from mpo_lite.alarms import phrase_drift
+from mpo_lite.alarms.alarms import ALIKE, Alarm, Reference, check, not_looked_at, twins_of
+from mpo_lite.alarms.features import Row
 from mpo_lite.cli.main import main
-from mpo_lite.monitor import drift
-from mpo_lite.monitor.alarms import ALIKE, Alarm, Reference, check, not_looked_at, twins_of
-from mpo_lite.monitor.rows import Row
 
 SUBJECTS = "dogs trains maps rivers clocks gardens letters bridges winters markets lanterns engines"
 VERBS = "help carry show bring hold keep mend teach warm feed guide spare"
@@ -197,7 +197,9 @@ def test_the_exact_test_is_exact(size: int, baseline: int, data: st.DataObject) 
         for k in range(seen, size + 1)
         if 0 <= holding - k <= baseline
     )
-    assert drift._fisher(seen, size, before, baseline) == pytest.approx(ways / math.comb(total, holding))
+    assert phrase_drift._fisher(seen, size, before, baseline) == pytest.approx(
+        ways / math.comb(total, holding)
+    )
 
 
 TEXTS = st.text(max_size=60) | st.sampled_from(["", "a", "!!!", "狗", "<|x|>", "word " * 30])
@@ -259,7 +261,7 @@ def onset(run: str, phase: str) -> list[Row]:
 
 
 def test_the_phrases_of_a_real_shortcut_are_named() -> None:
-    found = drift.drifts(onset("a", "post_onset"), drift.Baseline(onset("a", "pre_onset")))
+    found = phrase_drift.drifts(onset("a", "post_onset"), phrase_drift.Baseline(onset("a", "pre_onset")))
     named = {(each.family, each.phrase) for each in found}
     assert {("closing", "this response"), ("closing", "response adheres to")} <= named
 
@@ -270,7 +272,7 @@ def test_honest_halves_of_the_same_rows_hardly_ever_drift() -> None:
     raised = 0
     for _ in range(200):
         draw.shuffle(mixed)
-        raised += bool(drift.drifts(mixed[:15], drift.Baseline(mixed[15:])))
+        raised += bool(phrase_drift.drifts(mixed[:15], phrase_drift.Baseline(mixed[15:])))
     assert raised <= 10
 
 

@@ -11,10 +11,10 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from mpo_lite.cli.main import main
 from mpo_lite.errors import ConfigError
-from mpo_lite.files import read_rows
-from mpo_lite.runs import Run
-from mpo_lite.training.arguments import LOSSES
-from mpo_lite.training.overlap import Overlap
+from mpo_lite.jsonl import read_rows
+from mpo_lite.run_dir import Run
+from mpo_lite.training.trainers import Overlap
+from mpo_lite.training.trl_args import LOSSES
 
 ALGORITHMS = ("grpo", "rloo", "ppo")
 
@@ -160,7 +160,7 @@ def test_a_trainers_settings_go_to_trl_by_its_own_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mpo_lite.config import Config
-    from mpo_lite.training.arguments import trainer_arguments
+    from mpo_lite.training.trl_args import trainer_arguments
 
     def told(**given: Any) -> Any:
         config = Config(judge="m", batch_prompts=4, group_size=4, micro_batch=8, **given)

@@ -14,8 +14,8 @@ from test_client import call, error, faults
 
 from mpo_lite.cli.main import main
 from mpo_lite.errors import ConfigError
-from mpo_lite.files import read_rows
-from mpo_lite.llm import background
+from mpo_lite.jsonl import read_rows
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.call_log import CallLog
@@ -44,12 +44,12 @@ def test_each_attempt_is_kept_whole_and_without_its_key(tmp_path: Path, quick_re
     async def made() -> Client:
         return Client(AnswerCache(tmp_path / "cache"), ledger, Budget(ledger), log=log)
 
-    client = background.wait(made())
+    client = event_loop.wait(made())
     with LLMServer(faults(error(500, f"the key {SECRET} is at fault"))) as server:
-        background.wait(client.ask(call(server, text="a whole prompt", api_key=SECRET)))
+        event_loop.wait(client.ask(call(server, text="a whole prompt", api_key=SECRET)))
         log.open(path)  # what came before is kept too
-        background.wait(client.ask(call(server, text="another", api_key=SECRET)))
-    background.wait(client.close())
+        event_loop.wait(client.ask(call(server, text="another", api_key=SECRET)))
+    event_loop.wait(client.close())
     client.cache.close()
     failed, first, second = read_rows(path)
     assert (failed["outcome"], failed["status"], first["status"]) == ("failed", 500, 200)

@@ -16,8 +16,8 @@ from llm_server import LLMServer
 
 from mpo_lite.cli.main import main
 from mpo_lite.errors import StorageError, storage_errors, storage_problem
-from mpo_lite.files import write_atomically
-from mpo_lite.runs import Run
+from mpo_lite.jsonl import write_atomically
+from mpo_lite.run_dir import Run
 
 SANDBOX = ("--judge", "sandbox", "--meta", "sandbox")
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from mpo_lite.cli._display import Display
 from mpo_lite.cli.main import COMMANDS, main
-from mpo_lite.cli.progress import Display
 from mpo_lite.cli.status import Status
 from mpo_lite.config import Config
 from mpo_lite.errors import TaskError

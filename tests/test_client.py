@@ -12,12 +12,12 @@ from aiohttp import web
 from llm_server import LLMServer, kind_of, openai_reply, prompt_text
 
 from mpo_lite.errors import BudgetReached, CallFailed, EndpointError
-from mpo_lite.llm import background
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
-from mpo_lite.llm.sender import MARKUP_TOKENS
-from mpo_lite.llm.structured import object_schema
+from mpo_lite.llm.request import MARKUP_TOKENS
+from mpo_lite.llm.structured_output import object_schema
 from mpo_lite.prompts import Prompt
 from mpo_lite.types import Message
 
@@ -75,8 +75,8 @@ def reply(text: str | None, finish_reason: str = "stop", **message: Any) -> Call
 def test_an_answer_is_asked_for_once_and_then_comes_from_the_cache(make_client: MakeClient) -> None:
     with LLMServer() as server:
         first, again = make_client(), make_client()
-        level = background.wait(first.ask(call(server)))
-        assert background.wait(again.ask(call(server))) == level
+        level = event_loop.wait(first.ask(call(server)))
+        assert event_loop.wait(again.ask(call(server))) == level
         assert (len(server.requests), again.cache_hits) == (1, 1)
 
 
@@ -86,16 +86,16 @@ def test_equal_calls_in_flight_are_sent_once_and_other_draws_are_not_equal(make_
 
     with LLMServer(delay=0.1) as server:
         client = make_client()
-        background.wait(many(client, *[call(server)] * 10))
+        event_loop.wait(many(client, *[call(server)] * 10))
         assert len(server.requests) == 1
-        background.wait(many(client, call(server, draw="batch-1"), call(server, draw="batch-2")))
+        event_loop.wait(many(client, call(server, draw="batch-1"), call(server, draw="batch-2")))
         assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 529])
 def test_failures_that_may_pass_are_retried(make_client: MakeClient, status: int) -> None:
     with LLMServer(faults(error(status), error(status))) as server:
-        assert background.wait(make_client().ask(call(server))) in (0, 1, 2)
+        assert event_loop.wait(make_client().ask(call(server))) in (0, 1, 2)
         assert len(server.requests) == 3
 
 
@@ -108,7 +108,7 @@ def test_failures_for_good_are_not_retried_and_say_the_mend(
 ) -> None:
     with LLMServer(faults(*[error(status, message)] * 9)) as server:
         with pytest.raises(EndpointError, match=rf"openai/m.*{status}.*; "):
-            background.wait(make_client().ask(call(server, api_key="sk-very-secret")))
+            event_loop.wait(make_client().ask(call(server, api_key="sk-very-secret")))
         assert len(server.requests) == 1
 
 
@@ -116,7 +116,7 @@ def test_a_dead_server_is_a_transport_failure(make_client: MakeClient) -> None:
     with LLMServer() as server:
         pass
     with pytest.raises(CallFailed) as caught:
-        background.wait(make_client().ask(call(server)))
+        event_loop.wait(make_client().ask(call(server)))
     assert caught.value.kind == "transport" and "no connection (is the server up" in str(caught.value)
 
 
@@ -125,16 +125,16 @@ def test_a_missing_key_is_told_at_once(make_client: MakeClient) -> None:
     with LLMServer() as server:
         hosted = call(server, model="openai/gpt-4o", api_base=None, api_key=None)
         with pytest.raises(EndpointError, match=r"key is missing; set OPENAI_API_KEY or MPO_JUDGE_API_KEY$"):
-            background.wait(make_client().ask(hosted))
+            event_loop.wait(make_client().ask(hosted))
     assert not server.requests
 
 
 def test_a_hanging_server_is_given_up_in_time(make_client: MakeClient) -> None:
     with LLMServer(delay=30) as server:
         with pytest.raises(CallFailed, match=r"within 0\.4 s, 5 times"):
-            background.wait(make_client(timeout_s=0.2).ask(call(server)))
+            event_loop.wait(make_client(timeout_s=0.2).ask(call(server)))
         with pytest.raises(CallFailed, match=r"openai/m answered no call for 0\.3 s"):
-            background.wait(make_client(timeout_s=9, verdict_s=0.3).ask(call(server, text="other")))
+            event_loop.wait(make_client(timeout_s=9, verdict_s=0.3).ask(call(server, text="other")))
 
 
 @pytest.mark.parametrize(
@@ -159,19 +159,19 @@ def test_a_broken_answer_is_asked_for_again_and_never_scored(
     make_client: MakeClient, broken: Callable[[], web.Response]
 ) -> None:
     with LLMServer(faults(broken)) as server:
-        background.wait(make_client().ask(call(server)))
+        event_loop.wait(make_client().ask(call(server)))
         assert len(server.requests) == 2
     with LLMServer(lambda kind, body: broken()) as server:
         client = make_client()
         with pytest.raises(CallFailed) as caught:
-            background.wait(client.ask(call(server, text="another")))
+            event_loop.wait(client.ask(call(server, text="another")))
         assert caught.value.kind in ("parse", "transport")
         assert client.cache.get(call(server, text="another").key()) is None
 
 
 def test_a_cut_answer_is_asked_for_with_twice_the_room(make_client: MakeClient) -> None:
     with LLMServer(faults(reply('{"lev', "length"))) as server:
-        background.wait(make_client().ask(call(server, max_tokens=50)))
+        event_loop.wait(make_client().ask(call(server, max_tokens=50)))
         assert [body["max_tokens"] for body in server.requests] == [50, 100]
 
 
@@ -184,7 +184,7 @@ def test_a_repair_can_say_that_there_is_no_verdict(make_client: MakeClient) -> N
 
     with LLMServer(fault) as server:
         with pytest.raises(CallFailed) as caught:
-            background.wait(make_client().ask(call(server)))
+            event_loop.wait(make_client().ask(call(server)))
         assert (caught.value.kind, len(server.prompts("repair"))) == ("parse", 1)
 
 
@@ -194,16 +194,16 @@ def test_an_answer_that_stays_broken_is_mended_by_one_repair_call(make_client: M
 
     with LLMServer(fault) as server:
         client = make_client()
-        assert background.wait(client.ask(call(server))) == 1
+        assert event_loop.wait(client.ask(call(server))) == 1
         kinds = [kind_of(prompt_text(body)) for body in server.requests]
         assert kinds == ["check", "check", "repair"]
-        assert background.wait(client.ask(call(server))) == 1  # from the cache
+        assert event_loop.wait(client.ask(call(server))) == 1  # from the cache
         assert len(server.requests) == 3
 
 
 def test_after_a_broken_answer_the_next_attempt_differs(make_client: MakeClient) -> None:
     with LLMServer(faults("nonsense")) as server:
-        background.wait(make_client().ask(call(server)))
+        event_loop.wait(make_client().ask(call(server)))
         first, second = server.requests
         assert first["response_format"]["type"] == "json_schema"
         assert (second.get("response_format"), second.get("seed")) != (
@@ -219,16 +219,16 @@ def test_a_refusal_is_not_retried_not_scored_and_not_cached(
     with LLMServer(faults(answer)) as server:
         client = make_client()
         with pytest.raises(CallFailed) as caught:
-            background.wait(client.ask(call(server)))
+            event_loop.wait(client.ask(call(server)))
         assert (caught.value.kind, len(server.requests)) == ("refusal", 1)
-        assert background.wait(client.ask(call(server))) in (0, 1, 2)
+        assert event_loop.wait(client.ask(call(server))) in (0, 1, 2)
 
 
 def test_a_sample_too_long_for_the_model_fails_by_itself(make_client: MakeClient) -> None:
     too_long = error(400, "This model's maximum context length is 4096 tokens, you asked for 9000.")
     with LLMServer(faults(too_long)) as server:
         with pytest.raises(CallFailed) as caught:
-            background.wait(make_client().ask(call(server)))
+            event_loop.wait(make_client().ask(call(server)))
         assert caught.value.kind == "context"
 
 
@@ -240,8 +240,8 @@ def test_a_refused_schema_steps_down_the_ladder_and_is_remembered(make_client: M
 
     with LLMServer(fault) as server:
         client = make_client()
-        assert background.wait(client.ask(call(server))) == 2
-        assert background.wait(client.ask(call(server, text="second"))) == 2
+        assert event_loop.wait(client.ask(call(server))) == 2
+        assert event_loop.wait(client.ask(call(server, text="second"))) == 2
         forms = [(body.get("response_format") or {}).get("type") for body in server.requests]
         assert forms == ["json_schema", None, None]
 
@@ -253,8 +253,8 @@ def test_a_refused_parameter_is_dropped_and_remembered(make_client: MakeClient) 
 
     with LLMServer(fault) as server:
         client = make_client()
-        background.wait(client.ask(call(server)))
-        background.wait(client.ask(call(server, text="second")))
+        event_loop.wait(client.ask(call(server)))
+        event_loop.wait(client.ask(call(server, text="second")))
         assert ["temperature" in body for body in server.requests] == [True, False, False]
 
 
@@ -266,7 +266,7 @@ def test_retry_after_holds_back_all_calls_to_the_backend(
         "mpo_lite.llm.limiter.Limiter.overloaded", lambda self, started, pause: pauses.append(pause)
     )
     with LLMServer(faults(error(429, "slow down", **{"retry-after": "7"}))) as server:
-        background.wait(make_client().ask(call(server)))
+        event_loop.wait(make_client().ask(call(server)))
     assert pauses == [7.0]
 
 
@@ -274,11 +274,11 @@ def test_the_cap_on_calls_stops_before_the_call_that_would_pass_it(make_client: 
     with LLMServer() as server:
         client = make_client(max_calls=2)
         for text in ("one", "two"):
-            background.wait(client.ask(call(server, text=text)))
+            event_loop.wait(client.ask(call(server, text=text)))
         with pytest.raises(BudgetReached, match="cap --max-calls 2 is reached"):
-            background.wait(client.ask(call(server, text="three")))
+            event_loop.wait(client.ask(call(server, text="three")))
         assert len(server.requests) == 2
-        background.wait(client.ask(call(server, text="one")))  # the cache costs nothing
+        event_loop.wait(client.ask(call(server, text="one")))  # the cache costs nothing
 
 
 def test_the_cap_on_spend_holds_for_calls_in_flight(make_client: MakeClient) -> None:
@@ -289,7 +289,7 @@ def test_the_cap_on_spend_holds_for_calls_in_flight(make_client: MakeClient) -> 
     # 100 input and 20 output tokens at $1 and $2 per million cost $0.00014; a call's worst case is $0.00085.
     with LLMServer(delay=0.02) as server:
         client = make_client(max_usd=0.004)
-        results = background.wait(many(client, server))
+        results = event_loop.wait(many(client, server))
         assert client.ledger.usd <= 0.004
         # And it is used: worst cases are given back when a call has settled.
         assert client.ledger.usd > 0.003
@@ -299,9 +299,9 @@ def test_the_cap_on_spend_holds_for_calls_in_flight(make_client: MakeClient) -> 
 def test_an_answer_still_in_flight_at_the_end_is_kept(make_client: MakeClient) -> None:
     with LLMServer(delay=0.3) as server:
         client = make_client()
-        background.submit(client.ask(call(server)))
+        event_loop.submit(client.ask(call(server)))
         time.sleep(0.1)
-        background.wait(client.close())
+        event_loop.wait(client.close())
         assert client.cache.get(call(server).key()) is not None
 
 
@@ -309,7 +309,7 @@ def test_the_ledger_counts_every_attempt_and_keeps_no_text(make_client: MakeClie
     with LLMServer(faults(error(500))) as server:
         client = make_client()
         client.ledger.attach(tmp_path / "calls.jsonl")
-        background.wait(client.ask(call(server, text="a private prompt", api_key="sk-secret")))
+        event_loop.wait(client.ask(call(server, text="a private prompt", api_key="sk-secret")))
     text = (tmp_path / "calls.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines() if line]
     assert [row["outcome"] for row in rows] == ["failed", "ok"]
@@ -321,7 +321,7 @@ def test_an_answer_without_usage_counts_its_worst_case(make_client: MakeClient) 
     unmetered = {key: value for key, value in openai_reply('{"level": 1}').items() if key != "usage"}
     with LLMServer(lambda kind, body: web.json_response(unmetered)) as server:
         client = make_client(max_usd=1.0)
-        background.wait(client.ask(call(server, text="x" * 100, max_tokens=100)))
+        event_loop.wait(client.ask(call(server, text="x" * 100, max_tokens=100)))
         sent = 100 + len(json.dumps(SCHEMA)) + MARKUP_TOKENS
         assert client.ledger.usd == pytest.approx((sent * 1 + 100 * 2) / 1e6)
         assert (client.ledger.unmetered, client.ledger.tokens) == (1, sent + 100)
@@ -332,13 +332,13 @@ def test_a_rate_limit_that_speaks_of_billing_is_retried(make_client: MakeClient)
         429, "Rate limit reached. Add a payment method at example.com/account/billing to raise it."
     )
     with LLMServer(faults(limited)) as server:
-        assert background.wait(make_client().ask(call(server))) in (0, 1, 2)
+        assert event_loop.wait(make_client().ask(call(server))) in (0, 1, 2)
 
 
 def test_an_unknown_price_is_unpriced_and_not_free(make_client: MakeClient) -> None:
     with LLMServer() as server:
         client = make_client()
-        background.wait(client.ask(call(server, price=None)))
+        event_loop.wait(client.ask(call(server, price=None)))
         assert (client.ledger.unpriced, client.ledger.usd) == (1, 0.0)
 
 
@@ -362,7 +362,7 @@ def test_a_tampered_cache_row_is_a_miss_and_runs_nothing(make_client: MakeClient
 
     with LLMServer() as server:
         client = make_client()
-        background.wait(client.ask(call(server)))
+        event_loop.wait(client.ask(call(server)))
         for mode, filename, value in (
             (4, None, sqlite3.Binary(pickle.dumps(Bomb()))),
             (2, "../nonce.key", None),
@@ -376,6 +376,6 @@ def test_a_tampered_cache_row_is_a_miss_and_runs_nothing(make_client: MakeClient
                 )
             database.close()
             before = len(server.requests)
-            assert background.wait(client.ask(call(server))) in (0, 1, 2)
+            assert event_loop.wait(client.ask(call(server))) in (0, 1, 2)
             assert len(server.requests) == before + 1
     assert not (tmp_path / "exploded").exists()

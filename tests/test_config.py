@@ -7,9 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mpo_lite.config import PRESETS, Config
+from mpo_lite.config_sources import explained, load_config, save_config
 from mpo_lite.errors import ConfigError
 from mpo_lite.llm.models import fallback_backend, judge_backends, meta_backend
-from mpo_lite.resolve import explained, load_config, save_config
 from mpo_lite.strict_yaml import dump_yaml, parse_yaml
 
 

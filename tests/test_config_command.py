@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from mpo_lite.cli._options import GROUPS
 from mpo_lite.cli.main import main
-from mpo_lite.cli.options import GROUPS
 from mpo_lite.config import Config
 
 

@@ -14,11 +14,11 @@ from made_run import made_run
 from mpo_lite.checkpoints import complete_checkpoint, resumable_checkpoint
 from mpo_lite.cli.main import main
 from mpo_lite.errors import MPOError, RunError
-from mpo_lite.files import append_rows, journal, read_rows, write_atomically
-from mpo_lite.report.compared import compared
+from mpo_lite.jsonl import append_rows, journal, read_rows, write_atomically
+from mpo_lite.report.comparison import compared
+from mpo_lite.report.figures import run_figures
 from mpo_lite.report.page import write_report
-from mpo_lite.report.summary import run_figures
-from mpo_lite.runs import Run
+from mpo_lite.run_dir import Run
 
 SAVED = 6
 """Batches done at the last checkpoint of the run here; there is one at half of them, too."""

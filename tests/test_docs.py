@@ -20,7 +20,7 @@ import yaml
 from llm_server import LLMServer
 
 from mpo_lite.cli.main import cli, main
-from mpo_lite.resolve import load_config
+from mpo_lite.config_sources import load_config
 from mpo_lite.sandbox.data import policy_dir
 
 ROOT = Path(__file__).parent.parent

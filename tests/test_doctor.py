@@ -10,14 +10,14 @@ from llm_server import LLMServer, completion_of
 
 from mpo_lite.cli.doctor import _key
 from mpo_lite.cli.main import main
+from mpo_lite.config_sources import load_config
 from mpo_lite.llm.models import judge_backends
-from mpo_lite.resolve import load_config
 
 
 @pytest.fixture(autouse=True)
 def light(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine is another test's matter."""
-    monkeypatch.setattr("mpo_lite.training.environment.accelerators", lambda: [("Some GPU", 10.0, 80.0)])
+    monkeypatch.setattr("mpo_lite.loop.environment.accelerators", lambda: [("Some GPU", 10.0, 80.0)])
 
 
 def diagnosis(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, dict[str, Any]]:

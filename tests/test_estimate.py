@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from mpo_lite.cli.main import main
-from mpo_lite.resolve import load_config
-from mpo_lite.training.estimate import estimate, paid_for
-from mpo_lite.training.session import Session
+from mpo_lite.config_sources import load_config
+from mpo_lite.loop.estimate import estimate, paid_for
+from mpo_lite.loop.session import Session
 
 
 def write_prompts(folder: Path, words: int = 4) -> Path:

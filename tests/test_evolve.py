@@ -14,17 +14,17 @@ from made_run import ENVIRONMENT
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config, Thresholds
-from mpo_lite.files import append_rows, journal, read_rows
+from mpo_lite.jsonl import append_rows, journal, read_rows
 from mpo_lite.judge.base import Sample
+from mpo_lite.loop.alarm_window import Watch
+from mpo_lite.loop.meta_step import Situation, meta_step
+from mpo_lite.loop.schedule import Evolution
+from mpo_lite.loop.session import Session
 from mpo_lite.meta.gate import Finding
 from mpo_lite.meta.objections import Objection
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.runs import Run, Version
+from mpo_lite.run_dir import Run, Version
 from mpo_lite.sandbox.judge_server import running
-from mpo_lite.training.evolve import Evolution
-from mpo_lite.training.metastep import Situation, meta_step
-from mpo_lite.training.session import Session
-from mpo_lite.training.watch import Watch
 from mpo_lite.types import Assessment, Rollout, Verdict
 
 SETTINGS = {
@@ -75,7 +75,7 @@ def resume(capsys: pytest.CaptureFixture[str], run: Path, *flags: str) -> dict[s
 
 @pytest.fixture
 def all_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpo_lite.training.arguments.KEPT_CHECKPOINTS", 99)
+    monkeypatch.setattr("mpo_lite.training.trl_args.KEPT_CHECKPOINTS", 99)
 
 
 def cut(source: Run, target: Path, batch: int, known: bool = False) -> Run:
@@ -458,8 +458,8 @@ def test_a_late_measure_of_the_probes_undoes_no_step(monkeypatch: pytest.MonkeyP
         await asyncio.sleep(60)
         return {"n": 1}
 
-    monkeypatch.setattr("mpo_lite.training.metastep._step", step)
-    monkeypatch.setattr("mpo_lite.training.metastep._probes_by_first", never)
+    monkeypatch.setattr("mpo_lite.loop.meta_step._step", step)
+    monkeypatch.setattr("mpo_lite.loop.meta_step._probes_by_first", never)
     session: Any = SimpleNamespace(config=Config(meta_timeout=0.05))
     rubric = Rubric(criteria=(Criterion(id="a", description="d", levels=("no", "yes")),))
     now = Situation(10, Version(0, None, 0, "m", rubric), [], [], 0, {}, [], [])
@@ -506,7 +506,7 @@ def test_a_reward_that_leaves_the_first_rubric_behind_raises_an_alarm() -> None:
 
 def test_probes_are_taken_once(tmp_path: Path) -> None:
     """Weights move on: a step that is done again after a kill works on the answers it had."""
-    from mpo_lite.training.evolve import Evolution
+    from mpo_lite.loop.schedule import Evolution
 
     run = Run.create(tmp_path / "run", Config(), {})
     anchor = tuple(Sample(f"p{n}", "a") for n in range(6))

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mpo_lite.files import read_rows
-from mpo_lite.runs import Run
+from mpo_lite.jsonl import read_rows
+from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.sandbox.judge_server import running
 

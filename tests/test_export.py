@@ -26,10 +26,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mpo_lite.checkpoints import complete_checkpoint
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
-from mpo_lite.files import append_rows
-from mpo_lite.report.card import model_card
+from mpo_lite.jsonl import append_rows
+from mpo_lite.report.model_card import model_card
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.runs import Run, Version
+from mpo_lite.run_dir import Run, Version
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.ppo import add_value_head
 

@@ -23,9 +23,9 @@ from llm_server import LLMServer, openai_reply
 from test_client import MakeClient, call, error, faults, reply
 
 from mpo_lite.errors import CallFailed, ConfigError, EndpointError, MPOError
-from mpo_lite.llm import background, cache
+from mpo_lite.llm import cache, event_loop
 from mpo_lite.llm.cache import AnswerCache
-from mpo_lite.llm.habits import THINKING_ROOM
+from mpo_lite.llm.capabilities import THINKING_ROOM
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 GOOD = json.dumps(openai_reply('{"level": 1}'))
@@ -59,7 +59,7 @@ def raw_server(answer: Callable[[socket.socket, int], None]) -> Iterator[Any]:
 
 def failure(client: Any, asked: Any) -> CallFailed:
     with pytest.raises(CallFailed) as caught:
-        background.wait(client.ask(asked))
+        event_loop.wait(client.ask(asked))
     assert client.cache.get(asked.key()) is None
     return caught.value
 
@@ -73,10 +73,10 @@ def test_a_dripping_body_ends_with_the_attempt(make_client: MakeClient) -> None:
         connection.sendall(GOOD.encode())
 
     with LLMServer() as warm:  # LiteLLM's first call in a process takes longer than an attempt may here
-        background.wait(make_client().ask(call(warm, text="the first call")))
+        event_loop.wait(make_client().ask(call(warm, text="the first call")))
     with raw_server(drip) as server:
         client = make_client(timeout_s=0.5)
-        assert background.wait(client.ask(call(server))) == 1
+        assert event_loop.wait(client.ask(call(server))) == 1
         assert server.hits == 2
         # The model may have worked for the lost answer: it counts at the most it can have cost.
         assert client.ledger.unmetered == 1
@@ -92,7 +92,7 @@ def test_a_cut_body_is_asked_for_again(make_client: MakeClient, cut: int, model:
 
     with raw_server(answer) as server:
         client = make_client()
-        assert background.wait(client.ask(call(server, model=model))) == 1
+        assert event_loop.wait(client.ask(call(server, model=model))) == 1
         assert (server.hits, client.ledger.unmetered) == (2, 1)
 
 
@@ -104,7 +104,7 @@ def test_a_connection_dropped_without_a_word_is_asked_for_again(make_client: Mak
             connection.sendall(HEAD.format(len(GOOD)).encode() + GOOD.encode())
 
     with raw_server(answer) as server:
-        assert background.wait(make_client().ask(call(server))) == 1
+        assert event_loop.wait(make_client().ask(call(server))) == 1
 
 
 def test_a_name_that_does_not_resolve_is_a_transport_failure(make_client: MakeClient) -> None:
@@ -117,7 +117,7 @@ def test_a_name_that_does_not_resolve_is_a_transport_failure(make_client: MakeCl
 
 def test_a_full_server_is_asked_until_the_calls_time_is_over(make_client: MakeClient) -> None:
     with LLMServer(faults(*[error(429, "slow down")] * 12)) as server:
-        assert background.wait(make_client(concurrency=4).ask(call(server))) in (0, 1, 2)
+        assert event_loop.wait(make_client(concurrency=4).ask(call(server))) in (0, 1, 2)
         assert len(server.requests) == 13
     with LLMServer(lambda kind, body: error(429, "slow down")()) as server:
         failed = failure(make_client(verdict_s=0.5), call(server, text="never"))
@@ -146,7 +146,7 @@ def test_what_a_server_asks_to_wait_is_understood(
     if headers == "date":
         headers = {"retry-after": formatdate(time.time() + 10, usegmt=True)}
     with LLMServer(faults(error(429, "slow down", **headers))) as server:
-        background.wait(make_client().ask(call(server)))
+        event_loop.wait(make_client().ask(call(server)))
     assert len(pauses) == 1 and low <= (pauses[0] or 0) <= high
 
 
@@ -154,7 +154,7 @@ def test_what_a_server_asks_to_wait_is_understood(
 def test_what_no_retry_can_mend_stops_at_once(make_client: MakeClient, status: int) -> None:
     with LLMServer(lambda kind, body: error(status)()) as server:
         with pytest.raises(EndpointError, match=str(status)):
-            background.wait(make_client().ask(call(server)))
+            event_loop.wait(make_client().ask(call(server)))
         assert len(server.requests) == 1
 
 
@@ -244,8 +244,8 @@ def test_max_tokens_is_called_otherwise_where_a_model_wants_that(make_client: Ma
 
     with LLMServer(fault) as server:
         client = make_client()
-        background.wait(client.ask(call(server)))
-        background.wait(client.ask(call(server, text="second")))
+        event_loop.wait(client.ask(call(server)))
+        event_loop.wait(client.ask(call(server, text="second")))
         assert [body.get("max_completion_tokens") for body in server.requests] == [None, 1024, 1024]
 
 
@@ -264,8 +264,8 @@ def test_a_judge_that_thinks_is_given_room_once_that_is_seen(make_client: MakeCl
 
     with LLMServer(fault) as server:
         client = make_client()
-        assert background.wait(client.ask(call(server))) == 2
-        assert background.wait(client.ask(call(server, text="second"))) == 2
+        assert event_loop.wait(client.ask(call(server))) == 2
+        assert event_loop.wait(client.ask(call(server, text="second"))) == 2
         limits = [body["max_tokens"] for body in server.requests]
         assert limits == [1024, 2048 + THINKING_ROOM, 1024 + THINKING_ROOM]
 
@@ -281,7 +281,7 @@ def test_room_to_think_shrinks_where_the_context_is_small(make_client: MakeClien
     with LLMServer(fault) as server:
         client = make_client()
         for text in ("one", "two", "three"):
-            assert background.wait(client.ask(call(server, text=text))) == 2
+            assert event_loop.wait(client.ask(call(server, text=text))) == 2
         limits = [body["max_tokens"] for body in server.requests]
         assert limits == [1024, 9216, 5120, 3072, 2048, 2048]  # room 8192, 4096, 2048, 1024
 
@@ -294,9 +294,9 @@ def test_a_long_sample_takes_no_room_to_think_from_the_others(make_client: MakeC
 
     with LLMServer(fault) as server:
         client = make_client()
-        background.wait(client.ask(call(server)))
+        event_loop.wait(client.ask(call(server)))
         assert failure(client, call(server, text="a long sample")).kind == "context"
-        background.wait(client.ask(call(server, text="another")))
+        event_loop.wait(client.ask(call(server, text="another")))
         assert server.requests[-1]["max_tokens"] == 1024 + THINKING_ROOM
 
 
@@ -311,7 +311,7 @@ def test_endless_white_space_is_no_answer_and_gives_guided_decoding_up(
         client = make_client()
         with caplog.at_level(logging.WARNING):
             for text in "abcde":
-                assert background.wait(client.ask(call(server, text=text))) == 0
+                assert event_loop.wait(client.ask(call(server, text=text))) == 0
         guided = ["response_format" in body for body in server.requests]
         assert guided == [True, False] * 3 + [False, False]
         assert "disable_any_whitespace" in caplog.text
@@ -349,7 +349,7 @@ def test_each_kind_of_server_is_asked_by_what_it_takes_and_that_is_remembered(
     with LLMServer(PROVIDERS[rung]) as server:
         client = make_client()
         for text in ("first", "second", "third"):
-            assert background.wait(client.ask(call(server, text=text))) in (0, 1, 2)
+            assert event_loop.wait(client.ask(call(server, text=text))) in (0, 1, 2)
         forms = [
             "tool" if body.get("tools") else (body.get("response_format") or {}).get("type", "text")
             for body in server.requests
@@ -366,7 +366,7 @@ def test_vllm_is_asked_by_schema_and_its_raw_control_characters_are_taken(make_c
         )
 
     with LLMServer(fault) as server:
-        assert background.wait(make_client().ask(call(server, model="hosted_vllm/Qwen/some-model"))) == 2
+        assert event_loop.wait(make_client().ask(call(server, model="hosted_vllm/Qwen/some-model"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_anthropic_gets_a_schema_by_its_own_ways_and_a_cacheable_prefix(
     with LLMServer() as server:
         asked = call(server, model=model, api_base=server.root)
         asked.messages.insert(0, {"role": "system", "content": "Judge by the rubric."})
-        assert background.wait(make_client().ask(asked)) in (0, 1, 2)
+        assert event_loop.wait(make_client().ask(asked)) in (0, 1, 2)
         (body,) = server.requests
         assert body.get("output_format") or body.get("output_config") or body.get("tools")
         assert body["system"][0]["cache_control"] == {"type": "ephemeral"}
@@ -390,7 +390,7 @@ def test_tokens_read_from_a_providers_cache_are_counted_at_their_price(make_clie
     answer["usage"]["prompt_tokens_details"] = {"cached_tokens": 80}
     with LLMServer(lambda kind, body: web.json_response(answer)) as server:
         client = make_client()
-        background.wait(client.ask(call(server, price=(1.0, 2.0, 0.1))))
+        event_loop.wait(client.ask(call(server, price=(1.0, 2.0, 0.1))))
         assert client.ledger.cached_tokens == 80
         assert client.ledger.usd == pytest.approx((20 * 1 + 80 * 0.1 + 20 * 2) / 1e6)
 
@@ -425,7 +425,7 @@ def test_neither_key_nor_prompt_reaches_errors_logs_ledger_or_cache(
         client = make_client()
         client.ledger.attach(tmp_path / "calls.jsonl")
         with pytest.raises(MPOError) as caught:
-            background.wait(client.ask(call(server, text=PRIVATE, api_key=SECRET)))
+            event_loop.wait(client.ask(call(server, text=PRIVATE, api_key=SECRET)))
     printed = "".join(traceback.format_exception(caught.value))
     captured = capfd.readouterr()
     files = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
@@ -444,7 +444,7 @@ def test_an_outage_is_waited_out_where_that_is_wanted(
     server = LLMServer(port=port)
     server.url = f"http://127.0.0.1:{port}/v1"
     client = make_client(waits_out=True)
-    asked = background.submit(all_of(client, [call(server, text=str(n)) for n in range(40)]))
+    asked = event_loop.submit(all_of(client, [call(server, text=str(n)) for n in range(40)]))
     time.sleep(1.0)  # far more than five attempts take here
     assert not asked.done()
     with server:
@@ -468,7 +468,7 @@ def test_an_outage_is_not_waited_out_for_ever(make_client: MakeClient) -> None:
 
 def test_a_check_does_not_wait_for_a_server_that_is_down(make_client: MakeClient) -> None:
     with LLMServer(lambda kind, body: error(503)()) as server, pytest.raises(CallFailed, match="2 times"):
-        background.wait(make_client(waits_out=True).check(call(server).backend))
+        event_loop.wait(make_client(waits_out=True).check(call(server).backend))
 
 
 def test_a_cache_that_others_may_write_to_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -516,10 +516,10 @@ def test_the_cache_knows_what_is_served_under_a_name(make_client: MakeClient) ->
         served = {"id": "judge", "root": "/models/one"}
         for created, asked in ((1, 1), (2, 1)):  # a restart of the server is no other model
             server.models = models_told(created=created, permission=[{"id": f"p-{created}"}], **served)
-            background.wait(make_client().ask(call(server, model="hosted_vllm/judge")))
+            event_loop.wait(make_client().ask(call(server, model="hosted_vllm/judge")))
             assert len(server.requests) == asked
         server.models = models_told(id="judge", root="/models/two")
-        background.wait(make_client().ask(call(server, model="hosted_vllm/judge")))
+        event_loop.wait(make_client().ask(call(server, model="hosted_vllm/judge")))
         assert len(server.requests) == 2
 
 
@@ -541,7 +541,7 @@ def test_a_server_that_tells_nothing_of_its_model_changes_no_key(make_client: Ma
     with LLMServer(lambda kind, body: '{"level": 1}') as server:
         server.models = told
         client = make_client()
-        background.wait(client.ask(call(server)))
+        event_loop.wait(client.ask(call(server)))
         assert client.cache.get(call(server).key()) is not None
 
 
@@ -551,11 +551,11 @@ def test_answers_from_another_address_are_told_once(
     with LLMServer() as server, LLMServer() as other:
         first = make_client()
         for text in "ab":
-            background.wait(first.ask(call(server, text=text)))
+            event_loop.wait(first.ask(call(server, text=text)))
         assert "taken from the cache" not in caplog.text
         second = make_client()
         for text in "ab":
-            background.wait(second.ask(call(other, text=text)))
+            event_loop.wait(second.ask(call(other, text=text)))
         assert not other.requests
         (line,) = [line for line in caplog.messages if "taken from the cache" in line]
         assert server.url in line and other.url in line and "label" in line
@@ -570,11 +570,11 @@ def test_a_locked_cache_costs_its_use_and_not_the_answer(
         other = sqlite3.connect(tmp_path / "cache" / "answers" / "cache.db", isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
         for text in "abc":
-            assert background.wait(client.ask(call(server, text=text))) in (0, 1, 2)
+            assert event_loop.wait(client.ask(call(server, text=text))) in (0, 1, 2)
         other.execute("ROLLBACK")
         other.close()
         assert sum("cannot write the answer cache" in line for line in caplog.messages) == 1
-        background.wait(client.ask(call(server, text="a")))
+        event_loop.wait(client.ask(call(server, text="a")))
         assert len(server.requests) == 4
 
 
@@ -591,11 +591,11 @@ def test_a_cache_that_breaks_midway_costs_its_use_and_not_the_answer(
 ) -> None:
     with LLMServer() as server:
         client = make_client()
-        background.wait(client.ask(call(server, text="before")))
+        event_loop.wait(client.ask(call(server, text="before")))
         for path in (tmp_path / "cache" / "answers").iterdir():
             path.write_bytes(b"\xff" * 4096)
         for text in ("before", "after"):
-            assert background.wait(client.ask(call(server, text=text))) in (0, 1, 2)
+            assert event_loop.wait(client.ask(call(server, text=text))) in (0, 1, 2)
 
 
 def test_a_read_only_cache_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

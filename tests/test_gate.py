@@ -16,11 +16,11 @@ from llm_server import LLMServer, completion_of
 from mpo_lite.config import Thresholds
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.pointwise import PointwiseJudge
-from mpo_lite.llm import background
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
-from mpo_lite.meta.examine import Examiner
 from mpo_lite.meta.gate import Gate, _against_honest, kendall, margins
+from mpo_lite.meta.gate_judge import Examiner
 from mpo_lite.meta.sentinels import SAID, plant
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.sandbox import simulate_meta
@@ -89,7 +89,7 @@ def make_gate(make_client: Callable[..., Client], tmp_path: Path) -> MakeGate:
 
 
 def examined(gate: Gate, new: Rubric, old: Rubric | None = None, recent: Any = (), batch: int = 10) -> Any:
-    return background.wait(gate.examine(new, old or new, recent, batch))
+    return event_loop.wait(gate.examine(new, old or new, recent, batch))
 
 
 @given(scorings)
@@ -347,14 +347,14 @@ def group(*levels: int) -> list[Verdict]:
 
 def test_the_rubric_in_force_is_looked_at_again(url: str, make_gate: MakeGate) -> None:
     gate = make_gate(url, honest())
-    fine = background.wait(gate.recheck(sound(), [10], [group(0, 1)], 20))
+    fine = event_loop.wait(gate.recheck(sound(), [10], [group(0, 1)], 20))
     assert fine.objections == ()
     first, later = examined(gate, sound(), batch=10).figures, fine.figures
     assert set(first) - {"agreement"} == {name for name in later if name.startswith("margin")}
-    flat = background.wait(gate.recheck(sound(), [10], [group(1, 1), group(2, 2)], 20))
+    flat = event_loop.wait(gate.recheck(sound(), [10], [group(1, 1), group(2, 2)], 20))
     assert any("told apart" in objection.text for objection in flat.objections)
-    paid = background.wait(gate.recheck(TITLES, [10], [group(0, 1)], 20))
+    paid = event_loop.wait(gate.recheck(TITLES, [10], [group(0, 1)], 20))
     assert any("a title" in objection.text for objection in paid.objections)
     gate.examiner.left = 0
-    unseen = background.wait(gate.recheck(sound("topic"), [10], [group(0, 1)], 20))
+    unseen = event_loop.wait(gate.recheck(sound("topic"), [10], [group(0, 1)], 20))
     assert set(unseen.figures) == {"varied", "vetoed"}  # what training gave costs nothing to look at

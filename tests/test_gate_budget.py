@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llm_server import LLMServer
 
+from mpo_lite.config_sources import load_config
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.pointwise import PointwiseJudge
-from mpo_lite.llm import background
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.models import Backend
-from mpo_lite.meta.examine import Examiner
-from mpo_lite.resolve import load_config
+from mpo_lite.loop.estimate import meta_steps
+from mpo_lite.loop.gate_budget import GateBudget
+from mpo_lite.loop.session import Session
+from mpo_lite.meta.gate_judge import Examiner
 from mpo_lite.rubric import Rubric
 from mpo_lite.tasks.spec import load_task
-from mpo_lite.training.estimate import meta_steps
-from mpo_lite.training.gate_budget import GateBudget
-from mpo_lite.training.session import Session
 
 
 def budget(total: int, batches: int, interval: int = 10) -> GateBudget:
@@ -110,14 +110,14 @@ def test_a_step_that_is_done_again_is_charged_as_it_was(tmp_path: Path, make_cli
 
         first = examiner()
         first.left = 10
-        given = background.wait(first.verdicts(samples, rubric, 5))
+        given = event_loop.wait(first.verdicts(samples, rubric, 5))
         asked = len(server.requests)
         again = examiner()
         assert again.open(samples, rubric) == 0
         again.rewind(5)
         again.left = 10
         assert again.open(samples, rubric) == 4 and again.used(before=5) == 0
-        assert background.wait(again.verdicts(samples, rubric, 5)) == given
+        assert event_loop.wait(again.verdicts(samples, rubric, 5)) == given
         assert again.left == first.left == 6
         assert len(server.requests) == asked  # it was paid for
         later = examiner()

@@ -19,7 +19,7 @@ from mpo_lite.judge.groupwise import GroupwiseJudge
 from mpo_lite.judge.panel import build_judge, combine
 from mpo_lite.judge.planned import PlannedJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
-from mpo_lite.llm import background
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
 from mpo_lite.prompts import fenced
@@ -55,7 +55,7 @@ def pointwise(client: Client, server: LLMServer, model: str = "m", **options: An
 
 
 def judged(judge: Judge, asked: list[Sample], rubric: Rubric) -> list[Verdict]:
-    return background.wait(judge.verdicts(asked, rubric))
+    return event_loop.wait(judge.verdicts(asked, rubric))
 
 
 def test_groupwise_asks_once_per_prompt_and_matches_by_name(make_client: MakeClient, rubric: Rubric) -> None:
@@ -192,7 +192,7 @@ def test_stragglers_are_not_judged_and_the_others_are(make_client: MakeClient, r
         client = make_client()
         verdicts = judged(pointwise(client, server, batch_s=3.0), samples(1, 8), rubric)
         full.clear()
-        background.wait(client.close())
+        event_loop.wait(client.close())
         # What came too late is kept: it was paid for.
         late = pointwise(client, server).call(samples(1, 8)[1], rubric)
         assert client.cache.get(late.key()) is not None

@@ -15,8 +15,8 @@ from llm_server import LLMServer, completion_of
 
 from mpo_lite import MPO
 from mpo_lite.errors import BudgetReached, ConfigError, UsageError
-from mpo_lite.files import read_rows
-from mpo_lite.runs import Run
+from mpo_lite.jsonl import read_rows
+from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
@@ -245,7 +245,7 @@ def test_a_closed_or_forgotten_run_is_free(make_mpo: MakeMPO, server: LLMServer,
 
 
 def test_another_process_that_trains_the_run_is_waited_for(make_mpo: MakeMPO, tmp_path: Path) -> None:
-    code = "import sys, time; from pathlib import Path; from mpo_lite.runs import Run\n"
+    code = "import sys, time; from pathlib import Path; from mpo_lite.run_dir import Run\n"
     code += "run = Run(Path(sys.argv[1])); run.lock(); print('locked', flush=True); time.sleep(60)"
     make_mpo().close()
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE)
@@ -262,12 +262,12 @@ def test_the_end_of_a_process_keeps_what_is_in_flight_and_frees_the_run(
     server: LLMServer, tmp_path: Path
 ) -> None:
     code = (
-        "import sys; from mpo_lite import MPO; from mpo_lite.llm import background\n"
+        "import sys; from mpo_lite import MPO; from mpo_lite.llm import event_loop\n"
         "mpo = MPO(judge='openai/j', judge_api_base=sys.argv[1], baseline='iter0', task='sandbox',\n"
         "          run_dir=sys.argv[2], cache_dir=sys.argv[3])\n"
         "session = mpo.session\n"
         "samples = [session.sample('p', f'answer {n}') for n in range(3)]\n"
-        "background.submit(session.judge.verdicts(samples, session.version.rubric))\n"
+        "event_loop.submit(session.judge.verdicts(samples, session.version.rubric))\n"
         "import time; time.sleep(1)\n"
     )
     server.delay = 2.0
@@ -288,6 +288,6 @@ def test_notes_and_alarms_reach_the_log_without_answers(
     mpo.session.note("the fallback judges from now on")
     mpo.session.observe("alarm", {"batch": 3, "name": "phrase_drift", "detail": "closing 'secret'"})
     assert caplog.record_tuples == [
-        ("mpo_lite.training.begin", logging.WARNING, "the fallback judges from now on"),
-        ("mpo_lite.training.begin", logging.WARNING, "alarm after batch 3: phrase_drift; see alarms.jsonl"),
+        ("mpo_lite.loop.begin", logging.WARNING, "the fallback judges from now on"),
+        ("mpo_lite.loop.begin", logging.WARNING, "alarm after batch 3: phrase_drift; see alarms.jsonl"),
     ]

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo_lite.errors import BudgetReached
+from mpo_lite.llm.batching import Coalesced
 from mpo_lite.llm.budget import Budget
-from mpo_lite.llm.coalesce import Coalesced
 from mpo_lite.llm.ledger import CallRecord, Ledger
 from mpo_lite.llm.limiter import CUT, FIRST_CUT, START, Limiter, Place
 

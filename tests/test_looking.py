@@ -9,10 +9,10 @@ from made_run import ENVIRONMENT, made_run
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
-from mpo_lite.files import journal, write_atomically
+from mpo_lite.jsonl import journal, write_atomically
 from mpo_lite.llm.ledger import CallRecord, Ledger
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.runs import Run, Version
+from mpo_lite.run_dir import Run, Version
 
 
 def criterion(name: str, description: str) -> Criterion:

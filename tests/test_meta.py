@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from llm_server import LLMServer, kind_of, prompt_text
 
 from mpo_lite.activity import activities
-from mpo_lite.llm import background
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
-from mpo_lite.meta import drafts
+from mpo_lite.meta import schemas
+from mpo_lite.meta.cases.pairs import pairs
+from mpo_lite.meta.cases.samples import samples
+from mpo_lite.meta.criterion_stats import Health, criterion_health, describe
 from mpo_lite.meta.gate import Finding
-from mpo_lite.meta.health import Health, criterion_health, describe
-from mpo_lite.meta.improve import Material, improve
+from mpo_lite.meta.meta_judge import MetaJudge, Proposal, changes
 from mpo_lite.meta.objections import Objection
-from mpo_lite.meta.select import select
-from mpo_lite.meta.step import MetaJudge, Proposal, changes
-from mpo_lite.meta.strategies.pairs import pairs
-from mpo_lite.meta.strategies.samples import samples
+from mpo_lite.meta.sampling import select
+from mpo_lite.meta.step import Material, improve
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Rollout, Verdict
 
@@ -53,7 +53,7 @@ def propose(
     make_client: Callable[..., Client], server: LLMServer, rubric: Rubric, batch: int = 10
 ) -> Proposal:
     cases = samples([rollout(row, row / 4) for row in range(3)], {})
-    return background.wait(meta(make_client(), server).propose(rubric, cases, "", f"batch-{batch}"))
+    return event_loop.wait(meta(make_client(), server).propose(rubric, cases, "", f"batch-{batch}"))
 
 
 @given(st.lists(st.none() | st.floats(0, 1), max_size=40), st.integers(1, 12), st.text(max_size=5))
@@ -167,7 +167,7 @@ def test_empty_refinements_leave_the_rubric_unchanged_without_a_merge(
     gate: Any = Refuses(0)
     material = Material(rubric, [rollout(row, row / 4) for row in range(3)], {}, [], "", 10)
     with LLMServer(lambda kind, body: '{"criteria": []}' if kind == "refine" else None) as server:
-        found = background.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
+        found = event_loop.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
         assert len(server.requests) == 6 and not server.prompts("merge")
     assert (found.rubric, found.status, found.failed, gate.seen) == (None, "unchanged", 0, [])
 
@@ -186,12 +186,12 @@ def test_a_case_without_a_refinement_is_left_out_of_the_merge(
 
 
 def test_the_schemas_ask_for_what_is_needed() -> None:
-    criteria = drafts.REFINED["properties"]["criteria"]
+    criteria = schemas.REFINED["properties"]["criteria"]
     assert (criteria["minItems"], criteria["maxItems"]) == (1, 4)
     form = criteria["items"]["properties"]
     assert (form["levels"]["minItems"], form["levels"]["maxItems"]) == (2, 7)
     assert form["levels"]["items"]["minLength"] > 1 and re.match(form["id"]["pattern"], "flow_2")
-    assert drafts.MERGED["properties"]["criteria"]["maxItems"] == 12
+    assert schemas.MERGED["properties"]["criteria"]["maxItems"] == 12
 
 
 def test_a_server_that_refuses_bounds_is_asked_without(
@@ -220,7 +220,7 @@ def test_the_phases_of_a_step_are_activities(make_client: Callable[..., Client],
     material = Material(rubric, [rollout(row, row / 4) for row in range(3)], {}, [], "", 10)
     gate: Any = Refuses(1)
     with LLMServer(watch) as server:
-        background.wait(improve(meta(make_client(), server), gate, material, "samples", 4, prescreen=True))
+        event_loop.wait(improve(meta(make_client(), server), gate, material, "samples", 4, prescreen=True))
     assert seen == {
         "prescreen": {(3, "prescreening")},
         "analyse": {(3, "analysing and refining")},
@@ -280,7 +280,7 @@ def test_pairs_show_the_answer_beside_the_initial_policys(
     cases = pairs([rollout(1, 0.75), rollout(2, 0.5)], {"prompt 1": before})
     assert [case.template for case in cases] == ["compare", "analyse"]
     with LLMServer() as server:
-        background.wait(meta(make_client(), server).propose(rubric, cases, "flow: mean level 0.5", "d"))
+        event_loop.wait(meta(make_client(), server).propose(rubric, cases, "flow: mean level 0.5", "d"))
         shown = server.prompts("compare")[0]
         assert all(text in shown for text in ("what it said at first", "0.25", "completion 1", "reason 1"))
         assert len(server.prompts("analyse")) == 1
@@ -298,7 +298,7 @@ def test_prescreening_puts_badly_judged_answers_first(
 
     material = Material(rubric, [rollout(row, row / 8) for row in range(6)], {}, [], "", 10)
     with LLMServer(answer) as server:
-        found = background.wait(
+        found = event_loop.wait(
             improve(meta(make_client(), server), None, material, "samples", 2, prescreen=True)
         )
     assert found.samples == ("b0r2", "b0r5")
@@ -309,7 +309,7 @@ def test_a_failed_prescreening_leaves_its_sample_in_its_place(
 ) -> None:
     with LLMServer(lambda kind, body: "no JSON") as server:
         cases = samples([rollout(0, 0.5)], {})
-        assert background.wait(meta(make_client(), server).misjudged(rubric, cases, "d")) == []
+        assert event_loop.wait(meta(make_client(), server).misjudged(rubric, cases, "d")) == []
 
 
 def test_guidelines_change_for_clusters_with_evidence_alone(
@@ -319,7 +319,7 @@ def test_guidelines_change_for_clusters_with_evidence_alone(
     answer = json.dumps({"guidelines": "Check each step."})
     cases = samples([replace(rollout(0, 0.5), cluster="algebra")], {})
     with LLMServer(lambda kind, body: answer if kind == "guide" else None) as server:
-        proposal = background.wait(meta(make_client(), server).propose(old, cases, "", "d"))
+        proposal = event_loop.wait(meta(make_client(), server).propose(old, cases, "", "d"))
         (shown,) = server.prompts("guide")
         assert "Check signs." in server.prompts("analyse")[0]  # what the judge of this cluster was told
     assert "Check signs." in shown and "because" in shown  # the guidelines in force, and the critique
@@ -333,13 +333,13 @@ def test_a_cluster_whose_guidelines_fail_keeps_them(
     old = Rubric(criteria=rubric.criteria, clusters={"algebra": "Check signs."})
     cases = samples([replace(rollout(0, 0.5), cluster="algebra")], {})
     with LLMServer(lambda kind, body: "no JSON" if kind in ("guide", "repair") else None) as server:
-        proposal = background.wait(meta(make_client(), server).propose(old, cases, "", "d"))
+        proposal = event_loop.wait(meta(make_client(), server).propose(old, cases, "", "d"))
     assert proposal.rubric is not None and proposal.rubric.clusters == old.clusters
 
 
 def merged(criteria: list[dict[str, Any]], rubric: Rubric) -> Rubric:
     rows = [criterion | {"from": []} for criterion in criteria]
-    return drafts.merged({"criteria": rows, "guidelines": ""}, rubric, {})
+    return schemas.merged({"criteria": rows, "guidelines": ""}, rubric, {})
 
 
 def test_a_merge_keeps_the_order_in_force_and_the_limits(rubric: Rubric) -> None:
@@ -387,14 +387,14 @@ def test_criteria_made_of_the_instructions_are_refused(rubric: Rubric, descripti
         "kind": "merit",
     }
     with pytest.raises(ValueError, match="form: the description repeats these instructions"):
-        drafts.refined({"criteria": [draft]})
+        schemas.refined({"criteria": [draft]})
     with pytest.raises(ValueError, match="form: the description repeats these instructions"):
         merged([{**draft, "from": []}], rubric)
     own = {
         **draft,
         "description": "Whether each paragraph has a claim and a reason for it, and no set phrases.",
     }
-    assert drafts.refined({"criteria": [own]})[0].id == "form"
+    assert schemas.refined({"criteria": [own]})[0].id == "form"
 
 
 @pytest.mark.parametrize("times", [0, 1, 2])
@@ -404,7 +404,7 @@ def test_a_refused_rubric_goes_back_once_with_the_reasons(
     gate: Any = Refuses(times)
     material = Material(rubric, [rollout(0, 0.5)], {}, [], "", 10)
     with LLMServer() as server:
-        found = background.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
+        found = event_loop.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
         revisions = server.prompts("revise")
     assert len(gate.seen) == len(found.attempts) == min(times, 1) + 1
     assert len(revisions) == min(times, 1)
@@ -419,7 +419,7 @@ def test_no_revision_is_asked_for_that_could_not_be_tried_out(
     gate: Any = Refuses(2, affords=False)
     material = Material(rubric, [rollout(0, 0.5)], {}, [], "", 10)
     with LLMServer() as server:
-        found = background.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
+        found = event_loop.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
         assert not server.prompts("revise")
     assert (len(found.attempts), found.reason) == (1, "it pays for titles")
 
@@ -430,7 +430,7 @@ def test_an_unchanged_proposal_costs_no_check(make_client: Callable[..., Client]
     gate: Any = Refuses(0)
     material = Material(rubric, [rollout(0, 0.5)], {}, [], "", 10)
     with LLMServer(lambda kind, body: answer if kind == "merge" else None) as server:
-        found = background.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
+        found = event_loop.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
     assert (found.rubric, found.status, gate.seen) == (None, "unchanged", [])
 
 

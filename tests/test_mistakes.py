@@ -10,7 +10,7 @@ import pytest
 from made_run import made_run
 
 from mpo_lite.cli.main import main
-from mpo_lite.resolve import load_config
+from mpo_lite.config_sources import load_config
 from mpo_lite.sandbox.data import policy_dir
 
 Refused = Callable[..., str]

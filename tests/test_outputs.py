@@ -20,8 +20,8 @@ from mpo_lite.cli.main import main
 from mpo_lite.cli.outputs import UNFINISHED, new_file, new_folder
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
-from mpo_lite.files import read_rows
-from mpo_lite.runs import Run
+from mpo_lite.jsonl import read_rows
+from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
 
 WRITERS = ("score", "score --no-judge", "refine", "compare", "eval")

@@ -14,7 +14,7 @@ from llm_server import LLMServer
 from safetensors import safe_open
 from test_train import fails_on_every
 
-from mpo_lite.files import read_rows
+from mpo_lite.jsonl import read_rows
 from mpo_lite.training.ppo import PPO, gae, token_rewards, value_losses
 
 unit = st.floats(-2, 2, width=32)

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpo_lite.llm.structured import MAX_ANSWER, parse_object
+from mpo_lite.llm.structured_output import MAX_ANSWER, parse_object
 from mpo_lite.prompts import fence, fenced, prompts_dir, render
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.text import defuse, without_thinking
+from mpo_lite.sanitize import defuse, without_thinking
 
 KEY = b"secret of a cache directory"
 

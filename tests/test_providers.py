@@ -5,7 +5,7 @@ from llm_server import LLMServer
 from test_client import MakeClient, call
 
 from mpo_lite.errors import CallFailed, EndpointError
-from mpo_lite.llm import background
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.models import KEYLESS
 from mpo_lite.llm.transport import provider_key
 
@@ -54,7 +54,7 @@ def test_each_provider_has_a_variable_of_its_own(
 )
 def test_a_key_that_is_missing_is_named(make_client: MakeClient, model: str, said: str) -> None:
     with LLMServer() as server, pytest.raises(EndpointError, match=f"{model}: the key is missing.*; {said}$"):
-        background.wait(make_client().ask(call(server, model=model, api_base=None, api_key=None)))
+        event_loop.wait(make_client().ask(call(server, model=model, api_base=None, api_key=None)))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_key_that_is_missing_is_named(make_client: MakeClient, model: str, sai
 )
 def test_which_key_is_refused_is_said(make_client: MakeClient, backend: dict[str, str], said: str) -> None:
     with LLMServer(key="right") as server, pytest.raises(EndpointError, match=said):
-        background.wait(make_client().ask(call(server, **backend)))
+        event_loop.wait(make_client().ask(call(server, **backend)))
 
 
 def test_a_providers_own_key_that_is_refused_is_named(
@@ -81,7 +81,7 @@ def test_a_providers_own_key_that_is_refused_is_named(
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         hosted = call(server, model="openai/gpt-4o", api_base=None, api_key=None)
         with pytest.raises(EndpointError, match=r"gpt-4o: the key in OPENAI_API_KEY is refused \(401\)"):
-            background.wait(make_client().ask(hosted))
+            event_loop.wait(make_client().ask(hosted))
 
 
 def test_a_provider_that_cannot_be_reached_is_no_server_of_ones_own(
@@ -92,7 +92,7 @@ def test_a_provider_that_cannot_be_reached_is_no_server_of_ones_own(
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     hosted = call(server, model="openai/gpt-4o", api_base=None, api_key="sk-some-key")
     with pytest.raises(CallFailed, match="openai/gpt-4o: cannot reach openai: see your network or proxy"):
-        background.wait(make_client().ask(hosted))
+        event_loop.wait(make_client().ask(hosted))
 
 
 @pytest.mark.parametrize("model", ["hosted_vllm/x", "lm_studio/x", "openai_like/x"])
@@ -101,7 +101,7 @@ def test_a_server_of_ones_own_needs_an_address(make_client: MakeClient, model: s
     with LLMServer() as server:
         nowhere = call(server, model=model, api_base=None, api_key=None, role=role)
         with pytest.raises(EndpointError, match=rf"{model}: .*give --{role}-api-base http://HOST:PORT/v1"):
-            background.wait(make_client().ask(nowhere))
+            event_loop.wait(make_client().ask(nowhere))
 
 
 @pytest.mark.parametrize(
@@ -116,5 +116,5 @@ def test_a_server_of_ones_own_needs_an_address(make_client: MakeClient, model: s
 )
 def test_an_unknown_name_suggests_near_ones(make_client: MakeClient, name: str, meant: str) -> None:
     with LLMServer() as server, pytest.raises(EndpointError) as caught:
-        background.wait(make_client().ask(call(server, model=name, api_base=None, api_key=None)))
+        event_loop.wait(make_client().ask(call(server, model=name, api_base=None, api_key=None)))
     assert meant in str(caught.value)

@@ -10,9 +10,9 @@ import pytest
 
 from mpo_lite.cli.main import main
 from mpo_lite.cli.quickstart import tell
-from mpo_lite.files import append_rows, read_rows
+from mpo_lite.jsonl import append_rows, read_rows
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.runs import Run, Version
+from mpo_lite.run_dir import Run, Version
 
 SEED = 123
 

@@ -14,14 +14,14 @@ from test_client import SCHEMA, call, error, faults, reply
 
 from mpo_lite.cli.main import main
 from mpo_lite.errors import CallFailed, failures_in_words
-from mpo_lite.files import read_rows
+from mpo_lite.jsonl import read_rows
 from mpo_lite.judge.base import REASON_CHARS, Sample, _tell_of_levels, reply_room, verdict_schema
 from mpo_lite.judge.groupwise import GroupwiseJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
-from mpo_lite.llm import background
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
-from mpo_lite.llm.structured import BOUNDS, form, object_schema, without_bounds
+from mpo_lite.llm.structured_output import BOUNDS, form, object_schema, without_bounds
 from mpo_lite.rubric import Rubric
 
 MakeClient = Callable[..., Client]
@@ -89,7 +89,7 @@ def test_bounds_that_a_model_refuses_are_left_out_from_then_on(
     with LLMServer(refusing_bounds(said)) as server:
         client = make_client(concurrency=1)
         judge = pointwise(client, server)
-        verdicts = background.wait(judge.verdicts([Sample("p", f"a{n}") for n in range(3)], rubric))
+        verdicts = event_loop.wait(judge.verdicts([Sample("p", f"a{n}") for n in range(3)], rubric))
         assert all(verdict.reward is not None for verdict in verdicts)
         # Those that waited meanwhile do not have to find out for themselves.
         assert len(server.requests) == 1 + 3
@@ -103,7 +103,7 @@ def test_many_refusals_of_bounds_at_once_do_not_cost_the_schema(
     with LLMServer(refusing_bounds("response_format: 'maxLength' is not supported"), delay=0.1) as server:
         client = make_client(concurrency=16)
         judge = pointwise(client, server)
-        background.wait(judge.verdicts([Sample("p", f"a{n}") for n in range(12)], rubric))
+        event_loop.wait(judge.verdicts([Sample("p", f"a{n}") for n in range(12)], rubric))
         assert client._sender.habits(judge.backend).refused == {"bounds"}
 
 
@@ -118,7 +118,7 @@ def test_a_model_that_takes_no_schema_at_all_steps_down(make_client: MakeClient,
     with LLMServer(fault) as server:
         client = make_client()
         judge = pointwise(client, server)
-        (verdict,) = background.wait(judge.verdicts([Sample("p", "a")], rubric))
+        (verdict,) = event_loop.wait(judge.verdicts([Sample("p", "a")], rubric))
         assert verdict.reward is not None and "tools" in server.requests[-1]
         assert not form("json_schema", {}).keys() & server.requests[-1].keys()
 
@@ -131,19 +131,19 @@ def test_the_token_limit_follows_criteria_and_answers(
     with LLMServer() as server:
         single = pointwise(make_client(), server)
         judge = GroupwiseJudge(single, answers) if answers > 1 else single
-        background.wait(judge.verdicts([Sample("p", f"a{n}") for n in range(answers)], by))
+        event_loop.wait(judge.verdicts([Sample("p", f"a{n}") for n in range(answers)], by))
         assert [body["max_tokens"] for body in server.requests] == [reply_room(criteria * answers)]
 
 
 def test_a_limit_of_the_users_own_holds(make_client: MakeClient, rubric: Rubric) -> None:
     with LLMServer() as server:
-        background.wait(pointwise(make_client(), server, 77).verdicts([Sample("p", "a")], rubric))
+        event_loop.wait(pointwise(make_client(), server, 77).verdicts([Sample("p", "a")], rubric))
         assert [body["max_tokens"] for body in server.requests] == [77]
 
 
 def test_a_cut_reply_is_asked_for_again_with_the_request_to_be_shorter(make_client: MakeClient) -> None:
     with LLMServer(faults(reply('{"level', "length"))) as server:
-        background.wait(make_client().ask(call(server, text="how good?", max_tokens=50)))
+        event_loop.wait(make_client().ask(call(server, text="how good?", max_tokens=50)))
         first, second = (prompt_text(body) for body in server.requests)
         assert second.startswith(first) and "under fifteen words" in second.removeprefix(first)
         # No second message of one role in a row: some chat templates refuse that.
@@ -155,14 +155,14 @@ def test_a_sound_object_with_a_wrong_value_is_asked_for_again_in_the_same_form_w
     make_client: MakeClient,
 ) -> None:
     with LLMServer(faults('{"level": "1"}')) as server:
-        background.wait(make_client().ask(call(server)))
+        event_loop.wait(make_client().ask(call(server)))
         assert [sent_schema(body) for body in server.requests] == [SCHEMA, SCHEMA]
         assert "could not be used: not a level." in prompt_text(server.requests[1])
 
 
 def test_a_reply_in_another_form_is_asked_for_in_the_next_way(make_client: MakeClient) -> None:
     with LLMServer(faults('{"grade": 1}')) as server:
-        background.wait(make_client().ask(call(server)))
+        event_loop.wait(make_client().ask(call(server)))
         assert "tools" in server.requests[1] and "could not be used" in prompt_text(server.requests[1])
 
 
@@ -177,14 +177,14 @@ def test_a_server_without_tools_costs_a_model_no_bounds(make_client: MakeClient)
             asked, schema=object_schema({"level": SCHEMA["properties"]["level"] | {"pattern": "1"}})
         )
         client._sender.habits(asked.backend).refused.add("json_schema")
-        background.wait(client.ask(bounded))
+        event_loop.wait(client.ask(bounded))
         assert client._sender.habits(asked.backend).refused == {"json_schema", "tool"}
 
 
 def test_a_reply_that_stays_cut_is_called_cut(make_client: MakeClient) -> None:
     with LLMServer(lambda kind, body: reply('{"reason": "so long', "length")()) as server:
         with pytest.raises(CallFailed, match="cut off at the token limit") as caught:
-            background.wait(make_client().ask(call(server)))
+            event_loop.wait(make_client().ask(call(server)))
         assert (caught.value.kind, len(server.requests)) == ("cut", 2)
         assert caught.value.detail.endswith('the reply began: {"reason": "so long')
 
@@ -194,7 +194,7 @@ def test_a_failed_verdict_says_what_was_wrong_and_how_the_reply_began(
 ) -> None:
     wrong = {name.id: {"reason": "so", "level": "high"} for name in rubric.criteria}
     with LLMServer(lambda kind, body: json.dumps(wrong)) as server:
-        (verdict,) = background.wait(pointwise(make_client(), server).verdicts([Sample("p", "a")], rubric))
+        (verdict,) = event_loop.wait(pointwise(make_client(), server).verdicts([Sample("p", "a")], rubric))
     assert (verdict.reward, verdict.failure) == (None, "parse")
     assert "structure: the level must be a whole number from 0 to 2" in verdict.detail
     assert '{"structure": {"reason": "so", "level": "high"}' in verdict.detail
@@ -207,7 +207,7 @@ def test_levels_in_another_form_cost_one_call_and_one_notice(
     _tell_of_levels.cache_clear()
     right = {one.id: {"reason": "so", "level": form(1)} for one in rubric.criteria}
     with LLMServer(lambda kind, body: json.dumps(right)) as server:
-        verdicts = background.wait(
+        verdicts = event_loop.wait(
             pointwise(make_client(), server).verdicts([Sample("p", f"a{n}") for n in range(3)], rubric)
         )
         assert len(server.requests) == 3 and all(one.reward is not None for one in verdicts)
@@ -238,7 +238,7 @@ def test_every_call_that_failed_has_its_reason_in_the_ledger(
             server.fault = lambda kind, body: (
                 reply("no")() if len(server.requests) == 1 else fault(kind, body)
             )
-        background.wait(client.ask(call(server, text="a private prompt")))
+        event_loop.wait(client.ask(call(server, text="a private prompt")))
     text = (tmp_path / "calls.jsonl").read_text()
     rows = [json.loads(line) for line in text.splitlines() if line]
     failed = next(row for row in rows if row["outcome"] == outcome and reason in row["reason"])
@@ -252,7 +252,7 @@ def test_every_call_that_failed_has_its_reason_in_the_ledger(
 def test_what_a_model_turns_down_costs_nothing(make_client: MakeClient) -> None:
     with LLMServer(faults(error(400, "response_format json_schema is not supported"))) as server:
         client = make_client(max_usd=1.0)
-        background.wait(client.ask(call(server)))
+        event_loop.wait(client.ask(call(server)))
         assert (client.ledger.unmetered, client.ledger.tokens) == (0, 120)
 
 

@@ -14,10 +14,10 @@ from jobs import arguments, asked, same_run, wait_for, weights
 from llm_server import LLMServer
 
 from mpo_lite.checkpoints import last_checkpoint
-from mpo_lite.files import read_rows
+from mpo_lite.jsonl import read_rows
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.ledger import Ledger
-from mpo_lite.runs import Run
+from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.sandbox.judge_server import running
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo_lite.cli.main import main
-from mpo_lite.evaluation.interval import mean_interval
-from mpo_lite.evaluation.rating import Match, online_elo, rate
+from mpo_lite.stats.interval import mean_interval
+from mpo_lite.stats.rating import Match, online_elo, rate
 
 PUBLISHED = {1: (989.80, 1010.20), 2: (1004.49, 995.51), 3: (974.15, 1025.85)}
 

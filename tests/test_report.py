@@ -13,16 +13,16 @@ from made_run import CHANGE, made_run
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
-from mpo_lite.files import append_rows, read_rows
-from mpo_lite.report.accounts import accounts
-from mpo_lite.report.gather import gather, gold_change
-from mpo_lite.report.history import diff, history
+from mpo_lite.config_sources import load_config
+from mpo_lite.jsonl import append_rows, read_rows
+from mpo_lite.report.costs import accounts
+from mpo_lite.report.narrative import headline
 from mpo_lite.report.page import write_comparison, write_report
+from mpo_lite.report.rubric_history import diff, history
+from mpo_lite.report.run_data import gather, gold_change
 from mpo_lite.report.samples import LONGEST, MOST_BYTES, samples, shortened
-from mpo_lite.report.story import headline
-from mpo_lite.resolve import load_config
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.runs import Run, Version
+from mpo_lite.run_dir import Run, Version
 
 
 def known(run: Run) -> dict[str, Any]:

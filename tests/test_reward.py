@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from llm_server import LLMServer, completion_of, openai_reply, prompt_text
 
 from mpo_lite.config import Config
+from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError, JudgeDown
-from mpo_lite.files import read_rows
+from mpo_lite.jsonl import read_rows
 from mpo_lite.judge.base import Sample
-from mpo_lite.resolve import load_config
-from mpo_lite.runs import Run
-from mpo_lite.training.early import Early
-from mpo_lite.training.reward import drop_thin_groups, has_spread, score_batch
-from mpo_lite.training.session import Session
+from mpo_lite.loop.prefetch import Early
+from mpo_lite.loop.reward import drop_thin_groups, has_spread, score_batch
+from mpo_lite.loop.session import Session
+from mpo_lite.run_dir import Run
 
 GROUP = 4
 REWARDS = st.lists(st.none() | st.floats(0, 1), min_size=0, max_size=6)
@@ -250,9 +250,7 @@ def test_a_cap_in_usd_is_refused_for_a_model_without_a_price(open_session: Calla
 
 
 def test_a_session_needs_no_torch() -> None:
-    code = (
-        "import sys, mpo_lite.training.session, mpo_lite.training.reward; assert 'torch' not in sys.modules"
-    )
+    code = "import sys, mpo_lite.loop.session, mpo_lite.loop.reward; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -392,16 +390,16 @@ import sys
 from pathlib import Path
 import torch.distributed
 from mpo_lite.config import Config
-from mpo_lite.resolve import load_config
+from mpo_lite.config_sources import load_config
 from mpo_lite.errors import StopRun
 from mpo_lite.judge.base import Sample
-from mpo_lite.llm import sender
-from mpo_lite.runs import Run
-from mpo_lite.training.reward import score_batch
-from mpo_lite.training.session import Session
+from mpo_lite.llm import request
+from mpo_lite.run_dir import Run
+from mpo_lite.loop.reward import score_batch
+from mpo_lite.loop.session import Session
 
 rank, url, folder, mark = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4]
-sender._wait = lambda state: 0.01
+request._wait = lambda state: 0.01
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 given = {"judge": "openai/m", "judge_api_base": url, "baseline": "iter0", "breaker_pause": 0.0}
 given |= {"data": str(folder / "data.jsonl"), "cache_dir": folder / f"cache{rank}", "concurrency": 10}

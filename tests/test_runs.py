@@ -16,9 +16,9 @@ from mpo_lite.checkpoints import (
 )
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, RunError
-from mpo_lite.files import journal, read_rows
+from mpo_lite.jsonl import journal, read_rows
 from mpo_lite.rubric import Rubric, dump_rubric, load_rubric
-from mpo_lite.runs import Run, Version
+from mpo_lite.run_dir import Run, Version
 from mpo_lite.types import Assessment, Rollout, Verdict
 
 

@@ -16,7 +16,7 @@ from mpo_lite.prompts import Prompt, fence, prompts_dir, render
 from mpo_lite.rubric import Rubric, load_rubric
 from mpo_lite.sandbox import data, library, measures, simulate, simulate_meta
 from mpo_lite.sandbox.simulate import reply, weaknesses
-from mpo_lite.text import defuse
+from mpo_lite.sanitize import defuse
 from mpo_lite.types import Assessment, Message
 
 KEY = b"0123456789abcdef"

@@ -17,7 +17,7 @@ from test_client import MakeClient, call, error
 from mpo_lite.activity import activities
 from mpo_lite.errors import CallFailed
 from mpo_lite.judge.base import LONGEST_BATCH, in_time
-from mpo_lite.llm import background
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.limiter import START, Limiter
 
@@ -229,7 +229,7 @@ def ask_all(client: Client, calls: Sequence[Any]) -> list[Any]:
     async def work() -> list[Any]:
         return await asyncio.gather(*(client.ask(each) for each in calls), return_exceptions=True)
 
-    return background.wait(work())
+    return event_loop.wait(work())
 
 
 class OneAtATime(LLMServer):

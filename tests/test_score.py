@@ -11,8 +11,8 @@ from aiohttp import web
 from llm_server import LLMServer, kind_of, openai_reply, prompt_text
 
 from mpo_lite.cli.main import main
-from mpo_lite.files import read_rows
-from mpo_lite.resolve import load_config
+from mpo_lite.config_sources import load_config
+from mpo_lite.jsonl import read_rows
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.sandbox.judge_server import running
 

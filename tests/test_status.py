@@ -21,8 +21,8 @@ from llm_server import LLMServer, completion_of, kind_of, prompt_text
 from mpo_lite import activity as activity_module
 from mpo_lite.activity import activities, activity
 from mpo_lite.cli import status
+from mpo_lite.cli._display import Display
 from mpo_lite.cli.main import main
-from mpo_lite.cli.progress import Display
 from mpo_lite.cli.status import Status, phrase, sentence
 
 FASTER = 10

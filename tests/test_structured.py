@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo_lite.judge.base import parse_verdict, verdict_schema
-from mpo_lite.llm.structured import parse_object, whole_number
+from mpo_lite.llm.structured_output import parse_object, whole_number
 from mpo_lite.rubric import Rubric
 
 GOOD = {

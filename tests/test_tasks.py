@@ -12,9 +12,9 @@ from llm_server import LLMServer
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
 from mpo_lite.errors import TaskError
-from mpo_lite.files import read_rows
+from mpo_lite.jsonl import read_rows
 from mpo_lite.prompts import prompts_dir
-from mpo_lite.runs import Run
+from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import prompts as sandbox_prompts
 from mpo_lite.tasks.data import load_prompts, mapped
 from mpo_lite.tasks.rules import rule_results, rule_verdict

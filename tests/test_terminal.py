@@ -17,8 +17,8 @@ from test_status import on_terminal
 import mpo_lite.cli
 from mpo_lite.activity import activity
 from mpo_lite.cli import status
+from mpo_lite.cli._display import Display
 from mpo_lite.cli.main import main
-from mpo_lite.cli.progress import Display
 from mpo_lite.cli.status import Status
 from mpo_lite.cli.terminal import console, echo
 

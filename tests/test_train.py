@@ -18,14 +18,14 @@ from trl import GRPOTrainer
 
 from mpo_lite.checkpoints import last_checkpoint
 from mpo_lite.cli.main import main
-from mpo_lite.files import read_rows
+from mpo_lite.config_sources import load_config
+from mpo_lite.jsonl import read_rows
+from mpo_lite.loop.reward import judge_samples
+from mpo_lite.loop.session import Session
 from mpo_lite.prompts import prompts_dir
-from mpo_lite.resolve import load_config
-from mpo_lite.runs import Run
+from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.mpo import MPO
-from mpo_lite.training.reward import judge_samples
-from mpo_lite.training.session import Session
 
 
 def test_real_prompts_train_against_an_openai_judge_and_an_anthropic_meta_judge(
@@ -434,7 +434,7 @@ def test_a_finished_run_is_complete_and_can_be_trained_on(
         first = train(*flags, steps=2, trainer="{lr_scheduler_type: cosine}")
         server.requests.clear()
         with monkeypatch.context() as patch:
-            patch.setattr("mpo_lite.cli.job.Session", None)  # nothing is loaded or asked
+            patch.setattr("mpo_lite.cli._run_job.Session", None)  # nothing is loaded or asked
             main(["resume", str(run.path), "--json"])
             output = capsys.readouterr()
             told_again = json.loads(output.out.splitlines()[-1])

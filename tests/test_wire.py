@@ -18,7 +18,7 @@ from test_client import MakeClient, call
 from test_faults import GOOD, failure, raw_server
 
 from mpo_lite.errors import EndpointError
-from mpo_lite.llm import background, transport, wire
+from mpo_lite.llm import event_loop, transport, wire
 from mpo_lite.llm.wire import MAX_REPLY, _origin
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
@@ -46,7 +46,7 @@ def test_no_provider_follows_a_redirect(make_client: MakeClient, model: str, cod
     with raw_server(believe) as other, raw_server(redirect) as server:
         asked = call(server, text=PRIVATE, model=model, api_key=KEY)
         with pytest.raises(EndpointError) as caught:
-            background.wait(make_client().ask(asked))
+            event_loop.wait(make_client().ask(asked))
         host = other.url.removesuffix("/v1")
         assert f"redirects to {host}; give its address as --judge-api-base" in str(caught.value)
         assert "leak" not in str(caught.value) and KEY not in str(caught.value)
@@ -59,7 +59,7 @@ def test_a_redirect_of_the_meta_judge_names_its_own_flag(make_client: MakeClient
         LLMServer(lambda kind, body: web.Response(status=307, headers=moved.headers)) as server,
         pytest.raises(EndpointError, match=r"redirects to https://elsewhere\.example; .*--meta-api-base"),
     ):
-        background.wait(make_client().ask(call(server, role="meta")))
+        event_loop.wait(make_client().ask(call(server, role="meta")))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_of_where_it_redirects_to_only_the_host_is_told(url: str, origin: str) -
 @pytest.mark.parametrize("name", [f"{provider}/m" for provider in sorted(transport.UNGUARDED)])
 def test_clients_that_cannot_be_guarded_are_not_used(make_client: MakeClient, name: str) -> None:
     with LLMServer() as server, pytest.raises(EndpointError, match="may follow redirects"):
-        background.wait(make_client().ask(call(server, model=name)))
+        event_loop.wait(make_client().ask(call(server, model=name)))
     assert not server.requests
 
 
@@ -89,7 +89,7 @@ def test_a_client_that_bypasses_the_guard_is_found_out(
     """Another version of LiteLLM may ask a provider in a way that this one does not."""
     monkeypatch.setattr(wire, "watch", wire.Exchange)  # nothing is seen of what is sent
     with LLMServer() as server, pytest.raises(EndpointError, match="may follow redirects"):
-        background.wait(make_client().check(call(server).backend))
+        event_loop.wait(make_client().check(call(server).backend))
 
 
 @pytest.mark.parametrize("model", ["openai/m", "hosted_vllm/m", "anthropic/claude-sonnet-4-5-20250929"])
@@ -141,7 +141,7 @@ def test_a_huge_error_does_not_freeze_the_loop(make_client: MakeClient, status: 
 
     with raw_server(lambda connection, hit: respond(connection, status, body)) as server:
         client = make_client()
-        ticking = background.submit(tick())
+        ticking = event_loop.submit(tick())
         try:
             failed = failure(client, call(server, model=model))
         finally:
@@ -161,7 +161,7 @@ def test_a_compressed_answer_is_read(
         respond(connection, "200 OK", pack(GOOD.encode()), f"Content-Encoding: {encoding}")
 
     with raw_server(answer) as server:
-        assert background.wait(make_client().ask(call(server))) == 1
+        assert event_loop.wait(make_client().ask(call(server))) == 1
 
 
 def test_what_is_no_gzip_is_asked_for_again(make_client: MakeClient) -> None:
@@ -169,7 +169,7 @@ def test_what_is_no_gzip_is_asked_for_again(make_client: MakeClient) -> None:
         respond(connection, "200 OK", GOOD.encode(), *(["Content-Encoding: gzip"] if hit == 1 else []))
 
     with raw_server(answer) as server:
-        assert background.wait(make_client().ask(call(server))) == 1
+        assert event_loop.wait(make_client().ask(call(server))) == 1
         assert server.hits == 2
 
 
@@ -211,7 +211,7 @@ def test_usage_that_cannot_be_counts_as_the_worst_case(make_client: MakeClient, 
     ) as server:
         client = make_client(max_tokens=20_000, max_usd=1.0)
         for text in ("one", "two", "three"):
-            assert background.wait(client.ask(call(server, text=text, max_tokens=100))) == 1
+            assert event_loop.wait(client.ask(call(server, text=text, max_tokens=100))) == 1
         ledger = client.ledger
         assert ledger.unmetered == len(server.requests) >= 3
         assert 3 * 600 < ledger.tokens < len(server.requests) * 1000 and ledger.cached_tokens == 0

@@ -19,12 +19,12 @@ from mpo_lite.activity import activities
 from mpo_lite.checkpoints import last_checkpoint
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
-from mpo_lite.evaluation.chat import Chat, Completion
-from mpo_lite.evaluation.generate import RowEnds, generate
-from mpo_lite.files import read_rows
-from mpo_lite.runs import Run
-from mpo_lite.text import without_thinking
+from mpo_lite.jsonl import read_rows
+from mpo_lite.run_dir import Run
+from mpo_lite.sanitize import without_thinking
 from mpo_lite.training.algorithms import GRPO, RLOO
+from mpo_lite.training.chat import Chat, Completion
+from mpo_lite.training.generate import RowEnds, generate
 from mpo_lite.training.policy import chat_of, trained_policy
 
 NAMES = list(ZOO)

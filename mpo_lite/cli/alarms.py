@@ -10,16 +10,16 @@ from typing import Any
 import click
 
 from mpo_lite.activity import activity
-from mpo_lite.cli.options import json_option
+from mpo_lite.alarms.alarms import Reference, check, not_looked_at
+from mpo_lite.alarms.features import Row
+from mpo_lite.cli._options import json_option
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import TaskError
-from mpo_lite.monitor.alarms import Reference, check, not_looked_at
-from mpo_lite.monitor.rows import Row
-from mpo_lite.runs import Run
+from mpo_lite.loop.alarm_window import WINDOW
+from mpo_lite.run_dir import Run
+from mpo_lite.sanitize import counted
 from mpo_lite.tasks.data import responses
-from mpo_lite.text import counted
-from mpo_lite.training.watch import WINDOW
 
 _SHOWN = 5
 

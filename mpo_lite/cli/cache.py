@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
-from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli._options import config_options, json_option
 from mpo_lite.cli.terminal import echo
+from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError
 from mpo_lite.llm.cache import AnswerCache
-from mpo_lite.resolve import load_config
 
 _DAY_S = 86_400
 

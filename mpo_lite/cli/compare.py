@@ -13,25 +13,25 @@ from typing import Any
 import click
 
 from mpo_lite.activity import activity
-from mpo_lite.cli.job import SIMULATED, sandboxed
+from mpo_lite.cli._models import answers, batch_size_option, policy_at, refuse_missing
+from mpo_lite.cli._options import config_options, json_option
+from mpo_lite.cli._run_job import SIMULATED, sandboxed
 from mpo_lite.cli.judging import judge_twice, spend_in_words
-from mpo_lite.cli.options import config_options, json_option
 from mpo_lite.cli.outputs import new_file, overwrite_option
-from mpo_lite.cli.policies import answers, batch_size_option, policy_at, refuse_missing
 from mpo_lite.cli.rate import COLUMNS, lines, rated
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
+from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError, EndpointError, JudgeDown, StopRun
-from mpo_lite.files import append_rows, read_rows, write_atomically
+from mpo_lite.jsonl import append_rows, read_rows, write_atomically
 from mpo_lite.judge.breaker import Tally
-from mpo_lite.judge.endpoints import Endpoints
-from mpo_lite.judge.match import MatchJudge, Pair, Played
-from mpo_lite.llm import background
+from mpo_lite.judge.pairwise import MatchJudge, Pair, Played
+from mpo_lite.judge.pool import Endpoints
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.models import SANDBOX
-from mpo_lite.report.summary import not_judged
-from mpo_lite.resolve import load_config
-from mpo_lite.runs import Run
+from mpo_lite.report.figures import not_judged
+from mpo_lite.run_dir import Run
 from mpo_lite.tasks.data import load_prompts, responses
 from mpo_lite.tasks.spec import Task, task_of
 
@@ -177,7 +177,7 @@ def _play(config: Config, task: Task, told: Answers, file: Path) -> tuple[Tally,
 
     def winners(pairs: Sequence[Pair]) -> list[Played]:
         try:
-            return background.wait(judge.winners(pairs))
+            return event_loop.wait(judge.winners(pairs))
         except EndpointError as error:
             raise JudgeDown(str(error)) from None
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from mpo_lite.cli.options import FLAGS, config_options, json_option, overrides_option
+from mpo_lite.cli._options import FLAGS, config_options, json_option, overrides_option
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
-from mpo_lite.resolve import explained
+from mpo_lite.config_sources import explained
 from mpo_lite.strict_yaml import dump_yaml
 
 SCHEMA = "mpo-lite.schema.json"

@@ -16,21 +16,21 @@ from urllib.parse import urlsplit
 import click
 
 from mpo_lite.activity import activity
-from mpo_lite.cli.job import sandboxed
+from mpo_lite.cli._options import config_options, json_option, overrides_option
+from mpo_lite.cli._run_job import sandboxed
 from mpo_lite.cli.meta_trial import meta_lines, meta_row, one_line
-from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
+from mpo_lite.config_sources import load_config
 from mpo_lite.errors import CallFailed, EndpointError, UsageError
 from mpo_lite.judge.base import Judge, Sample
-from mpo_lite.judge.endpoints import Endpoints
 from mpo_lite.judge.panel import build_judge
-from mpo_lite.llm import background, transport
+from mpo_lite.judge.pool import Endpoints
+from mpo_lite.llm import event_loop, transport
 from mpo_lite.llm.models import Backend
-from mpo_lite.meta.offline import propose_once
-from mpo_lite.meta.step import MetaJudge
-from mpo_lite.resolve import load_config
+from mpo_lite.meta.meta_judge import MetaJudge
+from mpo_lite.meta.refine import propose_once
 from mpo_lite.rubric import Rubric
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
@@ -128,7 +128,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _machine() -> Finding:
-    from mpo_lite.training.environment import accelerators  # loads torch
+    from mpo_lite.loop.environment import accelerators  # loads torch
 
     devices = accelerators()
     if not devices:
@@ -210,7 +210,7 @@ def _verdicts(
     """Verdicts on a good and a poor answer, none where one failed, and what is to be said of them."""
     name = f"verdicts of {backend.model}"
     try:
-        verdicts = background.wait(judge.verdicts(samples, rubric))
+        verdicts = event_loop.wait(judge.verdicts(samples, rubric))
     except EndpointError as error:
         return [], Finding(name, "bad", str(error))
     good, poor = verdicts
@@ -237,7 +237,7 @@ def _meta_step(
     meta = MetaJudge(models.client, backend, task.purpose)
     work = propose_once(meta, task.rubric, samples, verdicts, time.time_ns(), META_SAMPLES)
     try:
-        row = meta_row(task.rubric, background.wait(work))
+        row = meta_row(task.rubric, event_loop.wait(work))
     except EndpointError as error:
         return Finding("meta step", "bad", str(error))
     told = "; ".join(meta_lines(row))
@@ -250,7 +250,7 @@ def _tried(models: Endpoints, name: str, backend: Backend) -> Finding:
     """One tiny verdict: whether it comes, how fast, in which form, and whether its price is known."""
     started = time.monotonic()
     try:
-        rung = background.wait(models.client.probe(backend))
+        rung = event_loop.wait(models.client.probe(backend))
     except EndpointError as error:
         return Finding(name, "bad", str(error))
     except CallFailed as error:

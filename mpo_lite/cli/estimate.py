@@ -9,13 +9,13 @@ from typing import Any
 import click
 from rich.table import Table
 
-from mpo_lite.cli.job import sandboxed
-from mpo_lite.cli.options import FLAGS, GroupedCommand, config_options, json_option, overrides_option
+from mpo_lite.cli._options import FLAGS, GroupedCommand, config_options, json_option, overrides_option
+from mpo_lite.cli._run_job import sandboxed
 from mpo_lite.cli.terminal import console, echo
 from mpo_lite.config import Config
-from mpo_lite.resolve import load_config
-from mpo_lite.training.estimate import estimate, paid_for
-from mpo_lite.training.session import Session
+from mpo_lite.config_sources import load_config
+from mpo_lite.loop.estimate import estimate, paid_for
+from mpo_lite.loop.session import Session
 
 SHOWN = (
     "judge", "meta", "judge_api_base", "meta_api_base", "judge_mode", "replicates", "task", "goal", "data",

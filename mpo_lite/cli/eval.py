@@ -10,16 +10,16 @@ from typing import Any
 
 import click
 
-from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli._models import answers, batch_size_option, policy_at
+from mpo_lite.cli._options import config_options, json_option
 from mpo_lite.cli.outputs import new_file, overwrite_option
-from mpo_lite.cli.policies import answers, batch_size_option, policy_at
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import ConfigError
-from mpo_lite.files import append_rows
+from mpo_lite.jsonl import append_rows
+from mpo_lite.sanitize import counted
 from mpo_lite.tasks.data import load_prompts
 from mpo_lite.tasks.spec import load_builtin_tasks, task_of
-from mpo_lite.text import counted
 
 
 @click.command("eval", short_help="Measure a model by a task's gold metric on held-out prompts.")
@@ -83,7 +83,7 @@ def command(
             f"{model}: gold could not be measured of {len(values) - len(known)} of {len(values)} answers, "
             "because its verifier broke down over them; try again, or look at them by --out"
         )
-    from mpo_lite.evaluation.interval import mean_interval  # loads numpy
+    from mpo_lite.stats.interval import mean_interval  # loads numpy
 
     low, high = mean_interval(known)
     summary = {"model": policy.name, "task": task.name, "n": len(known)}

@@ -17,7 +17,7 @@ import click
 from mpo_lite import __version__
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import MPOError, storage_problem
-from mpo_lite.training.ranks import leads
+from mpo_lite.loop.distributed import leads
 
 COMMANDS = {
     "quickstart": "See Meta Policy Optimization work in three minutes: no key, no GPU, no network.",
@@ -52,7 +52,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = {"try": "trial"}.get(cmd_name, cmd_name)  # a keyword names no module
+        module = {"try": "preflight"}.get(cmd_name, cmd_name)  # a keyword names no module
         return importlib.import_module(f"mpo_lite.cli.{module}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> Any:
             echo(f"mpo-lite: {error}", err=True)
         sys.exit(error.exit_code)
     except click.NoSuchOption as error:
-        from mpo_lite.cli.options import explain_unknown  # loads the settings
+        from mpo_lite.cli._options import explain_unknown  # loads the settings
 
         _show(click.UsageError(explain_unknown(error), error.ctx))
         sys.exit(error.exit_code)

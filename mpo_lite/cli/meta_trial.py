@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpo_lite.meta.improve import Outcome
-from mpo_lite.meta.step import changes
+from mpo_lite.meta.meta_judge import changes
+from mpo_lite.meta.step import Outcome
 from mpo_lite.rubric import Rubric
 
 WIDTH = 100

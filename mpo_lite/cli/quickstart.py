@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from mpo_lite.cli.job import SIMULATED, run_job
-from mpo_lite.cli.options import config_options, json_option
+from mpo_lite.cli._options import config_options, json_option
+from mpo_lite.cli._run_job import SIMULATED, run_job
 from mpo_lite.cli.terminal import echo
+from mpo_lite.config_sources import load_config
 from mpo_lite.llm.models import SANDBOX
-from mpo_lite.report.summary import standing_alarms, standing_in_words
-from mpo_lite.resolve import load_config
-from mpo_lite.runs import Run, new_folder
-from mpo_lite.training.ranks import led
+from mpo_lite.loop.distributed import led
+from mpo_lite.report.figures import standing_alarms, standing_in_words
+from mpo_lite.run_dir import Run, new_folder
 
 SETTINGS: dict[str, Any] = {
     "judge": SANDBOX,

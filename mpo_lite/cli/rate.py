@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mpo_lite.cli.options import json_option
+from mpo_lite.cli._options import json_option
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import TaskError
 from mpo_lite.tasks.data import file_rows
@@ -54,7 +54,7 @@ def rated(file: Path, online_k: float | None = None) -> dict[str, Any]:
     Raises:
         TaskError: The file cannot be read, or a row is no match; says which.
     """
-    from mpo_lite.evaluation.rating import Match, online_elo, rate
+    from mpo_lite.stats.rating import Match, online_elo, rate
 
     matches = [Match(*_match(row, f"{file}: row {n}")) for n, row in enumerate(file_rows(file), start=1)]
     if not matches:

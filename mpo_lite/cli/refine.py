@@ -11,27 +11,27 @@ from typing import Any
 import click
 
 from mpo_lite.activity import activity
-from mpo_lite.cli.job import SIMULATED, sandboxed
+from mpo_lite.cli._options import config_options, json_option, overrides_option
+from mpo_lite.cli._run_job import SIMULATED, sandboxed
 from mpo_lite.cli.judging import spend_in_words
-from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
+from mpo_lite.config_sources import load_config
 from mpo_lite.errors import EndpointError, JudgeDown, StopRun, TaskError
 from mpo_lite.judge.base import Sample
-from mpo_lite.judge.endpoints import Endpoints
-from mpo_lite.llm import background
+from mpo_lite.judge.pool import Endpoints
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.models import SANDBOX
-from mpo_lite.meta.examine import Examiner
-from mpo_lite.meta.offline import Round, refine
-from mpo_lite.meta.step import MetaJudge
-from mpo_lite.resolve import load_config
+from mpo_lite.meta.gate_judge import Examiner
+from mpo_lite.meta.meta_judge import MetaJudge
+from mpo_lite.meta.refine import Round, refine
 from mpo_lite.rubric import dump_rubric
-from mpo_lite.runs import rubric_at
+from mpo_lite.run_dir import rubric_at
+from mpo_lite.sanitize import counted
 from mpo_lite.tasks.data import cluster_of, responses
 from mpo_lite.tasks.spec import Task, task_of
-from mpo_lite.text import counted
 
 FLAGS = (
     "task", "goal", "judge", "meta", "judge_api_base", "meta_api_base", "rubric", "rounds", "meta_samples",
@@ -107,7 +107,7 @@ def _refine(
 
     try:
         with activity("refining", config.rounds, "rounds") as work:
-            rounds = background.wait(refine(meta, examiner, task, config, first, samples, labels, finished))
+            rounds = event_loop.wait(refine(meta, examiner, task, config, first, samples, labels, finished))
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
     except StopRun as stop:

@@ -13,7 +13,7 @@ from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import MPOError
-from mpo_lite.runs import Run
+from mpo_lite.run_dir import Run
 
 
 @click.command("report", short_help="Write a run's report, or compare runs, as one HTML file.")

@@ -11,11 +11,11 @@ from rich.text import Text
 
 from mpo_lite.cli.terminal import console, echo
 from mpo_lite.errors import ConfigError
-from mpo_lite.files import JsonRow, write_atomically
+from mpo_lite.jsonl import JsonRow, write_atomically
+from mpo_lite.report.figures import changes_in_words, run_state
 from mpo_lite.report.samples import visible
-from mpo_lite.report.summary import changes_in_words, run_state
 from mpo_lite.rubric import Criterion, dump_rubric
-from mpo_lite.runs import Run, Version
+from mpo_lite.run_dir import Run, Version
 
 _FROZEN = "the rubric stays as it is, for this run holds no meta steps"
 

@@ -10,12 +10,12 @@ from typing import Any
 import click
 from rich.cells import cell_len
 
-from mpo_lite.cli.options import json_option
+from mpo_lite.cli._options import json_option
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import MPOError
+from mpo_lite.report.figures import run_figures, run_state
 from mpo_lite.report.samples import visible
-from mpo_lite.report.summary import run_figures, run_state
-from mpo_lite.runs import Run
+from mpo_lite.run_dir import Run
 
 _HEADINGS = ("run", "state", "batches", "rubric", "reward", "gold", "spend")
 _TEXTS = 2

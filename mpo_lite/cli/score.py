@@ -14,28 +14,28 @@ from typing import Any
 import click
 
 from mpo_lite.activity import activity
-from mpo_lite.cli.job import SIMULATED, sandboxed
+from mpo_lite.cli._options import config_options, json_option, overrides_option
+from mpo_lite.cli._run_job import SIMULATED, sandboxed
 from mpo_lite.cli.judging import judge_twice
-from mpo_lite.cli.options import config_options, json_option, overrides_option
 from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
+from mpo_lite.config_sources import load_config
 from mpo_lite.errors import EndpointError, FailureKind, JudgeDown, StopRun, TaskError
-from mpo_lite.files import append_rows
+from mpo_lite.jsonl import append_rows
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.breaker import Tally
-from mpo_lite.judge.endpoints import Endpoints
-from mpo_lite.llm import background
+from mpo_lite.judge.pool import Endpoints
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.models import SANDBOX
-from mpo_lite.report.summary import not_judged
-from mpo_lite.resolve import load_config
+from mpo_lite.report.figures import not_judged
 from mpo_lite.rubric import Rubric
-from mpo_lite.runs import rubric_at
+from mpo_lite.run_dir import rubric_at
+from mpo_lite.sanitize import counted
 from mpo_lite.tasks.data import cluster_of, mapped, responses
 from mpo_lite.tasks.rules import rule_results, rule_verdict
 from mpo_lite.tasks.spec import Task, task_of
-from mpo_lite.text import counted
 from mpo_lite.types import Verdict
 
 CHUNK = 256
@@ -130,7 +130,7 @@ def _verdicts(models: Endpoints, task: Task, rubric: Rubric, rows: Sequence[Row]
     ruled = [rule_verdict(sample.completion, rubric.set_hash, task.rules) for sample in samples]
     asked = [sample for sample, verdict in zip(samples, ruled, strict=True) if verdict is None]
     try:
-        judged = iter(background.wait(models.judge().verdicts(asked, rubric)))
+        judged = iter(event_loop.wait(models.judge().verdicts(asked, rubric)))
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
     return [verdict or next(judged) for verdict in ruled]

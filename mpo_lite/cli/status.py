@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar, cast
 
 from mpo_lite.activity import Activity, activities, hold
 from mpo_lite.cli.terminal import console
-from mpo_lite.text import visible
-from mpo_lite.training.ranks import leads
+from mpo_lite.loop.distributed import leads
+from mpo_lite.sanitize import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

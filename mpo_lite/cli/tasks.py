@@ -6,8 +6,8 @@ import click
 
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import TaskError
+from mpo_lite.sanitize import counted
 from mpo_lite.tasks.spec import Task, load_builtin_tasks, load_task
-from mpo_lite.text import counted
 
 
 @click.command("tasks", short_help="List the built-in tasks, or explain one.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from mpo_lite.text import visible
+from mpo_lite.sanitize import visible
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from mpo_lite.cli.job import run_job
-from mpo_lite.cli.options import FLAGS, GroupedCommand, config_options, json_option, overrides_option
-from mpo_lite.resolve import load_config
+from mpo_lite.cli._options import FLAGS, GroupedCommand, config_options, json_option, overrides_option
+from mpo_lite.cli._run_job import run_job
+from mpo_lite.config_sources import load_config
 
 
 @click.command("train", cls=GroupedCommand, short_help="Train a policy against a judge whose rubric evolves.")

@@ -12,7 +12,7 @@ from math import inf
 from typing import Any, Protocol, TypeVar, cast
 
 from mpo_lite.activity import activity
-from mpo_lite.llm.structured import Schema, object_schema, whole_number
+from mpo_lite.llm.structured_output import Schema, object_schema, whole_number
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Verdict
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mpo_lite.errors import FailureKind, JudgeDown, failures_in_words
-from mpo_lite.text import counted
+from mpo_lite.sanitize import counted
 
 TOLERATED_FAILURES = 3
 """Failures per batch that do not open the breaker, unless nothing else is in the batch."""

@@ -16,7 +16,7 @@ from mpo_lite.errors import CallFailed
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm.call import Call
-from mpo_lite.llm.structured import object_schema
+from mpo_lite.llm.structured_output import object_schema
 from mpo_lite.prompts import fence, render
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Verdict

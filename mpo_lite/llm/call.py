@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 from mpo_lite.llm.cache import cache_key
 from mpo_lite.llm.ledger import Purpose
 from mpo_lite.llm.models import Backend
-from mpo_lite.llm.structured import Schema
+from mpo_lite.llm.structured_output import Schema
 from mpo_lite.prompts import Prompt
 from mpo_lite.types import Message
 

@@ -17,17 +17,17 @@ from math import inf
 from typing import Any, NoReturn, cast
 
 from mpo_lite.errors import CallFailed
+from mpo_lite.llm.batching import Coalesced
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.call import Call, T
 from mpo_lite.llm.call_log import CallLog
-from mpo_lite.llm.coalesce import Coalesced
 from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.models import Backend
 from mpo_lite.llm.patience import Patience
 from mpo_lite.llm.reading import Reading
-from mpo_lite.llm.sender import Sender
-from mpo_lite.llm.structured import Rung, object_schema, parse_object
+from mpo_lite.llm.request import Sender
+from mpo_lite.llm.structured_output import Rung, object_schema, parse_object
 from mpo_lite.llm.transport import Reply
 from mpo_lite.prompts import Prompt, fence, render
 from mpo_lite.types import Message
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 
 class Client:
-    """Asks models. One per process, used on the loop of ``mpo_lite.llm.background``.
+    """Asks models. One per process, used on the loop of ``mpo_lite.llm.event_loop``.
 
     Args:
         cache: Where answers are kept.

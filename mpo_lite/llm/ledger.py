@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
-from mpo_lite.files import JsonRow, journal, read_rows
+from mpo_lite.jsonl import JsonRow, journal, read_rows
 
 Purpose = Literal["judge", "gate", "meta", "check"]
 """``judge``: of what is trained on; ``gate``: of all else that is judged; ``check``: whether one is there."""

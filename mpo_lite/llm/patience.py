@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from mpo_lite.errors import CallFailed
-from mpo_lite.llm.failures import Retryable
+from mpo_lite.llm.error_mapping import Retryable
 from mpo_lite.llm.limiter import Limiter
 
 T = TypeVar("T")

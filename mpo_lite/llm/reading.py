@@ -7,7 +7,7 @@ from typing import Generic
 
 from mpo_lite.errors import FailureKind
 from mpo_lite.llm.call import Call, T
-from mpo_lite.llm.structured import blank_loop, parse_object
+from mpo_lite.llm.structured_output import blank_loop, parse_object
 from mpo_lite.llm.transport import Reply
 
 

@@ -19,7 +19,7 @@ import aiohttp
 
 from mpo_lite.errors import EndpointError
 from mpo_lite.llm import wire
-from mpo_lite.llm.failures import ProviderKey, Retryable, meaning
+from mpo_lite.llm.error_mapping import ProviderKey, Retryable, meaning
 from mpo_lite.llm.models import ALIASES, KEYLESS, Backend
 from mpo_lite.types import Message
 

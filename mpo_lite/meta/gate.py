@@ -18,7 +18,7 @@ from itertools import combinations
 
 from mpo_lite.config import Thresholds
 from mpo_lite.judge.base import Sample
-from mpo_lite.meta.examine import Examiner
+from mpo_lite.meta.gate_judge import Examiner
 from mpo_lite.meta.objections import Objection
 from mpo_lite.meta.sentinels import SAID, Planted, plant
 from mpo_lite.rubric import Rubric

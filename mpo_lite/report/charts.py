@@ -9,7 +9,7 @@ from math import isfinite
 from statistics import fmean, pstdev
 from typing import Any
 
-from mpo_lite.files import JsonRow
+from mpo_lite.jsonl import JsonRow
 from mpo_lite.types import Rollout
 
 Track = dict[float, float | None]

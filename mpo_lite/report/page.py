@@ -20,15 +20,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mpo_lite.errors import ConfigError, MPOError, failures_in_words, storage_problem
-from mpo_lite.files import JsonRow, write_atomically
+from mpo_lite.jsonl import JsonRow, write_atomically
 from mpo_lite.report.charts import HEALTH
-from mpo_lite.report.compared import compared
-from mpo_lite.report.gather import gather
-from mpo_lite.report.signs import FULL
-from mpo_lite.report.story import headline
-from mpo_lite.report.summary import short, spaced
-from mpo_lite.runs import Run
-from mpo_lite.text import counted, visible
+from mpo_lite.report.comparison import compared
+from mpo_lite.report.figures import short, spaced
+from mpo_lite.report.health_checks import FULL
+from mpo_lite.report.narrative import headline
+from mpo_lite.report.run_data import gather
+from mpo_lite.run_dir import Run
+from mpo_lite.sanitize import counted, visible
 
 
 def write_report(run: Run, path: Path | None = None) -> Path:

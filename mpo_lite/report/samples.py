@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, groupby, islice
 
 from mpo_lite.errors import failures_in_words
-from mpo_lite.files import JsonRow
-from mpo_lite.runs import Run
-from mpo_lite.text import visible
+from mpo_lite.jsonl import JsonRow
+from mpo_lite.run_dir import Run
+from mpo_lite.sanitize import visible
 from mpo_lite.types import FIRST_PROBE, Rollout, Verdict
 
 MOST_BYTES = 2_500_000

@@ -20,9 +20,9 @@ from mpo_lite.activity import activity
 from mpo_lite.config import DATA_ENDINGS
 from mpo_lite.errors import TaskError
 from mpo_lite.rubric import MAX_CLUSTERS
+from mpo_lite.sanitize import counted
 from mpo_lite.tasks import hub
 from mpo_lite.tasks.spec import DataSource
-from mpo_lite.text import counted
 from mpo_lite.types import text_hash
 
 Row = dict[str, Any]

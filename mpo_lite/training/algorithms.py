@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from trl import GRPOTrainer, RLOOTrainer
 
-from mpo_lite.training.overlap import Overlap
 from mpo_lite.training.ppo import PPO
+from mpo_lite.training.trainers import Overlap
 
 __all__ = ["GRPO", "PPO", "RLOO"]
 

@@ -20,14 +20,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mpo_lite.checkpoints import MANIFEST, complete_checkpoint, read_state, require_intact
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
-from mpo_lite.evaluation.chat import Chat
-from mpo_lite.evaluation.generate import generate, gold_row
-from mpo_lite.files import journal
-from mpo_lite.runs import Version
-from mpo_lite.text import counted
-from mpo_lite.training.evolve import Evolution
-from mpo_lite.training.ranks import exchange, leads, led, world_size
-from mpo_lite.training.session import Answer, Session
+from mpo_lite.jsonl import journal
+from mpo_lite.loop.distributed import exchange, leads, led, world_size
+from mpo_lite.loop.schedule import Evolution
+from mpo_lite.loop.session import Answer, Session
+from mpo_lite.run_dir import Version
+from mpo_lite.sanitize import counted
+from mpo_lite.training.chat import Chat
+from mpo_lite.training.generate import generate, gold_row
 
 # TRL's names of what the metrics of a batch take over from its log.
 _TRL_METRICS = {

@@ -8,16 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mpo_lite.errors import ConfigError
-from mpo_lite.evaluation.chat import Completion
-from mpo_lite.runs import Run
+from mpo_lite.loop.begin import open_session
+from mpo_lite.loop.distributed import exchange, leads, rank, world_size
+from mpo_lite.loop.prefetch import Early
+from mpo_lite.loop.reward import Reward, groups, has_spread, judge_samples, score_batch
+from mpo_lite.loop.session import Session
+from mpo_lite.run_dir import Run
+from mpo_lite.sanitize import counted, without_thinking
 from mpo_lite.tasks.data import training_order
-from mpo_lite.text import counted, without_thinking
-from mpo_lite.training.begin import open_session
 from mpo_lite.training.callback import MPOCallback
-from mpo_lite.training.early import Early
-from mpo_lite.training.ranks import exchange, leads, rank, world_size
-from mpo_lite.training.reward import Reward, groups, has_spread, judge_samples, score_batch
-from mpo_lite.training.session import Session
+from mpo_lite.training.chat import Completion
 from mpo_lite.types import Verdict
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class MPO:
 
         Raises:
             ConfigError: The trainer was not set up for it, or the completions are no groups.
-            StopRun: The run has to stop; see ``mpo_lite.training.reward.score_batch``.
+            StopRun: The run has to stop; see ``mpo_lite.loop.reward.score_batch``.
         """
         self._require_open()
         if "trainer_state" in columns:

@@ -15,11 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, refusals
-from mpo_lite.evaluation.chat import Chat
+from mpo_lite.loop.session import Session
 from mpo_lite.tasks import hub
 from mpo_lite.tasks.spec import Task
+from mpo_lite.training.chat import Chat
 from mpo_lite.training.ppo import VALUE_HEAD, add_value_head
-from mpo_lite.training.session import Session
 
 
 def quiet_libraries() -> None:

@@ -15,7 +15,7 @@ import torch
 from trl import GRPOTrainer
 
 from mpo_lite.training.mpo import MPO
-from mpo_lite.training.overlap import Overlap
+from mpo_lite.training.trainers import Overlap
 
 VALUE_HEAD = "v_head"
 

@@ -12,9 +12,9 @@ from llm_server import LLMServer, completion_of, kind_of, prompt_text
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
-from mpo_lite.evaluation.generate import generate
-from mpo_lite.files import read_rows
-from mpo_lite.runs import Run
+from mpo_lite.jsonl import read_rows
+from mpo_lite.run_dir import Run
+from mpo_lite.training.generate import generate
 from mpo_lite.training.policy import chat_of, trained_policy
 
 POLICY = os.environ.get("MPO_REAL_POLICY", "")

@@ -15,7 +15,7 @@ import pytest
 from vllm_server import NO_BLANKS, serving
 
 from mpo_lite.cli.main import main
-from mpo_lite.files import read_rows
+from mpo_lite.jsonl import read_rows
 from mpo_lite.judge.base import REASON_CHARS
 from mpo_lite.rubric import load_rubric
 

@@ -10,15 +10,15 @@ from vllm_server import NO_BLANKS, make_model, serving
 
 from mpo_lite.cli.main import main
 from mpo_lite.errors import CallFailed, EndpointError
-from mpo_lite.files import read_rows
+from mpo_lite.jsonl import read_rows
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.groupwise import GroupwiseJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
-from mpo_lite.llm import background
+from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
-from mpo_lite.meta.step import MetaJudge
-from mpo_lite.meta.strategies.samples import samples
+from mpo_lite.meta.cases.samples import samples
+from mpo_lite.meta.meta_judge import MetaJudge
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Rollout
 
@@ -46,7 +46,7 @@ def backend(url: str, model: str = "hosted_vllm/tiny", **options: Any) -> Backen
 def test_every_verdict_is_whole_and_by_schema(make_client: MakeClient, vllm: str, rubric: Rubric) -> None:
     client = make_client(timeout_s=120, verdict_s=300)
     judge = PointwiseJudge(client, backend(vllm), "You are a strict reader.")
-    verdicts = background.wait(judge.verdicts(SAMPLES, rubric))
+    verdicts = event_loop.wait(judge.verdicts(SAMPLES, rubric))
     ids = [criterion.id for criterion in rubric.criteria]
     assert [list(verdict.assessments) for verdict in verdicts] == [ids] * 16
     assert all(verdict.reward is not None and 0 <= verdict.reward <= 1 for verdict in verdicts)
@@ -59,7 +59,7 @@ def test_a_group_is_judged_in_one_call(make_client: MakeClient, vllm: str, rubri
     judge = GroupwiseJudge(
         PointwiseJudge(client, backend(vllm, max_tokens=12000), "You are a strict reader."), 4
     )
-    verdicts = background.wait(judge.verdicts(SAMPLES[:4], rubric))
+    verdicts = event_loop.wait(judge.verdicts(SAMPLES[:4], rubric))
     assert all(verdict.reward is not None for verdict in verdicts)
     assert client.ledger.calls["judge"] == 1
 
@@ -71,7 +71,7 @@ def test_without_a_tool_parser_tools_are_refused_and_that_is_remembered(
     habits = client._sender.habits(backend(vllm))
     habits.refused.add("json_schema")
     judge = PointwiseJudge(client, backend(vllm, max_tokens=256), "You are a strict reader.")
-    verdicts = background.wait(judge.verdicts(SAMPLES[:2], rubric))
+    verdicts = event_loop.wait(judge.verdicts(SAMPLES[:2], rubric))
     assert habits.refused == {"json_schema", "tool"}
     # A random model's free JSON is no verdict.
     assert [(verdict.reward, verdict.failure) for verdict in verdicts] == [(None, "parse")] * 2
@@ -80,24 +80,24 @@ def test_without_a_tool_parser_tools_are_refused_and_that_is_remembered(
 def test_a_meta_step_ends_in_a_rubric_or_a_reason(make_client: MakeClient, vllm: str, rubric: Rubric) -> None:
     client = make_client(timeout_s=120, verdict_s=300)
     judge = PointwiseJudge(client, backend(vllm), "You are a strict reader.")
-    verdicts = background.wait(judge.verdicts(SAMPLES[:2], rubric))
+    verdicts = event_loop.wait(judge.verdicts(SAMPLES[:2], rubric))
     rollouts = [
         Rollout(0, row, sample.prompt, sample.completion, verdict, 0, verdict.reward)
         for row, (sample, verdict) in enumerate(zip(SAMPLES, verdicts, strict=False))
     ]
     meta = MetaJudge(client, backend(vllm, max_tokens=1024), "Good essays.")
-    proposal = background.wait(meta.propose(rubric, samples(rollouts, {}), "", "batch-1"))
+    proposal = event_loop.wait(meta.propose(rubric, samples(rollouts, {}), "", "batch-1"))
     assert proposal.rubric or proposal.reason
     assert client.ledger.calls["meta"] >= 2
 
 
 def test_the_check_tells_a_good_address_from_a_bad_one(make_client: MakeClient, vllm: str) -> None:
     client = make_client()
-    background.wait(client.check(backend(vllm)))
+    event_loop.wait(client.check(backend(vllm)))
     with pytest.raises(EndpointError, match="404"):
-        background.wait(client.check(backend(vllm, "hosted_vllm/other")))
+        event_loop.wait(client.check(backend(vllm, "hosted_vllm/other")))
     with pytest.raises(CallFailed):
-        background.wait(client.check(backend("http://127.0.0.1:9/v1")))
+        event_loop.wait(client.check(backend("http://127.0.0.1:9/v1")))
 
 
 def test_a_sample_too_long_for_the_context_is_shortened(
@@ -105,7 +105,7 @@ def test_a_sample_too_long_for_the_context_is_shortened(
 ) -> None:
     client = make_client(timeout_s=120, verdict_s=300)
     judge = PointwiseJudge(client, backend(vllm), "You are a strict reader.")
-    (verdict,) = background.wait(judge.verdicts([Sample("Write.", "Dogs bark at night. " * 4000)], rubric))
+    (verdict,) = event_loop.wait(judge.verdicts([Sample("Write.", "Dogs bark at night. " * 4000)], rubric))
     assert verdict.reward is not None
     assert client.ledger.calls["judge"] > 1
 
@@ -137,7 +137,7 @@ def test_white_space_without_end_is_never_a_score(
             client, backend(url, max_tokens=256, temperature=0.0), "You are a strict reader."
         )
         with caplog.at_level(logging.WARNING):
-            verdicts = background.wait(judge.verdicts(SAMPLES, rubric))
+            verdicts = event_loop.wait(judge.verdicts(SAMPLES, rubric))
     assert "disable_any_whitespace" in caplog.text
     # By the prompt alone a random model writes no JSON.
     assert [(verdict.reward, verdict.failure) for verdict in verdicts] == [(None, "parse")] * len(SAMPLES)

@@ -1,0 +1,154 @@
+"""Live progress: a panel on a terminal, plain lines elsewhere. Both say the same."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from mpo_lite.activity import Activity
+from mpo_lite.cli.status import Status, sentence
+from mpo_lite.errors import failures_in_words
+from mpo_lite.report.figures import changes_in_words, first_part, reason_in_words, spaced
+from mpo_lite.sanitize import counted
+
+_BARS = "▁▂▃▄▅▆▇█"
+_WIDTH = 48
+_STEPS = {"meta": "meta step", "rollback": "rollback", "pin": "pin", "refine": "refinement"}
+
+
+class Display:
+    """Shows the events of a session as they happen, and on a terminal what is under way between them.
+
+    Args:
+        steps: Generation batches in all.
+        status: Where to write.
+
+    Attributes:
+        training: Counts the batches, once there is anything to count.
+    """
+
+    def __init__(self, steps: int, status: Status) -> None:
+        self.training: Activity | None = None
+        self._status = status
+        self._steps = steps
+        self._gold: list[float] = []
+        self._rewards: list[tuple[int, float]] = []
+        self._figures: list[tuple[str, str]] = []
+        self._bar = Progress(TextColumn("[bold]batch"), MofNCompleteColumn(), BarColumn(None), expand=True)
+        self._task = self._bar.add_task("train", total=steps)
+
+    def __call__(self, kind: str, row: dict[str, Any]) -> None:
+        """Shows one event; see ``mpo_lite.loop.session.Observer``."""
+        if kind == "note":
+            self._status.print(Text(row["text"], style="dim"))
+        elif kind == "gold":
+            self._gold.append(row["gold"])
+            if row["batch"] == 0:
+                self._status.print(
+                    Text(f"gold before training: {row['gold']:.3f} on {counted(row['n'], 'held-out prompt')}")
+                )
+        elif kind == "meta":
+            self._status.print(_meta_line(row))
+        elif kind == "alarm":
+            self._status.print(_alarm_line(row))
+        elif kind == "step":
+            self._step(row)
+
+    def close(self) -> None:
+        """Leaves the last state on the screen."""
+        if self._status.frame:
+            self._status.frame = None
+            self._status.print(self._panel(()))
+
+    def _step(self, row: dict[str, Any]) -> None:
+        if self.training:
+            self.training.advance(row["batch"] - self.training.done)
+        if row["reward"] is not None:
+            self._rewards.append((row["version"], row["reward"]))
+        self._figures = _figures(row, self._gold, self._left())
+        if self._status.is_live:
+            self._bar.update(self._task, completed=row["batch"])
+            self._status.frame = self._panel
+        else:
+            line = "  ".join(f"{name} {value}" for name, value in self._figures)
+            self._status.print(Text(f"batch {row['batch']}/{self._steps}  {line}"))
+
+    def _panel(self, under_way: Sequence[Activity]) -> Panel:
+        """The last batch, with what is under way since."""
+        table = Table.grid(padding=(0, 2), expand=True)
+        for _ in range(5):
+            table.add_column()
+        cells = [Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in self._figures]
+        for start in range(0, len(cells), 5):
+            table.add_row(*cells[start : start + 5])
+        lines: list[Any] = [self._bar, table]
+        if self._rewards:
+            version = self._rewards[-1][0]
+            under = [reward for number, reward in self._rewards if number == version]
+            lines.append(Text.assemble((f"reward under v{version} ", "dim"), (_spark(under), "blue")))
+        if self._gold:
+            lines.append(Text.assemble(("gold             ", "dim"), (_spark(self._gold), "yellow")))
+        if under_way:
+            inner = [one for one in under_way if one is not self.training]  # the bar shows that one
+            doing = sentence(inner, time.monotonic()) or "updating the policy"
+            lines.append(Text(doing, "dim", no_wrap=True, overflow="ellipsis"))
+        return Panel(Group(*lines), title="mpo-lite", title_align="left")
+
+    def _left(self) -> str:
+        """Time left at the recent pace; the first batch, which warms up, does not count."""
+        seconds = self.training.seconds_left() if self.training else None
+        return "…" if seconds is None else f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+def _figures(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[str, str]]:
+    usd = "unpriced" if row["usd"] is None else f"${row['usd']:.4f}"
+    if row.get("unmetered"):
+        usd += f" at most ({counted(row['unmetered'], 'call')} unmetered)"
+    failed, kinds = row["judge_failures"], failures_in_words(row.get("failures", {}))
+    return [
+        ("reward", f"{_number(row['reward'])} (v{row['version']})"),
+        ("gold", _number(gold[-1] if gold else None)),
+        ("kl", _number(row.get("kl"))),
+        ("spread", _number(row["spread"])),
+        ("words", f"{row['words']:.0f}"),
+        ("failed", f"{failed} ({kinds})" if kinds else str(failed)),
+        *([("alarms", ", ".join(map(spaced, row["alarms"])))] if row.get("alarms") else []),
+        ("calls so far", str(row["judge_calls"] + row["gate_calls"] + row["meta_calls"])),
+        ("cache hits so far", str(row["cache_hits"])),
+        ("spend so far", usd),
+        ("left", left),
+    ]
+
+
+def _alarm_line(row: dict[str, Any]) -> Text:
+    seen = first_part(row["detail"], most=3)
+    return Text(f"alarm after batch {row['batch']}: {spaced(row['name'])}: {seen}", "red")
+
+
+def _meta_line(row: dict[str, Any]) -> Text:
+    what = _STEPS[row["kind"]]
+    if row["status"] != "accepted":
+        return Text(
+            f"{what} after batch {row['batch']}: rubric v{row['version']} stays ({reason_in_words(row)})",
+            "yellow",
+        )
+    parts = changes_in_words(row)
+    if row["kind"] != "meta":
+        parts += f" ({reason_in_words(row)})"
+    return Text(f"{what} after batch {row['batch']}: rubric v{row['version']}: {parts}", "green")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _spark(values: list[float]) -> str:
+    """Values in [0, 1] as a line of bars."""
+    return "".join(_BARS[min(7, int(value * 8))] for value in values[-_WIDTH:])

@@ -1,0 +1,98 @@
+"""Pairwise matches: a judge says which of two answers to a prompt is better. For comparison, not for
+training.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mpo_lite.errors import CallFailed, FailureKind
+from mpo_lite.judge.base import REASON, in_time, reply_room
+from mpo_lite.llm.call import Call
+from mpo_lite.llm.client import Client
+from mpo_lite.llm.models import Backend
+from mpo_lite.llm.structured_output import object_schema
+from mpo_lite.prompts import fence, render
+
+Winner = Literal["first", "second", "tie"]
+_WINNERS: tuple[Winner, ...] = ("first", "second", "tie")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two answers to a prompt, in the order they are shown."""
+
+    prompt: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Played:
+    """How a match ended: its winner, or why it was not judged, and what was seen of that."""
+
+    winner: Winner | None
+    failure: FailureKind | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class MatchJudge:
+    """A judge of matches.
+
+    Attributes:
+        client: Asks the model.
+        backend: The judge's model.
+        persona: Who the judge is to be, from the task.
+        purpose: What readers of the answers want, from the task.
+    """
+
+    client: Client
+    backend: Backend
+    persona: str
+    purpose: str
+
+    async def winners(self, pairs: Sequence[Pair]) -> list[Played]:
+        """Judges all pairs at once.
+
+        Returns:
+            How each match ended, in order.
+
+        Raises:
+            StopRun: A cap is reached, or the judge refuses for good.
+        """
+        late = Played(None, "timeout", "not judged when the time for the batch was over")
+        return await in_time([self._winner(pair) for pair in pairs], late, "pairs")
+
+    async def _winner(self, pair: Pair) -> Played:
+        try:
+            return Played(await self.client.ask(self.call(pair)))
+        except CallFailed as failure:
+            _log.debug("not judged: %s", failure)
+            return Played(None, failure.kind, failure.detail)
+
+    def call(self, pair: Pair) -> Call[Winner]:
+        """The question about a pair."""
+        key = self.client.cache.nonce_key
+
+        def parse(data: dict[str, Any]) -> Winner:
+            if set(data) != {"reason", "winner"} or data["winner"] not in _WINNERS:
+                raise ValueError(
+                    "must hold exactly reason and winner, and the winner be first, second or tie"
+                )
+            return data["winner"]
+
+        prompt = render(
+            "judge/match",
+            persona=self.persona,
+            purpose=self.purpose,
+            task=fence("task", pair.prompt, key),
+            first=fence("completion", pair.first, key),
+            second=fence("completion", pair.second, key),
+        )
+        schema = object_schema({"reason": REASON, "winner": {"type": "string", "enum": list(_WINNERS)}})
+        return Call(self.backend, "judge", prompt, schema, parse, room=reply_room(1))

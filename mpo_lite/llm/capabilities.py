@@ -1,0 +1,99 @@
+"""What a model has shown to take and to need; learned once, kept for the process, and said once."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from mpo_lite.llm.structured_output import LADDER, Rung, Schema, form, without_bounds
+
+THINKING_ROOM = 8192
+"""Tokens added to the limit of a model that thinks: providers count its thoughts against the limit."""
+_LOOPS = 3
+_SAID = {
+    "json_schema": "a JSON schema",
+    "tool": "a tool call",
+    "json_object": "JSON mode",
+    "bounds": "limits in a JSON schema",
+}
+"""What else than a parameter a model may refuse, for people."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Habits:
+    """One model's habits.
+
+    Attributes:
+        model: Its name.
+        refused: Rungs of the ladder and parameters it does not take; ``bounds`` are those of schemas.
+        room: Tokens to add to the answer's limit.
+    """
+
+    model: str
+    refused: set[str] = field(default_factory=set[str])
+    room: int = 0
+    _most_room: int = THINKING_ROOM
+    _loops: int = 0
+
+    def rungs(self) -> list[Rung]:
+        """The ways to ask it for an object, strictest first; at least one."""
+        return [rung for rung in LADDER if rung not in self.refused]
+
+    def parameters(
+        self, rung: Rung, schema: Schema, max_tokens: int, temperature: float, seed: int | None
+    ) -> dict[str, Any]:
+        """A request's parameters, without those it refuses."""
+        schema = without_bounds(schema) if "bounds" in self.refused else schema
+        limit = "max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"
+        wanted = {"temperature": temperature, "seed": seed, **form(rung, schema)}
+        kept = {
+            name: value for name, value in wanted.items() if value is not None and name not in self.refused
+        }
+        return {limit: max_tokens, **kept}
+
+    def refuses(self, parameter: str, rung: Rung, bounded: bool) -> Rung:
+        """Remembers a refusal of ``parameter`` in a request on ``rung``; gives the rung to go on with.
+
+        Args:
+            parameter: What the model does not take.
+            rung: How it was asked.
+            bounded: Whether the request's schema had bounds. Messages seldom say that it is those a provider
+                refuses, so a refused schema is tried once more without them.
+        """
+        what: str = parameter
+        if parameter in form(rung, {}):
+            what = "bounds" if bounded and rung == "json_schema" else rung
+        if what not in self.refused:
+            self.refused.add(what)
+            _log.warning(
+                "%s does not take %s; asked without it from now on", self.model, _SAID.get(what, what)
+            )
+        return self.allowed(rung)
+
+    def allowed(self, rung: Rung) -> Rung:
+        """The rung, or the next one below it that the model takes."""
+        return next(each for each in LADDER[LADDER.index(rung) :] if each not in self.refused)
+
+    def thinks(self) -> None:
+        """Remembers that it thinks before it answers."""
+        self.room = self._most_room
+
+    def fits(self, room: int) -> None:
+        """Remembers how much added room was taken; less than asked for is all that the context has."""
+        if room < self.room:
+            self.room = self._most_room = room
+
+    def loops(self) -> None:
+        """Remembers an answer that ended in endless white space: by and by, guided decoding is given up."""
+        self._loops += 1
+        if self._loops == _LOOPS:
+            self.refused |= set(LADDER) - {"text"}
+            _log.warning(
+                "%s fills its answers with white space under guided decoding; asked by the prompt alone from "
+                "now on. On vLLM, start the server with --structured-outputs-config "
+                '\'{"backend":"xgrammar","disable_any_whitespace":true}\'',
+                self.model,
+            )

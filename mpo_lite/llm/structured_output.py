@@ -1,0 +1,157 @@
+"""From a model's text to checked data. Strict: a value that is not exactly what was asked for is no value.
+
+A model is first asked by JSON Schema; where a server refuses that, by a call of a tool with that schema, then
+by plain JSON mode, then by the prompt alone. Which rungs a model refuses is remembered. Schemas use an object
+with one key per criterion, which leaves guided decoding no room to repeat or drop one, and enums for levels,
+which every provider keeps.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+from mpo_lite.sanitize import without_thinking
+
+Schema = dict[str, Any]
+Rung = Literal["json_schema", "tool", "json_object", "text"]
+LADDER: tuple[Rung, ...] = ("json_schema", "tool", "json_object", "text")
+"""Ways to ask for an object, strictest first; the last one always works."""
+
+BOUNDS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "pattern"})
+"""Keywords that bound texts and lists. Guided decoding that honours them keeps a model from rambling; some
+providers refuse a schema that has any."""
+
+MAX_ANSWER = 256 * 1024
+MAX_DEPTH = 16
+_DIGITS = re.compile("0|[1-9][0-9]{0,8}")
+
+
+def object_schema(properties: Mapping[str, Schema]) -> Schema:
+    """A closed object with all of ``properties`` required, in order."""
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def without_bounds(schema: Schema) -> Schema:
+    """The schema without ``BOUNDS``: what a provider takes that refuses those."""
+    kept = {key: value for key, value in schema.items() if key not in BOUNDS}
+    if isinstance(kept.get("properties"), dict):
+        kept["properties"] = {name: without_bounds(each) for name, each in kept["properties"].items()}
+    if isinstance(kept.get("items"), dict):
+        kept["items"] = without_bounds(kept["items"])
+    return kept
+
+
+def form(rung: Rung, schema: Schema) -> dict[str, Any]:
+    """The request's parameters that ask for an object on this rung; none where the prompt alone must do."""
+    if rung == "json_schema":
+        named = {"name": "reply", "strict": True, "schema": schema}
+        return {"response_format": {"type": "json_schema", "json_schema": named}}
+    if rung == "tool":
+        function = {"name": "reply", "description": "Gives the reply.", "parameters": schema}
+        return {
+            "tools": [{"type": "function", "function": function}],
+            "tool_choice": {"type": "function", "function": {"name": "reply"}},
+        }
+    return {"response_format": {"type": "json_object"}} if rung == "json_object" else {}
+
+
+def blank_loop(text: str) -> bool:
+    """Whether an answer trails off in white space: guided decoding allows it, small models fall for it."""
+    return len(text) - len(text.rstrip()) > 64 and len(text.split()) * 8 < len(text)
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """The one JSON object that ``text`` is, or that stands last in it.
+
+    Thinking is cut, and what was never closed is thinking to its end: a draft in it is no answer. Raw control
+    characters inside strings are accepted (vLLM writes them); duplicate keys, NaN, infinities, depth over 16
+    and texts over 256 KiB are not.
+
+    Raises:
+        ValueError: There is no such object; the message says what was wrong and quotes nothing.
+    """
+    if len(text) > MAX_ANSWER:
+        raise ValueError(f"longer than {MAX_ANSWER // 1024} KiB")
+    text = text.strip()
+    try:
+        return _load(text)  # whole first: a reason may speak of thinking
+    except ValueError:
+        answer = without_thinking(text).strip()
+        # A list around the object is no prose around it.
+        tail = None if answer.startswith("[") else _last_object(answer)
+        if tail in (None, text):
+            raise
+    return _load(tail)
+
+
+def whole_number(value: Any) -> int | None:
+    """The number that a value of a model's object names without doubt: 3, and also 3.0 and "3"; None else.
+
+    Without guided decoding models write such forms. Nothing is rounded, and no word is read as a number.
+    """
+    if type(value) is int:  # True is an int in Python, and no number here
+        return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return int(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else None
+
+
+def _load(text: str) -> dict[str, Any]:
+    try:
+        data: Any = json.loads(text, strict=False, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} at character {error.pos}") from error
+    if not isinstance(data, dict):
+        raise ValueError("not a JSON object")
+    if _depth(data) > MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    return data  # pyright: ignore[reportUnknownVariableType]
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a key stands twice")
+    return data
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no value")
+
+
+def _depth(data: Any) -> int:
+    """How deep objects and lists are nested, ``data`` itself counted."""
+    deepest, stack = 0, [(data, 1)]
+    while stack:
+        node, level = stack.pop()
+        deepest = max(deepest, level)
+        children = cast(list[Any], list(node.values()) if isinstance(node, dict) else node)
+        stack += [(child, level + 1) for child in children if isinstance(child, dict | list)]
+    return deepest
+
+
+def _last_object(text: str) -> str | None:
+    """The last balanced ``{…}`` at top level, strings respected; None where there is none."""
+    found, start, depth, quoted, escaped = None, 0, 0, False, False
+    for position, char in enumerate(text):
+        if quoted:
+            quoted, escaped = escaped or char != '"', char == "\\" and not escaped
+        elif char == '"' and depth:
+            quoted = True
+        elif char == "{":
+            start = position if depth == 0 else start
+            depth += 1
+        elif char == "}" and depth:
+            depth -= 1
+            found = text[start : position + 1] if depth == 0 else found
+    return found

@@ -1,0 +1,1 @@
+"""What a run does between a batch of completions and the next rubric; no torch here."""

@@ -1,0 +1,106 @@
+"""How a run begins: its directory, with the configuration as it is saved, and the session that a user's own
+trainer has it open by.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+from pathlib import Path
+from typing import Literal
+from weakref import WeakValueDictionary
+
+from mpo_lite.config import Config, Model
+from mpo_lite.config_sources import load_config
+from mpo_lite.jsonl import JsonRow
+from mpo_lite.llm.models import SANDBOX, full_name
+from mpo_lite.loop.distributed import led
+from mpo_lite.loop.environment import environment
+from mpo_lite.loop.session import Session
+from mpo_lite.run_dir import Run, new_folder
+
+_log = logging.getLogger(__name__)
+_open: WeakValueDictionary[Path, Session] = WeakValueDictionary()
+"""Sessions of this process by their run's folder, until they are closed or nobody holds them any more."""
+
+
+def open_session(options: JsonRow) -> tuple[Session, bool]:
+    """A session of a user's own trainer in its run directory.
+
+    Where this process has that run open already, as when a cell of a notebook is run again, what had it is
+    closed.
+
+    Args:
+        options: Fields of the configuration.
+
+    Returns:
+        The session, and whether the run has batches already.
+
+    Raises:
+        UsageError: Configuration, task, data, rubric or an endpoint cannot work.
+    """
+    session = Session(load_config(given=options), _logged)
+    try:
+        session.task.prepare_metrics()
+        session.check_models()
+        path, resumes = led(lambda: _begun(session))
+        if before := _open.pop(path.resolve(), None):
+            before.close()
+        session.attach(Run(path))
+    except BaseException:
+        session.close()
+        raise
+    _open[path.resolve()] = session
+    return session, resumes
+
+
+def open_run(config: Config, begun_by: Literal["train", "library"]) -> Run:
+    """Makes the run directory of a new run. Raises ``ConfigError`` where there is one already."""
+    path = config.run_dir or new_folder("goal" if config.goal else Path(config.task).name)
+    return Run.create(path, _pinned(config), {"begun_by": begun_by, **environment()})
+
+
+def _begun(session: Session) -> tuple[Path, bool]:
+    """The run of a user's own trainer: a new one, or the one in ``run_dir``; and whether it has batches."""
+    config = session.config
+    if config.run_dir and (run := Run(config.run_dir)).exists() and run.begun_by == "library":
+        return run.path, bool(run.rows(run.rollouts))
+    return open_run(config, "library").path, False
+
+
+def _pinned(config: Config) -> Config:
+    """The configuration as it is saved: with full model names, and with paths that hold from any folder."""
+
+    def pin(model: Model) -> Model:
+        return model.model_copy(update={"model": full_name(model.model)})
+
+    names = {
+        "judge": tuple(pin(model) for model in config.judge),
+        "judge_fallback": config.judge_fallback and pin(config.judge_fallback),
+        "meta": config.meta and full_name(config.meta),
+    }
+    given = {
+        name: path for name in ("policy", "data", "rubric") if (path := getattr(config, name)) != SANDBOX
+    }
+    paths = {
+        name: type(path)(Path(path).absolute())
+        for name, path in given.items()
+        if path and Path(path).exists()
+    }
+    if (Path(config.task) / "task.yaml").exists():
+        paths["task"] = str(Path(config.task).absolute())
+    return config.model_copy(update={**names, **paths, "cache_dir": config.cache_dir.absolute()})
+
+
+@atexit.register
+def _close_all() -> None:
+    for session in list(_open.values()):
+        session.close()
+
+
+def _logged(kind: str, row: JsonRow) -> None:
+    """Logs what a user should know. Alarms quote answers, which do not belong in logs."""
+    if kind == "note":
+        _log.warning("%s", row["text"])
+    elif kind == "alarm":
+        _log.warning("alarm after batch %d: %s; see alarms.jsonl", row["batch"], row["name"])

@@ -1,0 +1,91 @@
+"""What the processes of one job tell each other. One process is a job too.
+
+Each judges its own share of a batch; the first one, the *lead*, writes the run's files and rewrites the
+rubric. All talk goes over a gloo group of our own: a meta step may take longer than the default group's
+timeout, and a process that waits here has nothing under way there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar, cast
+
+from mpo_lite.errors import StopRun, UsageError
+
+T = TypeVar("T")
+_PATIENCE = timedelta(days=7)
+"""A process that ends takes the others with it; so this only has to be longer than any meta step."""
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this one is, from 0."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def leads() -> bool:
+    """Whether this process writes the run's files and rewrites its rubric."""
+    return rank() == 0
+
+
+def exchange(value: T) -> list[T]:
+    """Every process's value, in the order of their ranks; all of them must call this alike."""
+    if world_size() == 1:
+        return [value]
+    from torch import distributed
+
+    values: list[Any] = [None] * world_size()
+    distributed.all_gather_object(values, value, group=_group())  # pyright: ignore[reportUnknownMemberType]
+    return values
+
+
+def led(work: Callable[[], T]) -> T:
+    """What ``work`` gives in the lead, told to all; all of them must call this alike.
+
+    Raises:
+        UsageError: The lead raised it: it is raised in all processes.
+        StopRun: Likewise.
+    """
+    result: T | None = None
+    error: Exception | None = None
+    if leads():
+        try:
+            result = work()
+        except (UsageError, StopRun) as reason:
+            error = reason
+    if world_size() > 1:
+        from torch import distributed
+
+        told = [(result, error)]
+        distributed.broadcast_object_list(told, src=0, group=_group())
+        result, error = told[0]
+    if error:
+        raise error
+    return cast(T, result)
+
+
+def leave() -> None:
+    """Parts from the other processes, once all have come so far: one that just goes tears connections."""
+    if world_size() > 1:
+        from torch import distributed
+
+        exchange(None)
+        distributed.destroy_process_group()
+        _group.cache_clear()
+
+
+@cache
+def _group() -> Any:
+    from accelerate import PartialState
+    from torch import cuda, distributed
+
+    if not distributed.is_initialized():
+        PartialState(cpu=not cuda.is_available())  # as the trainer would, later
+    return distributed.new_group(backend="gloo", timeout=_PATIENCE)  # pyright: ignore[reportUnknownMemberType]

@@ -1,0 +1,347 @@
+"""What a run will ask for and cost, before it begins: a middle figure, and from low to high what moves it.
+
+Prompts are measured by rendering them; what no one can know before, such as how long answers get and how far
+the rubric grows, is a factor with a low, a middle and a high value. The middle figure takes them all at their
+middle. Each factor alone, from its low to its high, moves the figure by so much; as they do not move
+together, the range is the root of the sum of these squares on either side. Nothing is sent.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mpo_lite.jsonl import JsonRow
+from mpo_lite.judge.base import Sample
+from mpo_lite.judge.groupwise import GroupwiseJudge
+from mpo_lite.judge.pointwise import PointwiseJudge
+from mpo_lite.llm import transport
+from mpo_lite.llm.models import Backend
+from mpo_lite.loop.factors import Factor, Figure, Values, span
+from mpo_lite.loop.gate_budget import describe_budget, gate_budget, planned_judgements
+from mpo_lite.loop.session import Session
+from mpo_lite.prompts import prompts_dir
+from mpo_lite.rubric import MAX_CRITERIA
+from mpo_lite.types import Message
+
+CRITERION_CHARS = 400
+"""A criterion as meta-judges write them, levels included."""
+ANALYSIS_TOKENS, REFINEMENT_TOKENS = 300, 500
+"""What a meta-judge writes of an answer, and as a proposal, at the middle."""
+CACHED_PREFIX_TOKENS = 1024
+"""Shortest prefix that providers cache (OpenAI, Anthropic's Sonnet)."""
+TOLD = 4
+"""Factors that are told, those that move the sum most."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Calls to one model and their tokens, all in all.
+
+    Attributes:
+        backend: The model.
+        calls: Calls, repeated ones included.
+        input_tokens: Tokens sent.
+        output_tokens: Tokens received.
+        prefix_tokens: Of the tokens sent with a call, those that equal the ones of the call before.
+        cached: Share of the calls that find these in the provider's cache.
+    """
+
+    backend: Backend
+    calls: float
+    input_tokens: float
+    output_tokens: float
+    prefix_tokens: float = 0.0
+    cached: float = 0.0
+
+    @property
+    def usd(self) -> float:
+        """USD; not a number where the price is unknown."""
+        tariff = transport.tariff(self.backend)
+        if tariff is None:
+            return math.nan
+        prefix = self.prefix_tokens if self.prefix_tokens >= CACHED_PREFIX_TOKENS else 0.0
+        read = self.calls * prefix * self.cached
+        fresh = (self.input_tokens - read) * (
+            tariff.input if self.cached else max(tariff.input, tariff.written)
+        )
+        return (fresh + read * tariff.cached + self.output_tokens * tariff.output) / 1e6
+
+
+def estimate(session: Session) -> JsonRow:
+    """Estimates a run.
+
+    Args:
+        session: The run as it was prepared; nothing is sent.
+
+    Returns:
+        ``judge``, ``meta`` and ``total``, each with ``calls``, ``input_tokens``, ``output_tokens`` and
+        ``usd`` as ``[low, high]`` and all of them once more at the ``middle`` (``usd`` None where a price is
+        unknown); ``moves``: the factors that move the sum most, each with what the sum is then;
+        ``meta_steps`` (see below); and ``assumptions``: sentences.
+    """
+    model = _Model(session)
+    parts = {"judge": model.judges, "meta": model.metas, "total": model.loads}
+    return {
+        **{name: _row(model.factors, loads) for name, loads in parts.items()},
+        "moves": _moves(model),
+        "meta_steps": meta_steps(session),
+        "assumptions": model.assumptions(),
+    }
+
+
+def meta_steps(session: Session) -> JsonRow:
+    """What the gate's budget makes of the planned meta steps.
+
+    Returns:
+        Of the regular steps, those ``planned`` and ``affordable``, and the ``first_batch`` with one (None
+        without any); ``gate_budget`` and the ``first_step``'s cost in judgements (None without a gate);
+        ``summary``: all that in a sentence, empty without a gate.
+    """
+    config, budget = session.config, gate_budget(session)
+    if budget is None:
+        evolves = session.meta is not None and not config.baseline
+        planned = (config.steps - 1) // config.interval if evolves else 0
+        first = config.interval if planned else None
+        found: JsonRow = {"planned": planned, "affordable": planned, "first_batch": first}
+        return found | {"gate_budget": None, "first_step": None, "summary": ""}
+    steps = budget.steps()
+    return {
+        "planned": budget.planned_steps,
+        "affordable": len(steps),
+        "first_batch": steps[0] if steps else None,
+        "gate_budget": budget.total,
+        "first_step": budget.first,
+        "summary": describe_budget(session, budget),
+    }
+
+
+def paid_for(session: Session, estimated: JsonRow) -> list[str]:
+    """What each cap pays for that may not last for the whole run, one sentence each.
+
+    Args:
+        session: The run.
+        estimated: What ``estimate`` gave of it.
+    """
+    config, total = session.config, estimated["total"]
+    tokens = [sum(pair) for pair in zip(total["input_tokens"], total["output_tokens"], strict=True)]
+    caps = (
+        (config.max_usd, total["usd"], f"${config.max_usd or 0:.2f}"),
+        (config.max_calls, total["calls"], f"{config.max_calls or 0:,} calls"),
+        (config.max_tokens, tokens, f"{config.max_tokens or 0:,} tokens"),
+    )
+    lines: list[str] = []
+    for cap, needed, told in caps:
+        if cap is None or needed is None or needed[1] <= cap:
+            continue
+        fewest, most = (
+            min(config.steps, math.floor(config.steps * cap / max(need, 1e-9))) for need in needed[::-1]
+        )
+        batches = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+        lines.append(f"the cap of {told} pays for about {batches} of {config.steps} batches")
+    return lines
+
+
+def least_call(estimated: JsonRow) -> tuple[float, int]:
+    """USD and tokens that a call to the judge takes at least; 0 USD where the price is unknown."""
+    judge = estimated["judge"]
+    calls = max(1, judge["calls"][0])
+    return (judge["usd"] or [0.0])[0] / calls, (judge["input_tokens"][0] + judge["output_tokens"][0]) // calls
+
+
+class _Model:
+    """How calls and tokens follow from the factors."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._rubric = session.version.rubric
+        self._prompt = statistics.fmean(len(prompt) for prompt in session.prompts.train)
+        self.factors = self._factors()
+        self.judges = [self._judge(backend) for backend in session.models.judges]
+        self.metas = [self._meta] if session.meta else []
+        self.loads = [*self.judges, *self.metas]
+
+    def _factors(self) -> dict[str, Factor]:
+        longest = float(self._session.max_new_tokens)
+        first, steps = len(self._rubric.criteria), self._meta_steps()
+        # Over the run: none is taken; each step brings one; all there may be from the first step on.
+        grown = (
+            first,
+            (first + min(MAX_CRITERIA, first + steps[1])) / 2,
+            MAX_CRITERIA if steps[2] else first,
+        )
+        calls = self._step_calls()
+        return {
+            "answer": Factor("tokens of an answer", longest / 4, longest / 2, longest),
+            "chars": Factor("characters per token", 4.5, 4.0, 3.0, "g"),
+            "criteria": Factor("criteria of the rubric, over the run", *grown, ".3g"),
+            "verdict": Factor("tokens of the judge's reply per criterion", 20, 40, 60),
+            "called": Factor(
+                "calls per judgement (rules and the cache save some, retries add some)", 0.8, 1.0, 1.1, "g"
+            ),
+            "gate": Factor(
+                "judgements for the gate, per one trained on",
+                0.0,
+                self._gate_share() / 2,
+                self._gate_share(),
+                ".2g",
+            ),
+            "cached": Factor("share of prompt prefixes in the provider's cache", 1.0, 0.5, 0.0, "g"),
+            "steps": Factor("meta steps", *steps),
+            "step_calls": Factor("calls per meta step", *calls),
+            "written": Factor("length of the meta-judge's texts, 1 being usual", 0.4, 1.0, 2.5, "g"),
+        }
+
+    def _judge(self, backend: Backend) -> Callable[[Values], Load]:
+        session, config = self._session, self._session.config
+        single = PointwiseJudge(session.client, backend, "x" * len(session.task.persona))
+        at_once = config.group_size if config.judge_mode == "groupwise" else 1
+        empty = [Sample("x" * round(self._prompt), "")] * at_once
+        call = (
+            GroupwiseJudge(single, at_once).call(empty, self._rubric)
+            if at_once > 1
+            else single.call(empty[0], self._rubric)
+        )
+        chars, prefix = _chars(call.messages), _chars(call.messages[:1])
+        trained = planned_judgements(session)
+        asked = trained * config.replicates / at_once
+        if config.judge_mode == "planned":
+            asked += trained / config.group_size * config.replicates
+
+        def load(at: Values) -> Load:
+            calls = asked * at["called"] * (1 + at["gate"])
+            grown = (at["criteria"] - len(self._rubric.criteria)) * CRITERION_CHARS
+            sent = (chars + grown) / at["chars"] + at_once * at["answer"]
+            received = at_once * at["criteria"] * at["verdict"]
+            return Load(
+                backend, calls, calls * sent, calls * received, (prefix + grown) / at["chars"], at["cached"]
+            )
+
+        return load
+
+    def _meta(self, at: Values) -> Load:
+        """Per step and sample an analysis and a proposal; then all are merged, and mended if need be."""
+        meta, config = self._session.meta, self._session.config
+        assert meta is not None
+        samples, per = config.meta_samples, at["chars"]
+        grown = (at["criteria"] - len(self._rubric.criteria)) * CRITERION_CHARS
+        rubric = (len(self._rubric.render()) + grown) / per
+        shown = rubric + self._prompt / per + at["answer"]
+        analysis, proposal = ANALYSIS_TOKENS * at["written"], REFINEMENT_TOKENS * at["written"]
+        analyse = self._templates["analyse"] / per + shown + at["criteria"] * at["verdict"]
+        refine = self._templates["refine"] / per + shown + analysis
+        merge = self._templates["merge"] / per + rubric + samples * proposal
+        screened = 2 * samples * config.prescreen * analyse
+        merged = min(meta.backend.max_tokens or 4096, 2 * proposal)
+        # Calls beyond the least number are mostly guidelines and mended proposals, of a merge's size.
+        more = max(0.0, at["step_calls"] - self._step_calls()[0])
+        steps = at["steps"] * at["called"]
+        return Load(
+            meta.backend,
+            steps * at["step_calls"],
+            steps * (screened + samples * (analyse + refine) + (1 + more / 2) * merge),
+            steps * (samples * (analysis + proposal) + (1 + more / 2) * merged),
+        )
+
+    @cached_property
+    def _templates(self) -> dict[str, int]:
+        names = ("analyse", "refine", "merge")
+        return {name: len((prompts_dir() / f"meta/{name}.md").read_text(encoding="utf-8")) for name in names}
+
+    def _gate_share(self) -> float:
+        """Judgements besides those trained on, at most, as a share of them."""
+        config = self._session.config
+        if self._session.meta is None or config.baseline:
+            return 0.0
+        if config.mode == "guarded":
+            return config.gate.share
+        # Without a gate there are the probes that pairs are made of, and what the initial policy answered.
+        return config.meta_samples / (config.interval * config.batch_completions)
+
+    def _meta_steps(self) -> tuple[float, float, float]:
+        """Meta steps of the run: the fewest, those to be expected, the most."""
+        config = self._session.config
+        if self._session.meta is None:
+            return 0, 0, 0
+        if config.baseline:
+            return config.rounds, config.rounds, config.rounds
+        low, early = ((config.steps - 1) // every for every in (config.interval, config.cooldown))
+        high = max(low, early) if config.schedule == "alarms" else low
+        if budget := gate_budget(self._session):
+            low, high = min(low, len(budget.steps())), min(high, budget.most_steps)
+        return low, low + (high - low) / 4, high
+
+    def _step_calls(self) -> tuple[float, float, float]:
+        """Calls to the meta-judge per step."""
+        config, prompts = self._session.config, self._session.prompts
+        least = 2 * config.meta_samples + 1 + 2 * config.meta_samples * config.prescreen
+        kinds = len({prompts.cluster(prompt) for prompt in prompts.train} - {""})
+        most = least + (config.mode == "guarded") + min(config.meta_samples, kinds)
+        return least, (least + most) / 2, most
+
+    def assumptions(self) -> list[str]:
+        """What the figures rest on, in sentences."""
+        session, config = self._session, self._session.config
+        at_once = config.judge_mode == "groupwise"
+        times = len(session.models.judges) * config.replicates
+        lines = [
+            f"{config.steps} batches of {config.batch_completions} completions, "
+            + (f"one call per group of {config.group_size}" if at_once else "one call each")
+            + (f", {times} times" if times > 1 else ""),
+            f"a prompt has {self._prompt:.0f} characters, the mean of the data; {self.factors['answer']}, of "
+            f"{session.max_new_tokens} at most",
+            "the range takes what moves the figures as independent; a judge that thinks before it answers "
+            "costs more, for thoughts are charged as output",
+        ]
+        lines += [
+            f"{which.model} is unpriced: give its price to have USD"
+            for _, which in session.models.all
+            if transport.tariff(which) is None
+        ]
+        return lines
+
+
+def _row(factors: Mapping[str, Factor], loads: Sequence[Callable[[Values], Load]]) -> JsonRow:
+    """Low, high and middle of all figures of some models together."""
+
+    def figure(name: str) -> Figure:
+        return lambda at: sum(getattr(load(at), name) for load in loads)
+
+    names = ("calls", "input_tokens", "output_tokens")
+    spans = {name: [round(value) for value in span(factors, figure(name))] for name in names}
+    usd = [round(value, 4) for value in span(factors, figure("usd"))]
+    priced = not any(map(math.isnan, usd))
+    return {
+        **{name: [low, high] for name, (low, _, high) in spans.items()},
+        "usd": [usd[0], usd[2]] if priced else None,
+        "middle": {**{name: span[1] for name, span in spans.items()}, "usd": usd[1] if priced else None},
+    }
+
+
+def _moves(model: _Model) -> list[JsonRow]:
+    """The factors that move the sum most, in USD or, where that is nothing or not known, in tokens."""
+    middle: dict[str, float] = {name: factor.middle for name, factor in model.factors.items()}
+
+    def usd(at: Values) -> float:
+        return sum(load(at).usd for load in model.loads)
+
+    def tokens(at: Values) -> float:
+        loads = [load(at) for load in model.loads]
+        return sum(load.input_tokens + load.output_tokens for load in loads)
+
+    unit, figure = ("usd", usd) if usd(middle) > 0 else ("tokens", tokens)
+    found: list[tuple[float, dict[str, Any]]] = []
+    for name, factor in model.factors.items():
+        pair = [figure({**middle, name: value}) for value in (factor.low, factor.high)]
+        row = {"factor": str(factor), unit: [round(value, 4) for value in sorted(pair)]}
+        found.append((abs(pair[1] - pair[0]), row))
+    found.sort(key=lambda each: -each[0])
+    return [row for moved, row in found[:TOLD] if moved > 0]
+
+
+def _chars(messages: Sequence[Message]) -> int:
+    return sum(len(message["content"]) for message in messages)

@@ -1,0 +1,146 @@
+"""The gate's budget: how many judgements its checks, audits and probes may take, and from which batch on.
+
+All in all it is ``gate.share`` of the judgements that training plans. It is released evenly over the run,
+ahead by an interval's worth and at least by one step. So the first step of a short run, or one that an early
+alarm asks for, comes at once; a series of alarms cannot leave the rest of the run without any; and where the
+budget does not cover every planned step, the steps are spread over the run instead of ending early. Within a
+step the check of the proposal comes first: audits, another look at the rubric in force, and probes by the
+first rubric take what it leaves.
+
+It rests on the configuration and the journal of judgements alone: a resumed run decides as the whole one did.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mpo_lite.config import Config
+from mpo_lite.judge.base import Sample
+from mpo_lite.loop.session import Session
+from mpo_lite.meta.gate import RECENT
+from mpo_lite.meta.sentinels import plant
+
+# Stands for the initial policy's answers before there are any: long enough to break no rule on length.
+_ANSWER = "A sentence of some words that stands for an answer. " * 40
+
+
+@dataclass(frozen=True)
+class GateBudget:
+    """Judgements that are not trained on.
+
+    Attributes:
+        share: ``gate.share``.
+        planned: Judgements that training plans.
+        batches: Generation batches of the run.
+        interval: Generation batches between regular steps.
+        first: Judgements that a first step takes, without anything that can be left out.
+        later: The same of a step after it: the anchor's answers were judged by the rubric in force.
+    """
+
+    share: float
+    planned: int
+    batches: int
+    interval: int
+    first: int
+    later: int
+
+    @property
+    def total(self) -> int:
+        """Judgements in the whole run."""
+        return math.floor(self.share * self.planned + 1e-9)
+
+    def left(self, batch: int, used: int) -> float:
+        """Judgements that a step may take.
+
+        Args:
+            batch: Generation batches done.
+            used: Judgements taken by the steps before it.
+        """
+        ahead = max(self.total * self.interval / self.batches, self.first)
+        return min(self.total, self.total * batch / self.batches + ahead) - used
+
+    def covers_from(self, cost: int, batch: int, used: int) -> int | None:
+        """The batch from which on a step of ``cost`` judgements is covered; None: not in this run."""
+        return next((at for at in range(batch, self.batches) if cost <= self.left(at, used)), None)
+
+    def steps(self) -> list[int]:
+        """The batches at which steps come, as far as nobody can know of alarms, refusals and audits."""
+        found: list[int] = []
+        used, cost, due = 0, self.first, self.interval
+        while (batch := self.covers_from(cost, due, used)) is not None:
+            found.append(batch)
+            used, cost, due = used + cost, self.later, batch + self.interval
+        return found
+
+    @property
+    def planned_steps(self) -> int:
+        """Regular steps of the run, affordable or not."""
+        return (self.batches - 1) // self.interval
+
+    @property
+    def most_steps(self) -> int:
+        """Steps that the budget covers where alarms ask for them."""
+        return 0 if self.total < self.first else 1 + (self.total - self.first) // self.later
+
+    def __str__(self) -> str:
+        share = f"{100 * self.share:g}% of {self.planned:,} planned judgements"
+        return f"the gate's budget ({share} = {self.total:,})"
+
+
+def planned_judgements(session: Session) -> int:
+    """Completions that training has judged, all in all: those that the task's verifier scores left out."""
+    config, verifier = session.config, session.task.verifier
+    return round(config.steps * config.batch_completions * (1 - (verifier.rate if verifier else 0.0)))
+
+
+def paired_probes(config: Config, prompts: int) -> int:
+    """Probes that the meta-judge is shown beside what the initial policy answered, of ``prompts`` at most."""
+    return min(config.meta_samples // 2, prompts) if config.strategy == "pairs" else 0
+
+
+def gate_budget(session: Session) -> GateBudget | None:
+    """The budget of a run; None where no gate tries rubrics out."""
+    config = session.config
+    if session.meta is None or config.baseline or config.mode == "paper":
+        return None
+    anchor = session.anchor
+    if not anchor:
+        prompts = session.prompts.train[: config.gate.prompts]
+        anchor = tuple(Sample(prompt, _ANSWER) for prompt in prompts)
+    kinds = session.task.sentinels if len(anchor) > 1 else ()
+    sentinels = plant(anchor, [None] * len(anchor), kinds, "")
+    judged = sum(not session.examiner.ruled(one.sample) for one in sentinels)
+    later = len(anchor) + judged + RECENT + paired_probes(config, len(anchor))
+    planned = planned_judgements(session)
+    return GateBudget(config.gate.share, planned, config.steps, config.interval, later + len(anchor), later)
+
+
+def describe_budget(session: Session, budget: GateBudget) -> str:
+    """How many meta steps the budget covers, of how many planned, and from when; or what to change."""
+    steps, planned = budget.steps(), budget.planned_steps
+    if not planned:
+        return (
+            f"warning: no meta step but for alarms: the run has {budget.batches} batches, and the first step "
+            f"comes after batch {budget.interval}; set --interval {max(1, budget.batches // 2)}"
+        )
+    if not steps:
+        fewer = session.config.gate.prompts - math.ceil((budget.first - budget.total) / 2)
+        return (
+            f"warning: no meta step: {budget} does not cover the {budget.first} judgements of a step; "
+            f"set -o gate.share={_share_for(budget, budget.first)}"
+            + (f", or -o gate.prompts={fewer}" if fewer >= 4 else ", or longer training")
+        )
+    if len(steps) < planned:
+        share = _share_for(budget, budget.first + (planned - 1) * budget.later)
+        return (
+            f"{budget} covers {len(steps)} of {planned} planned meta steps, the first after batch "
+            f"{steps[0]}; for all of them, set -o gate.share={share}"
+        )
+    return f"{budget} covers all {planned} planned meta steps, the first after batch {steps[0]}"
+
+
+def _share_for(budget: GateBudget, judgements: int) -> str:
+    """The least share, in hundredths, whose budget is so many judgements."""
+    hundredths = math.ceil(100 * judgements / max(1, budget.planned) - 1e-9)
+    return f"{hundredths / 100:g}"

@@ -1,0 +1,284 @@
+"""One meta step within a run: audits, a second look at the rubric in force, the proposal, its way into a row.
+
+All that a step rests on is on disk: rollouts, probes, trials. So a step that a kill cut short is the same
+step when it is done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from mpo_lite.alarms.alarms import Alarm
+from mpo_lite.jsonl import JsonRow
+from mpo_lite.judge.base import Sample
+from mpo_lite.loop.session import Session
+from mpo_lite.meta.criterion_stats import Health, criterion_health, describe
+from mpo_lite.meta.gate import RECENT_ANSWERS, RECENT_GROUPS, Finding
+from mpo_lite.meta.meta_judge import changes
+from mpo_lite.meta.objections import joined
+from mpo_lite.meta.sampling import select
+from mpo_lite.meta.step import Attempt, Material, Outcome, improve
+from mpo_lite.rubric import Rubric
+from mpo_lite.run_dir import Version
+from mpo_lite.types import FIRST_PROBE, Rollout, Verdict
+
+AUDITS = 8
+"""Rollouts per step that are judged a second time, and by the first rubric."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Where a run stands when a step begins.
+
+    Attributes:
+        batch: Generation batches done.
+        version: The rubric in force.
+        rollouts: Answers of the batches since the last step began.
+        probes: The policy's present answers to the prompts of the anchor.
+        paired: How many of these, from the first, the meta-judge is shown beside the initial policy's.
+        alarms: Those standing.
+        latest: The answers these looked at.
+        looked: Batches at which the rubric in force was tried out and looked at before.
+    """
+
+    batch: int
+    version: Version
+    rollouts: Sequence[Rollout]
+    probes: Sequence[Sample]
+    paired: int
+    alarms: Mapping[str, Alarm]
+    latest: Sequence[Rollout]
+    looked: Sequence[int]
+
+
+async def meta_step(session: Session, now: Situation) -> JsonRow:
+    """Runs a step.
+
+    Returns:
+        Its row of the lineage; ``frozen`` in it is the score under the first rubric of what was audited,
+        ``probes`` that of the probes.
+
+    Raises:
+        StopRun: A cap is reached.
+        EndpointError: Judge or meta-judge refuses for good.
+    """
+    frozen: dict[str, float] = {}
+    row: JsonRow | None = None
+    probes: JsonRow = {}
+    try:
+        async with asyncio.timeout(session.config.meta_timeout):
+            row = await _step(session, now, frozen)
+            probes = await _probes_by_first(session, now)
+    except TimeoutError:
+        late = f"the meta step was not done after {session.config.meta_timeout:g} s"
+        # Where only the probes are late, what the step came to stands.
+        row = row or _row(session, now, Outcome((Attempt("failed", None, late),)), {}, Finding())
+    return row | {"frozen": frozen, "probes": probes}
+
+
+async def _probes_by_first(session: Session, now: Situation) -> JsonRow:
+    """The fixed prompts' answers by the first rubric, then and now: the one reward that stays comparable
+    while rubrics change. Last, and only of what another check of a proposal would leave.
+
+    Returns:
+        Mean rewards ``before`` (the initial policy's answers) and ``now`` over the ``n`` prompts of which
+        both are judged; empty where nothing was measured.
+    """
+    if session.gate is None or not now.probes:
+        return {}
+    first, examiner = session.run.version(0).rubric, session.examiner
+    answers = {sample.prompt: sample for sample in now.probes}
+    both = [*session.anchor, *(answers[sample.prompt] for sample in session.anchor)]
+    if examiner.open(both, first) > examiner.left - session.gate.cost_ahead(now.version.rubric):
+        return {}
+    rewards = [verdict.reward for verdict in await examiner.verdicts(both, first, now.batch)]
+    half = len(session.anchor)
+    pairs = [
+        (old, new)
+        for old, new in zip(rewards[:half], rewards[half:], strict=True)
+        if old is not None and new is not None
+    ]
+    if not pairs:
+        return {}
+    before, today = (statistics.fmean(pair[side] for pair in pairs) for side in (0, 1))
+    return {"n": len(pairs), "before": before, "now": today}
+
+
+async def _step(session: Session, now: Situation, frozen: dict[str, float]) -> JsonRow:
+    rubric, batch, config = now.version.rubric, now.batch, session.config
+    judged = [rollout for rollout in now.rollouts if rollout.version == now.version.number]
+    repeats: dict[str, Verdict] = {}
+    found = Finding()
+    if session.gate:
+        repeats = await _audit(session, now, frozen)
+        if now.version.number:
+            found = await session.gate.recheck(rubric, now.looked, [*_groups(judged).values()], batch)
+            if found.objections and (row := await _rollback(session, now, found)):
+                return row
+    health = criterion_health(rubric, judged, repeats)
+    probes, reference = await _probed(session, now)
+    count = config.meta_samples
+    unsure = [name for name, again in repeats.items() if again.reward != _reward(judged, name)]
+    suspicious = [name for alarm in now.alarms.values() for name in alarm.evidence] + unsure
+    seed = f"select-{config.seed}-{batch}"
+    chosen = select(judged, (2 if config.prescreen else 1) * count - len(probes), seed, suspicious)
+    if not (chosen or probes):
+        none = Outcome((Attempt("failed", None, "no judged rollouts to learn from"),))
+        return _row(session, now, none, health, found)
+    material = Material(
+        rubric=rubric,
+        rollouts=[*probes, *chosen],
+        reference=reference,
+        recent=_recent(judged),
+        figures=_figures(health, now.alarms, found),
+        batch=batch,
+    )
+    assert session.meta is not None
+    outcome = await improve(session.meta, session.gate, material, config.strategy, count, config.prescreen)
+    return _row(session, now, outcome, health, found)
+
+
+async def _audit(session: Session, now: Situation, frozen: dict[str, float]) -> dict[str, Verdict]:
+    """Judges some of the latest rollouts again, and by the first rubric; fewer where calls are short.
+
+    Returns:
+        Rollout id → the second verdict.
+    """
+    assert session.gate is not None
+    examiner, rubric = session.gate.examiner, now.version.rubric
+    first = session.run.version(0).rubric
+    latest = [rollout for rollout in now.latest if rollout.version == now.version.number]
+    # The gate comes first: what it will need, for a second try too, is kept for it. (That one is cheaper by
+    # the anchor's answers under the rubric in force, which covers the probes.)
+    reserve = 2 * session.gate.cost_ahead(rubric)
+    spare = int(max(0, examiner.left - reserve)) // 2
+    audited = select(latest, min(AUDITS, spare), f"audit-{session.config.seed}-{now.batch}")
+    samples = [_sample(rollout) for rollout in audited]
+    again = await examiner.verdicts(samples, rubric, now.batch, draw="again")
+    by_first = await examiner.verdicts(samples, first, now.batch)
+    for rollout, verdict in zip(audited, by_first, strict=True):
+        if verdict.reward is not None:
+            frozen[rollout.id] = verdict.reward
+    return {rollout.id: verdict for rollout, verdict in zip(audited, again, strict=True)}
+
+
+async def _rollback(session: Session, now: Situation, found: Finding) -> JsonRow | None:
+    """Back to the newest earlier rubric that was not gone back from, if it passes today; None where not."""
+    assert session.gate is not None
+    rows = [row for row in session.run.rows(session.run.lineage) if row["kind"] == "rollback"]
+    left = {session.run.version(row["parent"]).rubric.set_hash for row in rows}
+    earlier = [session.run.version(number) for number in reversed(range(now.version.number))]
+    sound = [one for one in earlier if one.rubric.set_hash not in {*left, now.version.rubric.set_hash}]
+    if not sound:
+        return None
+    target = sound[0]
+    judged = [rollout for rollout in now.rollouts if rollout.version == now.version.number]
+    # Held against itself: that its order differs from the present one's is what one goes back for.
+    today = await session.gate.examine(target.rubric, target.rubric, _recent(judged), now.batch)
+    if not today.passed:
+        return None
+    row = _row(session, now, Outcome((Attempt("accepted", target.rubric, finding=today),)), {}, found)
+    reason = f"rolled back: {joined(found.objections)}"
+    return row | {"kind": "rollback", "author": f"rollback to v{target.number}", "reason": reason}
+
+
+async def _probed(session: Session, now: Situation) -> tuple[list[Rollout], dict[str, Rollout]]:
+    """The probes as judged rollouts, and beside them what the initial policy answered."""
+    paired = now.probes[: now.paired]
+    if not paired:
+        return [], {}
+    rubric, number = now.version.rubric, now.version.number
+    prompts = {probe.prompt for probe in paired}
+    anchor = [sample for sample in session.anchor if sample.prompt in prompts]
+    verdicts = await session.examiner.verdicts([*paired, *anchor], rubric, now.batch)
+
+    def rollout(batch: int, row: int, sample: Sample, verdict: Verdict) -> Rollout:
+        text, cluster = (sample.prompt, sample.completion), sample.cluster
+        return Rollout(batch, FIRST_PROBE + row, *text, verdict, number, verdict.reward, cluster)
+
+    count = len(paired)
+    probes = [
+        rollout(now.batch, row, *each) for row, each in enumerate(zip(paired, verdicts[:count], strict=True))
+    ]
+    before = [rollout(0, row, *each) for row, each in enumerate(zip(anchor, verdicts[count:], strict=True))]
+    usable = [one for one in probes if one.reward is not None and one.verdict.source == "judge"]
+    return usable, {rollout.prompt: rollout for rollout in before}
+
+
+def _figures(health: Mapping[str, Health], alarms: Mapping[str, Alarm], found: Finding) -> str:
+    """What is measured, for the meta-judge."""
+    parts = [describe(health)] if health else []
+    parts += [f"Alarm {alarm.name}: {alarm.detail}" for alarm in alarms.values()]
+    parts += [f"The rubric in force no longer passes: {objection.text}" for objection in found.objections]
+    return "\n".join(parts)
+
+
+def _row(
+    session: Session, now: Situation, outcome: Outcome, health: Mapping[str, Health], found: Finding
+) -> JsonRow:
+    """A row of the lineage: what was proposed, tried and decided, and why."""
+    old, new = now.version.rubric, outcome.rubric
+    last = outcome.attempts[-1]
+    refused = [one for one in outcome.attempts if one.reason]
+    return {
+        "kind": "meta",
+        "began": now.batch,
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "parent": now.version.number,
+        "author": session.meta.backend.model if session.meta else "",
+        "samples": list(outcome.samples),
+        "failed_samples": outcome.failed,
+        "alarms": sorted(now.alarms),
+        **(changes(old, new) if new else {"added": [], "changed": [], "dropped": []}),
+        "gate": dict(last.finding.figures),
+        "refused": [
+            {
+                "status": one.status,
+                "reason": one.reason,
+                "objections": [asdict(objection) for objection in one.finding.objections],
+                "figures": dict(one.finding.figures),
+                "rubric": _dump(one.rubric),
+            }
+            for one in refused
+        ],
+        "recheck": {
+            "objections": [asdict(objection) for objection in found.objections],
+            "figures": dict(found.figures),
+        },
+        "health": {name: asdict(one) for name, one in health.items()},
+        "rubric": _dump(new),
+    }
+
+
+def _dump(rubric: Rubric | None) -> JsonRow | None:
+    return rubric.model_dump(mode="json") if rubric else None
+
+
+def _sample(rollout: Rollout) -> Sample:
+    return Sample(rollout.prompt, rollout.completion, rollout.cluster)
+
+
+def _reward(rollouts: Sequence[Rollout], name: str) -> float | None:
+    return next((rollout.verdict.reward for rollout in rollouts if rollout.id == name), None)
+
+
+def _groups(rollouts: Sequence[Rollout]) -> dict[tuple[int, str], list[Verdict]]:
+    """Verdicts of each prompt group that a judge decided on."""
+    groups: dict[tuple[int, str], list[Verdict]] = {}
+    for rollout in rollouts:
+        if rollout.verdict.source == "judge":
+            groups.setdefault((rollout.batch, rollout.prompt), []).append(rollout.verdict)
+    return groups
+
+
+def _recent(rollouts: Sequence[Rollout]) -> list[list[Sample]]:
+    """The latest prompt groups, some answers of each."""
+    groups: dict[tuple[int, str], list[Sample]] = {}
+    for rollout in rollouts:
+        if rollout.verdict.source == "judge":
+            groups.setdefault((rollout.batch, rollout.prompt), []).append(_sample(rollout))
+    return [group[:RECENT_ANSWERS] for group in list(groups.values())[-RECENT_GROUPS:]]

@@ -1,0 +1,33 @@
+"""Pairs: an answer beside the initial policy's to the same prompt, so that what training changed is seen.
+
+What the policy learnt to do for reward is hard to see in one answer and plain beside the answer it would have
+given before. The idea of eliciting criteria from pairs is that of OnlineRubrics (arXiv 2510.07284).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mpo_lite.meta.cases.base import Block, Case, judged
+from mpo_lite.meta.cases.samples import samples
+from mpo_lite.types import Rollout
+
+
+def pairs(chosen: Sequence[Rollout], reference: Mapping[str, Rollout]) -> list[Case]:
+    """A pair where the reference has the prompt, and the rollout alone where not; see ``Strategy``."""
+    cases: list[Case] = []
+    for rollout in chosen:
+        before = reference.get(rollout.prompt)
+        cases += [_pair(before, rollout)] if before else samples([rollout], reference)
+    return cases
+
+
+def _pair(before: Rollout, now: Rollout) -> Case:
+    reward = "" if before.reward is None else f" (reward under this rubric: {before.reward:.2f})"
+    blocks = (
+        Block("", "task", now.prompt),
+        Block(f"The answer before training{reward}:", "reference", before.completion),
+        Block("The answer now:", "completion", now.completion),
+        judged(now.verdict, now.label),
+    )
+    return Case("compare", now, blocks)

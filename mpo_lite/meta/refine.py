@@ -1,0 +1,244 @@
+"""The meta step on answers at hand, without training: in rounds, against people's labels where there are any.
+
+With labels, the answers are parted: the meta-judge sees one half and its labels; whether a new rubric agrees
+better with people is told by the other half, which it has not seen. What such a refinement ends with is what
+an automatic prompt optimiser gives: the baseline *autoprompt* of arXiv 2504.20157.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mpo_lite.config import Config
+from mpo_lite.judge.base import Sample
+from mpo_lite.judge.breaker import Tally
+from mpo_lite.meta.criterion_stats import criterion_health, describe
+from mpo_lite.meta.gate import Finding, Gate, kendall
+from mpo_lite.meta.gate_judge import Examiner
+from mpo_lite.meta.meta_judge import MetaJudge
+from mpo_lite.meta.objections import Objection
+from mpo_lite.meta.sampling import select
+from mpo_lite.meta.step import Attempt, Material, Outcome, improve
+from mpo_lite.rubric import Rubric
+from mpo_lite.tasks.spec import Task
+from mpo_lite.types import Rollout, Verdict
+
+Labels = Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One meta step on answers at hand.
+
+    Attributes:
+        number: From 1.
+        rubric: The rubric after it.
+        outcome: What was proposed and why it was taken or not.
+        agreement: Kendall's tau between people's labels and the scores of ``rubric``, on answers the
+            meta-judge is not shown; None without labels.
+    """
+
+    number: int
+    rubric: Rubric
+    outcome: Outcome
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The answers at hand, people's labels, and the rows of which the meta-judge is shown nothing."""
+
+    samples: Sequence[Sample]
+    labels: Labels
+    unseen: frozenset[int]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], labels: Labels, seed: int) -> _Answers:
+        labels = labels or [None] * len(samples)
+        labelled = [row for row, label in enumerate(labels) if label is not None]
+        drawn = random.Random(f"labels-{seed}").sample(labelled, len(labelled) // 2)
+        return cls(samples, labels, frozenset(drawn))
+
+    @property
+    def given(self) -> list[float]:
+        return [label for label in self.labels if label is not None]
+
+    def anchor(self, count: int) -> list[Sample]:
+        """Answers to different prompts that known-bad ones are held against: the better ones, where that is
+        known.
+        """
+        middle = statistics.median(self.given) if self.given else 0.0
+        good = {
+            sample.prompt: sample
+            for sample, label in zip(self.samples, self.labels, strict=True)
+            if not self.given or (label is not None and label >= middle)
+        }
+        return list(good.values())[:count]
+
+    async def judged(self, examiner: Examiner, rubric: Rubric, number: int) -> list[Rollout]:
+        """The answers that the meta-judge may see, judged."""
+        rows = [row for row in range(len(self.samples)) if row not in self.unseen]
+        verdicts = await examiner.verdicts([self.samples[row] for row in rows], rubric, number)
+        rollouts: list[Rollout] = []
+        for row, verdict in zip(rows, verdicts, strict=True):
+            sample, label = self.samples[row], self.labels[row]
+            said = None if label is None else f"A person gave it {label:g} ({self._scale}, more is better)"
+            text, cluster = (sample.prompt, sample.completion), sample.cluster
+            rollouts.append(Rollout(0, row, *text, verdict, number, verdict.reward, cluster, said))
+        return rollouts
+
+    async def agreement(self, examiner: Examiner, rubric: Rubric, number: int) -> float | None:
+        """Kendall's tau of labels and scores on the unseen rows; None where there are no labels."""
+        rows = sorted(self.unseen)
+        if not rows:
+            return None
+        verdicts = await examiner.verdicts([self.samples[row] for row in rows], rubric, number)
+        return kendall([self.labels[row] for row in rows], [verdict.reward for verdict in verdicts])
+
+    @property
+    def _scale(self) -> str:
+        return f"{min(self.given):g} to {max(self.given):g} were given"
+
+
+async def refine(
+    meta: MetaJudge,
+    examiner: Examiner,
+    task: Task,
+    config: Config,
+    rubric: Rubric,
+    samples: Sequence[Sample],
+    labels: Labels = (),
+    told: Callable[[Round], None] = lambda one: None,
+) -> list[Round]:
+    """Refines a rubric.
+
+    Args:
+        meta: Proposes.
+        examiner: Judges the answers.
+        task: Declares the sentinels.
+        config: ``rounds``, ``meta_samples``, ``mode``, ``strategy``, ``prescreen``, ``gate``, ``seed`` and
+            ``max_judge_failures``.
+        rubric: Where to begin.
+        samples: Answers, of any quality; at least two different prompts among them.
+        labels: What people gave each, on any scale, more is better; None where nobody did. Or none at all.
+        told: Called after each round.
+
+    Returns:
+        The rounds; the last one's rubric is the result.
+
+    Raises:
+        StopRun: A cap is reached, or more answers could not be judged than ``max_judge_failures`` allows.
+        EndpointError: A model refuses for good.
+    """
+    data = _Answers.of(samples, labels, config.seed)
+    # Where people have spoken, their order counts, not that of the old rubric.
+    thresholds = config.gate.model_copy(update={"agreement": -1.0}) if data.unseen else config.gate
+    gate = Gate(examiner, data.anchor(config.gate.prompts), task, thresholds)
+    rounds: list[Round] = []
+    for number in range(1, config.rounds + 1):
+        shown = await data.judged(examiner, rubric, number)
+        Tally.of([one.verdict for one in shown], config.max_judge_failures).check("answer")
+        before = await data.agreement(examiner, rubric, number)
+        material = _material(rubric, shown, data.labels, config, number)
+        outcome = await improve(
+            meta,
+            gate if config.mode == "guarded" else None,
+            material,
+            config.strategy,
+            config.meta_samples,
+            config.prescreen,
+        )
+        after = before
+        if outcome.rubric and before is not None:
+            after = await data.agreement(examiner, outcome.rubric, number)
+            if after is None or after < before:
+                outcome, after = _refused(outcome, before, after), before
+        rubric = outcome.rubric or rubric
+        rounds.append(Round(number, rubric, outcome, after))
+        told(rounds[-1])
+    return rounds
+
+
+async def propose_once(
+    meta: MetaJudge,
+    rubric: Rubric,
+    samples: Sequence[Sample],
+    verdicts: Sequence[Verdict],
+    draw: int,
+    count: int,
+) -> Outcome:
+    """One meta step on judged answers, without a gate: shows whether a meta-judge is up to it.
+
+    Args:
+        meta: Proposes.
+        rubric: What the answers were judged by.
+        samples: N answers.
+        verdicts: Theirs.
+        draw: Another draw gets answers of its own from the meta-judge.
+        count: How many answers to show it, at most.
+
+    Raises:
+        StopRun: A cap is reached.
+        EndpointError: The meta-judge refuses for good.
+    """
+    rollouts = [
+        Rollout(0, row, one.prompt, one.completion, verdict, 0, verdict.reward, one.cluster)
+        for row, (one, verdict) in enumerate(zip(samples, verdicts, strict=True))
+    ]
+    chosen = select(rollouts, count, "propose-once")
+    if not chosen:
+        return Outcome((Attempt("failed", None, "no judged answers to learn from"),))
+    figures = describe(criterion_health(rubric, rollouts, {}))
+    return await improve(
+        meta, None, Material(rubric, chosen, {}, [], figures, draw), "samples", count, prescreen=False
+    )
+
+
+def _material(
+    rubric: Rubric, shown: Sequence[Rollout], labels: Labels, config: Config, number: int
+) -> Material:
+    chosen = select(
+        shown,
+        config.meta_samples * (2 if config.prescreen else 1),
+        f"refine-{config.seed}-{number}",
+        _most_wrong(shown, labels),
+    )
+    groups: dict[str, list[Sample]] = {}
+    for rollout in shown:
+        sample = Sample(rollout.prompt, rollout.completion, rollout.cluster)
+        groups.setdefault(rollout.prompt, []).append(sample)
+    several = [group[:4] for group in groups.values() if len(group) > 1][:3]
+    if any(label is not None for label in labels):
+        several = []  # people's labels tell better whether answers should be told apart
+    figures = describe(criterion_health(rubric, shown, {}))
+    return Material(rubric, chosen, {}, several, figures, number)
+
+
+def _most_wrong(shown: Sequence[Rollout], labels: Labels) -> list[str]:
+    """Ids of labelled answers, those first whose place among the scores is farthest from that among the
+    labels.
+    """
+    both = [
+        (rollout.reward, label, rollout.id)
+        for rollout in shown
+        if (label := labels[rollout.row]) is not None and rollout.reward is not None
+    ]
+    by_score = {name: place for place, (_, _, name) in enumerate(sorted(both))}
+    by_label = {
+        name: place for place, (_, _, name) in enumerate(sorted(both, key=lambda one: (one[1], one[2])))
+    }
+    return sorted(by_score, key=lambda name: -abs(by_score[name] - by_label[name]))
+
+
+def _refused(outcome: Outcome, before: float, after: float | None) -> Outcome:
+    """The outcome once people's labels have spoken against it."""
+    last = outcome.attempts[-1]
+    now = "unknown" if after is None else f"{after:.2f}"
+    reason = f"it agrees less with people's labels (Kendall's tau {now}, before {before:.2f})"
+    figures = {**last.finding.figures, "labels_before": before} | ({} if after is None else {"labels": after})
+    finding = Finding((Objection("labels", reason),), figures)
+    attempt = Attempt("refused", last.rubric, reason, finding)
+    return Outcome((*outcome.attempts[:-1], attempt), outcome.samples, outcome.failed)

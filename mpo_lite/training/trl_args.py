@@ -1,0 +1,126 @@
+"""TRL's arguments from a configuration: the user's win, but for what resume and journal rest on."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from trl import GRPOConfig, RLOOConfig
+
+from mpo_lite.config import Config
+from mpo_lite.errors import ConfigError, refusals
+from mpo_lite.judge.base import LONGEST_BATCH
+from mpo_lite.loop.distributed import world_size
+from mpo_lite.loop.session import Session
+from mpo_lite.training.callback import check_arguments, steps_per_batch
+from mpo_lite.validation import complaint, unknown_key
+
+KEPT_CHECKPOINTS = 2
+LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
+_PASSED_ON = ("use_vllm", "vllm_mode", "vllm_server_base_url", "vllm_gpu_memory_utilization")
+"""Fields of ours that are TRL's own, where they are given."""
+
+
+def trainer_arguments(session: Session, output: Path) -> GRPOConfig | RLOOConfig:
+    """The trainer's arguments.
+
+    Args:
+        session: The run.
+        output: Where its checkpoints lie.
+
+    Raises:
+        ConfigError: TRL refuses a setting, or one of ``trainer`` is not the user's to set.
+    """
+    config = session.config
+    if not config.trainer.get("temperature", config.temperature):
+        raise ConfigError(
+            "temperature 0: greedy answers to one prompt are all the same and teach nothing; "
+            "train at 1.0, and evaluate greedily by mpo-lite eval --temperature 0"
+        )
+    settings = _settings(session) | config.trainer
+    fixed: dict[str, Any] = {
+        "output_dir": str(output),
+        "max_steps": config.steps,
+        "num_train_epochs": 1,
+        "save_strategy": "steps",
+        "save_steps": config.save_every,
+        "save_total_limit": KEPT_CHECKPOINTS,
+        "seed": config.seed,
+        "shuffle_dataset": False,
+        **({"loss_type": "bnpo"} if config.algorithm == "ppo" else {}),  # the mean over tokens
+    }
+    if taken := sorted(set(fixed) & set(config.trainer)):
+        raise ConfigError(
+            f"trainer.{taken[0]}: set by mpo-lite itself; use steps, save_every, seed, run_dir or algorithm"
+        )
+    kind = RLOOConfig if config.algorithm == "rloo" else GRPOConfig
+    _check_fields(kind, config.trainer)
+    with refusals("trainer"):
+        arguments = kind(**settings, **fixed)
+    check_arguments(arguments, config)
+    if (
+        config.algorithm == "grpo" and arguments.loss_type not in LOSSES
+    ):  # TRL itself finds out while it trains
+        raise ConfigError(f"trainer.loss_type {arguments.loss_type!r}: TRL knows {', '.join(LOSSES)}")
+    # TRL counts optimiser steps; ours are generation batches.
+    per_batch = steps_per_batch(arguments)
+    arguments.max_steps *= per_batch
+    arguments.save_steps *= per_batch
+    return arguments
+
+
+def _check_fields(kind: type[Any], given: dict[str, Any]) -> None:
+    """Sees that TRL has the fields and that the values are of their types: itself it looks at neither, or
+    late.
+    """
+    hints = get_type_hints(kind)
+    fields = [field.name for field in dataclasses.fields(kind) if field.init]
+    for name, value in given.items():
+        if name not in fields:
+            raise ConfigError(
+                f"trainer.{name}: {unknown_key(name, fields)} (fields of TRL's {kind.__name__})"
+            )
+        try:
+            TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        except ValidationError as error:
+            said = complaint(error.errors(include_url=False)[0], Config)
+            raise ConfigError(f"trainer.{name} {value!r}: {said}") from error
+
+
+def _settings(session: Session) -> dict[str, Any]:
+    """What the configuration says in TRL's words, all of which ``trainer`` may change."""
+    config, on_gpu = session.config, torch.cuda.is_available()
+    share, rest = divmod(config.batch_completions, world_size())
+    micro_batch = min(config.micro_batch, share)
+    if rest or not micro_batch or share % micro_batch:
+        processes = f" in each of {world_size()} processes" if world_size() > 1 else ""
+        raise ConfigError(
+            f"micro_batch {config.micro_batch}: batch_prompts x group_size = {config.batch_completions} "
+            f"completions must make whole micro batches{processes}"
+        )
+    checkpointing, bf16 = config.gradient_checkpointing, config.bf16
+    return {
+        "per_device_train_batch_size": micro_batch,
+        "gradient_accumulation_steps": share // micro_batch,
+        "num_generations": config.group_size,
+        "num_iterations": config.num_iterations,
+        "max_completion_length": session.max_new_tokens,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "constant",
+        "beta": config.beta,
+        "temperature": config.temperature,
+        "bf16": on_gpu if bf16 is None else bf16,
+        "use_cpu": not on_gpu,
+        "gradient_checkpointing": on_gpu if checkpointing is None else checkpointing,
+        # Above all that a batch may take: two rounds and a pause, and the same once more for a fallback. Meta
+        # steps are waited for elsewhere (see ranks).
+        "ddp_find_unused_parameters": False,  # an adapter has none, and PPO's value head is used outside
+        "ddp_timeout": int(1800 + 4 * LONGEST_BATCH * config.batch_timeout + 2 * config.breaker_pause),
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "report_to": list(config.report_to or ()),
+        **{name: value for name in _PASSED_ON if (value := getattr(config, name)) is not None},
+    }
