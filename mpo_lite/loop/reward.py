@@ -282,7 +282,7 @@ def _counted(session: Session, verdicts: Sequence[Verdict], batch_size: int) -> 
     kinds: list[FailureKind] = [verdict.failure for verdict in mine if verdict.failure]
     shares = exchange((batch_size, kinds, mine[0].detail if mine else ""))
     size = sum(share[0] for share in shares)
-    failed = tuple(kind for share in shares for kind in share[1])
+    failed: tuple[FailureKind, ...] = tuple(kind for share in shares for kind in share[1])
     first = next((share[2] for share in shares if share[2]), "")
     return Tally(size, failed, session.config.max_judge_failures, first)
 
