@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator
 
 from mpo_lite.validation import Settings
+
+SANDBOX = "sandbox"
+"""Name of the simulated judge and meta-judge, of the shipped policy and of its task."""
 
 DATA_ENDINGS = (".jsonl", ".csv", ".parquet")
 """How the name of a file of prompts ends."""
@@ -343,11 +346,27 @@ class Config(Settings):
         default_factory=dict[str, Any], description="Any field of TRL's GRPOConfig (rloo: RLOOConfig)."
     )
 
+    @field_validator("meta", mode="before")
+    @classmethod
+    def _meta_is_a_name(cls, value: Any) -> Any:
+        if isinstance(value, (dict, list)):
+            raise ValueError(
+                "give the meta-judge's name alone; its address goes to meta_api_base, its price to meta_price"
+            )
+        return value
+
     @property
     def model_names(self) -> tuple[str, ...]:
         """Names of all judges and of the meta-judge, as they were given."""
         judges = [*self.judge, *([self.judge_fallback] if self.judge_fallback else [])]
         return (*(judge.model for judge in judges), *([self.meta] if self.meta else []))
+
+    @property
+    def simulated(self) -> tuple[str, ...]:
+        """Which of judge and meta-judge the sandbox plays."""
+        judges = [*self.judge, *([self.judge_fallback] if self.judge_fallback else [])]
+        roles = {"judge": any(each.model == SANDBOX for each in judges), "meta-judge": self.meta == SANDBOX}
+        return tuple(role for role, is_simulated in roles.items() if is_simulated)
 
     @property
     def batch_completions(self) -> int:

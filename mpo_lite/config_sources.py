@@ -50,9 +50,10 @@ def load_config(
     given: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
+    named: str = "--{}",
 ) -> Config:
     """Resolves a configuration from all its sources; see ``explained``."""
-    return explained(path, given, overrides, environ)[0]
+    return explained(path, given, overrides, environ, named)[0]
 
 
 def explained(
@@ -60,6 +61,7 @@ def explained(
     given: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
+    named: str = "--{}",
 ) -> tuple[Config, dict[str, str]]:
     """Resolves a configuration from all its sources, and says which of them each value came from.
 
@@ -68,6 +70,7 @@ def explained(
         given: Explicit arguments or flags by field name; None values count as not given.
         overrides: ``key.path=value`` texts, as strong as flags; values are read as YAML.
         environ: The environment; None means the process's, after reading ``.env`` in the working directory.
+        named: How errors name an entry of ``given``: a flag, or an argument of a function.
 
     Returns:
         The configuration, and dotted key → source of all that is no default.
@@ -90,7 +93,8 @@ def explained(
             merged = _without(merged, name) | _flatten({name: read}, origin)
     for name, value in (given or {}).items():
         if value is not None:
-            merged = _without(merged, name) | _flatten({name: value}, origin=f"--{name.replace('_', '-')}")
+            origin = named.format(name.replace("_", "-") if named.startswith("--") else name)
+            merged = _without(merged, name) | _flatten({name: value}, origin)
     for text in overrides:
         name, equals, value = text.partition("=")
         if not equals:
@@ -147,11 +151,26 @@ def _flatten(
     return flat
 
 
+def _folder_problem(path: Path) -> str:
+    """What to say of a folder that is given in place of a configuration file."""
+    if (path / "config.yaml").is_file():
+        return f"is a run; continue it: mpo-lite resume {path}"
+    if (path / "experiment.yaml").is_file():
+        return f"is a folder; did you mean {path / 'experiment.yaml'}?"
+    if (path / "task.yaml").is_file():
+        return f"is a task; name it by --task {path}"
+    return "is a folder; give a YAML file of settings"
+
+
 def _from_yaml(path: Path) -> dict[str, _Given]:
+    if path.suffix in DATA_ENDINGS:
+        raise ConfigError(f"{path}: is data, not a configuration file; name it by --data {path}")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path}: {_folder_problem(path)}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot read the configuration ({error})") from error
     document = parse_yaml(text, str(path), ConfigError)
@@ -246,7 +265,8 @@ def _place(path: str, merged: Mapping[str, _Given]) -> str:
         ((key, entry) for key, entry in merged.items() if _related(path, key)),
         ("", _Given(None, "configuration")),
     )
-    return entry.origin if path == key and not entry.in_file else f"{entry.origin} {path}"
+    whole = key == path or key.startswith(f"{path}.")
+    return entry.origin if whole and not entry.in_file else f"{entry.origin} {path}"
 
 
 def _related(path: str, key: str) -> bool:

@@ -126,9 +126,18 @@ class StopRun(MPOError):
 
 
 class BudgetReached(StopRun):
-    """A hard cap would be passed by the next call."""
+    """A hard cap would be passed by the next call.
+
+    Args:
+        message: Which, and by how much.
+        raised: The flag with a cap that leaves room to go on, e.g. ``--max-usd 4``.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, raised: str = "") -> None:
+        super().__init__(message)
+        self.raised = raised
 
 
 class JudgeDown(StopRun):

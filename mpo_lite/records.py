@@ -91,6 +91,12 @@ class Gold(Record):
     samples: Annotated[list[GoldSample], Field(min_length=1)]
 
 
+class StopRow(Record):
+    """Why a run stopped before its last batch."""
+
+    reason: Text
+
+
 class AlarmRow(Record):
     """An alarm as it was raised."""
 

@@ -31,7 +31,7 @@ from mpo_lite.jsonl import (
     write_atomically,
     write_journal,
 )
-from mpo_lite.records import KINDS, Environment, Pin, rollout_of, rollout_row
+from mpo_lite.records import KINDS, Environment, Pin, StopRow, rollout_of, rollout_row
 from mpo_lite.rubric import Rubric, dump_rubric, load_rubric, parse_rubric
 from mpo_lite.strict_yaml import parse_yaml
 from mpo_lite.types import Rollout
@@ -79,6 +79,7 @@ class Run:
         self.trials = path / "trials.jsonl"
         self.alarms = path / "alarms.jsonl"
         self.pinned = path / "pin.json"
+        self.stop = path / "stop.json"
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self._superseded = path / "superseded"
@@ -125,6 +126,18 @@ class Run:
         text = self.config_file.read_text(encoding="utf-8")
         write_atomically(self._superseded / f"config-until-{batch}.yaml", text)
         self.write_config(config)
+
+    def note_stop(self, reason: str) -> None:
+        """Keeps why the run stopped before its last batch; empty: it goes on."""
+        if reason:
+            write_atomically(self.stop, json.dumps({"reason": reason}))
+        else:
+            self.stop.unlink(missing_ok=True)
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the run stopped; empty where it did not, or was killed. Raises ``RunError`` if damaged."""
+        return read_object(self.stop, StopRow)["reason"] if self.stop.exists() else ""
 
     def exists(self) -> bool:
         """Whether a run was begun here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,3 +45,10 @@ def problem_in_words(problem: ErrorDetails) -> str:
         return str(context["error"])
     said = _WORDS.get(problem["type"])
     return said.format(**context) if said else problem["msg"].replace("Input should be", "must be")
+
+
+def simulated_note(roles: Sequence[str]) -> str:
+    """What figures are worth that a simulated judge or meta-judge (``Config.simulated``) gave."""
+    if len(roles) == 1:
+        return f"the {roles[0]} is simulated: no evidence about real ones"
+    return f"{' and '.join(roles)} are simulated: no evidence about real ones"

@@ -148,7 +148,7 @@ def test_a_disk_without_room_for_checkpoints_is_told_before_the_run(
     with pytest.raises(SystemExit) as stopped:
         train("--judge", "sandbox", "--baseline", "iter0", "--lora-r", "64", steps=1)
     said = capsys.readouterr().err.splitlines()[-1]
-    assert stopped.value.code == 2 and "run: 1 MiB are free on this disk, but checkpoints take" in said
+    assert stopped.value.code == 2 and "run: 1.0 MiB are free on this disk, but checkpoints take" in said
     assert not Run(tmp_path / "run").exists()
 
 

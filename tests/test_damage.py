@@ -213,7 +213,7 @@ def test_what_is_damaged_is_named_with_its_line(whole: Path, tmp_path: Path) -> 
         b"{}": "batch is missing",
         good[0].replace(b'"reward"', b'"rewarD"'): "changed since it was written",
         json.dumps(row | {"reward": "0.5"}).encode(): "reward must be a number",
-        json.dumps(row | {"reward": 7}).encode(): "reward must be less than or equal to 1",
+        json.dumps(row | {"reward": 7}).encode(): "reward must be 1 or less",
         json.dumps(row | {"rows": 1.5}).encode(): "rows must be a whole number",
         json.dumps(row | {"alarms": [3]}).encode(): "alarms.0 must be a text",
         json.dumps(row | {"alarms": "x"}).encode(): "alarms must be a list",

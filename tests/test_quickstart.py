@@ -33,7 +33,11 @@ def test_the_frozen_rubric_is_hacked_and_the_evolving_one_brings_gold_back(tmp_p
     frozen, evolving = (json.loads(output.splitlines()[-1]) for output, _ in outputs)
     assert frozen["gold"]["end"] < frozen["gold"]["start"] / 2
     assert evolving["gold"]["end"] >= evolving["gold"]["start"] == frozen["gold"]["start"]
-    assert (frozen["rubric_version"], evolving["judge_failures"], evolving["simulated_judge"]) == (0, 0, True)
+    assert (frozen["rubric_version"], evolving["judge_failures"], evolving["simulated"]) == (
+        0,
+        0,
+        ["judge", "meta-judge"],
+    )
     assert evolving["rubric_version"] > 1
     wanted = "run seed steps rubric_version reward gold judge_calls cache_hits judge_failures usd seconds"
     assert set(wanted.split()) <= set(evolving)

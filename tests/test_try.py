@@ -245,4 +245,8 @@ def test_fresh_answers_of_the_policy_are_judged(tmp_path: Path, capsys: Any) -> 
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     texts = [row["response"] for row in found["scores"]]
     assert len(texts) == 8 and len(set(texts)) > 4 and len({row["prompt"] for row in found["scores"]}) == 2
-    assert found["simulated_judge"] and set(found["sentinel_margins"]) >= {"title", "injection"}
+    assert found["simulated"] == ["judge", "meta-judge"]
+    assert set(found["sentinel_margins"]) >= {
+        "title",
+        "injection",
+    }

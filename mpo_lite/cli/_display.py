@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mpo_lite.activity import Activity
+from mpo_lite.cli.judging import spend_in_words
 from mpo_lite.cli.status import Status, sentence
 from mpo_lite.errors import failures_in_words
 from mpo_lite.report.figures import changes_in_words, first_part, reason_in_words, spaced
@@ -108,9 +109,7 @@ class Display:
 
 
 def _figures(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[str, str]]:
-    usd = "unpriced" if row["usd"] is None else f"${row['usd']:.4f}"
-    if row.get("unmetered"):
-        usd += f" at most ({counted(row['unmetered'], 'call')} unmetered)"
+    usd = spend_in_words(row["usd"], row.get("unmetered", 0))
     failed, kinds = row["judge_failures"], failures_in_words(row.get("failures", {}))
     return [
         ("reward", f"{_number(row['reward'])} (v{row['version']})"),

@@ -79,10 +79,15 @@ def explain_unknown(error: click.NoSuchOption) -> str:
     flags = [flag for param in params for flag in (*param.opts, *param.secondary_opts) if flag[:2] == "--"]
     name = error.option_name.lstrip("-").removeprefix("no-").replace("-", "_")
     takes_settings = any(param.name == "overrides" for param in params)
-    if name in Config.model_fields and takes_settings:
+    if name in Config.model_fields and takes_settings and name not in FLAGS:
         return f"no option {error.option_name}; set it by -o {name}=VALUE"
     if name == "batch_size" and "--batch-prompts" in flags:
         return f"no option {error.option_name}; {_with_dashes(BATCH_SIZES)}"
+    if error.ctx and error.ctx.info_name == "resume" and name in Config.model_fields:
+        return (
+            f"no option {error.option_name}: a run is resumed with the settings it began with; to train with "
+            "others, begin a new one: mpo-lite train RUN/config.yaml --run-dir NEW"
+        )
     meant = nearest(name, [flag[2:].replace("-", "_") for flag in flags])
     return f"no option {error.option_name}" + (
         f"; did you mean --{meant.replace('_', '-')}?" if meant else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from mpo_lite.activity import activity
 from mpo_lite.checkpoints import discard_after
 from mpo_lite.cli._display import Display
+from mpo_lite.cli.judging import spend_in_words
 from mpo_lite.cli.status import Status
 from mpo_lite.cli.terminal import echo
-from mpo_lite.config import Config, Model
+from mpo_lite.config import SANDBOX, Config, Model
 from mpo_lite.errors import BudgetReached, ConfigError, MPOError, StopRun
-from mpo_lite.llm.models import SANDBOX
 from mpo_lite.loop.distributed import leads, leave, led
 from mpo_lite.loop.environment import check_packages
 from mpo_lite.loop.estimate import estimate, least_call, paid_for
@@ -26,11 +25,10 @@ from mpo_lite.loop.session import Session
 from mpo_lite.report.figures import not_judged, run_figures
 from mpo_lite.run_dir import Run, check_vacant
 from mpo_lite.sanitize import counted
+from mpo_lite.wording import simulated_note
 
 if TYPE_CHECKING:
     from mpo_lite.training.train import Outcome
-
-SIMULATED = "judge and meta-judge are simulated: no evidence about real ones"
 
 
 def run_job(
@@ -96,12 +94,8 @@ def _tell(summary: dict[str, Any], report: Path | None, as_json: bool) -> None:
 
 def _resume(run: Run, stop: StopRun) -> str:
     """The command that goes on with a stopped run, with a higher cap where one stopped it."""
-    cap = re.search(r"--max-(?:usd|calls|tokens) [\d.e+]+", str(stop))
-    raised = ""
-    if cap and isinstance(stop, BudgetReached):
-        flag, value = cap[0].split()
-        raised = f" {flag} {2 * float(value):g}"
-    return f"mpo-lite resume {run.path}{raised}"
+    raised = stop.raised if isinstance(stop, BudgetReached) else ""
+    return f"mpo-lite resume {run.path} {raised}".rstrip()
 
 
 def _report(run: Run) -> Path | None:
@@ -134,6 +128,8 @@ def _train(
     for role, which in session.models.all:
         session.note(f"{role}: {which.model}{f' at {which.api_base}' if which.api_base else ''}")
     check_packages(session.config)
+    if session.config.log_calls and session.config.log_calls.is_absolute():
+        session.models.log_calls(Path())  # at once: a place that cannot be written is told before all else
     with activity("checking the settings"):
         # Loads torch: only now that nothing that is quicker to see can be wrong.
         from mpo_lite.loop.begin import open_run
@@ -143,10 +139,10 @@ def _train(
         policy.check_policy(session.config)
         folder = run.path if run else config.run_dir or Path("runs")
         train.check_room(session, folder, 1 if checkpoint else trl_args.KEPT_CHECKPOINTS)
-        session.task.prepare_metrics()
+        session.try_metrics()
     session.check_models()
-    if SANDBOX in config.model_names:
-        session.note(SIMULATED)
+    if config.simulated:
+        session.note(simulated_note(config.simulated))
     run = resumed or Run(led(lambda: open_run(config, "train").path))
     if not resumed:
         session.attach(run)
@@ -167,7 +163,7 @@ def _require_room(session: Session, run: Run, least: tuple[float, int]) -> None:
     try:
         session.client.budget.require(*least)
     except BudgetReached as stop:
-        raise BudgetReached(f"{stop}: {_resume(run, stop)}") from None
+        raise BudgetReached(f"{stop}: {_resume(run, stop)}", stop.raised) from None
 
 
 def _tell_plan(session: Session, estimated: dict[str, Any]) -> None:
@@ -195,16 +191,13 @@ def _tell_plan(session: Session, estimated: dict[str, Any]) -> None:
 def _closing_line(summary: dict[str, Any]) -> str:
     """The summary for a person."""
     reward, gold = summary["reward"]["end"], summary["gold"]
-    spend = "spend unpriced" if summary["usd"] is None else f"spend ${summary['usd']:.4f}"
-    if summary["unmetered"]:
-        spend += f" at most ({counted(summary['unmetered'], 'call')} unmetered)"
     parts = [
         f"{counted(summary['steps'], 'batch', 'batches')} in {summary['seconds']:.0f} s",
         f"rubric v{summary['rubric_version']}",
         "no reward" if reward is None else f"reward {reward:.3f}",
         *([f"gold {gold['start']:.3f} → {gold['end']:.3f}"] if gold else []),
         "{judge_calls} judge, {gate_calls} gate and {meta_calls} meta calls".format(**summary),
-        spend,
+        f"spend {spend_in_words(summary['usd'], summary['unmetered'])}",
         f"{counted(summary['cache_hits'], 'answer')} from the cache",
     ]
     line = ", ".join(parts)

@@ -75,6 +75,8 @@ def command(context: click.Context, file: Path, baseline: Path | None, fail: boo
 
 def _baseline(path: Path) -> list[Row]:
     """Responses to compare with: those of a file, or of a run's first batches, as its own alarms have it."""
+    if not path.exists():
+        raise TaskError(f"{path}: no such file or run")
     if not path.is_dir():
         return _read(path)
     run, _ = Run.open(path, {})

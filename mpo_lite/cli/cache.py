@@ -17,6 +17,7 @@ from mpo_lite.cli.terminal import echo
 from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError
 from mpo_lite.llm.cache import AnswerCache
+from mpo_lite.sanitize import counted
 
 _DAY_S = 86_400
 
@@ -82,9 +83,14 @@ def prune(older_than: float | None, model: str | None, cache_dir: Path | None, a
         raise ConfigError("say what to remove: --older-than DAYS, --model NAME, or both; clear removes all")
     before = time.time() - (older_than or 0.0) * _DAY_S
     with _opened(cache_dir) as cache:
+        entries = list(cache.entries())
+        models = {str(entry.get("model")) for _, entry in entries}
+        if model is not None and model not in models:
+            held = f"it has answers of {', '.join(sorted(models))}" if models else "it is empty"
+            raise ConfigError(f"{cache.directory}: no answers of {model}; {held}")
         chosen = [
             key
-            for key, entry in cache.entries()
+            for key, entry in entries
             if (older_than is None or entry.get("time", 0.0) < before)
             and (model is None or entry.get("model") == model)
         ]
@@ -118,4 +124,4 @@ def _opened(cache_dir: Path | None) -> Generator[AnswerCache]:
 
 
 def _report(removed: int, as_json: bool) -> None:
-    echo(json.dumps({"removed": removed}) if as_json else f"{removed} answers removed")
+    echo(json.dumps({"removed": removed}) if as_json else f"{counted(removed, 'answer')} removed")

@@ -15,7 +15,7 @@ import click
 from mpo_lite.activity import activity
 from mpo_lite.cli._models import answers, batch_size_option, policy_at, refuse_missing
 from mpo_lite.cli._options import config_options, json_option
-from mpo_lite.cli._run_job import SIMULATED, sandboxed
+from mpo_lite.cli._run_job import sandboxed
 from mpo_lite.cli.judging import judge_twice, spend_in_words
 from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.rate import COLUMNS, lines, rated
@@ -29,11 +29,11 @@ from mpo_lite.judge.breaker import Tally
 from mpo_lite.judge.pairwise import MatchJudge, Pair, Played
 from mpo_lite.judge.pool import Endpoints
 from mpo_lite.llm import event_loop
-from mpo_lite.llm.models import SANDBOX
 from mpo_lite.report.figures import not_judged
 from mpo_lite.run_dir import Run
 from mpo_lite.tasks.data import load_prompts, responses
 from mpo_lite.tasks.spec import Task, task_of
+from mpo_lite.wording import simulated_note
 
 _OF_THE_DATA = ("data", "prompt_column", "data_subset", "data_split")
 CHUNK = 256
@@ -93,14 +93,14 @@ def command(
         summary: dict[str, Any] = rated(fresh)
     failed, failures = len(tally.failures), Counter(tally.failures)
     summary |= {"failed": failed, "failures": failures, "out": str(folder), **spend}
-    summary["simulated_judge"] = SANDBOX in config.model_names
+    summary["simulated"] = [role for role in config.simulated if role == "judge"]
     if as_json:
         echo(json.dumps(summary))
         return
-    note = f"; {SIMULATED}" if summary["simulated_judge"] else ""
+    note = f"; {simulated_note(summary['simulated'])}" if summary["simulated"] else ""
     echo("\n".join(lines(summary)))
     matches = not_judged(failed, tally.size, failures)
-    echo(f"{matches}, {spend_in_words(spend['usd'])}; kept in {folder}{note}")
+    echo(f"{matches}, spend {spend_in_words(spend['usd'])}; kept in {folder}{note}")
 
 
 def _config(models: Sequence[str], flags: dict[str, Any]) -> Config:

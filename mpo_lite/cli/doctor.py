@@ -261,7 +261,7 @@ def _tried(models: Endpoints, name: str, backend: Backend) -> Finding:
     seconds = time.monotonic() - started
     tariff = transport.tariff(backend)
     price = "price unknown" if tariff is None else "price known"
-    told = f"at {backend.api_base or 'its provider'}: a verdict in {seconds:.1f} s by {rung}, {price}"
+    told = f"at {backend.api_base or 'its provider'}: answers in {seconds:.1f} s by {rung}, {price}"
     if seconds > SLOW_S:
         return Finding(name, "note", told, "slow: a larger --concurrency or a smaller model shortens steps")
     if rung == "text":

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from mpo_lite.errors import LOST
 from mpo_lite.judge.breaker import Judged
+from mpo_lite.sanitize import counted
 
 S = TypeVar("S")
 V = TypeVar("V", bound=Judged)
@@ -29,6 +30,9 @@ def judge_twice(judge: Callable[[Sequence[S]], list[V]], samples: Sequence[S]) -
     return found
 
 
-def spend_in_words(usd: float | None) -> str:
-    """What a command has spent, e.g. ``spend $0.0412``."""
-    return "spend unpriced" if usd is None else f"spend ${usd:.4f}"
+def spend_in_words(usd: float | None, unmetered: int = 0) -> str:
+    """What was spent, e.g. ``$0.0412``, and how many calls are in it at the most they can have cost."""
+    if not unmetered:
+        return "unpriced" if usd is None else f"${usd:.4f}"
+    calls = counted(unmetered, "call")
+    return f"unpriced, {calls} unmetered" if usd is None else f"${usd:.4f} at most ({calls} unmetered)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import signal
 import sys
@@ -54,6 +55,18 @@ class _Lazy(click.Group):
             return None
         module = {"try": "preflight"}.get(cmd_name, cmd_name)  # a keyword names no module
         return importlib.import_module(f"mpo_lite.cli.{module}").command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does; a misspelt command is told which was meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if near and not args[0].startswith("-"):
+                raise click.UsageError(f"no command {args[0]}; did you mean {near[0]}?", ctx) from error
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

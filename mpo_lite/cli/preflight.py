@@ -14,7 +14,7 @@ import click
 
 from mpo_lite.cli._models import Policy, answers
 from mpo_lite.cli._options import FLAGS, GroupedCommand, config_options, json_option, overrides_option
-from mpo_lite.cli._run_job import SIMULATED, sandboxed
+from mpo_lite.cli._run_job import sandboxed
 from mpo_lite.cli.estimate import usd_span
 from mpo_lite.cli.meta_trial import meta_lines, meta_row, one_line
 from mpo_lite.cli.status import show_status
@@ -24,7 +24,6 @@ from mpo_lite.errors import ConfigError, EndpointError, JudgeDown
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.breaker import Tally
 from mpo_lite.llm import event_loop
-from mpo_lite.llm.models import SANDBOX
 from mpo_lite.loop.estimate import estimate
 from mpo_lite.loop.session import Session
 from mpo_lite.meta.refine import propose_once
@@ -34,6 +33,7 @@ from mpo_lite.sanitize import counted
 from mpo_lite.tasks.data import Prompts, cluster_of, responses
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
+from mpo_lite.wording import simulated_note
 
 PER_PROMPT = 4
 """Answers to one prompt: what a policy learns from is how their scores differ."""
@@ -117,7 +117,7 @@ def command(
             session.models.log_calls(Path())
             session.models.check()
             found = _tried(session, given or _answered(session, count))
-            summary = _summary(session, found) | {"simulated_judge": SANDBOX in config.model_names}
+            summary = _summary(session, found) | {"simulated": config.simulated}
         finally:
             session.close()
     if as_json:
@@ -317,8 +317,8 @@ def _show(session: Session, found: Trial, summary: dict[str, Any]) -> None:
         echo(f"✓ {unseen if summary['spread'] is None else apart}", nl=False)
         echo(mended if summary["weaknesses"] else "; they pay for no known-bad one")
     echo(_evidence(summary))
-    if summary["simulated_judge"]:
-        echo(f"Note: {SIMULATED}")
+    if summary["simulated"]:
+        echo(f"Note: {simulated_note(summary['simulated'])}")
 
 
 def _evidence(summary: dict[str, Any]) -> str:

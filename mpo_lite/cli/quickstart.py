@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from mpo_lite.cli._options import config_options, json_option
-from mpo_lite.cli._run_job import SIMULATED, run_job
+from mpo_lite.cli._run_job import run_job
 from mpo_lite.cli.terminal import echo
+from mpo_lite.config import SANDBOX
 from mpo_lite.config_sources import load_config
-from mpo_lite.llm.models import SANDBOX
 from mpo_lite.loop.distributed import led
 from mpo_lite.report.figures import standing_alarms, standing_in_words
 from mpo_lite.run_dir import Run, new_folder
+from mpo_lite.wording import simulated_note
 
 SETTINGS: dict[str, Any] = {
     "judge": SANDBOX,
@@ -86,4 +87,4 @@ def tell(summary: dict[str, Any]) -> None:
     echo(f"  reward  start {reward['start']:.3f}, end {reward['end']:.3f}{versions}")
     echo(f"  alarms  {'; '.join(map(standing_in_words, standing)) or 'none stands at the end'}")
     echo(f"  report  {run.report} tells it all: open it in a browser")
-    echo(f"  Note: {SIMULATED}.")
+    echo(f"  Note: {simulated_note(summary['simulated'])}.")

@@ -12,18 +12,17 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.cli._options import config_options, json_option, overrides_option
-from mpo_lite.cli._run_job import SIMULATED, sandboxed
+from mpo_lite.cli._run_job import sandboxed
 from mpo_lite.cli.judging import spend_in_words
 from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
-from mpo_lite.errors import EndpointError, JudgeDown, StopRun, TaskError
+from mpo_lite.errors import ConfigError, EndpointError, JudgeDown, StopRun, TaskError
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.pool import Endpoints
 from mpo_lite.llm import event_loop
-from mpo_lite.llm.models import SANDBOX
 from mpo_lite.meta.gate_judge import Examiner
 from mpo_lite.meta.meta_judge import MetaJudge
 from mpo_lite.meta.refine import Round, refine
@@ -32,6 +31,7 @@ from mpo_lite.run_dir import rubric_at
 from mpo_lite.sanitize import counted
 from mpo_lite.tasks.data import cluster_of, responses
 from mpo_lite.tasks.spec import Task, task_of
+from mpo_lite.wording import simulated_note
 
 FLAGS = (
     "task", "goal", "judge", "meta", "judge_api_base", "meta_api_base", "rubric", "rounds", "meta_samples",
@@ -73,6 +73,8 @@ def command(
     mpo-lite train --rubric rubric.yaml --baseline iter0 --judge gpt-4o-mini
     """
     config = load_config(None, flags, overrides)
+    if config.meta is None:
+        raise ConfigError("no meta-judge: give --meta MODEL (it may be the judge's model), or set MPO_META")
     with new_file(out, [data, config.rubric], overwrite) as fresh, sandboxed(config) as served:
         task = task_of(served)
         samples, given = _read(data, labels, task)
@@ -162,12 +164,12 @@ def _summary(rounds: list[Round], models: Endpoints, config: Config) -> dict[str
         ],
         "criteria": [criterion.id for criterion in rounds[-1].rubric.criteria],
         **models.spend(),
-        "simulated_judge": SANDBOX in config.model_names,
+        "simulated": config.simulated,
     }
 
 
 def _closing(summary: dict[str, Any]) -> str:
     accepted = sum(one["status"] == "accepted" for one in summary["rounds"])
     changed = f"{accepted} of {counted(len(summary['rounds']), 'round')} changed the rubric"
-    told = f"{changed}, {spend_in_words(summary['usd'])}"
-    return f"{told}; {SIMULATED}" if summary["simulated_judge"] else told
+    told = f"{changed}, spend {spend_in_words(summary['usd'])}"
+    return f"{told}; {simulated_note(summary['simulated'])}" if summary["simulated"] else told

@@ -10,11 +10,12 @@ from dotenv import load_dotenv
 
 from mpo_lite.checkpoints import read_state, resumable_checkpoint
 from mpo_lite.cli._options import config_options, json_option
-from mpo_lite.cli._run_job import run_job, tell_complete
+from mpo_lite.cli._run_job import run_job, sandboxed, tell_complete
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError
+from mpo_lite.judge.pool import require_prices
 from mpo_lite.loop.distributed import leads, led
 from mpo_lite.run_dir import Run
 
@@ -73,6 +74,9 @@ def _resume(run: Run, config: Config, place: str | None, flags: dict[str, Any], 
     done = read_state(checkpoint)["batch"] if checkpoint else 0
     if config.steps < done:
         raise ConfigError(f"--steps {config.steps}: {run.path} has {done} batches already; name more")
+    with sandboxed(config) as served:
+        # Before it is the run's: a cap that cannot hold would keep it from ever going on.
+        require_prices(served, with_meta=config.meta is not None, is_resumed=True)
     led(lambda: _take_over(run, flags, done))
     if done < config.steps:
         run_job(config, run, checkpoint, as_json)

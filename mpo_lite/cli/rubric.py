@@ -111,7 +111,8 @@ def _version(run: Run, number: int | None) -> Version:
     if number is None:
         return newest
     if not 0 <= number <= newest.number:
-        raise ConfigError(f"{run.path}: has no rubric v{number}; it has v0 to v{newest.number}")
+        held = f"v0 to v{newest.number}" if newest.number else "v0 alone"
+        raise ConfigError(f"{run.path}: has no rubric v{number}; it has {held}")
     return run.version(number)
 
 

@@ -45,10 +45,13 @@ def serve(host: str, port: int, seed: int, bad_rate: float) -> None:
 
     # Answers are cached by model name: one that behaves otherwise must be called otherwise.
     kind = f"{seed}" + (f"-bad{bad_rate:g}" if bad_rate else "")
-    echo(f"simulated judge openai/sandbox-judge-{kind} and meta-judge openai/sandbox-meta-{kind}")
-    echo(f"at http://{host}:{port}/v1 (Ctrl-C stops them)")
+
+    def tell() -> None:
+        echo(f"simulated judge openai/sandbox-judge-{kind} and meta-judge openai/sandbox-meta-{kind}")
+        echo(f"at http://{host}:{port}/v1 (Ctrl-C stops them)")
+
     try:
-        serve_forever(host, port, seed, bad_rate)
+        serve_forever(host, port, seed, bad_rate, tell)
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}:{port} ({error}); name another --port") from error
 

@@ -15,7 +15,7 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.cli._options import config_options, json_option, overrides_option
-from mpo_lite.cli._run_job import SIMULATED, sandboxed
+from mpo_lite.cli._run_job import sandboxed
 from mpo_lite.cli.judging import judge_twice
 from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.status import show_status
@@ -28,7 +28,6 @@ from mpo_lite.judge.base import Sample
 from mpo_lite.judge.breaker import Tally
 from mpo_lite.judge.pool import Endpoints
 from mpo_lite.llm import event_loop
-from mpo_lite.llm.models import SANDBOX
 from mpo_lite.report.figures import not_judged
 from mpo_lite.rubric import Rubric
 from mpo_lite.run_dir import rubric_at
@@ -37,6 +36,7 @@ from mpo_lite.tasks.data import cluster_of, mapped, responses
 from mpo_lite.tasks.rules import rule_results, rule_verdict
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
+from mpo_lite.wording import simulated_note
 
 CHUNK = 256
 """Rows that are judged together, and by whose failures the breaker tells whether to go on."""
@@ -122,7 +122,7 @@ def _judge(config: Config, task: Task, rows: Sequence[Row]) -> tuple[list[Verdic
     finally:
         models.close()
     found += [_NOT_JUDGED] * (len(rows) - len(found))
-    return found, models.spend() | {"simulated_judge": SANDBOX in config.model_names}, stop
+    return found, models.spend() | {"simulated": [role for role in config.simulated if role == "judge"]}, stop
 
 
 def _verdicts(models: Endpoints, task: Task, rubric: Rubric, rows: Sequence[Row]) -> list[Verdict]:
@@ -212,6 +212,6 @@ def _told(summary: Row) -> str:
         *([f"gold {gold:.3f}"] if gold is not None else []),
         f"{summary['broken_rules']} broke a rule",
         f"written to {summary['out']}",
-        *([SIMULATED] if summary.get("simulated_judge") else []),
+        *([simulated_note(summary["simulated"])] if summary.get("simulated") else []),
     ]
     return ", ".join(parts)

@@ -47,21 +47,16 @@ class Endpoints:
     def __init__(
         self, config: Config, persona: str, with_meta: bool, processes: int = 1, waits_out: bool = False
     ) -> None:
+        require_prices(config, with_meta)
         self._config, self._persona, self._processes = config, persona, processes
         self._call_log = CallLog() if config.log_calls else None
         self.judges = judge_backends(config)
         self.fallback = fallback_backend(config)
         self.meta = meta_backend(config) if with_meta else None
-        named = [
-            *(("judge", judge) for judge in self.judges),
-            ("fallback judge", self.fallback),
-            ("meta-judge", self.meta),
-        ]
-        self.all = [(role, which) for role, which in named if which]
+        self.all = _models(config, with_meta)
         self.fell_back = False
         self.ledger = Ledger()
         self.client = event_loop.wait(self._make_client(waits_out))
-        self._refuse_unpriced()
 
     def judge(self, purpose: Purpose = "judge", draw: str = "") -> Judge:
         """The judge in charge; see ``build_judge``."""
@@ -155,18 +150,38 @@ class Endpoints:
             log=self._call_log,
         )
 
-    def _refuse_unpriced(self) -> None:
-        if self._config.max_usd is None:
-            return
-        for role, which in self.all:
-            if transport.tariff(which) is None:
-                mend = (
-                    "its price key"
-                    if role == "fallback judge"
-                    else f"-o {role.split('-')[0]}_price='[0.15, 0.6]'"
-                )
-                raise ConfigError(
-                    f"--max-usd {self._config.max_usd:g}: {which.model} has no known price, so the cap could "
-                    f"not hold; give it, in USD per million input and output tokens, by {mend}, or cap calls "
-                    "by --max-calls"
-                )
+
+def require_prices(config: Config, with_meta: bool, is_resumed: bool = False) -> None:
+    """Refuses a cap in USD over models whose price is not known: it could not hold.
+
+    Args:
+        config: The settings; ``max_usd`` None asks for nothing.
+        with_meta: Whether the meta-judge is asked.
+        is_resumed: Whether they are those of a run, whose prices cannot be set any more.
+
+    Raises:
+        ConfigError: One has none; says which, and what to do.
+    """
+    if config.max_usd is None:
+        return
+    for role, model in _models(config, with_meta):
+        if transport.tariff(model) is not None:
+            continue
+        problem = f"--max-usd {config.max_usd:g}: {model.model} has no known price, so the cap could not hold"
+        if is_resumed:
+            raise ConfigError(f"{problem}; cap calls by --max-calls, or tokens by --max-tokens")
+        key = "its price key" if role == "fallback judge" else f"-o {role.split('-')[0]}_price='[0.15, 0.6]'"
+        raise ConfigError(
+            f"{problem}; give it, in USD per million input and output tokens, by {key}, or cap calls by "
+            "--max-calls"
+        )
+
+
+def _models(config: Config, with_meta: bool) -> list[tuple[str, Backend]]:
+    """The models that a job asks, each with its role."""
+    named = [
+        *(("judge", judge) for judge in judge_backends(config)),
+        ("fallback judge", fallback_backend(config)),
+        ("meta-judge", meta_backend(config) if with_meta else None),
+    ]
+    return [(role, model) for role, model in named if model]

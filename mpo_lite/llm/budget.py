@@ -5,6 +5,7 @@ passed.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
@@ -55,7 +56,7 @@ class Budget:
         async with self._settled:
             while blocked := self._blocked(wanted):
                 if not self._reserved["calls"]:
-                    raise BudgetReached(blocked)
+                    raise blocked
                 await self._settled.wait()
             self._reserve(wanted, 1)
         try:
@@ -76,7 +77,7 @@ class Budget:
             BudgetReached: It does not fit under a cap.
         """
         if blocked := self._blocked({"usd": usd, "calls": 1, "tokens": tokens}):
-            raise BudgetReached(blocked)
+            raise blocked
 
     def divide(self, elsewhere: Mapping[str, float], processes: int) -> None:
         """Leaves the other processes of the job their share of what is not spent yet.
@@ -118,20 +119,27 @@ class Budget:
         for name, amount in wanted.items():
             self._reserved[name] += sign * amount
 
-    def _blocked(self, wanted: dict[str, float]) -> str:
+    def _blocked(self, wanted: dict[str, float]) -> BudgetReached | None:
         spent = self._spent()
         for name, cap in self._caps.items():
             taken = self._reserved[name] + self._left_to_others[name]
             if cap is not None and spent[name] + taken + wanted[name] > cap:
-                return (
+                return BudgetReached(
                     f"{_flag(name, cap)} is reached: {_amount(name, spent[name])} spent, and the next call "
-                    f"may take {_amount(name, wanted[name])}; raise it to go on"
+                    f"may take {_amount(name, wanted[name])}; raise it to go on",
+                    raised=f"--max-{name} {_raised(name, cap, spent[name] + wanted[name]):g}",
                 )
-        return ""
+        return None
 
 
 def _flag(name: str, cap: float) -> str:
     return f"the cap --max-{name} {cap:g}"
+
+
+def _raised(name: str, cap: float, needed: float) -> float:
+    """A cap that leaves room: twice the old one, and no less than twice what is spent with the next call."""
+    most = max(2 * cap, 2 * needed)
+    return math.ceil(100 * most) / 100 if name == "usd" else math.ceil(most)
 
 
 def _amount(name: str, value: float) -> str:

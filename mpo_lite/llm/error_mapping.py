@@ -50,6 +50,12 @@ _FORMS = {
 """What asks for an object → how a refusal of it reads."""
 
 
+_LITELLM = re.compile(r"^(?:litellm\.)?\w+Error: (?:\w+Exception - )?")
+"""What LiteLLM puts before the server's words."""
+_QUOTED = 60
+"""Characters of an answer that cannot be read which are told."""
+
+
 class Retryable(Exception):
     """The attempt failed in a way that another may not.
 
@@ -145,8 +151,9 @@ def meaning(
     if status in (400, 413, 422):
         return _bad_request(error, backend, messages, parameters)
     unreached = status in (None, 500) and exchange.status is None and bool(_UNREACHED.search(text))
+    seen = _no_connection(backend) if unreached else _server_error(error, backend, messages, exchange)
     return Retryable(
-        f"{where}: {_no_connection(backend) if unreached else _server_error(error, backend, exchange)}",
+        f"{where}: {seen}",
         _retry_after(error),
         overload=status == 429,
         billed=exchange.status == 200 or _lost(error, status, text),
@@ -161,11 +168,13 @@ def _no_connection(backend: Backend) -> str:
     return f"cannot reach {backend.model.partition('/')[0]}: see your network or proxy"
 
 
-def _server_error(error: Exception, backend: Backend, exchange: Exchange) -> str:
+def _server_error(error: Exception, backend: Backend, messages: list[Message], exchange: Exchange) -> str:
     status = getattr(error, "status_code", None)
     seen = f"{type(error).__name__}{f' ({status})' if status else ''}"
     if exchange.status == 200:
-        return "an answer that cannot be read"
+        begins = " ".join(own_words(exchange.body[:2000], backend, messages).split())[:_QUOTED]
+        said = f"an answer that cannot be read, beginning {begins!r}" if begins else "an empty answer"
+        return f"{said}; does the address end in /v1, and speak OpenAI's API?" if backend.api_base else said
     if (exchange.status or 0) < 500:
         return seen
     return f"{seen} {'from a server that is up (see its log)' if backend.api_base else 'of the provider'}"
@@ -185,7 +194,8 @@ def _bad_request(
     for name in _PARAMETERS:
         if name in parameters and re.search(_REFUSED.format(name=name), text, re.IGNORECASE):
             return ParameterRefused(name)
-    return CallFailed("transport", f"refused: {' '.join(text.split())[:300]}")
+    said = _LITELLM.sub("", " ".join(text.split()))
+    return CallFailed("transport", f"refused: {said[:300]}")
 
 
 def own_words(text: str, backend: Backend, messages: list[Message]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Literal
 
-from mpo_lite.config import Config, Model, Price
+from mpo_lite.config import SANDBOX, Config, Model, Price
 from mpo_lite.errors import ConfigError
 
 ALIASES = {
@@ -30,10 +30,6 @@ took."""
 
 KEYLESS = "none"
 """Sent as the key to a server of one's own: clients insist on one."""
-
-SANDBOX = "sandbox"
-"""The model name that stands for the embedded, simulated judge and meta-judge."""
-
 
 Role = Literal["judge", "meta"]
 """Whose settings and variables a model goes by: ``--judge-api-base``, ``MPO_META_API_KEY``."""

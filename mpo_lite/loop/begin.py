@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 from weakref import WeakValueDictionary
 
-from mpo_lite.config import Config, Model
+from mpo_lite.config import SANDBOX, Config, Model
 from mpo_lite.config_sources import load_config
 from mpo_lite.jsonl import JsonRow
-from mpo_lite.llm.models import SANDBOX, full_name
+from mpo_lite.llm.models import full_name
 from mpo_lite.loop.distributed import led
 from mpo_lite.loop.environment import environment
 from mpo_lite.loop.session import Session
@@ -39,9 +39,9 @@ def open_session(options: JsonRow) -> tuple[Session, bool]:
     Raises:
         UsageError: Configuration, task, data, rubric or an endpoint cannot work.
     """
-    session = Session(load_config(given=options), _logged)
+    session = Session(load_config(given=options, named="MPO({}=…)"), _logged)
     try:
-        session.task.prepare_metrics()
+        session.try_metrics()
         session.check_models()
         path, resumes = led(lambda: _begun(session))
         if before := _open.pop(path.resolve(), None):

@@ -205,6 +205,18 @@ class Session:
         self.note(f"{fallback.label} judges from now on: {reason}")
         return True
 
+    def try_metrics(self) -> None:
+        """Calls gold metric and verifier once, so that one that fails is told before anything is paid.
+
+        Raises:
+            TaskError: One fails, or gives no number from 0 to 1.
+        """
+        self.task.prepare_metrics()
+        prompt = (*self.prompts.held_out, *self.prompts.train)[0]
+        for metric in (self.gold, self.verify):
+            if metric:
+                metric("An answer.", self.prompts.row(prompt))
+
     def check_models(self) -> None:
         """Sees that every model answers; where a judge does not, the fallback judge takes over at once.
 

@@ -57,7 +57,9 @@ def compared(paths: Sequence[Path]) -> JsonRow:
         "runs": known,
         "damaged": list(damaged.values()),
         "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "simulated": [one["name"] for one in known if one["figures"]["simulated_judge"]],
+        "simulated": [
+            (run["name"], run["figures"]["simulated"]) for run in known if run["figures"]["simulated"]
+        ],
         "cautions": [*left_out, *_cautions(known)],
         "rows": [(label, [_said(tell(one)) for one in known]) for label, tell in _ROWS],
         "settings": _differing(configs),

@@ -10,7 +10,6 @@ from mpo_lite.config import Config
 from mpo_lite.errors import FailureKind, failures_in_words
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.llm.ledger import Ledger
-from mpo_lite.llm.models import SANDBOX
 from mpo_lite.run_dir import Run
 
 LAST = 3
@@ -61,7 +60,7 @@ def run_figures(run: Run, config: Config, until: int | None = None) -> JsonRow:
         "rows": sum(row.get("rows", 0) for row in metrics),
         "judge_failures": sum(row["judge_failures"] for row in metrics),
         "failures": _sums(row.get("failures", {}) for row in metrics),
-        "simulated_judge": SANDBOX in config.model_names,
+        "simulated": config.simulated,
     }
 
 

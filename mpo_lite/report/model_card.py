@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
-from mpo_lite.config import Config
+from mpo_lite.config import SANDBOX, Config
 from mpo_lite.jsonl import JsonRow
-from mpo_lite.llm.models import SANDBOX
 from mpo_lite.report.figures import changes_in_words, reason_in_words, run_figures
 from mpo_lite.rubric import Rubric
 from mpo_lite.run_dir import Run
 from mpo_lite.sanitize import counted
+from mpo_lite.wording import simulated_note
 
 _MARKS = "\\`*_[]{}|#~!^"
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
@@ -48,10 +48,9 @@ def model_card(run: Run, config: Config, until: int, purpose: str) -> str:
         f"## The rubric at the end (v{newest.number})\n\n" + _rubric(newest.rubric),
         "## How the rubric came about\n\n" + _history(run, until),
     ]
-    if figures["simulated_judge"]:
-        parts.insert(
-            3, "**Judge and meta-judge were simulated: the figures are no evidence about real ones.**"
-        )
+    if figures["simulated"]:
+        note = simulated_note(figures["simulated"])
+        parts.insert(3, f"**{note[0].upper()}{note[1:]}.**")
     return "\n\n".join(parts) + "\n"
 
 

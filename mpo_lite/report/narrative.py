@@ -222,7 +222,8 @@ def _standing(known: JsonRow) -> list[JsonRow]:
 
 def _ending(known: JsonRow) -> str:
     figures, change = known["figures"], known["change"]
-    done = f"After {counted(figures['steps'], 'batch', 'batches')}"
+    stopped = f"The run stopped before its last batch: {known['stop']}. " if known["stop"] else ""
+    done = f"{stopped}After {counted(figures['steps'], 'batch', 'batches')}"
     if change is None:
         return (
             f"{done} the reward is {_number(figures['reward']['end'])}. This task has no gold metric: "

@@ -29,6 +29,7 @@ from mpo_lite.report.narrative import headline
 from mpo_lite.report.run_data import gather
 from mpo_lite.run_dir import Run
 from mpo_lite.sanitize import counted, visible
+from mpo_lite.wording import simulated_note
 
 
 def write_report(run: Run, path: Path | None = None) -> Path:
@@ -111,7 +112,7 @@ def _environment() -> Environment:
     )
     filters: dict[str, Any] = environment.filters
     filters |= {"number": _number, "usd": _usd, "share": _share, "spaced": spaced, "short": short}
-    filters |= {"failures": failures_in_words, "counted": counted}
+    filters |= {"failures": failures_in_words, "counted": counted, "simulated_note": simulated_note}
     return environment
 
 

@@ -51,6 +51,7 @@ def gather(run: Run, config: Config) -> JsonRow:
         "name": run.path.name,
         "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "state": run_state(run, config, len(metrics)),
+        "stop": run.stop_reason,
         "config": config,
         "figures": run_figures(run, config),
         "change": gold_change(gold),

@@ -241,7 +241,11 @@ def running(seed: int = 0, bad_rate: float = DEFAULT_BAD_RATE, port: int = 0) ->
 
 
 def serve_forever(
-    host: str = "127.0.0.1", port: int = 8765, seed: int = 0, bad_rate: float = DEFAULT_BAD_RATE
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    seed: int = 0,
+    bad_rate: float = DEFAULT_BAD_RATE,
+    begun: Callable[[], None] = lambda: None,
 ) -> None:
     """Serves until interrupted; for trying the sandbox's models from another program.
 
@@ -250,5 +254,7 @@ def serve_forever(
         port: Port to listen on.
         seed: Picks the judge's weaknesses and all chance.
         bad_rate: In [0, 1]; how often a merged rubric is a bad one.
+        begun: Called once it listens.
     """
-    web.run_app(_Server(seed, bad_rate).app(), host=host, port=port, print=None, access_log=None)
+    app = _Server(seed, bad_rate).app()
+    web.run_app(app, host=host, port=port, print=lambda *_: begun(), access_log=None)

@@ -226,6 +226,11 @@ def task_of(config: Config) -> Task:
         update = {name: DataSource.model_fields[name].default for name in own} | {"source": config.data}
     if not needs_others:
         update["held_out"] = 0
+    is_file = config.data is not None and Path(config.data).suffix in DATA_ENDINGS
+    for name in ("data_subset", "data_split"):
+        if is_file and getattr(config, name) is not None:
+            flag = f"--{name.replace('_', '-')} {getattr(config, name)}"
+            raise TaskError(f"{flag}: is for hub data sets, and {config.data} is a file; leave it out")
     given = {"prompt": config.prompt_column, "subset": config.data_subset, "split": config.data_split}
     update |= {name: value for name, value in given.items() if value is not None}
     return task.model_copy(update={"data": data.model_copy(update=update)})

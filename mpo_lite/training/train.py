@@ -17,7 +17,7 @@ from mpo_lite.activity import activity
 from mpo_lite.checkpoints import MANIFEST
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, StopRun, refusals, storage_errors
-from mpo_lite.loop.distributed import led, world_size
+from mpo_lite.loop.distributed import leads, led, world_size
 from mpo_lite.loop.session import Session
 from mpo_lite.training.algorithms import GRPO, PPO, RLOO
 from mpo_lite.training.callback import MPOCallback, set_random_state
@@ -70,8 +70,8 @@ def check_room(session: Session, folder: Path, checkpoints: int) -> None:
     needed = checkpoints * SAVED_BYTES * trained_parameters(session.config)
     if (free := shutil.disk_usage(place).free) < needed:
         raise ConfigError(
-            f"{folder}: {free / 2**20:,.0f} MiB are free on this disk, but checkpoints take at least "
-            f"{needed / 2**20:,.0f} MiB; free some room, or name a folder on another disk by --run-dir"
+            f"{folder}: {free / 2**20:,.1f} MiB are free on this disk, but checkpoints take at least "
+            f"{needed / 2**20:,.1f} MiB; free some room, or name a folder on another disk by --run-dir"
         )
 
 
@@ -96,12 +96,16 @@ def train(session: Session, checkpoint: Path | None = None) -> Outcome:
     mpo = MPO(session=session)
     trainer = _trainer(config, mpo)
     stop: StopRun | None = None
+    if is_lead := leads():
+        session.run.note_stop("")
     with storage_errors(session.run.path, f"then go on: mpo-lite resume {session.run.path}"):
         try:
             with _stoppable(session):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except StopRun as reason:
             stop = reason
+            if is_lead:
+                session.run.note_stop(str(reason))
             _save_border(trainer, mpo.callback)
     return Outcome(stop, time.monotonic() - started)
 
