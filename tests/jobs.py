@@ -2,11 +2,11 @@
 
 import hashlib
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from forked import Job
 from llm_server import LLMServer, kind_of, prompt_text
 
 from mpo_lite.jsonl import read_rows
@@ -45,9 +45,7 @@ def arguments(tmp_path: Path, prompts: Path, name: str = "run", **settings: Any)
     ]
 
 
-def start(
-    tmp_path: Path, prompts: Path, name: str, server: LLMServer, **settings: Any
-) -> "subprocess.Popen[str]":
+def start(tmp_path: Path, prompts: Path, name: str, server: LLMServer, **settings: Any) -> Job:
     """Starts a run in a process of its own; judge and meta-judge are one server."""
     flags = [
         "--judge",
@@ -59,30 +57,36 @@ def start(
         "--meta-api-base",
         server.url,
     ]
-    command = [sys.executable, "-m", "mpo_lite", *arguments(tmp_path, prompts, name, **settings), *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Job(*arguments(tmp_path, prompts, name, **settings), *flags)
 
 
-def wait_for(process: "subprocess.Popen[str]", line: str) -> None:
+def wait_for(job: Job, line: str) -> None:
     """Reads what a run says until a line begins so."""
-    assert process.stderr is not None
     seen = []
-    for text in process.stderr:
+    for text in job.stderr:
         seen.append(text)
         if text.startswith(line):
             return
     raise AssertionError(f"{line!r} never came:\n{''.join(seen)}")
 
 
-def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
+def ended(job: Job) -> tuple[int, str]:
     """Waits for a run; its exit code and the rest of what it said."""
-    _, errors = process.communicate()
-    return process.returncode, errors
+    _, errors = job.communicate()
+    assert job.returncode is not None
+    return job.returncode, errors
 
 
 def resume(run: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "mpo_lite", "resume", str(run), "--json", *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return completed("resume", str(run), "--json", *flags)
+
+
+def completed(*command: str, largest_file: int | None = None) -> "subprocess.CompletedProcess[str]":
+    """A command once it has ended; see ``Job``."""
+    job = Job(*command, largest_file=largest_file)
+    out, errors = job.communicate()
+    assert job.returncode is not None
+    return subprocess.CompletedProcess(command, job.returncode, out, errors)
 
 
 def weights(run: Path, step: int = 6) -> str:

@@ -4,14 +4,12 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import Train, arguments, resume, same_run
+from jobs import Train, arguments, completed, resume, same_run
 from llm_server import LLMServer
 
 from mpo_lite.cli.main import main
@@ -125,14 +123,9 @@ def test_a_checkpoint_that_could_not_be_written_whole_is_named_and_done_again(
     with LLMServer() as server:
         models = [part for role in ("judge", "meta") for part in
                   (f"--{role}", f"openai/{role}", f"--{role}-api-base", server.url)]  # fmt: skip
-        for name, limit in (("whole", "unlimited"), ("limited", "300")):
-            command = ["-m", "mpo_lite", *arguments(tmp_path, prompts, name), *models]
-            script = f'ulimit -f {limit}; exec "$0" "$@"'
-            done = subprocess.run(
-                ["bash", "-c", script, sys.executable, *command], capture_output=True, text=True, check=False
-            )
-            if name == "whole":
-                assert done.returncode == 0, done.stderr
+        whole = completed(*arguments(tmp_path, prompts, "whole"), *models)
+        assert whole.returncode == 0, whole.stderr
+        done = completed(*arguments(tmp_path, prompts, "limited"), *models, largest_file=300 * 1024)
         lines = done.stderr.splitlines()
         assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
         assert "ulimit -f" in lines[-1] and f"mpo-lite resume {tmp_path / 'limited'}" in lines[-1]

@@ -42,8 +42,9 @@ def refused(place: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
         for name, text in (files or {}).items():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             (place / name).write_text(text)
+        cached = "--cache-dir" in command or command.startswith("alarms")
         with pytest.raises(SystemExit) as left:
-            main([*shlex.split(command), *([] if "--cache-dir" in command else ["--cache-dir", "cache"])])
+            main([*shlex.split(command), *([] if cached else ["--cache-dir", "cache"])])
         said = capsys.readouterr()
         assert left.value.code == code and "Traceback" not in said.err, said.err
         for word in ("None", "tuple", "dictionary", "instance of", "Input should"):
@@ -114,6 +115,40 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     "steps in words": (flags_of("--steps ten"), "'ten' is not a valid integer"),
     "a misspelt flag": (flags_of("--step 3"), "no option --step; did you mean --steps?"),
     "another's name for a flag": (flags_of("--lr 1e-4"), "no option --lr; did you mean --learning-rate?"),
+    "epochs": (flags_of("--epochs 3"), "no option --epochs; did you mean --steps?"),
+    "a length of completions": (
+        flags_of("--max-length 64"),
+        "no option --max-length; did you mean --max-new-tokens?",
+    ),
+    "a flag with an underscore": (flags_of("--lora_r 4"), "no option --lora_r; did you mean --lora-r?"),
+    "a split of a file": (
+        flags_of("--data-split test"),
+        "--data-split test: is for hub data sets, and prompts.jsonl is a file; leave it out",
+    ),
+    "a meta-judge with its address": (
+        yaml_of("meta: {model: m, api_base: 'http://h/v1'}"),
+        "e.yaml:1 meta: give the meta-judge's name alone; its address goes to meta_api_base",
+    ),
+    "a task in the place of settings": (
+        ("train mine", {"mine/task.yaml": json.dumps(TASK)}),
+        "mine: is a task; name it by --task mine",
+    ),
+    "a folder of settings": (
+        ("train mine", {"mine/experiment.yaml": "steps: 3"}),
+        "mine: is a folder; did you mean mine/experiment.yaml?",
+    ),
+    "data in the place of settings": (
+        ("train prompts.jsonl", {}),
+        "prompts.jsonl: is data, not a configuration file; name it by --data prompts.jsonl",
+    ),
+    "no meta-judge to refine by": (
+        ("refine prompts.jsonl --judge openai/m --out r.yaml", {}),
+        "no meta-judge: give --meta MODEL (it may be the judge's model), or set MPO_META",
+    ),
+    "no such baseline": (
+        ("alarms answers.jsonl --baseline runs/nope", {"answers.jsonl": '{"prompt": "p", "response": "r"}'}),
+        "runs/nope: no such file or run",
+    ),
     "a batch size": (
         flags_of("--batch-size 8"),
         "no option --batch-size; set --batch-prompts (prompts in a batch), --group-size",
@@ -129,7 +164,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "no setting at all": (
         flags_of("-o foo.bar=1"),
-        "-o foo.bar foo: unknown key; mpo-lite config show --all lists those there are",
+        "mpo-lite: -o foo.bar: unknown key; mpo-lite config show --all lists those there are",
     ),
     "a goal and a task": (
         flags_of("--goal x --task math"),
@@ -344,6 +379,52 @@ def test_a_run_that_cannot_go_on_says_why(place: Path, capsys: Any) -> None:
     code, said = resumed(place, capsys, "--steps", "20")
     assert code == 2 and "another process is training this run; wait for it" in said
     run.unlock()
+
+
+def test_a_cap_that_cannot_hold_is_not_made_the_runs(place: Path, capsys: Any) -> None:
+    (place / "prompts.jsonl").write_text(PROMPTS)
+    data = str(place / "prompts.jsonl")
+    run = made_run(place / "run", data=data, judge="openai/m", judge_api_base="http://127.0.0.1:9/v1",
+                   baseline="iter0", meta=None)  # fmt: skip
+    before = run.config_file.read_bytes()
+    code, said = resumed(place, capsys, "--max-usd", "5", "--steps", "40")
+    assert code == 2 and said.endswith(
+        "--max-usd 5: openai/m has no known price, so the cap could not hold; cap calls by --max-calls, or "
+        "tokens by --max-tokens"
+    )
+    assert run.config_file.read_bytes() == before
+
+
+def test_a_setting_of_a_run_is_not_changed_by_resume(place: Path, capsys: Any) -> None:
+    made_run(place / "run")
+    code, said = resumed(place, capsys, "--learning-rate", "1e-4")
+    assert code == 2 and "no option --learning-rate: a run is resumed with the settings it began with" in said
+
+
+def test_a_run_in_the_place_of_settings_is_gone_on_with(place: Path, refused: Refused) -> None:
+    run = made_run(place / "run")
+    assert refused("train run").endswith(f"{run.path.name}: is a run; continue it: mpo-lite resume run")
+
+
+def test_a_misspelt_command_is_told(refused: Refused) -> None:
+    assert "no command trian; did you mean train?" in refused("trian")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("log_calls=/none/calls.jsonl", "--log-calls /none/calls.jsonl: cannot be written"),
+        ("task=mine", "own:gold gave 7"),
+    ],
+)
+def test_what_a_run_writes_and_measures_by_is_tried_before_anything_is_asked(
+    setting: str, message: str, place: Path, refused: Refused
+) -> None:
+    """The judge's address answers nobody: whoever asked it first would say so."""
+    files = task_of({"own.py": "def gold(text, row):\n    return 7\n"}, gold="own:gold")[1]
+    said = refused(f"train {JUDGE} --data prompts.jsonl --run-dir new -o {setting}", files)
+    assert message in said
+    assert not (place / "new").exists()
 
 
 def test_a_first_task_trains_from_its_own_folder_and_when_it_has_moved(

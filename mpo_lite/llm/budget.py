@@ -137,8 +137,8 @@ def _flag(name: str, cap: float) -> str:
 
 
 def _raised(name: str, cap: float, needed: float) -> float:
-    """A cap that leaves room: twice the old one, and no less than twice what is spent with the next call."""
-    most = max(2 * cap, 2 * needed)
+    """A cap that leaves room: twice the old one, or half as much again as is spent with the next call."""
+    most = max(2 * cap, 1.5 * needed)
     return math.ceil(100 * most) / 100 if name == "usd" else math.ceil(most)
 
 
