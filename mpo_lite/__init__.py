@@ -5,13 +5,14 @@ meanwhile.
 package loads neither torch nor LiteLLM and touches no network.
 """
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpo_lite.training.algorithms import GRPO, PPO, RLOO
     from mpo_lite.training.mpo import MPO
 
-__version__ = "0.1.0"
+__version__ = version("mpo-lite")
 __all__ = ["GRPO", "MPO", "PPO", "RLOO", "__version__"]
 
 

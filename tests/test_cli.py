@@ -11,9 +11,10 @@ from mpo_lite.cli._display import Display
 from mpo_lite.cli.main import COMMANDS, main
 from mpo_lite.cli.status import Status
 from mpo_lite.config import Config
-from mpo_lite.errors import TaskError
+from mpo_lite.errors import ConfigError, TaskError, refusals
 from mpo_lite.tasks.data import load_prompts
 from mpo_lite.tasks.spec import DataSource
+from mpo_lite.wording import simulated_note
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -221,3 +222,23 @@ def test_clusters_are_read_with_the_prompts(tmp_path: Path) -> None:
     path.write_text("".join(f'{{"prompt": "p{n}", "subject": "s{n}"}}\n' for n in range(80)))
     with pytest.raises(TaskError, match="80 kinds in 'subject'"):
         load_prompts(DataSource(source=str(path), cluster="subject"))
+
+
+def test_a_bug_of_ours_is_no_refusal_of_a_library() -> None:
+    with pytest.raises(ConfigError, match="trainer: Expecting value"), refusals("trainer"):
+        json.loads("")
+    with pytest.raises(TypeError), refusals("trainer"):
+        simulated_note(1)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(("flags", "shown"), [((), False), (("--traceback",), True)])
+def test_where_an_error_came_from_is_shown_to_who_asks(
+    flags: tuple[str, ...], shown: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MPO_TRACEBACK", raising=False)
+    with pytest.raises(SystemExit):
+        main([*flags, "report", "nowhere"])
+    said = capsys.readouterr().err
+    monkeypatch.delenv("MPO_TRACEBACK", raising=False)
+    assert said.splitlines()[-1].startswith("mpo-lite: nowhere: no run here")
+    assert ("Traceback" in said) is shown

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 from io import StringIO
@@ -46,6 +48,9 @@ COMMANDS = {
 """Command → its line in the listing, so that listing them imports none of them."""
 
 
+TRACEBACK = "MPO_TRACEBACK"
+
+
 class _Lazy(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -75,6 +80,14 @@ class _Lazy(click.Group):
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mpo-lite")
+@click.option(
+    "--traceback",
+    is_flag=True,
+    envvar=TRACEBACK,
+    expose_value=False,
+    callback=lambda context, option, value: os.environ.update({TRACEBACK: "1"}) if value else None,
+    help=f"Show where an error came from; {TRACEBACK}=1 does so too.",
+)
 def cli() -> None:
     """Train a LoRA policy against an LLM judge, while a meta-judge rewrites the judge's rubric.
 
@@ -88,6 +101,8 @@ def main(arguments: list[str] | None = None) -> Any:
         with _terminable():
             return cli.main(args=arguments, standalone_mode=False)
     except MPOError as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
         if leads():
             echo(f"mpo-lite: {error}", err=True)
         sys.exit(error.exit_code)
