@@ -4,10 +4,12 @@ import json
 import shutil
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from mpo_lite.prompts import prompts_dir
 from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.mpo import MPO
+from mpo_lite.training.train import _stoppable
 
 
 def test_real_prompts_train_against_an_openai_judge_and_an_anthropic_meta_judge(
@@ -163,10 +166,24 @@ def test_ctrl_c_saves_and_resumes_to_the_same_bits(tmp_path: Path, prompts: Path
         wait_for(stopped, "batch 3/6")
         stopped.send_signal(signal.SIGINT)
         code, errors = ended(stopped)
-        assert code == 130
+        assert code == 130, errors
         assert "go on with: mpo-lite resume" in errors and "Traceback" not in errors
         assert resume(tmp_path / "stopped").returncode == 0
     same_run(tmp_path, "whole", "stopped")
+
+
+def test_a_request_to_stop_is_answered_from_a_thread_of_its_own() -> None:
+    """Whoever writes in a signal's handler may enter a write that it interrupted, which Python refuses."""
+    writers: list[threading.Thread] = []
+    session: Any = SimpleNamespace(
+        interrupted=False, note=lambda text: writers.append(threading.current_thread())
+    )
+    with _stoppable(session):
+        signal.raise_signal(signal.SIGINT)
+    assert session.interrupted
+    while not writers:
+        time.sleep(0.01)
+    assert writers != [threading.main_thread()]
 
 
 def test_a_batchs_figures_reach_the_trainers_log(train: Train, tmp_path: Path) -> None:
@@ -434,7 +451,7 @@ def test_a_finished_run_is_complete_and_can_be_trained_on(
         first = train(*flags, steps=2, trainer="{lr_scheduler_type: cosine}")
         server.requests.clear()
         with monkeypatch.context() as patch:
-            patch.setattr("mpo_lite.cli._run_job.Session", None)  # nothing is loaded or asked
+            patch.setattr("mpo_lite.training.job.Session", None)  # nothing is loaded or asked
             main(["resume", str(run.path), "--json"])
             output = capsys.readouterr()
             told_again = json.loads(output.out.splitlines()[-1])

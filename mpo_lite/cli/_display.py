@@ -12,12 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from mpo_lite.activity import Activity
+from mpo_lite.activity import Activity, activities
 from mpo_lite.cli.judging import spend_in_words
 from mpo_lite.cli.status import Status, sentence
 from mpo_lite.errors import failures_in_words
 from mpo_lite.report.figures import changes_in_words, first_part, reason_in_words, spaced
 from mpo_lite.sanitize import counted
+from mpo_lite.training.job import TRAINING
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48
@@ -30,13 +31,9 @@ class Display:
     Args:
         steps: Generation batches in all.
         status: Where to write.
-
-    Attributes:
-        training: Counts the batches, once there is anything to count.
     """
 
     def __init__(self, steps: int, status: Status) -> None:
-        self.training: Activity | None = None
         self._status = status
         self._steps = steps
         self._gold: list[float] = []
@@ -69,8 +66,6 @@ class Display:
             self._status.print(self._panel(()))
 
     def _step(self, row: dict[str, Any]) -> None:
-        if self.training:
-            self.training.advance(row["batch"] - self.training.done)
         if row["reward"] is not None:
             self._rewards.append((row["version"], row["reward"]))
         self._figures = _figures(row, self._gold, self._left())
@@ -97,14 +92,15 @@ class Display:
         if self._gold:
             lines.append(Text.assemble(("gold             ", "dim"), (_spark(self._gold), "yellow")))
         if under_way:
-            inner = [one for one in under_way if one is not self.training]  # the bar shows that one
+            inner = [each for each in under_way if each.name != TRAINING]  # the bar shows that one
             doing = sentence(inner, time.monotonic()) or "updating the policy"
             lines.append(Text(doing, "dim", no_wrap=True, overflow="ellipsis"))
         return Panel(Group(*lines), title="mpo-lite", title_align="left")
 
     def _left(self) -> str:
         """Time left at the recent pace; the first batch, which warms up, does not count."""
-        seconds = self.training.seconds_left() if self.training else None
+        training = next((each for each in activities() if each.name == TRAINING), None)
+        seconds = training.seconds_left() if training else None
         return "…" if seconds is None else f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 

@@ -14,11 +14,11 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.checkpoints import intact_checkpoint
-from mpo_lite.cli._run_job import with_sandbox_policy
 from mpo_lite.config import DATA_ENDINGS, DEFAULT_POLICY, SANDBOX, Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError
 from mpo_lite.run_dir import Run
+from mpo_lite.sandbox.stand_in import with_sandbox_policy
 from mpo_lite.tasks.spec import Task
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ import click
 from mpo_lite.activity import activity
 from mpo_lite.cli._models import answers, batch_size_option, policy_at, refuse_missing
 from mpo_lite.cli._options import config_options, json_option
-from mpo_lite.cli._run_job import sandboxed
 from mpo_lite.cli.judging import judge_twice, spend_in_words
 from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.rate import COLUMNS, lines, rated
@@ -31,6 +30,7 @@ from mpo_lite.judge.pool import Endpoints
 from mpo_lite.llm import event_loop
 from mpo_lite.report.figures import not_judged
 from mpo_lite.run_dir import Run
+from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.tasks.data import load_prompts, responses
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.wording import simulated_note

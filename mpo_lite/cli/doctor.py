@@ -17,7 +17,6 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.cli._options import config_options, json_option, overrides_option
-from mpo_lite.cli._run_job import sandboxed
 from mpo_lite.cli.meta_trial import meta_lines, meta_row, one_line
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
@@ -32,6 +31,7 @@ from mpo_lite.llm.models import Backend
 from mpo_lite.meta.meta_judge import MetaJudge
 from mpo_lite.meta.refine import propose_once
 from mpo_lite.rubric import Rubric
+from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
 

@@ -10,12 +10,12 @@ import click
 from rich.table import Table
 
 from mpo_lite.cli._options import FLAGS, GroupedCommand, config_options, json_option, overrides_option
-from mpo_lite.cli._run_job import sandboxed
 from mpo_lite.cli.terminal import console, echo
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.loop.estimate import estimate, paid_for
 from mpo_lite.loop.session import Session
+from mpo_lite.sandbox.stand_in import sandboxed
 
 SHOWN = (
     "judge", "meta", "judge_api_base", "meta_api_base", "judge_mode", "replicates", "task", "goal", "data",

@@ -9,7 +9,6 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.checkpoints import intact_checkpoint, read_state
-from mpo_lite.cli._run_job import with_sandbox_policy
 from mpo_lite.cli.outputs import new_folder
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
@@ -17,6 +16,7 @@ from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, refusals
 from mpo_lite.report.model_card import model_card
 from mpo_lite.run_dir import Run
+from mpo_lite.sandbox.stand_in import with_sandbox_policy
 from mpo_lite.tasks.hub import hub_problem
 from mpo_lite.tasks.spec import task_of
 

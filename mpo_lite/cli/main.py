@@ -51,6 +51,11 @@ COMMANDS = {
 TRACEBACK = "MPO_TRACEBACK"
 
 
+def _show_tracebacks(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        os.environ[TRACEBACK] = "1"
+
+
 class _Lazy(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -85,7 +90,7 @@ class _Lazy(click.Group):
     is_flag=True,
     envvar=TRACEBACK,
     expose_value=False,
-    callback=lambda context, option, value: os.environ.update({TRACEBACK: "1"}) if value else None,
+    callback=_show_tracebacks,
     help=f"Show where an error came from; {TRACEBACK}=1 does so too.",
 )
 def cli() -> None:

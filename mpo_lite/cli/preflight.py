@@ -14,7 +14,6 @@ import click
 
 from mpo_lite.cli._models import Policy, answers
 from mpo_lite.cli._options import FLAGS, GroupedCommand, config_options, json_option, overrides_option
-from mpo_lite.cli._run_job import sandboxed
 from mpo_lite.cli.estimate import usd_span
 from mpo_lite.cli.meta_trial import meta_lines, meta_row, one_line
 from mpo_lite.cli.status import show_status
@@ -29,6 +28,7 @@ from mpo_lite.loop.session import Session
 from mpo_lite.meta.refine import propose_once
 from mpo_lite.meta.sentinels import SAID, plant
 from mpo_lite.meta.step import Outcome
+from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import counted
 from mpo_lite.tasks.data import Prompts, cluster_of, responses
 from mpo_lite.tasks.spec import Task, task_of

@@ -12,7 +12,6 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.cli._options import config_options, json_option, overrides_option
-from mpo_lite.cli._run_job import sandboxed
 from mpo_lite.cli.judging import spend_in_words
 from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.status import show_status
@@ -28,6 +27,7 @@ from mpo_lite.meta.meta_judge import MetaJudge
 from mpo_lite.meta.refine import Round, refine
 from mpo_lite.rubric import dump_rubric
 from mpo_lite.run_dir import rubric_at
+from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import counted
 from mpo_lite.tasks.data import cluster_of, responses
 from mpo_lite.tasks.spec import Task, task_of

@@ -10,7 +10,7 @@ from dotenv import load_dotenv
 
 from mpo_lite.checkpoints import read_state, resumable_checkpoint
 from mpo_lite.cli._options import config_options, json_option
-from mpo_lite.cli._run_job import run_job, sandboxed, tell_complete
+from mpo_lite.cli._run_job import run_job, tell_complete
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
@@ -18,6 +18,7 @@ from mpo_lite.errors import ConfigError
 from mpo_lite.judge.pool import require_prices
 from mpo_lite.loop.distributed import leads, led
 from mpo_lite.run_dir import Run
+from mpo_lite.sandbox.stand_in import sandboxed
 
 
 @click.command("resume", short_help="Continue a run that was stopped or killed.")

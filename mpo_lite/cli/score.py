@@ -15,7 +15,6 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.cli._options import config_options, json_option, overrides_option
-from mpo_lite.cli._run_job import sandboxed
 from mpo_lite.cli.judging import judge_twice
 from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.status import show_status
@@ -31,6 +30,7 @@ from mpo_lite.llm import event_loop
 from mpo_lite.report.figures import not_judged
 from mpo_lite.rubric import Rubric
 from mpo_lite.run_dir import rubric_at
+from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import counted
 from mpo_lite.tasks.data import cluster_of, mapped, responses
 from mpo_lite.tasks.rules import rule_results, rule_verdict

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -151,7 +152,9 @@ def _stoppable(session: Session) -> Generator[None]:
 
     def ask_to_stop(number: int, frame: Any) -> None:
         if not session.interrupted:
-            session.note("stopping at the next safe place; once more stops at once")
+            # On a thread: the signal may have come amid a write to the stream, which cannot be entered twice.
+            said = "stopping after this batch; press Ctrl-C again to stop at once"
+            threading.Thread(target=session.note, args=(said,)).start()
         session.interrupted = True
         if world_size() == 1:  # a launcher sends on what the terminal has sent already
             for each in signals:
