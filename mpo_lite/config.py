@@ -8,6 +8,7 @@ call is made, so that no saved file can hold one.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
@@ -49,6 +50,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 _KEY_VARIABLES = {"judge_api_base": "MPO_JUDGE_API_KEY", "meta_api_base": "MPO_META_API_KEY"}
 
 
+_KEY_LIKE = re.compile(r";|%3[bf]|\bsk-\w|\b(?:key|token)=", re.IGNORECASE)
+
+
+def _model_name(name: str) -> str:
+    """Refuses a key in the place of a model's name: names are printed and saved."""
+    if re.match(r"sk-\w", name):
+        raise ValueError("looks like a key; name the model here, and give its key by a variable")
+    return name
+
+
 def _plain_url(url: str, info: ValidationInfo) -> str:
     """Refuses what is no http(s) URL, and URLs that carry a credential: the configuration is saved with the
     run.
@@ -56,9 +67,9 @@ def _plain_url(url: str, info: ValidationInfo) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http:// or https:// address such as http://localhost:8000/v1")
-    if "@" in parts.netloc or parts.query or parts.fragment:
+    if "@" in parts.netloc or parts.query or parts.fragment or _KEY_LIKE.search(url):
         variable = _KEY_VARIABLES.get(info.field_name or "", "the variable that api_key_env names")
-        carried = "a password" if "@" in parts.netloc else "a key, or anything else behind a '?'"
+        carried = "a password" if "@" in parts.netloc else "a key, or anything behind a '?' or ';'"
         raise ValueError(f"must not carry {carried}; give the key as {variable}")
     return url
 
@@ -92,7 +103,7 @@ class Model(Settings):
         label: Name in cache and figures; needed where two servers serve different models under one name.
     """
 
-    model: Annotated[str, Field(min_length=1)]
+    model: Annotated[str, Field(min_length=1), AfterValidator(_model_name)]
     api_base: Url | None = None
     api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
     price: Price | None = None

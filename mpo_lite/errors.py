@@ -94,7 +94,16 @@ class RunError(UsageError):
 
 
 class EndpointError(UsageError):
-    """A model endpoint refuses for good: wrong key, no such model, no quota."""
+    """A model cannot be used: wrong key, no such model or address, no quota.
+
+    Args:
+        message: What, and what to do.
+        may_pass: Whether a server that has answered before may answer again, as one that starts anew does.
+    """
+
+    def __init__(self, message: str, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 class StorageError(MPOError):

@@ -135,6 +135,8 @@ def _is_torn(line: bytes) -> bool:
 
 
 def _content(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # to read a pipe would wait for whoever writes to it
+        raise RunError(f"{path}: is no regular file", "put the run's own file there")
     try:
         return path.read_bytes()
     except FileNotFoundError:

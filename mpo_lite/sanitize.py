@@ -6,24 +6,30 @@ import re
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 """What reasoning models put around their thinking; as tokens of their own, where they have such."""
-_THINK = r"(?:<{0}(?:think|thinking|seed:think)>|\[{0}THINK\]|◁{0}think▷)"
-_OPENED, _CLOSED = re.compile(_THINK.format("")), re.compile(_THINK.format("/"))
+_THINK = (
+    r"(?:<\s?{0}(?:think|thinking|thoughts?|reasoning|seed:think|longcat_think)(?:\s[^<>]{{0,80}})?>"
+    r"|\[{0}THINK\]|◁{0}think▷)"
+)
+_OPENED, _CLOSED = (re.compile(_THINK.format(sign), re.IGNORECASE) for sign in ("", "/"))
 _UNSEEN = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f"
 _HALVES = r"\ud800-\udfff"  # halves of characters, which cannot be sent
-_SUSPECT = re.compile(rf"[<>\[\]◁{_UNSEEN}{_HALVES}]")
+_SUSPECT = re.compile(rf"[<>\[\]◁‹｟{_UNSEEN}{_HALVES}]")
 _HTML = (
     "a|abbr|article|aside|b|blockquote|body|br|button|caption|cite|code|dd|del|details|dfn|div|dl|dt|em|figcaption"
     "|figure|footer|form|h[1-6]|head|header|hr|html|i|img|input|ins|kbd|label|li|link|main|mark|meta|nav|ol|option"
     "|p|pre|q|samp|script|section|select|small|span|strong|style|sub|summary|sup|svg|table|tbody|td|template"
-    "|textarea|tfoot|th|thead|time|title|tr|u|ul|var|video"
+    "|textarea|tfoot|th|thead|time|title|tr|u|ul|var"
 )
-_NAME = r"[\w▁][\w▁:+#-]{0,47}"
+_NAME = r"[\w▁][\w▁:+#-]{0,79}"
 _MARK = re.compile(
-    r"(?<=[<\[◁])(?=[|｜][^\s>])|(?<=[^\s<][|｜])(?=[>\]▷])"  # <|im_end|>, <｜User｜>, [|endofturn|]
-    rf"|(?<=<)(?=/?(?!(?:{_HTML})>){_NAME}>)"  # <s>, </think>, <start_of_turn>, <seed:eos>
+    r"(?<=[<‹\[◁])(?=/?[|｜][^\s>])|(?<=[^\s<][|｜])(?=[>\]▷])"  # <|im_end|>, <｜User｜>, [|endofturn|]
+    rf"|(?<=[<‹])(?=/?(?!(?:{_HTML})>){_NAME}/?>)"  # <s>, </think>, <start_of_turn>, <seed:eos>
     r"|(?<=\[)(?=/?(?=\w{0,40}[A-Z]{2}|unused)\w{2,48}\])"  # [INST], [/THINK], [gMASK]
     r"|(?<=◁)(?=/?\w{1,48}▷)"  # ◁think▷
-    r"|(?<=\])(?=~)|(?<=~)(?=[!\[])"  # ]~b], [e~[
+    r"|(?<=<)(?=(?:function|parameter|tool)=)"  # <function=search>
+    r"|(?<=\[)(?=(?:bos|eos|sep|pad|cls|mask|unk)\])"  # [bos]
+    r"|(?<=\])(?=~)|(?<=~)(?=[!\[])|(?<=\])(?=[<‹]\])|(?<=\[)(?=>\[)"  # ]~b], [e~[, ]<]image[>[
+    r"|(?<=｟)(?=\w)"  # ｟user｠
     r"|(?<=>)(?=>[A-Z]{2,48}<<)"  # >>ANSWER<<
     rf"|[{_UNSEEN}{_HALVES}]"
 )

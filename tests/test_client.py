@@ -13,10 +13,10 @@ from llm_server import LLMServer, kind_of, openai_reply, prompt_text
 
 from mpo_lite.errors import BudgetReached, CallFailed, EndpointError
 from mpo_lite.llm import event_loop
+from mpo_lite.llm.accounting import MARKUP_TOKENS
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
-from mpo_lite.llm.request import MARKUP_TOKENS
 from mpo_lite.llm.structured_output import object_schema
 from mpo_lite.prompts import Prompt
 from mpo_lite.types import Message

@@ -1,6 +1,7 @@
 """A run whose files were damaged, read by every command: what is wrong is one line, or no harm."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from mpo_lite.checkpoints import complete_checkpoint, resumable_checkpoint
 from mpo_lite.cli.main import main
 from mpo_lite.errors import MPOError, RunError
 from mpo_lite.jsonl import append_rows, journal, read_rows, write_atomically
+from mpo_lite.llm.ledger import read_calls
 from mpo_lite.report.comparison import compared
 from mpo_lite.report.figures import run_figures
 from mpo_lite.report.page import write_report
@@ -216,7 +218,7 @@ def test_what_is_damaged_is_named_with_its_line(whole: Path, tmp_path: Path) -> 
         json.dumps(row | {"reward": 7}).encode(): "reward must be 1 or less",
         json.dumps(row | {"rows": 1.5}).encode(): "rows must be a whole number",
         json.dumps(row | {"alarms": [3]}).encode(): "alarms.0 must be a text",
-        json.dumps(row | {"alarms": "x"}).encode(): "alarms must be a list",
+        json.dumps(row | {"alarms": "x"}).encode(): "alarms must be a list such as [a, b]",
     }.items():
         path.write_bytes(b"\n".join([*good[:2], line, *good[3:], b""]))
         with pytest.raises(RunError) as caught:
@@ -267,3 +269,19 @@ def test_random_damage_is_told_too(whole: Path, tmp_path: Path, data: st.DataObj
             look()
         except MPOError as error:
             assert "\n" not in str(error)
+
+
+READERS: dict[str, Callable[[Run], Any]] = {
+    "metrics.jsonl": lambda run: run.rows(run.metrics),
+    "calls.jsonl": lambda run: read_calls(run.path / "calls.jsonl"),
+    "env.json": lambda run: run.environment,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_pipe_in_place_of_a_file_is_told_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run")
+    (run.path / name).unlink(missing_ok=True)
+    os.mkfifo(run.path / name)
+    with pytest.raises(RunError, match="is no regular file"):
+        READERS[name](run)

@@ -461,9 +461,29 @@ def test_an_outage_is_not_waited_out_for_ever(make_client: MakeClient) -> None:
             failed
         )
         assert 0.5 < time.monotonic() - started < 5
-        # A server that is there and fails on this very request is none that is down.
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_errors_of_a_server_that_is_there_are_waited_out_for_a_while(make_client: MakeClient) -> None:
+    """They may be an outage, or of this very request: some patience, and an end to it."""
+    with LLMServer(faults(*[error(500)] * 12)) as server:
+        assert event_loop.wait(make_client(waits_out=True).ask(call(server))) in (0, 1, 2)
         server.fault = lambda kind, body: error(500)()
-        assert "5 times" in str(failure(make_client(waits_out=True), call(server, text="other")))
+        assert "25 times" in str(failure(make_client(waits_out=True), call(server, text="other")))
+        assert "5 times" in str(failure(make_client(), call(server, text="another")))
+
+
+@pytest.mark.usefixtures("quick_retries")
+def test_a_model_that_has_answered_is_waited_for_when_it_is_gone(make_client: MakeClient) -> None:
+    """As a gateway says while the server behind it starts anew."""
+    with LLMServer() as server:
+        client = make_client(waits_out=True)
+        assert event_loop.wait(client.ask(call(server))) in (0, 1, 2)
+        server.fault = faults(*[error(404)] * 9)
+        assert event_loop.wait(client.ask(call(server, text="later"))) in (0, 1, 2)
+        server.fault = faults(error(404))
+        with pytest.raises(EndpointError, match="404"):
+            event_loop.wait(make_client(waits_out=True).ask(call(server, text="first")))
 
 
 def test_a_check_does_not_wait_for_a_server_that_is_down(make_client: MakeClient) -> None:

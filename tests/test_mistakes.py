@@ -115,6 +115,19 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     "steps in words": (flags_of("--steps ten"), "'ten' is not a valid integer"),
     "a misspelt flag": (flags_of("--step 3"), "no option --step; did you mean --steps?"),
     "another's name for a flag": (flags_of("--lr 1e-4"), "no option --lr; did you mean --learning-rate?"),
+    "a key in the path of an address": (
+        flags_of("--judge-api-base 'http://h/v1;token=S3CRET'"),
+        "--judge-api-base: must not carry a key, or anything behind a '?' or ';'",
+    ),
+    "a key in the place of a name": (flags_of("--judge sk-S3CRET"), "looks like a key; name the model here"),
+    "a function of ours that is no metric": (
+        task_of(gold="mpo_lite.jsonl:Path"),
+        "mpo_lite/jsonl.py is not in mine; a task's functions are taken from its own folder",
+    ),
+    "what a module of ours has imported": (
+        task_of(gold="mpo_lite.tasks.metrics:Path"),
+        "mpo_lite.tasks.metrics has no function Path",
+    ),
     "epochs": (flags_of("--epochs 3"), "no option --epochs; did you mean --steps?"),
     "a length of completions": (
         flags_of("--max-length 64"),

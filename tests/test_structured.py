@@ -21,10 +21,26 @@ JSON = st.recursive(
 )
 
 
+UNCLOSED = (
+    "<THINK>", "<Think>", '<think type="deep">', "< think >", "<thought>", "<thoughts>", "<reasoning>",
+    "<reason>", "<reflection>", "<scratchpad>", "<analysis>", "<inner_monologue>", "<longcat_think>",
+    "<|think|>", "<｜think｜>", "<|begin_of_thought|>", "<|begin_internal_thoughts|>", "<|START_THINKING|>",
+    "<|channel|>analysis<|message|>", "<|channel>thought", "<unused94>thought", "[BEGIN OF THINKING]",
+    "Well. <plan>",
+)  # fmt: skip
+"""How models open their thinking."""
+
+
 @pytest.mark.parametrize(
     "text",
     [
         json.dumps(GOOD),
+        f"<reasoning>hm {{}}</reasoning>\n{json.dumps(GOOD)}",
+        f"<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>{json.dumps(GOOD)}<|END_RESPONSE|>",
+        f"<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>{json.dumps(GOOD)}",
+        f"<|channel>thought hm<channel|>{json.dumps(GOOD)}",
+        f"<answer>{json.dumps(GOOD)}</answer>",
+        f"{json.dumps(GOOD)} Said again: {json.dumps(GOOD)}",
         f"<think>hm {{}}</think>\n{json.dumps(GOOD)}",
         f'<think>draft {{"evidence": 1}}</think>\n{json.dumps(GOOD)}',
         f'draft {{"evidence": 1}}</think>{json.dumps(GOOD)}',  # opened by the prompt
@@ -51,6 +67,13 @@ def test_objects_are_found_where_models_put_them(text: str) -> None:
         (f"◁think▷perhaps {json.dumps(GOOD)}", "not JSON"),
         (f"<seed:think>perhaps {json.dumps(GOOD)}", "not JSON"),
         (f"[THINK]perhaps {json.dumps(GOOD)}[/THINK]I cannot say.", "not JSON"),
+        *(
+            (f"{mark}perhaps {json.dumps(GOOD)}{after}", "not JSON")
+            for mark in UNCLOSED
+            for after in ("", " hmm, or not")
+        ),
+        (f"<reasoning>{json.dumps(GOOD)}</reasoning>I cannot say.", "not JSON"),
+        (f"{json.dumps(GOOD)} The one before was {json.dumps({**GOOD, 'evidence': 1})}", "two objects"),
         ("no", "not JSON"),
         ("[1]", "not a JSON object"),
         ('{"a": 1, "a": 2}', "twice"),

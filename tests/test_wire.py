@@ -198,6 +198,7 @@ USAGES = [
     {"prompt_tokens": 100, "completion_tokens": 20, "prompt_tokens_details": {"cached_tokens": 10**9}},
     {"prompt_tokens": 100, "completion_tokens": 20, "prompt_tokens_details": {"cached_tokens": -5}},
     {"prompt_tokens": True, "completion_tokens": 20},
+    {"prompt_tokens": 0, "completion_tokens": 0},
     {},
     [],
     "none",
@@ -216,3 +217,44 @@ def test_usage_that_cannot_be_counts_as_the_worst_case(make_client: MakeClient, 
         assert ledger.unmetered == len(server.requests) >= 3
         assert 3 * 600 < ledger.tokens < len(server.requests) * 1000 and ledger.cached_tokens == 0
         assert 0 < ledger.usd < len(server.requests) * 0.001
+
+
+def test_details_of_usage_that_are_no_numbers_cost_no_answer(make_client: MakeClient) -> None:
+    usage = {"prompt_tokens": 100, "completion_tokens": 20, "prompt_tokens_details": {"cached_tokens": "q"}}
+    with LLMServer(
+        lambda kind, body: web.json_response(openai_reply('{"level": 1}') | {"usage": usage})
+    ) as server:
+        client = make_client()
+        assert event_loop.wait(client.ask(call(server))) == 1
+        assert (client.ledger.unmetered, client.ledger.tokens) == (0, 120)
+
+
+def test_understated_usage_is_not_believed(make_client: MakeClient) -> None:
+    usage = {"prompt_tokens": 1, "completion_tokens": 1}
+    with LLMServer(
+        lambda kind, body: web.json_response(openai_reply('{"level": 1}') | {"usage": usage})
+    ) as server:
+        client = make_client()
+        assert event_loop.wait(client.ask(call(server, text="word " * 400))) == 1
+        assert client.ledger.unmetered == 1 and client.ledger.tokens > 500
+
+
+def test_the_choice_that_counts_is_the_first_by_its_number(make_client: MakeClient) -> None:
+    def two(kind: str, body: Any) -> web.Response:
+        answer = openai_reply('{"level": 1}')
+        other = answer["choices"][0] | {
+            "index": 1,
+            "message": {"role": "assistant", "content": '{"level": 2}'},
+        }
+        return web.json_response(answer | {"choices": [other, answer["choices"][0]]})
+
+    with LLMServer(two) as server:
+        assert event_loop.wait(make_client().ask(call(server))) == 1
+
+
+def test_a_tool_call_that_nobody_asked_for_is_no_answer(make_client: MakeClient) -> None:
+    tool = {"id": "c", "type": "function", "function": {"name": "reply", "arguments": '{"level": 2}'}}
+    with LLMServer(
+        lambda kind, body: web.json_response(openai_reply('{"level": 1}', tool_calls=[tool]))
+    ) as server:
+        assert event_loop.wait(make_client().ask(call(server))) == 1

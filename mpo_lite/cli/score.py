@@ -119,6 +119,9 @@ def _judge(config: Config, task: Task, rows: Sequence[Row]) -> tuple[list[Verdic
             Tally.of(found, config.max_judge_failures).check("row")
     except StopRun as reason:
         stop = reason
+        # What was judged by then is in the cache, and nothing more is asked.
+        models.client.stopped = True
+        found += judge(rows[len(found) : len(found) + CHUNK])
     finally:
         models.close()
     found += [_NOT_JUDGED] * (len(rows) - len(found))

@@ -81,8 +81,8 @@ class AnswerCache:
             self.nonce_key = _nonce_key(directory / "nonce.key")
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(
-                f"{directory}: cannot use the cache ({error}); delete it if it is damaged, or "
-                "name another folder by --cache-dir or MPO_CACHE_DIR"
+                f"{directory}: cannot use the cache ({error}); free some room if the disk is full, delete it "
+                "if it is damaged, or name another folder by --cache-dir or MPO_CACHE_DIR"
             ) from error
         self._warned: set[str] = set()
         if told := _exposed(directory):

@@ -27,7 +27,7 @@ from mpo_lite.llm.models import Backend
 from mpo_lite.llm.patience import Patience
 from mpo_lite.llm.reading import Reading
 from mpo_lite.llm.request import Sender
-from mpo_lite.llm.structured_output import Rung, object_schema, parse_object
+from mpo_lite.llm.structured_output import Rung, final_part, object_schema, parse_object
 from mpo_lite.llm.transport import Reply
 from mpo_lite.prompts import Prompt, fence, render
 from mpo_lite.types import Message
@@ -70,6 +70,7 @@ class Client:
     ) -> None:
         self.cache, self.ledger, self.budget = cache, ledger, budget
         self.cache_hits = 0
+        self.stopped = False
         self.checked_at = -inf
         self._sender = Sender(ledger, budget, concurrency, timeout_s, verdict_s, waits_out, log)
         self._moved: set[str] = set()
@@ -149,6 +150,8 @@ class Client:
                 return value
             except ValueError:
                 _log.warning("an answer in the cache does not parse any more; it is asked for again")
+        if self.stopped:
+            raise CallFailed("stopped", "the job stopped before this call")
         patience = self._sender.patience(call.backend)
         reply, value = await patience.wait(self._parsed(call, patience))
         self.checked_at = asyncio.get_running_loop().time()
@@ -208,18 +211,21 @@ class Client:
         return await self._repaired(call, reading, patience)
 
     async def _repaired(self, call: Call[T], broken: Reading[T], patience: Patience) -> tuple[Reply, T]:
-        if not broken.reply.text.strip() or broken.reply.finish_reason == "length":
+        # A draft in thinking that was never closed would come back as the answer.
+        shown = final_part(broken.reply.text)
+        if not shown or broken.reply.finish_reason == "length":
             _give_up(call, broken)
         prompt = render(
             "judge/repair",
             problem=broken.problem,
             schema=json.dumps(call.schema),
-            reply=fence("reply", broken.reply.text[:20_000], self.cache.nonce_key),
+            reply=fence("reply", shown[:20_000], self.cache.nonce_key),
         )
         # By the prompt alone: under guided decoding the model could not say that there is nothing to repair.
-        asked = replace(call, prompt=prompt)
+        # The call's own messages stay: what is kept of the reply must not repeat them.
+        asked = replace(call, prompt=Prompt(prompt.template, call.messages))
         repaired, _ = await self._sender.send(
-            asked, asked.messages, patience, rung="text", max_tokens=call.max_tokens
+            asked, prompt.messages, patience, rung="text", max_tokens=call.max_tokens
         )
         if repaired.failure:
             _give_up(call, repaired)

@@ -65,6 +65,7 @@ class Retryable(Exception):
         overload: The server is there and has too much to do.
         billed: The model may have worked for it, so that it may be charged.
         down: The server cannot be reached, or says that what it stands before cannot be.
+        unsteady: It is there and answers with an error of its own: of this sample, or of a while.
         kind: What it is where it stays so: ``timeout`` or ``transport``.
     """
 
@@ -75,10 +76,12 @@ class Retryable(Exception):
         overload: bool = False,
         billed: bool = False,
         down: bool = False,
+        unsteady: bool = False,
         kind: FailureKind = "transport",
     ) -> None:
         super().__init__(message)
-        self.retry_after, self.overload, self.billed, self.down = retry_after, overload, billed, down
+        self.retry_after, self.overload, self.billed = retry_after, overload, billed
+        self.down, self.unsteady = down, unsteady
         self.kind: FailureKind = kind
 
 
@@ -144,7 +147,8 @@ def meaning(
         return EndpointError(f"{where}: {_key_problem(backend, key, status)}")
     if status == 404:
         return EndpointError(
-            f"{where}: no such model or address (404); check the name and the --{backend.role}-api-base"
+            f"{where}: no such model or address (404); check the name and the --{backend.role}-api-base",
+            may_pass=True,
         )
     if status == 422 and getattr(error, "body", None) is None:
         return Retryable(f"{where}: an error object in place of an answer")  # sent with status 200
@@ -158,6 +162,7 @@ def meaning(
         overload=status == 429,
         billed=exchange.status == 200 or _lost(error, status, text),
         down=unreached or exchange.status in (502, 503),
+        unsteady=exchange.status is not None and exchange.status >= 500,
         kind="timeout" if status in (408, 504) else "transport",
     )
 

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import aiohttp
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from mpo_lite.errors import CallFailed
+from mpo_lite.errors import CallFailed, EndpointError
 from mpo_lite.llm import transport, wire
+from mpo_lite.llm.accounting import log_row, record_of, tokens_at_most
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.call import Call, T
 from mpo_lite.llm.call_log import CallLog
 from mpo_lite.llm.capabilities import Habits
-from mpo_lite.llm.error_mapping import ParameterRefused, Retryable, own_words, without_keys
-from mpo_lite.llm.ledger import CallRecord, Ledger
+from mpo_lite.llm.error_mapping import ParameterRefused, Retryable
+from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.limiter import Limiter
 from mpo_lite.llm.models import Backend
 from mpo_lite.llm.patience import Patience
 from mpo_lite.llm.reading import Reading, read
 from mpo_lite.llm.structured_output import Rung, without_bounds
-from mpo_lite.llm.transport import Reply
+from mpo_lite.sanitize import counted
 from mpo_lite.types import Message
 
 ATTEMPTS = 5
@@ -36,12 +37,12 @@ call's patience.
 MAX_WAIT_S = 60.0
 DOWN_WAIT_S = 5.0
 """Seconds between attempts, at most, at a server that is down and waited for."""
+UNSTEADY = 0.2
+"""What an error of a server that is there counts where outages are waited out: 25 of them end a request, in
+about a minute.
+"""
 LEAST_ROOM = 512
 """Tokens added for thinking that are worth asking for, where a context is too small for more."""
-MARKUP_TOKENS = 512
-"""What chat templates and a provider's own words on tools may add to a prompt."""
-REPLY_CHARS = 200
-"""Characters of an unusable reply that the ledger keeps."""
 
 _log = logging.getLogger(__name__)
 
@@ -158,7 +159,8 @@ class Sender:
                     raise
                 room = room // 2 if room > LEAST_ROOM else 0
             except Retryable as error:
-                raise CallFailed(error.kind, f"{error}, {attempts} times") from None
+                tries = retrying.statistics["attempt_number"]
+                raise CallFailed(error.kind, f"{error}, {counted(tries, 'time')}") from None
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -180,7 +182,7 @@ class Sender:
         async with limiter.slot(urgent=patience.begun) as place:
             # Made only now: while this call waited, others may have shown what the model refuses.
             parameters = request()
-            tariff, most = transport.tariff(call.backend), _most(call, messages, parameters)
+            tariff, most = transport.tariff(call.backend), tokens_at_most(call, messages, parameters)
             async with self._budget.reserve(tariff.worst(*most) if tariff else 0.0, sum(most)):
                 started, patience.begun, exchange = time.monotonic(), True, wire.watch()
                 outcome: Reading[Any] | BaseException = asyncio.CancelledError()
@@ -202,14 +204,20 @@ class Sender:
                         patience.allow_longer()
                         patience.begun = False  # it waits its turn again: most likely it is a long one
                     raise
+                except EndpointError as error:
+                    outcome = error
+                    if error.may_pass and patience.waits_out and limiter.heard_at > -inf:
+                        outcome = patience.last = Retryable(str(error), down=True)
+                        raise outcome from None
+                    raise
                 except Exception as error:
                     outcome = error  # turned down: nothing was worked out, and nothing is charged
                     raise
                 finally:
-                    record = _record(call, outcome, time.monotonic() - started, tariff, most)
+                    record = record_of(call, outcome, time.monotonic() - started, tariff, most)
                     self._ledger.record(record)
                     if self._calls:
-                        self._calls.record(_log_row(call, messages, parameters, record, exchange))
+                        self._calls.record(log_row(call, messages, parameters, record, exchange))
 
     async def _connections(self) -> aiohttp.ClientSession:
         self._session = self._session or await transport.open_session()
@@ -223,111 +231,19 @@ class Sender:
             _log.warning("%s; waiting for it, up to %g s", error, self._verdict_s)
 
 
-def _most(call: Call[Any], messages: list[Message], parameters: dict[str, Any]) -> tuple[int, int]:
-    """Tokens that a call can take at most, sent and received.
-
-    UTF-8 bytes bound the tokens of any byte-level tokenizer from above; a schema, too, is shown to the model.
-    """
-    sent = sum(len(message["content"].encode("utf-8", "replace")) for message in messages)
-    shown = len(json.dumps(call.schema)) if call.schema else 0
-    received = parameters.get("max_tokens") or parameters["max_completion_tokens"]
-    return sent + shown + MARKUP_TOKENS, received
-
-
-def _record(
-    call: Call[Any],
-    outcome: Reading[Any] | BaseException,
-    seconds: float,
-    tariff: transport.Tariff | None,
-    most: tuple[int, int],
-) -> CallRecord:
-    """What an attempt cost. Without usage, and where the model may have worked in vain, the worst case: what
-    may have been charged must not slip past a cap.
-    """
-    reading = outcome if isinstance(outcome, Reading) else None
-    reply = reading.reply if reading else None
-    retry = outcome if isinstance(outcome, Retryable) else None
-    lost = isinstance(outcome, asyncio.CancelledError) or (retry is not None and retry.billed)
-    sent, received = most if reply or lost else (0, 0)
-    metered = reply is not None and _is_plausible(reply, most)
-    if reply and metered:
-        sent, received = reply.input_tokens or 0, reply.output_tokens or 0
-    usd = None if sent else 0.0
-    if tariff:
-        usd = tariff.cost(reply) if reply and metered else tariff.worst(sent, received)
-    return CallRecord(
-        time=time.time(),
-        purpose=call.purpose,
-        model=call.backend.model,
-        outcome=_outcome(outcome),
-        reason=reading.problem if reading else str(outcome) or "given up before it was answered",
-        reply=_beginning(call, reading) if reading and reading.failure else "",
-        seconds=round(seconds, 4),
-        input_tokens=sent,
-        cached_tokens=reply.cached_tokens if reply and metered else 0,
-        output_tokens=received,
-        metered=metered or not sent,
-        usd=usd,
-    )
-
-
-def _is_plausible(reply: Reply, most: tuple[int, int]) -> bool:
-    """Whether a server's count of tokens can be: none of it negative, none beyond what the call can take."""
-    sent, received = reply.input_tokens, reply.output_tokens
-    if sent is None or received is None:
-        return False
-    within = 0 < sent <= most[0] and 0 <= received <= most[1]
-    return (
-        within
-        and min(reply.cached_tokens, reply.written_tokens) >= 0
-        and (reply.cached_tokens + reply.written_tokens <= sent)
-    )
-
-
-def _beginning(call: Call[Any], reading: Reading[Any]) -> str:
-    """How a reply that is of no use begins, without what it repeats of the prompt."""
-    text = own_words(reading.reply.text[: 10 * REPLY_CHARS], call.backend, call.messages)
-    return " ".join(text.split())[:REPLY_CHARS]
-
-
-def _log_row(
-    call: Call[Any],
-    messages: list[Message],
-    parameters: dict[str, Any],
-    record: CallRecord,
-    exchange: wire.Exchange,
-) -> dict[str, Any]:
-    """An attempt in full."""
-    return {
-        "request": {"messages": messages, **parameters},
-        "time": record.time,
-        "purpose": record.purpose,
-        "model": record.model,
-        "address": call.backend.api_base,
-        "status": exchange.status,
-        "reply": without_keys(exchange.body, call.backend),
-        "outcome": record.outcome,
-        "reason": record.reason,
-        "seconds": record.seconds,
-    }
-
-
-def _outcome(outcome: Reading[Any] | BaseException) -> str:
-    """In a word, for the ledger."""
-    if isinstance(outcome, Reading):
-        return "unusable" if outcome.failure else "ok"
-    return "overload" if isinstance(outcome, Retryable) and outcome.overload else "failed"
-
-
 def _stop(attempts: int, waits_out: bool) -> Callable[[RetryCallState], bool]:
-    """Ends a request after so many failures; those that its patience ends are none of them."""
-    failures = 0
+    """Ends a request after so many failures; those that its patience ends are none of them.
+
+    Where an outage is waited out, errors of a server that is there count less: they are most often one.
+    """
+    failures = 0.0
 
     def stop(state: RetryCallState) -> bool:
         nonlocal failures
         error = state.outcome.exception() if state.outcome else None
         waited_for = isinstance(error, Retryable) and (error.overload or (error.down and waits_out))
-        failures += not waited_for
+        is_unsteady = isinstance(error, Retryable) and error.unsteady and waits_out
+        failures += 0.0 if waited_for else UNSTEADY if is_unsteady else 1.0
         return failures >= attempts
 
     return stop
@@ -337,6 +253,7 @@ def _wait(state: RetryCallState) -> float:
     """Seconds before the next attempt: what the server asked for, or a jittered, growing time."""
     error = state.outcome.exception() if state.outcome else None
     asked = error.retry_after if isinstance(error, Retryable) else None
-    longest = DOWN_WAIT_S if isinstance(error, Retryable) and error.down else MAX_WAIT_S
+    is_out = isinstance(error, Retryable) and (error.down or error.unsteady)
+    longest = DOWN_WAIT_S if is_out else MAX_WAIT_S
     backoff = wait_random_exponential(multiplier=0.25, max=longest)(state)
     return min(asked, MAX_WAIT_S) + 0.1 * backoff if asked else backoff

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
 from mpo_lite.sanitize import without_thinking
@@ -27,6 +27,16 @@ providers refuse a schema that has any."""
 MAX_ANSWER = 256 * 1024
 MAX_DEPTH = 16
 _DIGITS = re.compile("0|[1-9][0-9]{0,8}")
+_MARK = re.compile(
+    r"[<‹][|｜]?\s?/?\s?[\w▁:.-]{1,48}(?:\s[\w-]{1,20}=[^<>]{0,80})?\s?[|｜]?>"  # <think>, <|think|>, </x>
+    r"|\[\s?/?\s?(?:[A-Z][A-Z_ ]{2,40}|think\w*)\s?\]|◁/?\w{1,48}▷"  # [THINK], ◁think▷
+)
+"""What stands around parts of a reply."""
+_ANSWERS = frozenset({
+    "answer", "code", "end", "eos", "eot", "final", "im", "json", "output", "p", "pre", "reply", "response",
+    "result", "solution", "unused95", "verdict",
+})  # fmt: skip
+"""Words in a mark that what follows it is meant for good."""
 
 
 def object_schema(properties: Mapping[str, Schema]) -> Schema:
@@ -84,12 +94,27 @@ def parse_object(text: str) -> dict[str, Any]:
     try:
         return _load(text)  # whole first: a reason may speak of thinking
     except ValueError:
-        answer = without_thinking(text).strip()
+        answer = final_part(text)
         # A list around the object is no prose around it.
-        tail = None if answer.startswith("[") else _last_object(answer)
-        if tail in (None, text):
+        spans = [] if answer.startswith("[") else list(_objects(answer))
+        if not spans or answer[slice(*spans[-1])] == text:
             raise
-    return _load(tail)
+    found = [answer[slice(*span)] for span in spans]
+    data = _load(found[-1])
+    if any(_contradicts(data, other) for other in found[:-1]):
+        raise ValueError("two objects that say different things")
+    return data
+
+
+def final_part(text: str) -> str:
+    """What a model says for good: without its thinking, and nothing where that was never closed.
+
+    Models mark their thinking in many ways. Whatever the words: what stands behind an opening mark such as
+    ``<reasoning>`` or ``<|START_THINKING|>``, and before any closing one, is a draft.
+    """
+    answer = without_thinking(text).strip()
+    spans = list(_objects(answer))
+    return "" if spans and _is_open(answer[: spans[-1][0]]) else answer
 
 
 def whole_number(value: Any) -> int | None:
@@ -140,9 +165,31 @@ def _depth(data: Any) -> int:
     return deepest
 
 
-def _last_object(text: str) -> str | None:
-    """The last balanced ``{…}`` at top level, strings respected; None where there is none."""
-    found, start, depth, quoted, escaped = None, 0, 0, False, False
+def _is_open(text: str) -> bool:
+    """Whether the last mark of a text opens something that is no answer."""
+    marks = list(_MARK.finditer(text))
+    if not marks:
+        return False
+    mark = "".join(marks[-1][0].split())
+    if mark[1] == "/" or mark.endswith("|>") > mark.startswith("<|"):  # </reasoning>, <channel|>
+        return False
+    if mark == "<|message|>":
+        return not text[: marks[-1].start()].endswith("final")
+    return _ANSWERS.isdisjoint(re.split(r"[^a-z0-9]+", mark.lower()))
+
+
+def _contradicts(data: dict[str, Any], other: str) -> bool:
+    """Whether another object has the same keys and says something else."""
+    try:
+        told = _load(other)
+    except ValueError:
+        return False
+    return sorted(told) == sorted(data) and told != data
+
+
+def _objects(text: str) -> Iterator[tuple[int, int]]:
+    """Where each balanced ``{…}`` at top level begins and ends, strings respected."""
+    start, depth, quoted, escaped = 0, 0, False, False
     for position, char in enumerate(text):
         if quoted:
             quoted, escaped = escaped or char != '"', char == "\\" and not escaped
@@ -153,5 +200,5 @@ def _last_object(text: str) -> str | None:
             depth += 1
         elif char == "}" and depth:
             depth -= 1
-            found = text[start : position + 1] if depth == 0 else found
-    return found
+            if depth == 0:
+                yield start, position + 1

@@ -288,7 +288,7 @@ async def attempt(
             )
         if exchange.status is None:  # nothing was seen of it: its client bypasses the guard
             raise _unguarded(backend)
-        return _reply(response)
+        return _reply(response, by_tool="tools" in parameters)
     except TimeoutError:
         seen = f"{backend.where}: no whole answer within {timeout_s:g} s"
         raise Retryable(seen, billed=True, kind="timeout") from None
@@ -315,13 +315,13 @@ def _cacheable(messages: list[Message], backend: Backend) -> list[Any]:
     ]
 
 
-def _reply(response: Any) -> Reply:
+def _reply(response: Any, by_tool: bool) -> Reply:
     choice = response.choices[0]  # IndexError for an empty list is retried like any broken answer
     message: Any = choice.message
     usage: Any = getattr(response, "usage", None)
     extras: dict[str, Any] = getattr(message, "provider_specific_fields", None) or {}
     calls: list[Any] = getattr(message, "tool_calls", None) or []
-    text: str = (calls[0].function.arguments if calls else message.content) or ""
+    text: str = (calls[0].function.arguments if calls and by_tool else message.content) or ""
     details = getattr(usage, "completion_tokens_details", None)
     thinks = (
         bool(getattr(message, "reasoning_content", None))

@@ -98,31 +98,53 @@ async def _whole(request: httpx.Request, response: httpx.Response, exchange: Exc
     # It is neither encoded nor in chunks any more, and an error may have been cut.
     gone = ("content-encoding", "content-length", "transfer-encoding")
     headers = [(name, value) for name, value in response.headers.multi_items() if name not in gone]
-    content = body[:limit] if is_error else _with_sound_usage(body)
+    content = body[:limit] if is_error else _mended(body)
     return httpx.Response(response.status_code, headers=headers, content=content, request=request)
 
 
-def _with_sound_usage(body: bytes) -> bytes:
-    """The answer without a count of tokens that is none: LiteLLM gives the whole answer up for it."""
+def _mended(body: bytes) -> bytes:
+    """The answer with its choices in the order of their numbers, by which LiteLLM does not go, and without
+    counts of tokens that are none, for which it gives the whole answer up.
+    """
     try:
         data: Any = json.loads(body)
     except (ValueError, RecursionError):
         return body
     if not isinstance(data, dict):
         return body
-    unsound = [name for name in ("usage", "usageMetadata") if name in data and not _is_usage(data[name])]
-    for name in unsound:
-        del data[name]
-    return json.dumps(data).encode() if unsound else body
+    answer = cast(dict[str, Any], data)
+    mended = dict(answer)
+    for name in ("usage", "usageMetadata"):
+        if name in answer:
+            mended[name] = _sound(answer[name])
+    choices: Any = answer.get("choices")
+    if isinstance(choices, list):
+        mended["choices"] = sorted(cast(list[Any], choices), key=_index)
+    return json.dumps(mended).encode() if mended != answer else body
 
 
-def _is_usage(value: Any) -> bool:
-    """Whether all counts in it are whole numbers; which of these can be is for the ledger to say."""
-    if not isinstance(value, dict):
-        return value is None
-    counts = cast(dict[str, Any], value).items()
-    told = (count for name, count in counts if name.endswith(("_tokens", "TokenCount")))
-    return all(count is None or type(count) is int for count in told)
+def _index(choice: Any) -> int:
+    index: Any = cast(dict[str, Any], choice).get("index") if isinstance(choice, dict) else None
+    return index if type(index) is int else 0
+
+
+def _sound(usage: Any) -> dict[str, Any] | None:
+    """Counts of tokens without details of which some is no whole number; None where one of its own is none.
+
+    Which counts can be is for the ledger to say.
+    """
+    if not isinstance(usage, dict):
+        return None
+    counts = cast(dict[str, Any], usage)
+    if not all(_is_count(counts[name]) for name in counts if name.endswith(("_tokens", "TokenCount"))):
+        return None
+    details = {name: cast(dict[str, Any], part) for name, part in counts.items() if isinstance(part, dict)}
+    unsound = {name for name, part in details.items() if not all(map(_is_count, part.values()))}
+    return {name: value for name, value in counts.items() if name not in unsound}
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or type(value) is int
 
 
 def _decoded(body: bytes, encoding: str, limit: int) -> bytes:

@@ -1,7 +1,7 @@
 """Metrics and verifiers that a task names as ``module:function``.
 
 They run as the user does, so they are looked for in two places alone: beside the task's own ``task.yaml``,
-where whoever trains can read them, and in mpo-lite itself.
+where whoever trains can read them, and in what mpo-lite has for tasks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from mpo_lite.errors import TaskError
 
-_OURS = "mpo_lite."
+_OURS = ("mpo_lite.tasks.", "mpo_lite.sandbox.")
 _from_tasks = set[str]()
 """Modules that were imported from tasks' folders: another task may have one of the same name."""
 
@@ -52,7 +52,7 @@ def load_function(reference: str, where: str, folder: Path) -> Callable[..., Any
             raise TaskError(f"{where}: another module is called {module}; rename {file.name}")
         _from_tasks.add(module)
     function: Any = getattr(loaded, name, None)
-    if not callable(function):
+    if not callable(function) or (not file and getattr(function, "__module__", "") != module):
         raise TaskError(f"{where}: {module} has no function {name}")
     return function
 

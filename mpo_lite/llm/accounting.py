@@ -1,0 +1,126 @@
+"""What an attempt at a call took: for the caps, the ledger and the call log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+from mpo_lite.llm import transport, wire
+from mpo_lite.llm.call import Call
+from mpo_lite.llm.error_mapping import Retryable, own_words, without_keys
+from mpo_lite.llm.ledger import CallRecord
+from mpo_lite.llm.reading import Reading
+from mpo_lite.llm.transport import Reply
+from mpo_lite.types import Message
+
+MARKUP_TOKENS = 512
+"""What chat templates and a provider's own words on tools may add to a prompt."""
+LONGEST_TOKEN = 200
+"""Bytes per token, on average, beyond which a count of tokens is none."""
+REPLY_CHARS = 200
+"""Characters of an unusable reply that the ledger keeps."""
+
+
+def tokens_at_most(call: Call[Any], messages: list[Message], parameters: dict[str, Any]) -> tuple[int, int]:
+    """Tokens that a call can take at most, sent and received.
+
+    UTF-8 bytes bound the tokens of any byte-level tokenizer from above; a schema, too, is shown to the model.
+    """
+    sent = sum(len(message["content"].encode("utf-8", "replace")) for message in messages)
+    shown = len(json.dumps(call.schema)) if call.schema else 0
+    received = parameters.get("max_tokens") or parameters["max_completion_tokens"]
+    return sent + shown + MARKUP_TOKENS, received
+
+
+def record_of(
+    call: Call[Any],
+    outcome: Reading[Any] | BaseException,
+    seconds: float,
+    tariff: transport.Tariff | None,
+    most: tuple[int, int],
+) -> CallRecord:
+    """What an attempt cost. Without usage, and where the model may have worked in vain, the worst case: what
+    may have been charged must not slip past a cap.
+    """
+    reading = outcome if isinstance(outcome, Reading) else None
+    reply = reading.reply if reading else None
+    retry = outcome if isinstance(outcome, Retryable) else None
+    lost = isinstance(outcome, asyncio.CancelledError) or (retry is not None and retry.billed)
+    sent, received = most if reply or lost else (0, 0)
+    metered = reply is not None and _is_plausible(reply, call, most)
+    if reply and metered:
+        sent, received = reply.input_tokens or 0, reply.output_tokens or 0
+    usd = None if sent else 0.0
+    if tariff:
+        usd = tariff.cost(reply) if reply and metered else tariff.worst(sent, received)
+    return CallRecord(
+        time=time.time(),
+        purpose=call.purpose,
+        model=call.backend.model,
+        outcome=_outcome(outcome),
+        reason=reading.problem if reading else str(outcome) or "given up before it was answered",
+        reply=_beginning(call, reading) if reading and reading.failure else "",
+        seconds=round(seconds, 4),
+        input_tokens=sent,
+        cached_tokens=reply.cached_tokens if reply and metered else 0,
+        output_tokens=received,
+        metered=metered or not sent,
+        usd=usd,
+    )
+
+
+def _is_plausible(reply: Reply, call: Call[Any], most: tuple[int, int]) -> bool:
+    """Whether a server's count of tokens can be: none of it negative, none beyond what the call can take, and
+    none far below the texts: no tokenizer makes one token of ``LONGEST_TOKEN`` bytes on average.
+    """
+    sent, received = reply.input_tokens, reply.output_tokens
+    if sent is None or received is None:
+        return False
+    least = [
+        sum(len(message["content"].encode("utf-8", "replace")) for message in call.messages),
+        len(reply.text.encode("utf-8", "replace")),
+    ]
+    within = least[0] / LONGEST_TOKEN <= sent <= most[0] and least[1] / LONGEST_TOKEN <= received <= most[1]
+    return (
+        within
+        and sent > 0
+        and min(reply.cached_tokens, reply.written_tokens) >= 0
+        and (reply.cached_tokens + reply.written_tokens <= sent)
+    )
+
+
+def _beginning(call: Call[Any], reading: Reading[Any]) -> str:
+    """How a reply that is of no use begins, without what it repeats of the prompt."""
+    text = own_words(reading.reply.text[: 10 * REPLY_CHARS], call.backend, call.messages)
+    return " ".join(text.split())[:REPLY_CHARS]
+
+
+def log_row(
+    call: Call[Any],
+    messages: list[Message],
+    parameters: dict[str, Any],
+    record: CallRecord,
+    exchange: wire.Exchange,
+) -> dict[str, Any]:
+    """An attempt in full."""
+    return {
+        "request": {"messages": messages, **parameters},
+        "time": record.time,
+        "purpose": record.purpose,
+        "model": record.model,
+        "address": call.backend.api_base,
+        "status": exchange.status,
+        "reply": without_keys(exchange.body, call.backend),
+        "outcome": record.outcome,
+        "reason": record.reason,
+        "seconds": record.seconds,
+    }
+
+
+def _outcome(outcome: Reading[Any] | BaseException) -> str:
+    """In a word, for the ledger."""
+    if isinstance(outcome, Reading):
+        return "unusable" if outcome.failure else "ok"
+    return "overload" if isinstance(outcome, Retryable) and outcome.overload else "failed"
