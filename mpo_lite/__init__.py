@@ -2,27 +2,120 @@
 meanwhile.
 
 ``from mpo_lite import MPO`` is the library; ``mpo-lite`` is the same on the command line. Importing this
-package loads neither torch nor LiteLLM and touches no network.
+package loads neither torch nor LiteLLM and touches no network: each name loads what it needs on first use.
 """
 
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mpo_lite.alarms.alarms import Alarm, Reference, check
+    from mpo_lite.config import Config
+    from mpo_lite.config_sources import load_config
+    from mpo_lite.errors import (
+        BudgetReached,
+        CallFailed,
+        ConfigError,
+        EndpointError,
+        Interrupted,
+        JudgeDown,
+        MPOError,
+        RunError,
+        StopRun,
+        StorageError,
+        TaskError,
+        UsageError,
+    )
+    from mpo_lite.jsonl import read_rows
+    from mpo_lite.rubric import Criterion, Rubric, load_rubric
+    from mpo_lite.run_dir import Run, Version
     from mpo_lite.training.algorithms import GRPO, PPO, RLOO
+    from mpo_lite.training.job import Result, train
     from mpo_lite.training.mpo import MPO
+    from mpo_lite.training.ppo import add_value_head
+    from mpo_lite.types import Assessment, Rollout, Verdict
 
+__all__ = [
+    "GRPO",
+    "MPO",
+    "PPO",
+    "RLOO",
+    "Alarm",
+    "Assessment",
+    "BudgetReached",
+    "CallFailed",
+    "Config",
+    "ConfigError",
+    "Criterion",
+    "EndpointError",
+    "Interrupted",
+    "JudgeDown",
+    "MPOError",
+    "Reference",
+    "Result",
+    "Rollout",
+    "Rubric",
+    "Run",
+    "RunError",
+    "StopRun",
+    "StorageError",
+    "TaskError",
+    "UsageError",
+    "Verdict",
+    "Version",
+    "__version__",
+    "add_value_head",
+    "check",
+    "load_config",
+    "load_rubric",
+    "read_rows",
+    "train",
+]
+_HOMES = {
+    "Alarm": "alarms.alarms",
+    "Assessment": "types",
+    "BudgetReached": "errors",
+    "CallFailed": "errors",
+    "Config": "config",
+    "ConfigError": "errors",
+    "Criterion": "rubric",
+    "EndpointError": "errors",
+    "GRPO": "training.algorithms",
+    "Interrupted": "errors",
+    "JudgeDown": "errors",
+    "MPO": "training.mpo",
+    "MPOError": "errors",
+    "PPO": "training.algorithms",
+    "RLOO": "training.algorithms",
+    "Reference": "alarms.alarms",
+    "Result": "training.job",
+    "Rollout": "types",
+    "Rubric": "rubric",
+    "Run": "run_dir",
+    "RunError": "errors",
+    "StopRun": "errors",
+    "StorageError": "errors",
+    "TaskError": "errors",
+    "UsageError": "errors",
+    "Verdict": "types",
+    "Version": "run_dir",
+    "add_value_head": "training.ppo",
+    "check": "alarms.alarms",
+    "load_config": "config_sources",
+    "load_rubric": "rubric",
+    "read_rows": "jsonl",
+    "train": "training.job",
+}
+"""What is the library's → the module it lives in."""
 __version__ = version("mpo-lite")
-__all__ = ["GRPO", "MPO", "PPO", "RLOO", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "MPO":  # loads transformers, the trainers torch: only on use
-        from mpo_lite.training.mpo import MPO
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"mpo_lite.{_HOMES[name]}"), name)
 
-        return MPO
-    if name in ("GRPO", "PPO", "RLOO"):
-        from mpo_lite.training import algorithms
 
-        return getattr(algorithms, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted(__all__)

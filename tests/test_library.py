@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 from llm_server import LLMServer, completion_of
 
-from mpo_lite import MPO
-from mpo_lite.errors import BudgetReached, ConfigError, UsageError
+import mpo_lite
+from mpo_lite import MPO, errors
+from mpo_lite.errors import BudgetReached, ConfigError, MPOError, UsageError
 from mpo_lite.jsonl import read_rows
 from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
@@ -291,3 +293,29 @@ def test_notes_and_alarms_reach_the_log_without_answers(
         ("mpo_lite.loop.begin", logging.WARNING, "the fallback judges from now on"),
         ("mpo_lite.loop.begin", logging.WARNING, "alarm after batch 3: phrase_drift; see alarms.jsonl"),
     ]
+
+
+def test_what_the_page_documents_is_imported_from_the_top() -> None:
+    page = (Path(__file__).parent.parent / "docs/reference/library.md").read_text(encoding="utf-8")
+    documented = {name for members in re.findall(r"members: \[(.*)\]", page) for name in members.split(", ")}
+    raised = {
+        name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, MPOError)
+    }
+    assert len(documented) > 10 and documented | raised <= set(mpo_lite.__all__)
+    for name in mpo_lite.__all__:
+        assert getattr(mpo_lite, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        mpo_lite.nothing  # noqa: B018
+
+
+def test_training_is_a_function(tmp_path: Path) -> None:
+    given = dict.fromkeys(("judge", "meta", "task", "policy"), "sandbox")
+    small = {"steps": 2, "batch_prompts": 4, "group_size": 4, "micro_batch": 16, "baseline": "iter0"}
+    places = {"run_dir": tmp_path / "run", "cache_dir": tmp_path / "cache"}
+    seen: list[str] = []
+    result = mpo_lite.train(
+        mpo_lite.load_config(given=given | small | places, environ={}), lambda kind, row: seen.append(kind)
+    )
+    assert (result.stop, result.version, seen.count("step")) == (None, 0, 2)
+    assert result.run.path == tmp_path / "run" and result.rubric == result.run.version(0).rubric
+    assert result.spend["judge_calls"] > 0

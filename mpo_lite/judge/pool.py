@@ -50,10 +50,10 @@ class Endpoints:
         require_prices(config, with_meta)
         self._config, self._persona, self._processes = config, persona, processes
         self._call_log = CallLog() if config.log_calls else None
-        self.judges = judge_backends(config)
-        self.fallback = fallback_backend(config)
-        self.meta = meta_backend(config) if with_meta else None
         self.all = _models(config, with_meta)
+        self.judges = tuple(model for role, model in self.all if role == "judge")
+        self.fallback = next((model for role, model in self.all if role == "fallback judge"), None)
+        self.meta = next((model for role, model in self.all if role == "meta-judge"), None)
         self.fell_back = False
         self.ledger = Ledger()
         self.client = event_loop.wait(self._make_client(waits_out))

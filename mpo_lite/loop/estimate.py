@@ -297,12 +297,10 @@ class _Model:
             "the range takes what moves the figures as independent; a judge that thinks before it answers "
             "costs more, for thoughts are charged as output",
         ]
-        lines += [
-            f"{which.model} is unpriced: give its price to have USD"
-            for _, which in session.models.all
-            if transport.tariff(which) is None
+        unpriced = [which.model for _, which in session.models.all if transport.tariff(which) is None]
+        return lines + [
+            f"{model} is unpriced: give its price to have USD" for model in dict.fromkeys(unpriced)
         ]
-        return lines
 
 
 def _row(factors: Mapping[str, Factor], loads: Sequence[Callable[[Values], Load]]) -> JsonRow:

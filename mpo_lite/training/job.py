@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpo_lite.activity import Activity, activity
-from mpo_lite.checkpoints import discard_after
+from mpo_lite.checkpoints import discard_after, read_state
 from mpo_lite.config import Config
 from mpo_lite.errors import BudgetReached, ConfigError, StopRun
 from mpo_lite.jsonl import JsonRow
@@ -138,6 +138,7 @@ def _train(
     session.note(f"loading the policy {config.policy}")
     try:
         with activity(TRAINING, config.steps, "batches") as count:
+            count.done = read_state(checkpoint)["batch"] if checkpoint else 0
             batches.append(count)
             return run, train.train(session, checkpoint)
     except ConfigError:
