@@ -203,7 +203,7 @@ def test_the_sandboxs_prompts_are_those_it_makes() -> None:
 def test_flags_say_where_prompts_are(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps({"q": f"q{n}", "title": "T"}) + "\n" for n in range(6)))
-    given = {"data": str(path), "prompt_column": "$title: $q", "data_subset": "main", "data_split": "test"}
+    given = {"data": "me/other", "prompt_column": "$title: $q", "data_subset": "main", "data_split": "test"}
     data = task_of(Config.model_validate({"task": "qa", "goal": None} | given)).data
     assert (data.subset, data.split, data.prompt) == ("main", "test", "$title: $q")
     assert (
