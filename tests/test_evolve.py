@@ -57,9 +57,9 @@ def train(tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]) -> Train
 
     def run(*flags: str, name: str = "run", at: str = "", **settings: Any) -> dict[str, Any]:
         options = [part for key, value in (SETTINGS | settings).items() for part in ("-o", f"{key}={value}")]
-        models = ["--judge", "openai/j", "--judge-api-base", at or url]
+        models = ["--judge", "openai/sandbox-j", "--judge-api-base", at or url]
         if "--baseline" not in flags or "autoprompt" in flags:
-            models += ["--meta", "openai/m", "--meta-api-base", at or url]
+            models += ["--meta", "openai/sandbox-m", "--meta-api-base", at or url]
         places = ["--run-dir", str(tmp_path / name), "--cache-dir", str(tmp_path / f"{name}-cache")]
         sandbox = ["--task", "sandbox", "--policy", "sandbox"]
         main(["train", *sandbox, *models, *places, "--json", *options, *flags])
@@ -270,7 +270,7 @@ def test_a_pinned_version_is_published_anew_and_stays(
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["7"], "has no rubric v7; it has v0 to v0"), ([], "give a VERSION, or --release")],
+    [(["7"], "has no rubric v7; it has v0 alone"), ([], "give a VERSION, or --release")],
 )
 def test_pin_says_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], rubric: Rubric, arguments: list[str], message: str
@@ -336,7 +336,16 @@ def test_refine_mends_a_rubric_against_labels(
     rows.append({"prompt": "write a text about dogs .", "response": "dogs .", "stars": None})
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    flags = ["--judge", "openai/j", "--judge-api-base", url, "--meta", "openai/m", "--meta-api-base", url]
+    flags = [
+        "--judge",
+        "openai/sandbox-j",
+        "--judge-api-base",
+        url,
+        "--meta",
+        "openai/sandbox-m",
+        "--meta-api-base",
+        url,
+    ]
     places = ["--cache-dir", str(tmp_path / "cache"), "--out", str(tmp_path / "rubric.yaml")]
     command = [
         "refine",

@@ -62,8 +62,8 @@ def reply(
     role = prompt.template
     if not role.startswith(("judge/", "meta/")):
         raise ValueError(
-            "the sandbox plays only the judge and meta-judge prompts of mpo-lite, whose requests name their "
-            'template: {"mpo_lite": {"template": "judge/pointwise"}}'
+            "the sandbox answers only mpo-lite's own judge and meta-judge prompts, which tell it their template "
+            "where it is called openai/sandbox-…; name it so"
         )
     if role == "judge/repair":
         return _repair(user)
