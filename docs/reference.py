@@ -34,7 +34,7 @@ def settings() -> str:
     """Every setting with its default."""
     rows = ["| setting | default | what it does |", "|---|---|---|"]
     for name, field in Config.model_fields.items():
-        default = field.get_default(call_default_factory=True)
+        default = getattr(Config(), name)
         told = "" if default is None or default == () else f"`{_plain(default)}`"
         rows.append(f"| `{name}` | {told} | {(field.description or '').replace('|', chr(92) + '|')} |")
     head = (

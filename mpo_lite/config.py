@@ -296,16 +296,17 @@ class Config(Settings):
         description="Seconds an attempt of a call may take; after one that took longer, twice as long.",
     )
     verdict_timeout: float = Field(
-        300.0,
+        default_factory=lambda given: 2.5 * given.get("call_timeout", 120.0),
         gt=0,
         description="Seconds without any answer of a model after which calls to it fail; while it answers, "
-        "they wait. 'score', 'refine' and 'compare' wait so long for a server that is down.",
+        "they wait. 'score', 'refine' and 'compare' wait so long for a server that is down. Default: 2.5 "
+        "times call_timeout.",
     )
     batch_timeout: float = Field(
-        400.0,
+        default_factory=lambda given: given.get("verdict_timeout", 300.0) + 100.0,
         gt=0,
         description="Seconds without any verdict after which what is missing of a batch counts as not "
-        "judged; at nine times that it does in any case.",
+        "judged; at nine times that it does in any case. Default: verdict_timeout and 100 more.",
     )
     judge_max_tokens: int | None = Field(
         None,

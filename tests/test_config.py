@@ -267,3 +267,10 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path: Path, monkeypatch: pytest.
 def test_a_saved_goal_names_no_task(tmp_path: Path) -> None:
     config = load_config(given={"goal": "Short stories."}, environ={})
     assert load_config(write(tmp_path, save_config(config)), environ={}) == config
+
+
+def test_who_gives_calls_more_time_waits_longer_for_them() -> None:
+    usual, slow = Config(), Config(call_timeout=600)
+    assert (usual.call_timeout, usual.verdict_timeout, usual.batch_timeout) == (120, 300, 400)
+    assert slow.call_timeout < slow.verdict_timeout < slow.batch_timeout
+    assert Config(call_timeout=600, verdict_timeout=9).batch_timeout == 109

@@ -33,11 +33,8 @@ def test_the_frozen_rubric_is_hacked_and_the_evolving_one_brings_gold_back(tmp_p
     frozen, evolving = (json.loads(output.splitlines()[-1]) for output, _ in outputs)
     assert frozen["gold"]["end"] < frozen["gold"]["start"] / 2
     assert evolving["gold"]["end"] >= evolving["gold"]["start"] == frozen["gold"]["start"]
-    assert (frozen["rubric_version"], evolving["judge_failures"], evolving["simulated"]) == (
-        0,
-        0,
-        ["judge", "meta-judge"],
-    )
+    assert (frozen["rubric_version"], evolving["judge_failures"]) == (0, 0)
+    assert evolving["simulated"] == ["judge", "meta-judge"]
     assert evolving["rubric_version"] > 1
     wanted = "run seed steps rubric_version reward gold judge_calls cache_hits judge_failures usd seconds"
     assert set(wanted.split()) <= set(evolving)
@@ -50,7 +47,7 @@ def test_the_frozen_rubric_is_hacked_and_the_evolving_one_brings_gold_back(tmp_p
     # Of a hack that nobody has answered an alarm stands, in red.
     assert re.search(r"✗</td><th scope=.row.>No alarm stands at the end</th>", told["frozen"])
     assert "which no meta step has answered" in told["frozen"]
-    assert all("<strong>simulated</strong>" in page for page in told.values())
+    assert all("judge and meta-judge are simulated: no evidence" in page for page in told.values())
     assert read_rows(run.gold)[0]["n"] >= 64
     # Up to the first meta step the two arms are one: the same answers, earning the same.
     first = read_rows(run.lineage)[0]["batch"] * 64
@@ -90,6 +87,7 @@ def test_a_quickstart_tells_its_story(tmp_path: Path, capsys: pytest.CaptureFixt
     rows = [{"batch": n, "version": 0, "reward": 0.5, "judge_failures": 0} for n in range(1, 11)]
     append_rows(run.metrics, [row | {"alarms": ["phrase_drift"] * (row["batch"] > 8)} for row in rows])
     summary = {"run": str(tmp_path), "rubric_version": 1, "reward": {"start": 0.2, "end": 0.9}}
+    summary["simulated"] = ["judge", "meta-judge"]
     tell(summary | {"gold": {"start": 0.5, "min": 0.1, "end": 0.8}})
     told = capsys.readouterr().out
     for part in (

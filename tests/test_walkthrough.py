@@ -22,7 +22,7 @@ from mpo_lite.sandbox.data import policy_dir
 
 PAGE = (Path(__file__).parent.parent / "docs/walkthrough.md").read_text(encoding="utf-8")
 SERVER, POLICY = "http://localhost:8000/v1", "SmolLM2-135M-Instruct"
-JUDGED = ("✓", "✗", "–", "+", "~", "-")
+JUDGED = ("✓", "✗", "–", "+", "~", "-", "meta step after", "first  ", "shown first", "[?]", POLICY)
 """How lines begin that say what a model is worth, or what it changed: another model's are others."""
 
 
@@ -42,7 +42,7 @@ def session() -> Iterator[tuple[list[str], list[str]]]:
 
 def skeleton(line: str) -> str:
     """A line without figures, and without what stands behind an ellipsis."""
-    return " ".join(re.sub(r"\d[\d.,:]*|unpriced|\$", "#", line.partition("…")[0]).split())
+    return " ".join(re.sub(r"[-+]?\d[\d.,:]*|unpriced|\$", "#", line.partition("…")[0]).split())
 
 
 @pytest.fixture
@@ -53,6 +53,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(policy_dir(), POLICY)
     first, *_ = blocks("json")
     rows = first.splitlines()
+    (tmp_path / "new_prompts.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     more = [row.replace('"}', f' ({number})"}}') for number in range(12) for row in rows]
     (tmp_path / "my_prompts.jsonl").write_text("\n".join([*rows, *more]) + "\n", encoding="utf-8")
     return tmp_path

@@ -79,7 +79,7 @@ def explain_unknown(error: click.NoSuchOption) -> str:
     flags = [flag for param in params for flag in (*param.opts, *param.secondary_opts) if flag[:2] == "--"]
     name = error.option_name.lstrip("-").removeprefix("no-").replace("-", "_")
     takes_settings = any(param.name == "overrides" for param in params)
-    if name in Config.model_fields and takes_settings and name not in FLAGS:
+    if name in Config.model_fields and takes_settings and f"--{name.replace('_', '-')}" not in flags:
         return f"no option {error.option_name}; set it by -o {name}=VALUE"
     if name == "batch_size" and "--batch-prompts" in flags:
         return f"no option {error.option_name}; {_with_dashes(BATCH_SIZES)}"

@@ -45,6 +45,7 @@ def new_file(
         # Where the path is a link, what it leads to is written, and the link stays.
         target = path.resolve()
         aside = target.with_name(f".new-{target.name}")
+        is_new = not target.parent.exists()
         target.parent.mkdir(parents=True, exist_ok=True)
         aside.write_text("")
     except OSError as error:
@@ -54,6 +55,9 @@ def new_file(
         os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):  # it holds the output
+                target.parent.rmdir()
 
 
 @contextmanager

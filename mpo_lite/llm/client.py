@@ -194,6 +194,11 @@ class Client:
                 return reading.reply, cast(T, reading.value)
             if reading.failure == "refusal":
                 _give_up(call, reading)
+            if call.purpose == "meta" and seed is None:
+                # Its texts are long: who waits for one minutes more shall know why.
+                _log.warning(
+                    "%s gave an answer of no use (%s); it is asked again", call.backend.model, reading.problem
+                )
             # At temperature 0 the same request would get the same reply.
             if reading.blank:
                 rung = "text"

@@ -62,8 +62,8 @@ def reply(
     role = prompt.template
     if not role.startswith(("judge/", "meta/")):
         raise ValueError(
-            "the sandbox answers only mpo-lite's own judge and meta-judge prompts, which tell it their template "
-            "where it is called openai/sandbox-…; name it so"
+            "the sandbox answers only prompts of mpo-lite, whose template it is told where it is called "
+            "openai/sandbox-…; name it so"
         )
     if role == "judge/repair":
         return _repair(user)
