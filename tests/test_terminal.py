@@ -67,7 +67,7 @@ def test_no_command_writes_past_it() -> None:
         allowed = {
             "terminal.py": 3,
             "status.py": 2,
-            "progress.py": 8,
+            "_display.py": 6,
             "estimate.py": 7,
             "runs.py": 1,
             "rubric.py": 1,
