@@ -239,7 +239,7 @@ def test_a_closed_or_forgotten_run_is_free(make_mpo: MakeMPO, server: LLMServer,
     del mpo
     gc.collect()
     assert not run.locked()
-    with pytest.raises(ConfigError, match="judge-mode"):
+    with pytest.raises(ConfigError, match=r"MPO\(judge_mode=…\): must be"):
         MPO(**options, judge_mode="unknown")
     with pytest.raises(UsageError, match="no connection"):
         MPO(**options | {"judge_api_base": "http://127.0.0.1:9/v1"})
