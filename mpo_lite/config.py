@@ -293,7 +293,8 @@ class Config(Settings):
     call_timeout: float = Field(
         120.0,
         gt=0,
-        description="Seconds an attempt of a call may take; after one that took longer, twice as long.",
+        description="Seconds an attempt of a call may take (more for replies that may have more than 1,024 "
+        "tokens); after one that took longer, twice as long.",
     )
     verdict_timeout: float = Field(
         default_factory=lambda given: 2.5 * given.get("call_timeout", 120.0),

@@ -5,6 +5,7 @@ import json
 import stat
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -127,6 +128,14 @@ def test_a_missing_key_is_told_at_once(make_client: MakeClient) -> None:
         with pytest.raises(EndpointError, match=r"key is missing; set OPENAI_API_KEY or MPO_JUDGE_API_KEY$"):
             event_loop.wait(make_client().ask(hosted))
     assert not server.requests
+
+
+def test_a_call_whose_reply_may_be_longer_is_given_longer(make_client: MakeClient) -> None:
+    """A merged rubric takes four times the tokens of a verdict."""
+    with LLMServer(delay=0.5) as server:
+        long = replace(call(server), room=4096)
+        assert event_loop.wait(make_client(timeout_s=0.2).ask(long)) in (0, 1, 2)
+        assert len(server.requests) == 1
 
 
 def test_a_hanging_server_is_given_up_in_time(make_client: MakeClient) -> None:

@@ -152,7 +152,7 @@ class Client:
                 _log.warning("an answer in the cache does not parse any more; it is asked for again")
         if self.stopped:
             raise CallFailed("stopped", "the job stopped before this call")
-        patience = self._sender.patience(call.backend)
+        patience = self._sender.patience(call.backend, room=call.room)
         reply, value = await patience.wait(self._parsed(call, patience))
         self.checked_at = asyncio.get_running_loop().time()
         entry = {

@@ -37,6 +37,8 @@ call's patience.
 MAX_WAIT_S = 60.0
 DOWN_WAIT_S = 5.0
 """Seconds between attempts, at most, at a server that is down and waited for."""
+USUAL_ROOM = 1024
+"""Tokens of a reply that the configured times are meant for; a merged rubric may take four times as many."""
 UNSTEADY = 0.2
 """What an error of a server that is there counts where outages are waited out: 25 of them end a request, in
 about a minute.
@@ -83,10 +85,11 @@ class Sender:
         """What is known of a model's ways."""
         return self._habits.setdefault(backend.label, Habits(backend.model))
 
-    def patience(self, backend: Backend, waits_out: bool = True) -> Patience:
-        """How long a new call to a backend waits."""
+    def patience(self, backend: Backend, waits_out: bool = True, room: int = USUAL_ROOM) -> Patience:
+        """How long a new call to a backend waits; longer where its reply may be longer than a verdict."""
         limiter, waits_out = self._limiters[backend.label], waits_out and self._waits_out
-        return Patience(limiter, self._verdict_s, self._timeout_s, backend.model, waits_out)
+        scale = max(1.0, room / USUAL_ROOM)
+        return Patience(limiter, scale * self._verdict_s, scale * self._timeout_s, backend.model, waits_out)
 
     async def revision(self, backend: Backend) -> str:
         """See ``transport.revision``; asked for once."""
