@@ -130,6 +130,28 @@ def test_a_missing_key_is_told_at_once(make_client: MakeClient) -> None:
     assert not server.requests
 
 
+def test_a_client_that_is_stopped_gives_what_it_has_and_no_more(make_client: MakeClient) -> None:
+    """Also a call that was under way, and met the same end as what stopped the job, is only not judged."""
+    with LLMServer(delay=0.3) as server:
+        client = make_client(max_calls=1)
+
+        async def stop() -> list[Any]:
+            first = asyncio.ensure_future(client.ask(call(server, "one")))
+            await asyncio.sleep(0.1)
+            waits = asyncio.ensure_future(client.ask(call(server, "two")))  # for the first to leave it room
+            await asyncio.sleep(0.05)
+            client.stopped = True
+            texts = ("one", "two", "three")
+            again = [client.ask(call(server, text)) for text in texts]
+            return await asyncio.gather(first, waits, *again, return_exceptions=True)
+
+        one, two, *again = event_loop.wait(stop())
+        assert one == again[0] and one in (0, 1, 2)
+        for failed in (two, *again[1:]):
+            assert isinstance(failed, CallFailed) and failed.kind == "stopped"
+        assert len(server.requests) == 1
+
+
 def test_a_call_whose_reply_may_be_longer_is_given_longer(make_client: MakeClient) -> None:
     """A merged rubric takes four times the tokens of a verdict."""
     with LLMServer(delay=0.5) as server:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from math import inf
 from typing import Any, NoReturn, cast
 
-from mpo_lite.errors import CallFailed
+from mpo_lite.errors import CallFailed, EndpointError, StopRun
 from mpo_lite.llm.batching import Coalesced
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.cache import AnswerCache
@@ -55,6 +55,7 @@ class Client:
 
     Attributes:
         checked_at: When the last checked answer came, on the loop's clock; -inf before the first.
+        stopped: Whether nothing more is sent: what is in the cache, or still comes back, is all there is.
     """
 
     def __init__(
@@ -91,8 +92,13 @@ class Client:
         if not (flight := self._flights.get(key)):
             flight = self._flights[key] = asyncio.create_task(self._answer(call, key))
             flight.add_done_callback(lambda done: self._landed(key, done))
-        # One waiter that gives up must not take the answer from the others.
-        return await asyncio.shield(flight)
+        try:
+            # One waiter that gives up must not take the answer from the others.
+            return await asyncio.shield(flight)
+        except (StopRun, EndpointError):
+            if self.stopped:  # it was under way when the job stopped, and met the same end
+                raise _stopped() from None
+            raise
 
     async def check(self, backend: Backend) -> None:
         """One tiny, uncached call that shows whether the model can be reached and paid for.
@@ -151,7 +157,7 @@ class Client:
             except ValueError:
                 _log.warning("an answer in the cache does not parse any more; it is asked for again")
         if self.stopped:
-            raise CallFailed("stopped", "the job stopped before this call")
+            raise _stopped()
         patience = self._sender.patience(call.backend, room=call.room)
         reply, value = await patience.wait(self._parsed(call, patience))
         self.checked_at = asyncio.get_running_loop().time()
@@ -235,6 +241,10 @@ class Client:
         if repaired.failure:
             _give_up(call, repaired)
         return repaired.reply, cast(T, repaired.value)
+
+
+def _stopped() -> CallFailed:
+    return CallFailed("stopped", "the job stopped before this call")
 
 
 def _greeting(text: str) -> Prompt:
