@@ -89,6 +89,12 @@ def activity(name: str, total: int | None = None, unit: str = "") -> Generator[A
                 del _under_way[name]
 
 
+def activity_named(name: str) -> Activity | None:
+    """The activity of that name; None where nobody is at it."""
+    with _lock:
+        return _under_way.get(name)
+
+
 def activities() -> list[Activity]:
     """What is under way, oldest first."""
     with _lock:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpo_lite.activity import Activity, activity
+from mpo_lite.activity import activity, activity_named
 from mpo_lite.checkpoints import discard_after, read_state
 from mpo_lite.config import Config
 from mpo_lite.errors import BudgetReached, ConfigError, StopRun
@@ -78,19 +78,17 @@ def train(
     folder = config.run_dir
     if run is None and folder:
         led(lambda: check_vacant(folder))
-    batches: list[Activity] = []
 
     def tell(kind: str, row: JsonRow) -> None:
-        if kind == "step":
-            for count in batches:
-                count.advance(row["batch"] - count.done)
+        if kind == "step" and (batches := activity_named(TRAINING)):
+            batches.advance(row["batch"] - batches.done)
         if leads():
             observe(kind, row)
 
     with sandboxed(config) as served:
         session = Session(served, tell)
         try:
-            run, outcome = _train(session, config, run, checkpoint, batches)
+            run, outcome = _train(session, config, run, checkpoint)
             version, spend = session.version, session.spend()
             return Result(run, version.rubric, version.number, outcome.stop, outcome.seconds, spend)
         finally:
@@ -104,7 +102,7 @@ def resume_command(run: Run, stop: StopRun) -> str:
 
 
 def _train(
-    session: Session, config: Config, resumed: Run | None, checkpoint: Path | None, batches: list[Activity]
+    session: Session, config: Config, resumed: Run | None, checkpoint: Path | None
 ) -> tuple[Run, Outcome]:
     """Checks everything, then trains; ``config`` is as it was given, the session's with the sandbox in it."""
     estimated = estimate(session)
@@ -137,9 +135,8 @@ def _train(
     session.note(f"run directory: {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""))
     session.note(f"loading the policy {config.policy}")
     try:
-        with activity(TRAINING, config.steps, "batches") as count:
-            count.done = read_state(checkpoint)["batch"] if checkpoint else 0
-            batches.append(count)
+        with activity(TRAINING, config.steps, "batches") as batches:
+            batches.done = read_state(checkpoint)["batch"] if checkpoint else 0
             return run, train.train(session, checkpoint)
     except ConfigError:
         if not resumed and leads():
