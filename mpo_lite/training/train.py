@@ -97,9 +97,9 @@ def train(session: Session, checkpoint: Path | None = None) -> Outcome:
     mpo = MPO(session=session)
     trainer = _trainer(config, mpo)
     stop: StopRun | None = None
-    if is_lead := leads():
-        session.run.note_stop("")
     with storage_errors(session.run.path, f"then go on: mpo-lite resume {session.run.path}"):
+        if is_lead := leads():
+            session.run.note_stop("")
         try:
             with _stoppable(session):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
