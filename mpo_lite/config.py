@@ -67,7 +67,7 @@ def _plain_url(url: str, info: ValidationInfo) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http:// or https:// address such as http://localhost:8000/v1")
-    if "@" in parts.netloc or parts.query or parts.fragment or _KEY_LIKE.search(url):
+    if "@" in parts.netloc or parts.query or parts.fragment or _KEY_LIKE.search(parts.path):
         variable = _KEY_VARIABLES.get(info.field_name or "", "the variable that api_key_env names")
         carried = "a password" if "@" in parts.netloc else "a key, or anything behind a '?' or ';'"
         raise ValueError(f"must not carry {carried}; give the key as {variable}")
@@ -195,7 +195,9 @@ class Config(Settings):
     judge_temperature: float | None = Field(
         None, ge=0, description="Sampling temperature of the judge; default 0, or 0.7 with replicates."
     )
-    meta: str | None = Field(None, description="Meta-judge: likewise.")
+    meta: Annotated[str, AfterValidator(_model_name)] | None = Field(
+        None, description="Name of the meta-judge's model."
+    )
     judge_api_base: Url | None = Field(None, description="Address of the judge's server.")
     meta_api_base: Url | None = Field(None, description="Address of the meta-judge's server.")
     policy: PathOrName = Field(DEFAULT_POLICY, description="Policy: a folder, a hub id, or 'sandbox'.")
@@ -369,10 +371,9 @@ class Config(Settings):
         return value
 
     @property
-    def model_names(self) -> tuple[str, ...]:
-        """Names of all judges and of the meta-judge, as they were given."""
-        judges = [*self.judge, *([self.judge_fallback] if self.judge_fallback else [])]
-        return (*(judge.model for judge in judges), *([self.meta] if self.meta else []))
+    def asks_meta(self) -> bool:
+        """Whether a training asks the meta-judge: a frozen rubric needs none."""
+        return self.baseline in (None, "autoprompt")
 
     @property
     def simulated(self) -> tuple[str, ...]:

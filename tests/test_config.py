@@ -23,7 +23,7 @@ def test_flags_beat_environment_beats_yaml_beats_defaults(tmp_path: Path) -> Non
     path = write(tmp_path, "judge: from-yaml\nmeta: from-yaml\nsteps: 7\n")
     environ = {"MPO_JUDGE": "from-env", "MPO_META": "from-env"}
     config = load_config(path, {"judge": "from-flag", "seed": None}, environ=environ)
-    assert (config.model_names, config.steps, config.seed) == (("from-flag", "from-env"), 7, 0)
+    assert (config.judge[0].model, config.meta, config.steps, config.seed) == ("from-flag", "from-env", 7, 0)
 
 
 def test_every_field_has_a_variable() -> None:
@@ -45,7 +45,7 @@ def test_dot_env_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPO_META", "from-env")
     config, origins = explained()
-    assert config.model_names == ("from-dotenv", "from-env")
+    assert (config.judge[0].model, config.meta) == ("from-dotenv", "from-env")
     assert (origins["judge"], origins["meta"]) == (".env MPO_JUDGE", "MPO_META")
     monkeypatch.delenv("MPO_JUDGE")  # load_dotenv put it there
 

@@ -120,6 +120,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
         "--judge-api-base: must not carry a key, or anything behind a '?' or ';'",
     ),
     "a key in the place of a name": (flags_of("--judge sk-S3CRET"), "looks like a key; name the model here"),
+    "a key in the place of the meta-judge": (flags_of("--meta sk-S3CRET"), "--meta: looks like a key; name"),
     "a function of ours that is no metric": (
         task_of(gold="mpo_lite.jsonl:Path"),
         "mpo_lite/jsonl.py is not in mine; a task's functions are taken from its own folder",
@@ -406,6 +407,15 @@ def test_a_cap_that_cannot_hold_is_not_made_the_runs(place: Path, capsys: Any) -
         "tokens by --max-tokens"
     )
     assert run.config_file.read_bytes() == before
+
+
+def test_a_meta_judge_that_is_not_asked_needs_no_price(place: Path, capsys: Any) -> None:
+    (place / "prompts.jsonl").write_text(PROMPTS)
+    priced = {"judge": "openai/m", "judge_price": [1, 1], "judge_api_base": "http://127.0.0.1:9/v1"}
+    data = str(place / "prompts.jsonl")
+    made_run(place / "run", data=data, baseline="iter0", meta="openai/other", **priced)
+    _, said = resumed(place, capsys, "--max-usd", "5", "--steps", "40")
+    assert said.startswith("mpo-lite: policy 'Qwen/")  # it got as far as the policy, which is not here
 
 
 def test_a_setting_of_a_run_is_not_changed_by_resume(place: Path, capsys: Any) -> None:

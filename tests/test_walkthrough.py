@@ -80,7 +80,8 @@ def test_the_session_repeats(folder: Path, capsys: Any) -> None:
             lines = [
                 skeleton(line.replace(server.url, SERVER)) for line in (told.out + told.err).splitlines()
             ]
-            assert code in (0, 1, 130), told.err
+            # The recorded judge could train nothing; this one may.
+            assert code in ({"try": (0, 1), "train": (130,)}.get(words[0], (0,))), told.err
             for line in expected:
                 wanted = skeleton(line)
                 if not wanted or line.strip().startswith(JUDGED) or line == "^C":

@@ -15,7 +15,7 @@ from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError
-from mpo_lite.judge.pool import require_prices
+from mpo_lite.judge.pool import models_of, require_prices
 from mpo_lite.loop.distributed import leads, led
 from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.stand_in import sandboxed
@@ -77,7 +77,7 @@ def _resume(run: Run, config: Config, place: str | None, flags: dict[str, Any], 
         raise ConfigError(f"--steps {config.steps}: {run.path} has {done} batches already; name more")
     with sandboxed(config) as served:
         # Before it is the run's: a cap that cannot hold would keep it from ever going on.
-        require_prices(served, with_meta=config.meta is not None, is_resumed=True)
+        require_prices(served, models_of(served, config.asks_meta), is_resumed=True)
     led(lambda: _take_over(run, flags, done))
     if done < config.steps:
         run_job(config, run, checkpoint, as_json)

@@ -5,7 +5,7 @@ What can be wrong with them is found here, before torch is loaded or a call is p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,10 @@ class Endpoints:
     def __init__(
         self, config: Config, persona: str, with_meta: bool, processes: int = 1, waits_out: bool = False
     ) -> None:
-        require_prices(config, with_meta)
+        self.all = models_of(config, with_meta)
+        require_prices(config, self.all)
         self._config, self._persona, self._processes = config, persona, processes
         self._call_log = CallLog() if config.log_calls else None
-        self.all = _models(config, with_meta)
         self.judges = tuple(model for role, model in self.all if role == "judge")
         self.fallback = next((model for role, model in self.all if role == "fallback judge"), None)
         self.meta = next((model for role, model in self.all if role == "meta-judge"), None)
@@ -151,12 +151,12 @@ class Endpoints:
         )
 
 
-def require_prices(config: Config, with_meta: bool, is_resumed: bool = False) -> None:
+def require_prices(config: Config, models: Sequence[tuple[str, Backend]], is_resumed: bool = False) -> None:
     """Refuses a cap in USD over models whose price is not known: it could not hold.
 
     Args:
         config: The settings; ``max_usd`` None asks for nothing.
-        with_meta: Whether the meta-judge is asked.
+        models: From ``models_of``.
         is_resumed: Whether they are those of a run, whose prices cannot be set any more.
 
     Raises:
@@ -164,7 +164,7 @@ def require_prices(config: Config, with_meta: bool, is_resumed: bool = False) ->
     """
     if config.max_usd is None:
         return
-    for role, model in _models(config, with_meta):
+    for role, model in models:
         if transport.tariff(model) is not None:
             continue
         problem = f"--max-usd {config.max_usd:g}: {model.model} has no known price, so the cap could not hold"
@@ -177,8 +177,8 @@ def require_prices(config: Config, with_meta: bool, is_resumed: bool = False) ->
         )
 
 
-def _models(config: Config, with_meta: bool) -> list[tuple[str, Backend]]:
-    """The models that a job asks, each with its role."""
+def models_of(config: Config, with_meta: bool) -> list[tuple[str, Backend]]:
+    """The models that a job asks, each with its role. Raises ``ConfigError`` where one is not named."""
     named = [
         *(("judge", judge) for judge in judge_backends(config)),
         ("fallback judge", fallback_backend(config)),

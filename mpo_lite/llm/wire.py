@@ -98,11 +98,11 @@ async def _whole(request: httpx.Request, response: httpx.Response, exchange: Exc
     # It is neither encoded nor in chunks any more, and an error may have been cut.
     gone = ("content-encoding", "content-length", "transfer-encoding")
     headers = [(name, value) for name, value in response.headers.multi_items() if name not in gone]
-    content = body[:limit] if is_error else _mended(body)
+    content = body[:limit] if is_error else _normalized(body)
     return httpx.Response(response.status_code, headers=headers, content=content, request=request)
 
 
-def _mended(body: bytes) -> bytes:
+def _normalized(body: bytes) -> bytes:
     """The answer with its choices in the order of their numbers, by which LiteLLM does not go, and without
     counts of tokens that are none, for which it gives the whole answer up.
     """
@@ -113,14 +113,14 @@ def _mended(body: bytes) -> bytes:
     if not isinstance(data, dict):
         return body
     answer = cast(dict[str, Any], data)
-    mended = dict(answer)
+    normal = dict(answer)
     for name in ("usage", "usageMetadata"):
         if name in answer:
-            mended[name] = _sound(answer[name])
+            normal[name] = _sound(answer[name])
     choices: Any = answer.get("choices")
     if isinstance(choices, list):
-        mended["choices"] = sorted(cast(list[Any], choices), key=_index)
-    return json.dumps(mended).encode() if mended != answer else body
+        normal["choices"] = sorted(cast(list[Any], choices), key=_index)
+    return json.dumps(normal).encode() if normal != answer else body
 
 
 def _index(choice: Any) -> int:

@@ -58,8 +58,7 @@ class Session:
             update={"judge_mode": config.judge_mode or self.task.judge_mode}
         )
         self.observe = observe
-        with_meta = config.baseline in (None, "autoprompt")
-        self.models = Endpoints(config, self.task.persona, with_meta, world_size())
+        self.models = Endpoints(config, self.task.persona, config.asks_meta, world_size())
         try:
             first, origin = _first_rubric(config, self.task)
             self.gold, self.verify = self.task.gold_metric(), self.task.verify_metric()
@@ -212,7 +211,7 @@ class Session:
             TaskError: One fails, or gives no number from 0 to 1.
         """
         self.task.prepare_metrics()
-        prompt = (*self.prompts.held_out, *self.prompts.train)[0]
+        prompt = (self.prompts.held_out or self.prompts.train)[0]
         for metric in (self.gold, self.verify):
             if metric:
                 metric("An answer.", self.prompts.row(prompt))
