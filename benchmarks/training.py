@@ -11,10 +11,12 @@ JSON.
 
 import argparse
 import asyncio
+import gc
 import itertools
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 import zlib
@@ -85,12 +87,15 @@ class Machine:
         gpu: Random weights of the shape of Qwen2.5-1.5B on a GPU; else the sandbox policy on the CPU.
         batches: Counted batches per run.
         token_seconds: What the policy is slowed by, per token.
+        tokens: Longest completion; None: 64, and 256 on a GPU.
     """
 
-    def __init__(self, gpu: bool, batches: int, token_seconds: float = 0.0) -> None:
+    def __init__(
+        self, gpu: bool, batches: int, token_seconds: float = 0.0, tokens: int | None = None
+    ) -> None:
         self.gpu, self.batches, self.token_seconds = gpu, batches, token_seconds
         self.prompts, self.group = 8, 8
-        self.tokens = 256 if gpu else 64
+        self.tokens = tokens or (256 if gpu else 64)
 
     def policy(self) -> Any:
         if self.gpu:
@@ -178,6 +183,10 @@ def run(
     """
     server.set(latency=latency)
     timer = Timer()
+    if machine.gpu:
+        gc.collect()  # the policy of the run before
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
         mpo = MPO(
             judge=MODEL, judge_api_base=server.url, baseline="iter0", task="sandbox",
@@ -212,6 +221,7 @@ def run(
         "latency": latency,
         "at_once": at_once,
         "token_seconds": machine.token_seconds,
+        "longest": machine.tokens,
         "step": median,
         "wait": statistics.median([row["judge_seconds"] for row in rows] or [0.0]),
         "calls_cpu": cpu if way != "plain" else 0.0,
@@ -330,6 +340,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--algorithms", default="grpo,rloo")
+    parser.add_argument("--tokens", type=int, help="longest completion; default: 64, on a GPU 256")
+    parser.add_argument("--latencies", help="only the scenes whose judge takes these seconds, as in 0,5")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     quiet_libraries()
@@ -337,11 +349,21 @@ def main() -> None:
         raise SystemExit("--gpu: there is no GPU here, so nothing was measured")
     algorithms = ["grpo"] if options.gpu else options.algorithms.split(",")
     scenes = GPU_SCENES if options.gpu else CPU_SCENES
+    if options.latencies:
+        chosen = {float(seconds) for seconds in options.latencies.split(",")}
+        scenes = [scene for scene in scenes if scene[1] in chosen]
     results: list[dict] = []
+    per_batch: float | None = None
+    name = torch.cuda.get_device_name() if options.gpu else "CPU, one thread"
+    out = options.out or Path(f"benchmarks/results/training{'_gpu' if options.gpu else ''}.json")
+
+    def write() -> None:  # after each run: hours of a machine should not hang on its last minute
+        out.write_text(json.dumps({"machine": name, "litellm_cpu": per_batch, "runs": results}, indent=1))
+
     with stub() as server:
         for _, algorithm in itertools.product(range(options.repeats), algorithms):
             for slow in dict.fromkeys(scene[0] for scene in scenes):
-                machine = Machine(options.gpu, options.batches, slow)
+                machine = Machine(options.gpu, options.batches, slow, options.tokens)
                 ways = [(way, 0.0, 64) for way in (() if options.gpu else ("plain", "overlap"))]
                 ways += [
                     (way, latency, at_once)
@@ -349,16 +371,17 @@ def main() -> None:
                     if speed == slow
                     for way in ("no overlap", "overlap")
                 ]
-                results += [run(machine, algorithm, *way, server) for way in ways]
+                for way in ways:
+                    results.append(run(machine, algorithm, *way, server))
+                    print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+                    write()
         per_batch = litellm_cpu(server, 64)
-    name = torch.cuda.get_device_name() if options.gpu else "CPU, one thread"
     print(f"{name}; 64 completions of at most {machine.tokens} tokens per batch; the judge judges nothing\n")
     if options.gpu:
         print(gpu_table(results, scenes))
     else:
         print(overlap_table(results, scenes), overhead_table(results, per_batch), sep="\n\n")
-    out = options.out or Path(f"benchmarks/results/training{'_gpu' if options.gpu else ''}.json")
-    out.write_text(json.dumps({"machine": name, "litellm_cpu": per_batch, "runs": results}, indent=1))
+    write()
 
 
 if __name__ == "__main__":
