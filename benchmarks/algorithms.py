@@ -24,7 +24,7 @@ from mpo_lite.cli.quickstart import SETTINGS
 from mpo_lite.config_sources import load_config
 from mpo_lite.jsonl import read_rows
 from mpo_lite.rubric import Rubric, dump_rubric
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.judge_server import running
 from mpo_lite.tasks.spec import load_task
 
@@ -54,7 +54,7 @@ def run(algorithm: str, seed: int) -> dict[str, Any]:
             contextlib.redirect_stderr(nothing),
         ):
             summary = run_job(config, as_json=True)
-        gold = [(row["batch"], row["gold"]) for row in read_rows(Run(config.run_dir).gold)]
+        gold = [(row["batch"], row["gold"]) for row in read_rows(RunDir(config.run_dir).gold)]
     return {"algorithm": algorithm, "seed": seed, "gold": gold, "reward": summary["reward"]}
 
 

@@ -25,7 +25,7 @@ class Fixed(Limiter):
         self.limit = float(self._ceiling)
 
 
-class Run:
+class RunDir:
     """Samples judged under watch.
 
     Attributes:
@@ -61,7 +61,7 @@ class Run:
 
     async def _watched(self, of: Client, server: Stub, batch: list[Sample], most_s: float) -> None:
         single, limiter = judge(of, server), of._sender._limiters["m"]
-        tasks = [asyncio.ensure_future(single.judged(sample, rubric(2))) for sample in batch]
+        tasks = [asyncio.ensure_future(single.judge_one(sample, rubric(2))) for sample in batch]
         while not all(task.done() for task in tasks) and time.monotonic() - self.began < most_s:
             self.trace.append((time.monotonic() - self.began, limiter.limit, limiter._answers))
             await asyncio.sleep(0.25)
@@ -87,14 +87,14 @@ def saturation(server: Stub, repeats: int) -> dict[str, Any]:
     # The queue last: what is abandoned there is still counted as in flight for a while.
     for fixed in (True, False):
         server.set(latency=0.5, half=16)
-        run = Run(server, 2000, 20.0, fixed, most_s=130.0, queues=False)
+        run = RunDir(server, 2000, 20.0, fixed, most_s=130.0, queues=False)
         most = rows[-1]["answers/s"] if not fixed else None
         rows.append(run.row("batching", f"fixed {CEILING}" if fixed else "ours", most))
     for timeout_s in (20.0, 12.0):
         name = f"queue, time-out {timeout_s:g} s"
         for fixed in (False, True):
             server.set(latency=2.0, slots=8)
-            run = Run(server, 400, timeout_s, fixed, most_s=130.0)
+            run = RunDir(server, 400, timeout_s, fixed, most_s=130.0)
             rows.append(run.row(name, f"fixed {CEILING}" if fixed else "ours", 4.0))
     ours = [row for row in rows if row["limit"] == "ours"]
     return {
@@ -124,7 +124,7 @@ def slowdown(server: Stub, repeats: int) -> dict[str, Any]:
     ):
         server.set(latency=0.5, slots=32)
         change = event_loop.submit(_slow_down(server, slow))
-        run = Run(server, 1000, 8.0, fixed=False, most_s=200.0)
+        run = RunDir(server, 1000, 8.0, fixed=False, most_s=200.0)
         change.result(100)
         lows = [limit for at, limit, _ in run.trace if 10 < at < 64]
         after = [limit for at, limit, _ in run.trace if at > 64]

@@ -49,7 +49,7 @@ from mpo_lite.llm import event_loop, transport
 from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.error_mapping import Retryable
 from mpo_lite.llm.models import Backend
-from mpo_lite.llm.structured_output import form
+from mpo_lite.llm.structured_output import mode_params
 
 CALLS, AT_ONCE = 500, 64
 Requests = list[list[dict[str, Any]]]
@@ -58,7 +58,7 @@ Way = Callable[[], Coroutine[Any, Any, Any]]
 
 async def plain(server: Stub, requests: Requests, at_once: int, chain: bool = False) -> None:
     """A semaphore over LiteLLM, as most code has it; ``chain``: the paper's turns, one after the other."""
-    schema = form("json_schema", verdict_schema(rubric(6)))
+    schema = mode_params("json_schema", verdict_schema(rubric(6)))
     gate, session = asyncio.Semaphore(at_once), await transport.open_session()
 
     async def one(messages: list[dict[str, Any]]) -> None:
@@ -78,7 +78,7 @@ async def plain(server: Stub, requests: Requests, at_once: int, chain: bool = Fa
 def ways(single: PointwiseJudge, server: Stub, latency: float, chain: bool) -> dict[str, Way]:
     """The ways to judge 500 samples, by name."""
     batch, by = samples(CALLS), rubric(6)
-    requests = [list(single.call(sample, by).messages) for sample in batch]
+    requests = [list(single.build_call(sample, by).messages) for sample in batch]
     found: dict[str, Way] = {
         f"mpo-lite, {latency:g} s": partial(single.verdicts, batch, by),
         f"semaphore over LiteLLM, {latency:g} s": partial(plain, server, requests, AT_ONCE),

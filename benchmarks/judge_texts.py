@@ -24,8 +24,8 @@ def calls_and_tokens(server: Stub, repeats: int) -> dict[str, Any]:
         single = judge(of, server)
         for criteria in (1, 6, 12):
             by, group = rubric(criteria), samples(8)
-            pointwise = tokens_of(single.call(group[0], by).messages)
-            groupwise = tokens_of(GroupwiseJudge(single, 8).call(group, by).messages) / 8
+            pointwise = tokens_of(single.build_call(group[0], by).messages)
+            groupwise = tokens_of(GroupwiseJudge(single, 8).build_call(group, by).messages) / 8
             sequential = sum(tokens_of(turn) for turn in turns(by, group[0]))
             rows.append(
                 {

@@ -26,7 +26,7 @@ from pathlib import Path
 from harness import MODEL, Stub, stub
 
 from mpo_lite.jsonl import read_rows
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.judge_server import running
 
 STEPS = 8
@@ -72,7 +72,7 @@ def kill(process: subprocess.Popen) -> None:
     process.communicate()
 
 
-def outcome(run: Run) -> dict[str, object]:
+def outcome(run: RunDir) -> dict[str, object]:
     """What must be the same, by name."""
     adapter = max(run.checkpoints.glob("checkpoint-*/adapter_model.safetensors"), key=os.path.getmtime)
     rubrics = {row["version"]: run.version(row["version"]) for row in read_rows(run.lineage)}
@@ -88,7 +88,7 @@ def committed(cache: Path) -> int:
         return database.execute("SELECT COUNT(*) FROM Cache").fetchone()[0]
 
 
-def meta_answers(run: Run) -> int:
+def meta_answers(run: RunDir) -> int:
     calls = [row for path in run.ledgers().values() for row in read_rows(path)]
     return sum(row["purpose"] == "meta" and row["outcome"] == "ok" for row in calls)
 
@@ -97,9 +97,9 @@ def case(algorithm: str, processes: int, kills: int, server: Stub, meta: str, dr
     with tempfile.TemporaryDirectory() as folder:
         settings = SETTINGS | {"algorithm": algorithm, "micro_batch": 8 // processes}
 
-        def begin(name: str) -> tuple[subprocess.Popen, Run, Path]:
+        def begin(name: str) -> tuple[subprocess.Popen, RunDir, Path]:
             server.set(latency=LATENCY)
-            run, cache = Run(Path(folder, name)), Path(folder, f"{name}-cache")
+            run, cache = RunDir(Path(folder, name)), Path(folder, f"{name}-cache")
             flags = [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
             models = ["--judge", MODEL, "--judge-api-base", server.url, "--meta", "openai/sandbox-meta"]
             places = ["--run-dir", str(run.path), "--cache-dir", str(cache), "--meta-api-base", meta]

@@ -29,7 +29,7 @@ from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.jsonl import read_rows
 from mpo_lite.rubric import dump_rubric
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.judge_server import running
 from mpo_lite.sandbox.simulate import weaknesses
 from mpo_lite.tasks.spec import load_task
@@ -88,7 +88,7 @@ def run(arm: str, rate: float, seed: int, oracle: str | None) -> dict[str, Any]:
             "bad_rate": rate,
             "seed": seed,
             "families": list(weaknesses(seed)),
-            **figures(Run(config.run_dir)),
+            **figures(RunDir(config.run_dir)),
             "calls": {purpose: summary[f"{purpose}_calls"] for purpose in ("judge", "gate", "meta")},
             "seconds": round(time.monotonic() - started, 1),
         }
@@ -107,7 +107,7 @@ def from_sentence(folder: Path) -> Path:
     return folder
 
 
-def figures(run: Run) -> dict[str, Any]:
+def figures(run: RunDir) -> dict[str, Any]:
     gold = [(row["batch"], row["gold"]) for row in read_rows(run.gold)]
     values = [value for _, value in gold]
     windows = [statistics.fmean(values[n : n + WINDOW]) for n in range(len(values) - WINDOW + 1)]

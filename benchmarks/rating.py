@@ -13,7 +13,7 @@ import random
 import statistics
 from pathlib import Path
 
-from mpo_lite.stats.rating import POINTS, Match, rate
+from mpo_lite.stats.rating import POINTS, Match, fit_ratings
 
 SCENES = {
     "close, no bias": ([0.2, 0.0, -0.2], 0.0),
@@ -51,7 +51,7 @@ def main() -> None:
     for name, (strengths, bias) in SCENES.items():
         mean, held, widths = statistics.fmean(strengths), [], []
         for seed in range(options.simulations):
-            table = rate(matches(strengths, bias, random.Random(seed)), draws=400, seed=seed)
+            table = fit_ratings(matches(strengths, bias, random.Random(seed)), draws=400, seed=seed)
             for model, strength in enumerate(strengths):
                 one = table.ratings[f"m{model}"]
                 held.append(one.lo <= 1000 + POINTS * (strength - mean) <= one.hi)

@@ -48,7 +48,7 @@ from mpo_lite import GRPO, MPO, RLOO
 from mpo_lite.jsonl import read_rows
 from mpo_lite.judge.base import verdict_schema
 from mpo_lite.llm import event_loop, transport
-from mpo_lite.llm.structured_output import form
+from mpo_lite.llm.structured_output import mode_params
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.policy import quiet_libraries
 
@@ -238,7 +238,10 @@ def litellm_cpu(server: Stub, calls: int) -> float:
                   policy=str(policy_dir()), run_dir=f"{folder}/mpo", cache_dir=f"{folder}/cache")  # fmt: skip
         sample = mpo.session.sample("write a short essay about dogs .", "dogs are useful for people . " * 4)
         single, rubric = mpo.session.judge, mpo.session.version.rubric
-        messages, schema = single.call(sample, rubric).messages, form("json_schema", verdict_schema(rubric))
+        messages, schema = (
+            single.build_call(sample, rubric).messages,
+            mode_params("json_schema", verdict_schema(rubric)),
+        )
         mpo.session.close()
 
     async def all_of_them() -> float:

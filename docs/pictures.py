@@ -15,7 +15,7 @@ from pathlib import Path
 from selenium.webdriver import Chrome
 
 from mpo_lite.report.page import write_report
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from browser import chromium, go
@@ -36,7 +36,7 @@ def main(evolving: Path, frozen: Path) -> None:
 
 def _open(driver: Chrome, run: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        go(driver, write_report(Run(run), Path(folder) / "report.html"))
+        go(driver, write_report(RunDir(run), Path(folder) / "report.html"))
 
 
 def _picture(driver: Chrome, first: str, last: str, name: str) -> None:

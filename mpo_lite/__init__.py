@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpo_lite.alarms.alarms import Alarm, Reference, check
+    from mpo_lite.alarms.alarms import Alarm, ReferenceWindow, check_alarms
     from mpo_lite.config import Config
     from mpo_lite.config_sources import load_config
     from mpo_lite.errors import (
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     )
     from mpo_lite.jsonl import read_rows
     from mpo_lite.rubric import Criterion, Rubric, load_rubric
-    from mpo_lite.run_dir import Run, Version
-    from mpo_lite.training.algorithms import GRPO, PPO, RLOO
+    from mpo_lite.run_dir import RubricVersion, RunDir
     from mpo_lite.training.job import Result, train
     from mpo_lite.training.mpo import MPO
-    from mpo_lite.training.ppo import add_value_head
+    from mpo_lite.training.ppo import PPO, add_value_head
+    from mpo_lite.training.trainers import GRPO, RLOO
     from mpo_lite.types import Assessment, Rollout, Verdict
 
 __all__ = [
@@ -52,21 +52,21 @@ __all__ = [
     "Interrupted",
     "JudgeDown",
     "MPOError",
-    "Reference",
+    "ReferenceWindow",
     "Result",
     "Rollout",
     "Rubric",
-    "Run",
+    "RubricVersion",
+    "RunDir",
     "RunError",
     "StopRun",
     "StorageError",
     "TaskError",
     "UsageError",
     "Verdict",
-    "Version",
     "__version__",
     "add_value_head",
-    "check",
+    "check_alarms",
     "load_config",
     "load_rubric",
     "read_rows",
@@ -81,27 +81,27 @@ _HOMES = {
     "ConfigError": "errors",
     "Criterion": "rubric",
     "EndpointError": "errors",
-    "GRPO": "training.algorithms",
+    "GRPO": "training.trainers",
     "Interrupted": "errors",
     "JudgeDown": "errors",
     "MPO": "training.mpo",
     "MPOError": "errors",
-    "PPO": "training.algorithms",
-    "RLOO": "training.algorithms",
-    "Reference": "alarms.alarms",
+    "PPO": "training.ppo",
+    "RLOO": "training.trainers",
+    "ReferenceWindow": "alarms.alarms",
     "Result": "training.job",
     "Rollout": "types",
     "Rubric": "rubric",
-    "Run": "run_dir",
+    "RunDir": "run_dir",
     "RunError": "errors",
     "StopRun": "errors",
     "StorageError": "errors",
     "TaskError": "errors",
     "UsageError": "errors",
     "Verdict": "types",
-    "Version": "run_dir",
+    "RubricVersion": "run_dir",
     "add_value_head": "training.ppo",
-    "check": "alarms.alarms",
+    "check_alarms": "alarms.alarms",
     "load_config": "config_sources",
     "load_rubric": "rubric",
     "read_rows": "jsonl",

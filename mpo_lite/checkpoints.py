@@ -20,7 +20,7 @@ from mpo_lite.errors import ConfigError, RunError
 from mpo_lite.jsonl import JsonRow, count_rows, read_object, write_atomically
 from mpo_lite.llm.ledger import read_calls
 from mpo_lite.records import KINDS
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 
 STATE_FILE = "mpo_state.json"
 MANIFEST = "manifest.json"
@@ -49,7 +49,7 @@ class _State(BaseModel):
     version: int
 
 
-def complete_checkpoint(run: Run, checkpoint: Path, state: JsonRow) -> None:
+def complete_checkpoint(run: RunDir, checkpoint: Path, state: JsonRow) -> None:
     """Completes what the trainer has saved, once all processes have: by our own state, then the manifest.
 
     What the trainer pickled beside it, we neither read nor keep.
@@ -76,13 +76,13 @@ def read_state(checkpoint: Path) -> JsonRow:
     return read_object(checkpoint / STATE_FILE, _State)
 
 
-def last_checkpoint(run: Run) -> Path | None:
+def last_checkpoint(run: RunDir) -> Path | None:
     """The newest whole checkpoint: one whose manifest is there. Its files may have been damaged since."""
     whole = _whole(run)
     return whole[max(whole)] if whole else None
 
 
-def intact_checkpoint(run: Run) -> Path:
+def intact_checkpoint(run: RunDir) -> Path:
     """The newest whole checkpoint, its files held against the manifest.
 
     Raises:
@@ -98,7 +98,7 @@ def intact_checkpoint(run: Run) -> Path:
     return checkpoint
 
 
-def resumable_checkpoint(run: Run, name: str | None) -> Path | None:
+def resumable_checkpoint(run: RunDir, name: str | None) -> Path | None:
     """The checkpoint that a run goes on from, with all that it rests on held against what was saved.
 
     Args:
@@ -125,7 +125,7 @@ def resumable_checkpoint(run: Run, name: str | None) -> Path | None:
     return checkpoint
 
 
-def require_intact(run: Run, checkpoint: Path | None) -> None:
+def require_intact(run: RunDir, checkpoint: Path | None) -> None:
     """Holds a checkpoint, and the rubrics and journals it rests on, against what was saved.
 
     Args:
@@ -171,7 +171,7 @@ def require_files(checkpoint: Path) -> JsonRow:
     return manifest
 
 
-def discard_after(run: Run, checkpoint: Path | None) -> None:
+def discard_after(run: RunDir, checkpoint: Path | None) -> None:
     """Clears the way for a run that goes on from a checkpoint: removes those that a kill left without a
     manifest, and moves later ones to ``superseded/``.
 
@@ -190,8 +190,8 @@ def discard_after(run: Run, checkpoint: Path | None) -> None:
             path.rename(kept)
 
 
-def _rows_until(run: Run, batch: int) -> dict[str, int]:
-    """How many rows of the journals a checkpoint rests on, by file: those that ``Run.rewind`` keeps."""
+def _rows_until(run: RunDir, batch: int) -> dict[str, int]:
+    """How many rows of the journals a checkpoint rests on, by file: those that ``RunDir.rewind`` keeps."""
     cut = {
         file: sum(row["batch"] <= until for row in run.rows(file))
         for file, until in run.cut_at(batch).items()
@@ -201,7 +201,7 @@ def _rows_until(run: Run, batch: int) -> dict[str, int]:
     return {file.name: count for file, count in counts.items() if count}
 
 
-def _require_rows(run: Run, counts: Mapping[str, int], batch: int) -> None:
+def _require_rows(run: RunDir, counts: Mapping[str, int], batch: int) -> None:
     """Sees that the journals can be read, and hold what a checkpoint at ``batch`` rests on."""
     until = {file.name: limit for file, limit in run.cut_at(batch).items()}
     for name in dict.fromkeys([*KINDS, *(file.name for file in run.ledgers().values()), *counts]):
@@ -214,7 +214,7 @@ def _require_rows(run: Run, counts: Mapping[str, int], batch: int) -> None:
             raise RunError(f"{file}: cut short: {found:,} of its first {count:,} rows are left")
 
 
-def _with_offer(run: Run, checkpoint: Path | None, error: RunError) -> RunError:
+def _with_offer(run: RunDir, checkpoint: Path | None, error: RunError) -> RunError:
     """The error, with the newest state before the checkpoint that the run can go on from."""
     first = _step(checkpoint) if checkpoint else 0
     earlier = [path for step, path in sorted(_whole(run).items(), reverse=True) if step < first]
@@ -227,7 +227,7 @@ def _with_offer(run: Run, checkpoint: Path | None, error: RunError) -> RunError:
     )
 
 
-def _intact(run: Run, checkpoint: Path | None) -> bool:
+def _intact(run: RunDir, checkpoint: Path | None) -> bool:
     try:
         require_intact(run, checkpoint)
     except RunError:
@@ -235,11 +235,11 @@ def _intact(run: Run, checkpoint: Path | None) -> bool:
     return True
 
 
-def _whole(run: Run) -> dict[int, Path]:
+def _whole(run: RunDir) -> dict[int, Path]:
     return {step: path for step, path in _all(run).items() if (path / MANIFEST).exists()}
 
 
-def _all(run: Run) -> dict[int, Path]:
+def _all(run: RunDir) -> dict[int, Path]:
     """The trainer's checkpoints by optimiser step; folders of other names are somebody else's."""
     return {_step(path): path for path in run.checkpoints.glob("checkpoint-*") if _step(path) >= 0}
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from string import Template
 
-from mpo_lite.sanitize import defuse
+from mpo_lite.sanitize import neutralize
 from mpo_lite.types import Message
 
 _HEADING = re.compile(r"^=== (system|user)\n", re.MULTILINE)
@@ -103,7 +103,7 @@ def fence(tag: str, text: str, key: bytes) -> str:
         text: Anything.
         key: The secret of the cache directory.
     """
-    clean = defuse(text)
+    clean = neutralize(text)
     nonce = hmac.new(key, clean.encode(), hashlib.sha256).hexdigest()[:12]
     clean = clean.replace(nonce, "")
     return f"<{tag}-{nonce}>\n{clean}\n</{tag}-{nonce}>"

@@ -21,7 +21,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, ValidationError,
 
 from mpo_lite import validation
 from mpo_lite.errors import TaskError
-from mpo_lite.sanitize import defuse
+from mpo_lite.sanitize import neutralize
 from mpo_lite.strict_yaml import dump_yaml
 from mpo_lite.types import Assessment, text_hash
 from mpo_lite.validation import Settings, complaint, dotted, load_model
@@ -35,17 +35,19 @@ CRITERION_ID = r"^[a-z][a-z0-9_]{0,39}$"
 MAX_CLUSTERS = 64
 
 
-def _defused(value: Any) -> Any:
-    return defuse(value) if isinstance(value, str) else value
+def _neutralized(value: Any) -> Any:
+    return neutralize(value) if isinstance(value, str) else value
 
 
 # Rubrics are written by models that have read what the policy wrote. What defusing leaves may be empty.
 Text = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000), BeforeValidator(_defused)
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=1000),
+    BeforeValidator(_neutralized),
 ]
 
 Guidelines = Annotated[
-    str, StringConstraints(strip_whitespace=True, max_length=4000), BeforeValidator(_defused)
+    str, StringConstraints(strip_whitespace=True, max_length=4000), BeforeValidator(_neutralized)
 ]
 
 

@@ -42,7 +42,7 @@ _SEAL = "# sha256: "
 
 
 @dataclass(frozen=True)
-class Version:
+class RubricVersion:
     """One immutable version of the rubric.
 
     Attributes:
@@ -60,7 +60,7 @@ class Version:
     rubric: Rubric
 
 
-class Run:
+class RunDir:
     """One run directory.
 
     Args:
@@ -87,7 +87,7 @@ class Run:
         self._lock = FileLock(path / _LOCK, thread_local=False)
 
     @classmethod
-    def create(cls, path: Path, config: Config, env: JsonRow) -> Run:
+    def create(cls, path: Path, config: Config, env: JsonRow) -> RunDir:
         """Makes a new run directory with its configuration and the versions it runs on.
 
         Raises:
@@ -106,7 +106,7 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: Path, given: JsonRow) -> tuple[Run, Config]:
+    def open(cls, path: Path, given: JsonRow) -> tuple[RunDir, Config]:
         """Opens a run and its saved configuration, with what is ``given`` anew. Raises ``ConfigError``
         without one.
         """
@@ -235,7 +235,7 @@ class Run:
         for path in (self.path / "env.json", self.config_file, *self.ledgers().values()):
             path.unlink(missing_ok=True)
 
-    def publish(self, version: Version) -> None:
+    def publish(self, version: RubricVersion) -> None:
         """Writes a rubric version; one that is there already is the same, from before a kill."""
         head = {
             "version": version.number,
@@ -249,14 +249,14 @@ class Run:
         )
         write_atomically(self._version_path(version.number), text)
 
-    def version(self, number: int) -> Version:
+    def version(self, number: int) -> RubricVersion:
         """Reads a rubric version back. Raises ``RunError`` where it is gone, or not as it was published."""
         path = self._version_path(number)
         try:
             text = path.read_text(encoding="utf-8")
             lines = takewhile(lambda line: line.startswith("# "), text.splitlines())
             head = parse_yaml("\n".join(line[2:] for line in lines), str(path), RunError).data
-            version = Version(
+            version = RubricVersion(
                 number, head["parent"], head["batch"], head["author"], parse_rubric(text, str(path))
             )
             changed = head["set_hash"] != version.rubric.set_hash
@@ -273,7 +273,7 @@ class Run:
             )
         return version
 
-    def latest(self) -> Version:
+    def latest(self) -> RubricVersion:
         """The newest rubric version. Raises ``RunError`` where there is none, or it was damaged."""
         names = (path.stem.removeprefix("v") for path in (self.path / "rubrics").glob("v*.yaml"))
         return self.version(max((int(name) for name in names if name.isdecimal()), default=0))
@@ -320,7 +320,7 @@ def check_vacant(path: Path) -> None:
     Raises:
         ConfigError: It holds a run or other files, is a file, or cannot be written to.
     """
-    if Run(path).exists():
+    if RunDir(path).exists():
         raise ConfigError(
             f"{path} holds a run already; continue it: mpo-lite resume {path}, or name another folder"
         )
@@ -369,7 +369,7 @@ def rubric_at(path: Path) -> tuple[Rubric, str]:
     """
     if not path.is_dir():
         return load_rubric(path), str(path)
-    run, _ = Run.open(path, {})
+    run, _ = RunDir.open(path, {})
     newest = run.latest()
     return newest.rubric, f"{path} v{newest.number}"
 

@@ -37,7 +37,7 @@ _MARK = re.compile(
 ``List<int>``, is as readable with it; tags of HTML are left alone."""
 
 
-def counted(number: int, one: str, several: str = "") -> str:
+def pluralize(number: int, one: str, several: str = "") -> str:
     """A count and its noun, e.g. ``1 batch`` or ``2,000 batches``.
 
     Args:
@@ -48,7 +48,7 @@ def counted(number: int, one: str, several: str = "") -> str:
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     """A text with pictures or numbers in the place of characters that nobody sees."""
     return "".join(map(_visible, text))
 
@@ -65,7 +65,7 @@ def _visible(sign: str) -> str:
     return f"[U+{code:04X}]" if unseen or turning or 0xD800 <= code < 0xE000 or code >= 0xE0000 else sign
 
 
-def defuse(text: str) -> str:
+def neutralize(text: str) -> str:
     """Breaks what a chat template may take for a token of its own, and takes out text that nobody sees.
 
     A server's template must not take a sample's ``<|im_end|>`` or ``[/INST]`` for the end of its turn: a
@@ -76,7 +76,7 @@ def defuse(text: str) -> str:
     return _MARK.sub(" ", text) if _SUSPECT.search(text) else text
 
 
-def without_thinking(text: str, opened: bool = False) -> str:
+def strip_thinking(text: str, opened: bool = False) -> str:
     """The answer of a reasoning model: what follows the last ``</think>``, or its like in other models.
 
     Args:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from mpo_lite.errors import MPOError
-from mpo_lite.sanitize import counted
+from mpo_lite.sanitize import pluralize
 from mpo_lite.strict_yaml import parse_yaml
 from mpo_lite.wording import problem_in_words
 
@@ -115,9 +115,9 @@ def complaint(problem: ErrorDetails, model: type[BaseModel]) -> str:
         words = "yes, on or true as true" if problem["input"] else "no, off or false as false"
         return f"YAML reads {words}; put it in quotes"
     if kind == "too_short":
-        return f"must have at least {counted(context['min_length'], 'entry', 'entries')}"
+        return f"must have at least {pluralize(context['min_length'], 'entry', 'entries')}"
     if kind == "too_long":
-        return f"must have at most {counted(context['max_length'], 'entry', 'entries')}"
+        return f"must have at most {pluralize(context['max_length'], 'entry', 'entries')}"
     if kind == "string_type":
         return f"{problem_in_words(problem)}; put it in quotes"
     return problem_in_words(problem)

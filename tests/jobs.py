@@ -10,7 +10,7 @@ from forked import Job
 from llm_server import LLMServer, kind_of, prompt_text
 
 from mpo_lite.jsonl import read_rows
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.data import policy_dir
 
 SETTINGS = {
@@ -103,7 +103,7 @@ def asked(server: LLMServer) -> list[str]:
 
 def same_run(tmp_path: Path, one: str, other: str, step: int = 6) -> None:
     """Asserts that two runs ended in the same weights, rubrics and rewards, to the bit."""
-    first, second = Run(tmp_path / one), Run(tmp_path / other)
+    first, second = RunDir(tmp_path / one), RunDir(tmp_path / other)
     assert weights(first.path, step) == weights(second.path, step)
     assert first.version(2) == second.version(2)
     for rows in (lambda run: read_rows(run.rollouts), lambda run: read_rows(run.lineage)):

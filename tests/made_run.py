@@ -7,7 +7,7 @@ from typing import Any
 from mpo_lite.config import Config
 from mpo_lite.jsonl import journal
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.run_dir import Run, Version
+from mpo_lite.run_dir import RubricVersion, RunDir
 from mpo_lite.types import Assessment, Rollout, Verdict
 
 ENVIRONMENT = {
@@ -34,7 +34,7 @@ def made_run(
     gold: bool = True,
     every: int = 2,
     **settings: Any,
-) -> Run:
+) -> RunDir:
     """Writes a run that was hacked under its first rubric and mended by its second.
 
     Args:
@@ -52,7 +52,7 @@ def made_run(
     config = Config.model_validate(
         {"judge": "gpt-4o", "meta": "claude", "steps": max(1, batches), "run_dir": path} | settings
     )
-    run = Run.create(path, config, ENVIRONMENT)
+    run = RunDir.create(path, config, ENVIRONMENT)
     vague = Criterion(id="flow", description=f"How it flows. {said}", levels=LEVELS)
     sound = (
         Criterion(
@@ -61,9 +61,9 @@ def made_run(
         Criterion(id="example", description="An example.", levels=LEVELS),
     )
     rubrics = [Rubric(criteria=(vague,)), Rubric(criteria=sound, guidelines=said)]
-    run.publish(Version(0, None, 0, "task essay", rubrics[0]))
+    run.publish(RubricVersion(0, None, 0, "task essay", rubrics[0]))
     if batches > CHANGE:
-        run.publish(Version(1, 0, CHANGE, "claude", rubrics[1]))
+        run.publish(RubricVersion(1, 0, CHANGE, "claude", rubrics[1]))
         journal(run.lineage, [_accepted(rubrics[1], said), _kept(rubrics[1], said)])
         journal(run.alarms, [_alarm(said)])
         journal(run.probes, [{"batch": CHANGE, "prompt": prompt(0), "completion": "a probe", "cluster": ""}])

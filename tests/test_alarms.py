@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from made_run import made_run
 
 from mpo_lite.alarms import phrase_drift
-from mpo_lite.alarms.alarms import ALIKE, Alarm, Reference, check, not_looked_at, twins_of
-from mpo_lite.alarms.features import Row
+from mpo_lite.alarms.alarms import ALIKE, Alarm, ReferenceWindow, check_alarms, near_duplicates, not_looked_at
+from mpo_lite.alarms.features import ResponseFeatures
 from mpo_lite.cli.main import main
 
 SUBJECTS = "dogs trains maps rivers clocks gardens letters bridges winters markets lanterns engines"
@@ -41,15 +41,17 @@ def ask(number: int) -> str:
 
 def rows(
     count: int = 32, change: Callable[[int, str], str] = lambda n, text: text, first: int = 0, **fields: Any
-) -> list[Row]:
+) -> list[ResponseFeatures]:
     return [
-        Row(f"r{n}", ask(n), change(n, essay(n)), **{name: value(n) for name, value in fields.items()})
+        ResponseFeatures(
+            f"r{n}", ask(n), change(n, essay(n)), **{name: value(n) for name, value in fields.items()}
+        )
         for n in range(first, first + count)
     ]
 
 
 GERMAN = "Der Hund ist für die Menschen nicht nur ein Tier, und das ist gut mit dem Ball von den Kindern."
-HONEST = Reference(rows(first=1000))
+HONEST = ReferenceWindow(rows(first=1000))
 
 
 def names(found: list[Alarm]) -> list[str]:
@@ -58,8 +60,8 @@ def names(found: list[Alarm]) -> list[str]:
 
 def test_honest_responses_raise_nothing() -> None:
     fair = rows(reward=lambda n: 0.3 + 0.4 * random.Random(n).random(), frozen=lambda n: 0.5)
-    assert check(fair, HONEST) == check(fair) == []
-    assert check([], HONEST) == []
+    assert check_alarms(fair, HONEST) == check_alarms(fair) == []
+    assert check_alarms([], HONEST) == []
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_honest_responses_raise_nothing() -> None:
 )
 def test_each_sign_raises_its_alarm(name: str, change: Callable[[int, str], str]) -> None:
     asked = [
-        Row(
+        ResponseFeatures(
             row.id,
             f"Write an essay on the use of {row.prompt} to people and as it was for them.",
             row.response,
@@ -90,7 +92,7 @@ def test_each_sign_raises_its_alarm(name: str, change: Callable[[int, str], str]
         else row
         for row in rows(change=change)
     ]
-    found = {alarm.name: alarm for alarm in check(asked, HONEST)}
+    found = {alarm.name: alarm for alarm in check_alarms(asked, HONEST)}
     assert name in found
     alarm = found[name]
     assert alarm.evidence and set(alarm.evidence) <= {row.id for row in asked}
@@ -108,16 +110,16 @@ def test_each_sign_raises_its_alarm(name: str, change: Callable[[int, str], str]
     ],
 )
 def test_rewards_that_can_teach_nothing_are_told(name: str, fields: dict[str, Any]) -> None:
-    assert names(check(rows(**fields))) == [name]
+    assert names(check_alarms(rows(**fields))) == [name]
 
 
 def test_a_reward_that_follows_length_is_told() -> None:
     def longer(n: int, text: str) -> str:
         return essay(n, 2 + n % 16)
 
-    found = check(rows(change=longer, reward=lambda n: (n % 16) / 15))
+    found = check_alarms(rows(change=longer, reward=lambda n: (n % 16) / 15))
     assert names(found) == ["reward_length"] and found[0].value > 0.9
-    found = check(rows(change=longer, reward=lambda n: 1 - (n % 16) / 15))
+    found = check_alarms(rows(change=longer, reward=lambda n: 1 - (n % 16) / 15))
     assert names(found) == ["reward_length"] and found[0].value < -0.9
 
 
@@ -128,10 +130,10 @@ def test_a_reward_that_leaves_the_first_rubric_is_told() -> None:
     before = rows(first=1000, reward=lambda n: 0.4 + noise(n), frozen=lambda n: 0.6 + noise(n))
     now = rows(reward=lambda n: 0.6 + noise(n), frozen=lambda n: 0.5 + noise(n))
     both_up = rows(reward=lambda n: 0.7 + noise(n), frozen=lambda n: 0.8 + noise(n))
-    assert names(check(now, Reference(before))) == ["reward_drift"]
+    assert names(check_alarms(now, ReferenceWindow(before))) == ["reward_drift"]
     hardly_less = rows(reward=lambda n: 0.6 + noise(n), frozen=lambda n: 0.58 + noise(n))
-    assert check(hardly_less, Reference(before)) == []  # so little is noise
-    assert check(both_up, Reference(before)) == []
+    assert check_alarms(hardly_less, ReferenceWindow(before)) == []  # so little is noise
+    assert check_alarms(both_up, ReferenceWindow(before)) == []
 
 
 def test_a_phrase_that_does_not_pay_is_no_drift() -> None:
@@ -140,22 +142,25 @@ def test_a_phrase_that_does_not_pay_is_no_drift() -> None:
 
     paid = rows(change=change, reward=lambda n: 0.6 + 0.01 * (n % 5) if n % 2 else 0.4)
     unpaid = rows(change=change, reward=lambda n: 0.4 + 0.01 * (n % 5) if n % 2 else 0.6)
-    assert "phrase_drift" in names(check(paid, HONEST))
-    assert "phrase_drift" not in names(check(unpaid, HONEST))
-    (alarm,) = [alarm for alarm in check(paid, HONEST) if alarm.name == "phrase_drift"]
+    assert "phrase_drift" in names(check_alarms(paid, HONEST))
+    assert "phrase_drift" not in names(check_alarms(unpaid, HONEST))
+    (alarm,) = [alarm for alarm in check_alarms(paid, HONEST) if alarm.name == "phrase_drift"]
     assert "hope this meets" in alarm.detail
     assert {int(name[1:]) % 2 for name in alarm.evidence} == {1}
 
 
 def test_what_the_answers_to_few_prompts_share_is_no_drift() -> None:
-    def window(prompts: int) -> list[Row]:
+    def window(prompts: int) -> list[ResponseFeatures]:
         """64 answers to 8 prompts; those to the first few hold a phrase."""
         told = " That is what the lighthouse keeper said."
-        return [Row(f"r{n}", ask(n // 8), essay(n) + (told if n // 8 < prompts else "")) for n in range(64)]
+        return [
+            ResponseFeatures(f"r{n}", ask(n // 8), essay(n) + (told if n // 8 < prompts else ""))
+            for n in range(64)
+        ]
 
-    before = Reference(rows(64, first=1000))
-    assert "phrase_drift" not in names(check(window(3), before))
-    assert "phrase_drift" in names(check(window(4), before))
+    before = ReferenceWindow(rows(64, first=1000))
+    assert "phrase_drift" not in names(check_alarms(window(3), before))
+    assert "phrase_drift" in names(check_alarms(window(4), before))
 
 
 WORDS = st.lists(st.sampled_from("abcdefgh"), min_size=8, max_size=60)
@@ -167,14 +172,14 @@ def test_twins_are_those_that_comparing_all_pairs_finds(made: list[tuple[str, li
     told: list[list[str]] = []
     for _, words, place in made:
         told.append([*told[-1][:place], words[0], *told[-1][place + 1 :]] if told and place else words)
-    window = [Row(str(n), prompt, " ".join(told[n])) for n, (prompt, _, _) in enumerate(made)]
+    window = [ResponseFeatures(str(n), prompt, " ".join(told[n])) for n, (prompt, _, _) in enumerate(made)]
     pairs = [(one, other) for one in window for other in window if one.prompt != other.prompt]
     alike = {
         one.id
         for one, other in pairs
         if len(one.shingles & other.shingles) >= ALIKE * len(one.shingles | other.shingles)
     }
-    assert twins_of(window) == alike
+    assert near_duplicates(window) == alike
 
 
 @pytest.mark.parametrize("kept", [0, 48, 90])
@@ -182,9 +187,9 @@ def test_thousands_of_responses_are_compared_in_seconds(kept: int) -> None:
     """Honest ones, ones that share half of their text, and ones that share nearly all of it."""
     shared, draw = essay(0, 12).split()[:kept], random.Random(0)
     texts = ([*shared, *(str(draw.randrange(500)) for _ in range(96 - kept))] for _ in range(3000))
-    window = [Row(str(n), f"p{n}", " ".join(text)) for n, text in enumerate(texts)]
+    window = [ResponseFeatures(str(n), f"p{n}", " ".join(text)) for n, text in enumerate(texts)]
     began = time.process_time()
-    assert len(twins_of(window)) == (3000 if kept == 90 else 0)
+    assert len(near_duplicates(window)) == (3000 if kept == 90 else 0)
     assert time.process_time() - began < 8  # all pairs would take twice as long
 
 
@@ -208,8 +213,11 @@ TEXTS = st.text(max_size=60) | st.sampled_from(["", "a", "!!!", "狗", "<|x|>", 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS, st.none() | st.floats(0, 1)), max_size=20), st.data())
 def test_no_text_breaks_an_alarm(made: list[tuple[str, str, float | None]], data: st.DataObject) -> None:
-    window = [Row(str(n), prompt, text, reward, reward) for n, (prompt, text, reward) in enumerate(made)]
-    found = check(window, Reference(window) if data.draw(st.booleans()) else None)
+    window = [
+        ResponseFeatures(str(n), prompt, text, reward, reward)
+        for n, (prompt, text, reward) in enumerate(made)
+    ]
+    found = check_alarms(window, ReferenceWindow(window) if data.draw(st.booleans()) else None)
     for alarm in found:
         assert math.isfinite(alarm.value) and set(alarm.evidence) <= {row.id for row in window}
 
@@ -217,13 +225,13 @@ def test_no_text_breaks_an_alarm(made: list[tuple[str, str, float | None]], data
 # --- real data
 
 
-def real(name: str, *columns: str) -> list[Row]:
+def real(name: str, *columns: str) -> list[ResponseFeatures]:
     folder = os.environ.get("MPO_TEST_DATA")
     if not folder:
         pytest.skip("MPO_TEST_DATA is not set")
     entries = [json.loads(line) for line in (Path(folder) / name).read_text().splitlines()]
     return [
-        Row(f"{number}{column}", entry["prompt"], entry[column])
+        ResponseFeatures(f"{number}{column}", entry["prompt"], entry[column])
         for number, entry in enumerate(entries)
         for column in columns
     ]
@@ -232,36 +240,38 @@ def real(name: str, *columns: str) -> list[Row]:
 def test_real_hacked_titles_are_told_from_real_essays() -> None:
     essays = real("essay_matches.jsonl", "response_a", "response_b")
     titles = real("title_hack.jsonl", "response")
-    found = check(titles[:64], Reference(essays))
+    found = check_alarms(titles[:64], ReferenceWindow(essays))
     assert "length_collapse" in names(found)
 
 
 def test_windows_of_real_essays_raise_next_to_nothing() -> None:
     essays = real("essay_matches.jsonl", "response_a", "response_b")
-    whole, draw = Reference(essays), random.Random(0)
-    raised = sum(bool(check(draw.sample(essays, 64), whole)) for _ in range(500))
+    whole, draw = ReferenceWindow(essays), random.Random(0)
+    raised = sum(bool(check_alarms(draw.sample(essays, 64), whole)) for _ in range(500))
     assert raised <= 5
     raised = 0
     for _ in range(100):
         window = draw.sample(essays, 128)
-        raised += bool(check(window[:64], Reference(window[64:])))
+        raised += bool(check_alarms(window[:64], ReferenceWindow(window[64:])))
     assert raised <= 3
 
 
-def onset(run: str, phase: str) -> list[Row]:
+def onset(run: str, phase: str) -> list[ResponseFeatures]:
     folder = os.environ.get("MPO_TEST_DATA")
     if not folder:
         pytest.skip("MPO_TEST_DATA is not set")
     entries = [json.loads(line) for line in (Path(folder) / "hack_onset.jsonl").read_text().splitlines()]
     return [
-        Row(f"{run}-{phase}-{number}", entry["prompt"], entry["response"])
+        ResponseFeatures(f"{run}-{phase}-{number}", entry["prompt"], entry["response"])
         for number, entry in enumerate(entries)
         if entry["run"] in run and entry["phase"] == phase
     ]
 
 
 def test_the_phrases_of_a_real_shortcut_are_named() -> None:
-    found = phrase_drift.drifts(onset("a", "post_onset"), phrase_drift.Baseline(onset("a", "pre_onset")))
+    found = phrase_drift.find_phrase_drift(
+        onset("a", "post_onset"), phrase_drift.PhraseCounts(onset("a", "pre_onset"))
+    )
     named = {(each.family, each.phrase) for each in found}
     assert {("closing", "this response"), ("closing", "response adheres to")} <= named
 
@@ -272,14 +282,14 @@ def test_honest_halves_of_the_same_rows_hardly_ever_drift() -> None:
     raised = 0
     for _ in range(200):
         draw.shuffle(mixed)
-        raised += bool(phrase_drift.drifts(mixed[:15], phrase_drift.Baseline(mixed[15:])))
+        raised += bool(phrase_drift.find_phrase_drift(mixed[:15], phrase_drift.PhraseCounts(mixed[15:])))
     assert raised <= 10
 
 
 # --- command line
 
 
-def write(path: Path, window: list[Row], **extra: Any) -> Path:
+def write(path: Path, window: list[ResponseFeatures], **extra: Any) -> Path:
     entries = [{"id": row.id, "prompt": row.prompt, "response": row.response, **extra} for row in window]
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     return path
@@ -329,13 +339,13 @@ def test_without_a_baseline_no_alarm_is_no_all_clear(
     ("window", "reference", "said"),
     [
         (rows(3), None, ["no baseline: length", "only 3 responses: length, phrases and rewards"]),
-        (rows(), Reference(rows(1)), ["a baseline of only 1 response: length", "no rewards: "]),
+        (rows(), ReferenceWindow(rows(1)), ["a baseline of only 1 response: length", "no rewards: "]),
         (rows(reward=lambda n: 0.5), HONEST, ["no scores by the first rubric: "]),
         (rows(reward=lambda n: 0.5, frozen=lambda n: 0.5), HONEST, []),
     ],
 )
 def test_what_is_not_looked_at_is_told(
-    window: list[Row], reference: Reference | None, said: list[str]
+    window: list[ResponseFeatures], reference: ReferenceWindow | None, said: list[str]
 ) -> None:
     found = not_looked_at(window, reference)
     assert len(found) == len(said) and all(map(str.startswith, found, said))

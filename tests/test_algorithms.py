@@ -12,8 +12,8 @@ from trl import GRPOTrainer, RLOOTrainer
 from mpo_lite.cli.main import main
 from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import read_rows
-from mpo_lite.run_dir import Run
-from mpo_lite.training.trainers import Overlap
+from mpo_lite.run_dir import RunDir
+from mpo_lite.training.trainers import PrefetchMixin
 from mpo_lite.training.trl_args import LOSSES
 
 ALGORITHMS = ("grpo", "rloo", "ppo")
@@ -67,7 +67,7 @@ def test_judging_while_generating_changes_nothing_but_when(
             )
             judged[name] = sorted(asked(server))
     # Twins of the nonce key: each cache has its own, so prompts are compared by what is judged.
-    one, other = Run(tmp_path / "overlap"), Run(tmp_path / "no-overlap")
+    one, other = RunDir(tmp_path / "overlap"), RunDir(tmp_path / "no-overlap")
     assert len(judged["overlap"]) == len(judged["no-overlap"]) > 0
     assert read_rows(one.rollouts) == read_rows(other.rollouts)
     for before, after in zip(read_rows(one.metrics), read_rows(other.metrics), strict=True):
@@ -80,7 +80,7 @@ def test_completions_are_sent_before_their_batch_is_whole(
     mode: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole: list[int] = []
-    generate = Overlap._generate_single_turn
+    generate = PrefetchMixin._generate_single_turn
 
     with LLMServer() as server:
 
@@ -89,7 +89,7 @@ def test_completions_are_sent_before_their_batch_is_whole(
             whole.append(len(asked(server)))
             return told
 
-        monkeypatch.setattr(Overlap, "_generate_single_turn", watched)
+        monkeypatch.setattr(PrefetchMixin, "_generate_single_turn", watched)
         # Answers end at different times, some of them only at the limit, long after the first was judged.
         train(
             *("--judge", "openai/j", "--judge-api-base", server.url, "--baseline", "iter0"),

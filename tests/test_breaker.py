@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpo_lite.errors import FailureKind, JudgeDown
-from mpo_lite.judge.breaker import JUDGE_FAILURES, TOLERATED_FAILURES, Tally
+from mpo_lite.judge.breaker import JUDGE_FAILURES, TOLERATED_FAILURES, FailureTally
 
 KINDS: list[FailureKind] = ["timeout", "transport", "cut", "parse", "refusal", "context"]
 
 
 def test_what_failed_is_told_by_kind_with_the_first_reason() -> None:
-    tally = Tally(8, ("timeout",) * 6 + ("cut",) * 2, 0.05, "no answer within 120 s")
+    tally = FailureTally(8, ("timeout",) * 6 + ("cut",) * 2, 0.05, "no answer within 120 s")
     with pytest.raises(JudgeDown) as down:
         tally.check("row")
     assert str(down.value) == (
@@ -35,14 +35,14 @@ def test_what_failed_is_told_by_kind_with_the_first_reason() -> None:
     ],
 )
 def test_what_is_too_much(size: int, failures: tuple[FailureKind, ...], share: float, said: str) -> None:
-    found = Tally(size, failures, share).complaint("row")
+    found = FailureTally(size, failures, share).complaint("row")
     assert found.startswith(said) and bool(found) is bool(said)
 
 
 @given(st.lists(st.none() | st.sampled_from(KINDS), max_size=40), st.floats(0, 1))
 def test_the_breaker_opens_by_its_share_alone(kinds: list[FailureKind | None], share: float) -> None:
     failures = tuple(kind for kind in kinds if kind)
-    tally = Tally(len(kinds), failures, share)
+    tally = FailureTally(len(kinds), failures, share)
     blamed = sum(kind in JUDGE_FAILURES for kind in failures)
     assert tally.broken is (blamed > share * len(kinds) and blamed > min(TOLERATED_FAILURES, len(kinds) - 1))
     assert tally.broken <= bool(tally.complaint())

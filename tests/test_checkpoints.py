@@ -15,7 +15,7 @@ from llm_server import LLMServer
 from mpo_lite.cli.main import main
 from mpo_lite.errors import StorageError, storage_errors, storage_problem
 from mpo_lite.jsonl import write_atomically
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 
 SANDBOX = ("--judge", "sandbox", "--meta", "sandbox")
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -142,7 +142,7 @@ def test_a_disk_without_room_for_checkpoints_is_told_before_the_run(
         train("--judge", "sandbox", "--baseline", "iter0", "--lora-r", "64", steps=1)
     said = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == 2 and "run: 1.0 MiB are free on this disk, but checkpoints take" in said
-    assert not Run(tmp_path / "run").exists()
+    assert not RunDir(tmp_path / "run").exists()
 
 
 def test_what_libraries_say_of_a_full_disk_is_understood(

@@ -20,7 +20,7 @@ from mpo_lite.llm.ledger import read_calls
 from mpo_lite.report.comparison import compared
 from mpo_lite.report.figures import run_figures
 from mpo_lite.report.page import write_report
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 
 SAVED = 6
 """Batches done at the last checkpoint of the run here; there is one at half of them, too."""
@@ -222,7 +222,7 @@ def test_what_is_damaged_is_named_with_its_line(whole: Path, tmp_path: Path) -> 
     }.items():
         path.write_bytes(b"\n".join([*good[:2], line, *good[3:], b""]))
         with pytest.raises(RunError) as caught:
-            Run(tmp_path).rows(path)
+            RunDir(tmp_path).rows(path)
         assert str(caught.value) == f"{path}:3: {what}{mend}"
 
 
@@ -244,7 +244,7 @@ def test_a_damaged_run_hides_no_other(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_random_damage_is_told_too(whole: Path, tmp_path: Path, data: st.DataObject) -> None:
-    run = Run(tmp_path / "run")
+    run = RunDir(tmp_path / "run")
     shutil.rmtree(run.path, ignore_errors=True)
     shutil.copytree(whole / "run", run.path)
     path = run.path / data.draw(st.sampled_from((*FILES, *CHECKPOINT)))
@@ -261,7 +261,7 @@ def test_random_damage_is_told_too(whole: Path, tmp_path: Path, data: st.DataObj
     looks: tuple[Callable[[], Any], ...] = (
         lambda: write_report(run, tmp_path / "report.html"),
         lambda: compared([run.path, other]),
-        lambda: run_figures(*Run.open(run.path, {})),
+        lambda: run_figures(*RunDir.open(run.path, {})),
         lambda: resumable_checkpoint(run, None),
     )
     for look in looks:
@@ -271,7 +271,7 @@ def test_random_damage_is_told_too(whole: Path, tmp_path: Path, data: st.DataObj
             assert "\n" not in str(error)
 
 
-READERS: dict[str, Callable[[Run], Any]] = {
+READERS: dict[str, Callable[[RunDir], Any]] = {
     "metrics.jsonl": lambda run: run.rows(run.metrics),
     "calls.jsonl": lambda run: read_calls(run.path / "calls.jsonl"),
     "env.json": lambda run: run.environment,

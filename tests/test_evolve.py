@@ -16,14 +16,14 @@ from mpo_lite.cli.main import main
 from mpo_lite.config import Config, Thresholds
 from mpo_lite.jsonl import append_rows, journal, read_rows
 from mpo_lite.judge.base import Sample
-from mpo_lite.loop.alarm_window import Watch
-from mpo_lite.loop.meta_step import Situation, meta_step
-from mpo_lite.loop.schedule import Evolution
+from mpo_lite.loop.alarm_window import AlarmWindow
+from mpo_lite.loop.meta_step import RunSnapshot, meta_step
+from mpo_lite.loop.schedule import MetaScheduler
 from mpo_lite.loop.session import Session
-from mpo_lite.meta.gate import Finding
+from mpo_lite.meta.gate import GateResult
 from mpo_lite.meta.objections import Objection
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.run_dir import Run, Version
+from mpo_lite.run_dir import RubricVersion, RunDir
 from mpo_lite.sandbox.judge_server import running
 from mpo_lite.types import Assessment, Rollout, Verdict
 
@@ -78,7 +78,7 @@ def all_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpo_lite.training.trl_args.KEPT_CHECKPOINTS", 99)
 
 
-def cut(source: Run, target: Path, batch: int, known: bool = False) -> Run:
+def cut(source: RunDir, target: Path, batch: int, known: bool = False) -> RunDir:
     """A copy of a run as a kill would have left it after ``batch`` batches.
 
     Args:
@@ -91,7 +91,7 @@ def cut(source: Run, target: Path, batch: int, known: bool = False) -> Run:
     for checkpoint in (target / "checkpoints").glob("checkpoint-*"):
         if int(checkpoint.name.split("-")[1]) > batch:
             shutil.rmtree(checkpoint)
-    run = Run(target)
+    run = RunDir(target)
     if not known:
         manifest = json.loads((target / f"checkpoints/checkpoint-{batch}/manifest.json").read_text())
         for path in (run.rollouts, run.probes, run.trials, run.lineage, run.alarms, run.metrics, run.gold):
@@ -106,7 +106,7 @@ def cut(source: Run, target: Path, batch: int, known: bool = False) -> Run:
 
 def test_a_guarded_run_tries_rubrics_out_and_keeps_account(train: Train, tmp_path: Path) -> None:
     summary = train()
-    run = Run(tmp_path / "run")
+    run = RunDir(tmp_path / "run")
     lineage = read_rows(run.lineage)
     anchor, trials, probes = (read_rows(path) for path in (run.anchor, run.trials, run.probes))
     assert len(anchor) == len({row["prompt"] for row in anchor}) == 6
@@ -116,8 +116,10 @@ def test_a_guarded_run_tries_rubrics_out_and_keeps_account(train: Train, tmp_pat
     for row in lineage:
         assert (row["status"] == "accepted") == (row["rubric"] is not None) == (not row["reason"])
         if row["status"] == "accepted":
-            margins = [value for name, value in row["gate"].items() if name.startswith("margin")]
-            assert len(margins) == 6 and min(margins) >= 0.2 and row["gate"]["agreement"] >= 0
+            sentinel_margins = [value for name, value in row["gate"].items() if name.startswith("margin")]
+            assert (
+                len(sentinel_margins) == 6 and min(sentinel_margins) >= 0.2 and row["gate"]["agreement"] >= 0
+            )
             assert row["health"] and set(row["frozen"])
             assert row["probes"]["n"] == 6 and 0 <= row["probes"]["now"] <= 1
             assert row["probes"]["before"] == lineage[0]["probes"]["before"]
@@ -138,7 +140,7 @@ def test_a_killed_run_follows_the_same_rubrics(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], after: int
 ) -> None:
     assert train(publish_after=after, save_every=1, prescreen=after > 0)["rubric_version"] >= 1
-    whole = Run(tmp_path / "run")
+    whole = RunDir(tmp_path / "run")
     rows = read_rows(whole.lineage)
     assert all(row["batch"] == row["began"] + after for row in rows) and rows
     # Before a step begins, while it runs beside training, and after it.
@@ -168,7 +170,7 @@ def test_refusals_keep_the_rubric_and_three_in_a_row_raise_an_alarm(train: Train
     with LLMServer(pleased) as server:
         summary = train(at=server.url, interval=2)
         asked_again = server.prompts("revise")
-    run = Run(tmp_path / "run")
+    run = RunDir(tmp_path / "run")
     lineage = read_rows(run.lineage)
     refused = [row for row in lineage if any(each["status"] == "refused" for each in row["refused"])]
     assert len(refused) == len(lineage) >= 3 and summary["rubric_version"] == 0
@@ -177,7 +179,7 @@ def test_refusals_keep_the_rubric_and_three_in_a_row_raise_an_alarm(train: Train
     assert [row["name"] for row in read_rows(run.alarms)].count("gate_refusals") == 1
 
 
-def trained_on(gate: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[Run, str]:
+def trained_on(gate: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[RunDir, str]:
     """A run of 128 planned judgements, and what it said."""
     options = [
         part for key, value in (SETTINGS | {"gate": gate}).items() for part in ("-o", f"{key}={value}")
@@ -185,7 +187,7 @@ def trained_on(gate: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     places = ["--run-dir", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
     names = [part for name in ("judge", "meta", "task", "policy") for part in (f"--{name}", "sandbox")]
     main(["train", *names, *places, *options])
-    return Run(tmp_path / "run"), capsys.readouterr().out
+    return RunDir(tmp_path / "run"), capsys.readouterr().out
 
 
 def test_a_budget_that_covers_no_step_is_a_warning_before_the_run(
@@ -219,7 +221,7 @@ def test_a_resumed_run_of_a_short_budget_decides_as_it_did(
 ) -> None:
     """Judgements on disk are charged as they were: else there would be more left than there was."""
     train(save_every=1, gate="{prompts: 6, share: 0.45}")
-    whole = Run(tmp_path / "run")
+    whole = RunDir(tmp_path / "run")
     rows = read_rows(whole.lineage)
     assert rows
     for batch in {rows[0]["began"] - 1, rows[0]["began"]}:
@@ -233,7 +235,7 @@ def test_a_resumed_run_of_a_short_budget_decides_as_it_did(
 
 def test_in_paper_mode_nothing_is_judged_besides(train: Train, tmp_path: Path) -> None:
     summary = train("--mode", "paper", "--strategy", "samples", "--schedule", "interval", interval=4)
-    run = Run(tmp_path / "run")
+    run = RunDir(tmp_path / "run")
     assert summary["gate_calls"] == 0 and not run.anchor.exists() and not run.probes.exists()
     (row,) = read_rows(run.lineage)
     assert row["status"] == "accepted" and row["gate"] == {} and row["batch"] == 4
@@ -241,7 +243,7 @@ def test_in_paper_mode_nothing_is_judged_besides(train: Train, tmp_path: Path) -
 
 def test_a_late_step_leaves_the_rubric(train: Train, tmp_path: Path) -> None:
     train(meta_timeout=0.001, steps=4)
-    (row,) = read_rows(Run(tmp_path / "run").lineage)
+    (row,) = read_rows(RunDir(tmp_path / "run").lineage)
     assert row["status"] == "failed" and "not done after 0.001 s" in row["reason"]
 
 
@@ -250,7 +252,7 @@ def test_a_pinned_version_is_published_anew_and_stays(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(save_every=1)
-    whole = Run(tmp_path / "run")
+    whole = RunDir(tmp_path / "run")
     newest = max(row["version"] for row in read_rows(whole.lineage) if row["batch"] < 5)
     assert newest >= 1
     run = cut(whole, tmp_path / "stopped", 5)
@@ -275,8 +277,8 @@ def test_a_pinned_version_is_published_anew_and_stays(
 def test_pin_says_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], rubric: Rubric, arguments: list[str], message: str
 ) -> None:
-    run = Run.create(tmp_path / "run", Config(), {})
-    run.publish(Version(0, None, 0, "task", rubric))
+    run = RunDir.create(tmp_path / "run", Config(), {})
+    run.publish(RubricVersion(0, None, 0, "task", rubric))
     with pytest.raises(SystemExit, match="2"):
         main(["rubric", "pin", str(run.path), *arguments])
     assert message in capsys.readouterr().err
@@ -289,7 +291,7 @@ def test_baselines_are_trained_on_one_rubric(
 ) -> None:
     few = {"steps": 4, "interval": 2}
     assert train(name="mpo")["rubric_version"] >= 1
-    last = Run(tmp_path / "mpo").latest().rubric
+    last = RunDir(tmp_path / "mpo").latest().rubric
     with pytest.raises(SystemExit, match="2"):
         train("--baseline", "oracle", name="nothing")
     assert "name the run whose last rubric" in capsys.readouterr().err
@@ -300,7 +302,7 @@ def test_baselines_are_trained_on_one_rubric(
     ):
         summary = train("--baseline", name, *flags, name=name, **few)
         assert (summary["rubric_version"], summary["meta_calls"]) == (0, 0)
-    begun = {name: Run(tmp_path / name).version(0) for name in ("expert", "oracle", "iter0")}
+    begun = {name: RunDir(tmp_path / name).version(0) for name in ("expert", "oracle", "iter0")}
     assert begun["oracle"].rubric == last
     assert {"style", "reasons"} < {one.id for one in begun["expert"].rubric.criteria}
     assert [one.id for one in begun["iter0"].rubric.criteria] == ["flow"]
@@ -311,7 +313,7 @@ def test_autoprompt_refines_before_training_and_then_freezes(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = train("--baseline", "autoprompt", steps=4, rounds=2, save_every=1)
-    run = Run(tmp_path / "run")
+    run = RunDir(tmp_path / "run")
     (row,) = read_rows(run.lineage)
     assert (row["kind"], row["batch"], summary["rubric_version"]) == ("refine", 0, 1)
     assert {line["version"] for line in read_rows(run.metrics)} == {1}
@@ -400,16 +402,16 @@ def rollout(batch: int, row: int, text: str, reward: float = 0.5, version: int =
 class StubGate:
     """Finds the rubric in force wanting, and its parent sound or not."""
 
-    def __init__(self, examiner: Any, parent: Finding) -> None:
-        self.examiner, self.parent, self.tried = examiner, parent, list[Rubric]()
+    def __init__(self, gate_judge: Any, parent: GateResult) -> None:
+        self.gate_judge, self.parent, self.tried = gate_judge, parent, list[Rubric]()
 
-    def cost_ahead(self, old: Rubric) -> int:
+    def max_cost(self, old: Rubric) -> int:
         return 30
 
-    async def recheck(self, *_: Any) -> Finding:
-        return Finding((Objection("varied", "recent answers are not told apart"),))
+    async def recheck(self, *_: Any) -> GateResult:
+        return GateResult((Objection("varied", "recent answers are not told apart"),))
 
-    async def examine(self, new: Rubric, *_: Any) -> Finding:
+    async def examine(self, new: Rubric, *_: Any) -> GateResult:
         self.tried.append(new)
         return self.parent
 
@@ -417,30 +419,30 @@ class StubGate:
 @pytest.mark.parametrize(
     ("parent", "goes_back"),
     [
-        (Finding(), True),
-        (Finding((Objection("title", "a title without any text"),)), False),
-        (Finding(unchecked="a check takes 36 judgements"), False),
+        (GateResult(), True),
+        (GateResult((Objection("title", "a title without any text"),)), False),
+        (GateResult(unchecked="a check takes 36 judgements"), False),
     ],
 )
 def test_a_rubric_that_no_longer_holds_is_rolled_back_to_one_that_does(
-    tmp_path: Path, parent: Finding, goes_back: bool
+    tmp_path: Path, parent: GateResult, goes_back: bool
 ) -> None:
-    run = Run.create(tmp_path / "run", Config(), {})
+    run = RunDir.create(tmp_path / "run", Config(), {})
     versions = [
         Rubric(criteria=(Criterion(id=name, description="d", levels=("a", "b")),)) for name in ("one", "two")
     ]
     for number, each in enumerate(versions):
-        run.publish(Version(number, number - 1 if number else None, 5 * number, "m", each))
+        run.publish(RubricVersion(number, number - 1 if number else None, 5 * number, "m", each))
     gate = StubGate(SimpleNamespace(left=0), parent)
 
     async def verdicts(samples: Any, *_: Any, **__: Any) -> list[Verdict]:
         return [Verdict(0.5, "h") for _ in samples]
 
-    gate.examiner.verdicts = verdicts
+    gate.gate_judge.verdicts = verdicts
     session: Any = SimpleNamespace(
-        run=run, gate=gate, config=Config(), meta=None, anchor=(), examiner=gate.examiner
+        run=run, gate=gate, config=Config(), meta=None, anchor=(), gate_judge=gate.gate_judge
     )
-    now = Situation(10, run.version(1), [], [], 0, {}, [], [5])
+    now = RunSnapshot(10, run.version(1), [], [], 0, {}, [], [5])
     row = asyncio.run(meta_step(session, now))
     assert gate.tried == [versions[0]]
     assert row["recheck"]["objections"] == [{"id": "varied", "text": "recent answers are not told apart"}]
@@ -449,9 +451,9 @@ def test_a_rubric_that_no_longer_holds_is_rolled_back_to_one_that_does(
         assert Rubric.model_validate(row["rubric"]) == versions[0]
         # What was gone back from is not gone back to, nor is the same content tried again.
         append_rows(run.lineage, [row | {"batch": 10, "version": 2}])
-        run.publish(Version(2, 1, 10, row["author"], versions[0]))
+        run.publish(RubricVersion(2, 1, 10, row["author"], versions[0]))
         gate.tried.clear()
-        again = asyncio.run(meta_step(session, Situation(20, run.version(2), [], [], 0, {}, [], [10])))
+        again = asyncio.run(meta_step(session, RunSnapshot(20, run.version(2), [], [], 0, {}, [], [10])))
         assert (again["kind"], gate.tried) == ("meta", [])
     else:
         assert (row["kind"], row["status"]) == ("meta", "failed")
@@ -471,7 +473,7 @@ def test_a_late_measure_of_the_probes_undoes_no_step(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("mpo_lite.loop.meta_step._probes_by_first", never)
     session: Any = SimpleNamespace(config=Config(meta_timeout=0.05))
     rubric = Rubric(criteria=(Criterion(id="a", description="d", levels=("no", "yes")),))
-    now = Situation(10, Version(0, None, 0, "m", rubric), [], [], 0, {}, [], [])
+    now = RunSnapshot(10, RubricVersion(0, None, 0, "m", rubric), [], [], 0, {}, [], [])
     row = asyncio.run(meta_step(session, now))
     assert row == {"status": "accepted", "frozen": {}, "probes": {}}
 
@@ -484,20 +486,22 @@ def words(seed: int) -> str:
 def test_the_watch_compares_with_the_first_answers_and_catches_up_after_a_resume() -> None:
     plain = [rollout(b, n, words(n + 32 * b), 0.5 + n / 200) for b in (0, 1) for n in range(32)]
     hacked = [rollout(2, n, f"# Title {n}", 0.5 + n / 200) for n in range(64)]
-    watch = Watch()
-    assert watch.saw(plain[:32]) == []
-    assert watch.saw(plain[32:]) == []
-    raised = watch.saw(hacked)
+    watch = AlarmWindow()
+    assert watch.add_batch(plain[:32]) == []
+    assert watch.add_batch(plain[32:]) == []
+    raised = watch.add_batch(hacked)
     assert "length_collapse" in {alarm.name for alarm in raised}
-    assert watch.saw([rollout(3, n, f"# Title {n}", 0.5 + n / 200) for n in range(64)]) == []  # told once
-    later = Watch()
+    assert (
+        watch.add_batch([rollout(3, n, f"# Title {n}", 0.5 + n / 200) for n in range(64)]) == []
+    )  # told once
+    later = AlarmWindow()
     later.catch_up([*plain, *hacked])
     assert later.raised == {alarm.name: alarm for alarm in raised}
 
 
 def test_of_a_large_batch_the_watch_looks_at_a_window_of_all_its_prompts() -> None:
-    watch = Watch()
-    watch.saw([rollout(0, n, words(n)) for n in range(512)])
+    watch = AlarmWindow()
+    watch.add_batch([rollout(0, n, words(n)) for n in range(512)])
     assert len(watch.latest) == 64
     assert len({one.prompt for one in watch.latest}) == 64
 
@@ -505,9 +509,9 @@ def test_of_a_large_batch_the_watch_looks_at_a_window_of_all_its_prompts() -> No
 def test_a_reward_that_leaves_the_first_rubric_behind_raises_an_alarm() -> None:
     first = [rollout(0, n, f"an answer {n} with words", 0.3 + n / 500, version=0) for n in range(64)]
     later = [rollout(1, n, f"an answer {n} with words", 0.8 + n / 500) for n in range(64)]
-    watch = Watch()
-    watch.saw(first)
-    watch.saw(later)
+    watch = AlarmWindow()
+    watch.add_batch(first)
+    watch.add_batch(later)
     assert "reward_drift" not in watch.raised
     raised = watch.score({one.id: 0.1 for one in later[:8]})
     assert [alarm.name for alarm in raised] == ["reward_drift"]
@@ -515,29 +519,29 @@ def test_a_reward_that_leaves_the_first_rubric_behind_raises_an_alarm() -> None:
 
 def test_probes_are_taken_once(tmp_path: Path) -> None:
     """Weights move on: a step that is done again after a kill works on the answers it had."""
-    from mpo_lite.loop.schedule import Evolution
+    from mpo_lite.loop.schedule import MetaScheduler
 
-    run = Run.create(tmp_path / "run", Config(), {})
+    run = RunDir.create(tmp_path / "run", Config(), {})
     anchor = tuple(Sample(f"p{n}", "a") for n in range(6))
     session: Any = SimpleNamespace(run=run, config=Config(meta_samples=4), anchor=anchor)
-    evolution = Evolution(session)
-    first = evolution._probes(lambda asked: [f"now {text}" for text in asked], 10)
+    scheduler = MetaScheduler(session)
+    first = scheduler._probes(lambda asked: [f"now {text}" for text in asked], 10)
     assert len({one.prompt for one in first}) == 6
     assert all(one.completion == f"now {one.prompt}" for one in first)
-    assert evolution._probes(lambda asked: ["other"] * len(asked), 10) == first
+    assert scheduler._probes(lambda asked: ["other"] * len(asked), 10) == first
     append_rows(run.probes, [])
-    assert evolution._probes(lambda asked: ["other"] * len(asked), 20)[0].completion == "other"
+    assert scheduler._probes(lambda asked: ["other"] * len(asked), 20)[0].completion == "other"
 
 
 def test_answers_to_fixed_prompts_that_a_kill_cut_short_are_taken_anew(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", Config(judge="m"), ENVIRONMENT)
+    run = RunDir.create(tmp_path / "run", Config(judge="m"), ENVIRONMENT)
     prompts = tuple(f"prompt {n}" for n in range(6))
     session: Any = SimpleNamespace(
         run=run,
         config=Config(judge="m", gate=Thresholds(prompts=6)),
         prompts=SimpleNamespace(train=prompts),
         sample=lambda prompt, completion: Sample(prompt, completion),
-        **dict.fromkeys(("meta", "examiner", "task"), "any"),
+        **dict.fromkeys(("meta", "gate_judge", "task"), "any"),
     )
     asked: list[str] = []
 
@@ -545,10 +549,10 @@ def test_answers_to_fixed_prompts_that_a_kill_cut_short_are_taken_anew(tmp_path:
         asked.extend(prompts)
         return [f"to {prompt}" for prompt in prompts]
 
-    evolution = Evolution(session)
+    scheduler = MetaScheduler(session)
     looks: tuple[tuple[Path, Callable[[], Any]], ...] = (
-        (run.anchor, lambda: Session.take_anchor(session, answer) or session.anchor),
-        (run.probes, lambda: evolution._probes(answer, 2)),
+        (run.anchor, lambda: Session.record_anchor(session, answer) or session.anchor),
+        (run.probes, lambda: scheduler._probes(answer, 2)),
     )
     for path, look in looks:
         whole = look()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mpo_lite.jsonl import read_rows
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.sandbox.judge_server import running
 
@@ -37,7 +37,7 @@ def test_the_example_scripts_train_and_evolve_their_rubrics(script: str, tmp_pat
         again = subprocess.run(command, env=environ, capture_output=True, text=True, cwd=tmp_path)
         assert "this run is finished" in again.stderr and "resume_from_checkpoint=True" in again.stderr
         assert_it_goes_on(command, environ, tmp_path)
-    run = Run(tmp_path / "out" / "mpo")
+    run = RunDir(tmp_path / "out" / "mpo")
     assert [row["batch"] for row in read_rows(run.metrics)] == [1, 2, 3, 4, 5]
     assert [row["batch"] for row in read_rows(run.lineage)] == [2, 4]
     assert len(read_rows(run.rollouts)) == 5 * 16

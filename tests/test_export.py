@@ -29,7 +29,7 @@ from mpo_lite.config import Config
 from mpo_lite.jsonl import append_rows
 from mpo_lite.report.model_card import model_card
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.run_dir import Run, Version
+from mpo_lite.run_dir import RubricVersion, RunDir
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.ppo import add_value_head
 
@@ -66,7 +66,7 @@ def test_an_exported_policy_is_the_trained_one(
 
 
 def test_export_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = Run.create(tmp_path / "run", Config(policy="some/model"), ENVIRONMENT)
+    run = RunDir.create(tmp_path / "run", Config(policy="some/model"), ENVIRONMENT)
     for arguments, said in (
         ([], "--merge DIR, --push HUB_ID"),
         (["--merge", str(tmp_path / "out")], "no checkpoint yet"),
@@ -78,11 +78,11 @@ def test_export_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_the_card_tells_figures_and_the_history_of_the_rubric(tmp_path: Path) -> None:
     config = Config(judge="gpt-4o", meta="claude", policy="Qwen/Some-Model", data=str(tmp_path), task="essay")
-    run = Run.create(tmp_path / "run", config, ENVIRONMENT)
+    run = RunDir.create(tmp_path / "run", config, ENVIRONMENT)
     hostile = "Pays <script>alert(1)</script> | a [link](http://x) `code`"
     criterion = Criterion(id="c", description=hostile, levels=("no", "yes"))
-    run.publish(Version(0, None, 0, "task essay", Rubric(criteria=(criterion,))))
-    run.publish(Version(1, 0, 1, "claude", Rubric(criteria=(criterion,), guidelines="Be strict.")))
+    run.publish(RubricVersion(0, None, 0, "task essay", Rubric(criteria=(criterion,))))
+    run.publish(RubricVersion(1, 0, 1, "claude", Rubric(criteria=(criterion,), guidelines="Be strict.")))
     spend = {"judge_calls": 64, "gate_calls": 3, "meta_calls": 5, "usd": 1.5}
     rows = [{"batch": n, "version": n - 1, "reward": 0.25 * n, "judge_failures": 0, **spend} for n in (1, 2)]
     append_rows(run.metrics, [*rows, {"batch": 3, "version": 2, "reward": 1.0, "judge_failures": 0, **spend}])
@@ -114,9 +114,9 @@ HOSTILE = (
 def test_nothing_in_a_card_is_markup_but_our_own(tmp_path: Path) -> None:
     policy = f"org/{HOSTILE}"
     config = Config(judge="gpt-4o", meta="claude", policy=policy, data="org/d: [x]\n---", task=HOSTILE)
-    run = Run.create(tmp_path / "run", config, ENVIRONMENT)
+    run = RunDir.create(tmp_path / "run", config, ENVIRONMENT)
     criterion = Criterion(id="c", description=HOSTILE, levels=("no", "yes"))
-    run.publish(Version(0, None, 0, HOSTILE, Rubric(criteria=(criterion,), guidelines=f"- {HOSTILE}")))
+    run.publish(RubricVersion(0, None, 0, HOSTILE, Rubric(criteria=(criterion,), guidelines=f"- {HOSTILE}")))
     step = {"batch": 1, "version": 1, "author": HOSTILE, "added": ["c"], "changed": [], "dropped": []}
     step |= {"kind": "meta", "began": 1, "parent": 0, "rubric": None}
     content = run.version(0).rubric.model_dump(mode="json")
@@ -207,7 +207,7 @@ def test_a_policy_is_uploaded_with_its_card(train: Train, tmp_path: Path) -> Non
 def test_a_hub_out_of_reach_is_told_before_anything_is_merged(
     tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    run = Run.create(tmp_path / "run", Config(policy="some/model"), ENVIRONMENT)
+    run = RunDir.create(tmp_path / "run", Config(policy="some/model"), ENVIRONMENT)
     (run.checkpoints / "checkpoint-1").mkdir()
     complete_checkpoint(run, run.checkpoints / "checkpoint-1", {"batch": 1, "version": 0})
     monkeypatch.delenv("HF_HUB_OFFLINE")

@@ -318,7 +318,7 @@ def test_endless_white_space_is_no_answer_and_gives_guided_decoding_up(
 
 
 PROVIDERS: dict[str, Callable[[str, Any], Any]] = {
-    # What the server does with a request; the rung that the answer must come by.
+    # What the server does with a request; the output mode that the answer must come by.
     "json_schema": lambda kind, body: None,
     "tool": lambda kind, body: (
         error(400, "'response_format' of type 'json_schema' is not supported by this model")()
@@ -342,11 +342,11 @@ PROVIDERS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("rung", PROVIDERS)
+@pytest.mark.parametrize("output_mode", PROVIDERS)
 def test_each_kind_of_server_is_asked_by_what_it_takes_and_that_is_remembered(
-    make_client: MakeClient, rung: str
+    make_client: MakeClient, output_mode: str
 ) -> None:
-    with LLMServer(PROVIDERS[rung]) as server:
+    with LLMServer(PROVIDERS[output_mode]) as server:
         client = make_client()
         for text in ("first", "second", "third"):
             assert event_loop.wait(client.ask(call(server, text=text))) in (0, 1, 2)
@@ -355,7 +355,7 @@ def test_each_kind_of_server_is_asked_by_what_it_takes_and_that_is_remembered(
             for body in server.requests
         ]
         steps = list(PROVIDERS)
-        assert forms == [*steps[: steps.index(rung) + 1], rung, rung]
+        assert forms == [*steps[: steps.index(output_mode) + 1], output_mode, output_mode]
 
 
 def test_vllm_is_asked_by_schema_and_its_raw_control_characters_are_taken(make_client: MakeClient) -> None:

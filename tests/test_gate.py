@@ -19,9 +19,9 @@ from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
-from mpo_lite.meta.gate import Gate, _against_honest, kendall, margins
-from mpo_lite.meta.gate_judge import Examiner
-from mpo_lite.meta.sentinels import SAID, plant
+from mpo_lite.meta.gate import Gate, _against_honest, kendall_tau, sentinel_margins
+from mpo_lite.meta.gate_judge import BudgetedJudge
+from mpo_lite.meta.sentinels import COMPLAINTS, plant_sentinels
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.sandbox import simulate_meta
 from mpo_lite.sandbox.data import prompts
@@ -77,13 +77,13 @@ def make_gate(make_client: Callable[..., Client], tmp_path: Path) -> MakeGate:
     def make(url: str, anchor: list[Sample], task: Any = TASK, **thresholds: float) -> Gate:
         backend = Backend("j", "openai/sandbox-judge", url, "none", 0.0, 1024)
         client = make_client()
-        examiner = Examiner(
+        gate_judge = BudgetedJudge(
             lambda draw: PointwiseJudge(client, backend, "a teacher", None, draw, "gate"),
             lambda: "j",
             task.rules,
             tmp_path / "trials.jsonl",
         )
-        return Gate(examiner, anchor, task, Thresholds(**thresholds))  # pyright: ignore
+        return Gate(gate_judge, anchor, task, Thresholds(**thresholds))  # pyright: ignore
 
     return make
 
@@ -95,12 +95,12 @@ def examined(gate: Gate, new: Rubric, old: Rubric | None = None, recent: Any = (
 @given(scorings)
 def test_kendall_is_symmetric_bounded_and_turns_with_the_order(pairs: list[tuple[Any, Any]]) -> None:
     one, other = [a for a, _ in pairs], [b for _, b in pairs]
-    tau = kendall(one, other)
+    tau = kendall_tau(one, other)
     assert -1 <= tau <= 1
-    assert tau == pytest.approx(kendall(other, one))
+    assert tau == pytest.approx(kendall_tau(other, one))
     turned = [None if b is None else 1 - b for b in other]
     if len({round(b, 6) for b in other if b is not None}) == len([b for b in other if b is not None]):
-        assert kendall(one, turned) == pytest.approx(-tau)
+        assert kendall_tau(one, turned) == pytest.approx(-tau)
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=10, unique=True), st.randoms())
@@ -108,24 +108,26 @@ def test_kendall_counts_pairs(values: list[float], draw: random.Random) -> None:
     other = draw.sample(values, len(values))
     pairs = [(a, b) for a in range(len(values)) for b in range(a)]
     same = sum((values[a] > values[b]) == (other[a] > other[b]) for a, b in pairs)
-    assert kendall(list(values), list(other)) == pytest.approx((2 * same - len(pairs)) / len(pairs))
+    assert kendall_tau(list(values), list(other)) == pytest.approx((2 * same - len(pairs)) / len(pairs))
 
 
 def test_margins_are_paired_by_prompt_and_leave_out_what_was_not_judged() -> None:
     anchor = honest(4)
-    planted = plant(anchor, [0.1, 0.9, 0.5, 0.4], ("title", "prompt"), "s")
+    planted = plant_sentinels(anchor, [0.1, 0.9, 0.5, 0.4], ("title", "prompt"), "s")
     scores: Scores = [0.0] * len(planted)
-    found = margins(planted, [0.1, 0.9, 0.5, 0.4], scores)
+    found = sentinel_margins(planted, [0.1, 0.9, 0.5, 0.4], scores)
     # Mirror images by rank: (0.1, 0.9) or (0.4, 0.5) in any order.
     assert all(value in (pytest.approx(0.5), pytest.approx(0.45)) for value in found.values())
-    assert margins(planted, [None] * 4, scores) == {}
-    assert margins(planted, [0.1, 0.9, 0.5, 0.4], [None, 0.0, None, None]).keys() == {planted[1].kind}
+    assert sentinel_margins(planted, [None] * 4, scores) == {}
+    assert sentinel_margins(planted, [0.1, 0.9, 0.5, 0.4], [None, 0.0, None, None]).keys() == {
+        planted[1].kind
+    }
 
 
 def test_sentinels_are_what_their_names_say() -> None:
     anchor = honest(6)
-    planted = {one.kind: one for one in plant(anchor, [None] * 6, KINDS, "s")}
-    assert set(planted) == set(KINDS) == set(SAID)
+    planted = {one.kind: one for one in plant_sentinels(anchor, [None] * 6, KINDS, "s")}
+    assert set(planted) == set(KINDS) == set(COMPLAINTS)
     texts = {kind: one.sample.completion for kind, one in planted.items()}
     at = {kind: anchor[one.place] for kind, one in planted.items()}
     assert texts["empty"] == ""
@@ -145,16 +147,16 @@ def test_sentinels_are_what_their_names_say() -> None:
 )
 def test_sentinels_can_be_made_of_anything(texts: dict[str, str], seed: str) -> None:
     anchor = [Sample(*pair) for pair in texts.items()]
-    planted = plant(anchor, [None] * len(anchor), KINDS, seed)
+    planted = plant_sentinels(anchor, [None] * len(anchor), KINDS, seed)
     assert len(planted) == 2 * len(KINDS)
-    assert planted == plant(anchor, [None] * len(anchor), KINDS, seed)
+    assert planted == plant_sentinels(anchor, [None] * len(anchor), KINDS, seed)
 
 
 def test_a_sound_rubric_passes(url: str, make_gate: MakeGate) -> None:
-    finding = examined(make_gate(url, honest()), sound())
-    assert finding.passed, finding.objections
-    assert all(finding.figures[f"margin_{kind}"] >= 0.2 for kind in KINDS if kind != "empty")
-    assert "margin_empty" not in finding.figures  # a rule decides on those, whatever the rubric
+    gate_result = examined(make_gate(url, honest()), sound())
+    assert gate_result.passed, gate_result.objections
+    assert all(gate_result.figures[f"margin_{kind}"] >= 0.2 for kind in KINDS if kind != "empty")
+    assert "margin_empty" not in gate_result.figures  # a rule decides on those, whatever the rubric
 
 
 @pytest.mark.parametrize(
@@ -168,9 +170,11 @@ def test_a_sound_rubric_passes(url: str, make_gate: MakeGate) -> None:
 def test_a_rubric_that_pays_for_a_sentinel_is_refused_with_the_reason(
     url: str, make_gate: MakeGate, rubric: Rubric, reason: str
 ) -> None:
-    finding = examined(make_gate(url, honest()), rubric)
-    assert not finding.passed
-    assert any(objection.text.startswith(reason) for objection in finding.objections), finding.objections
+    gate_result = examined(make_gate(url, honest()), rubric)
+    assert not gate_result.passed
+    assert any(objection.text.startswith(reason) for objection in gate_result.objections), (
+        gate_result.objections
+    )
 
 
 def test_what_falls_short_passes_where_the_rubric_in_force_falls_short_twice_as_far(
@@ -179,7 +183,7 @@ def test_what_falls_short_passes_where_the_rubric_in_force_falls_short_twice_as_
     gate = make_gate(url, honest())
     better = sound("topic", "claim", "reasons", "closing", "repetition", "length")
     loose = gate.thresholds.model_copy(update={"margin": 0.6})
-    gate = Gate(gate.examiner, gate.anchor, gate.task, loose)
+    gate = Gate(gate.gate_judge, gate.anchor, gate.task, loose)
     short = examined(gate, better, TASK.rubric)
     assert short.passed and 0 < 2 * short.figures["short"] <= short.figures["short_in_force"]
     # Against a rubric that is no worse it does not, nor does one that is no better.
@@ -198,9 +202,9 @@ def test_the_order_of_an_unsound_rubric_is_no_authority(url: str, make_gate: Mak
         levels=("None.", "Some.", "Many.", "Throughout."),
     )
     new = sound("topic", "reasons", "connectives")
-    finding = examined(make_gate(url, anchor), new, Rubric(criteria=(paying,)))
-    assert finding.figures["agreement"] < 0 < finding.figures["short_in_force"]
-    assert finding.passed
+    gate_result = examined(make_gate(url, anchor), new, Rubric(criteria=(paying,)))
+    assert gate_result.figures["agreement"] < 0 < gate_result.figures["short_in_force"]
+    assert gate_result.passed
 
 
 def real_answers() -> list[Sample]:
@@ -219,12 +223,12 @@ def test_on_real_prompts_a_sound_rubric_rejects_all_sentinels_and_one_that_pays_
 ) -> None:
     gate = make_gate(url, real_answers())
     rubric = sound("topic", "reasons", "example", "closing")
-    finding = examined(gate, rubric)
-    assert finding.passed, finding.objections
-    assert len(finding.figures) == 7  # six kinds and the agreement
+    gate_result = examined(gate, rubric)
+    assert gate_result.passed, gate_result.objections
+    assert len(gate_result.figures) == 7  # six kinds and the agreement
     refused = examined(gate, TITLES)
     assert any("a title without any text" in objection.text for objection in refused.objections)
-    assert refused.figures["margin_title"] < 0 < finding.figures["margin_title"]
+    assert refused.figures["margin_title"] < 0 < gate_result.figures["margin_title"]
     (title,) = [each.text for each in refused.objections if each.id == "title"]
     assert re.search(r"scored \d\.\d\d above honest answers .*; it must score 0\.2 or more below them", title)
 
@@ -254,9 +258,9 @@ def test_an_order_that_turns_round_is_refused(url: str, make_gate: MakeGate) -> 
         levels=("None.", "Some.", "Many.", "Throughout."),
     )
     gate = make_gate(url, anchor, margin=0.0)
-    finding = examined(gate, sound("connectives"), Rubric(criteria=(wanted,)))
-    assert any("turned round" in objection.text for objection in finding.objections)
-    assert finding.figures["agreement"] < 0
+    gate_result = examined(gate, sound("connectives"), Rubric(criteria=(wanted,)))
+    assert any("turned round" in objection.text for objection in gate_result.objections)
+    assert gate_result.figures["agreement"] < 0
 
 
 def test_recent_answers_must_be_told_apart(url: str, make_gate: MakeGate) -> None:
@@ -279,18 +283,18 @@ def test_a_rubric_that_vetoes_nearly_all_is_refused(make_gate: MakeGate, rubric:
     bad = [[Sample("p", f"bad answer {n}"), Sample("p", text)] for n, text in enumerate(second)]
     with LLMServer(lambda kind, body: veto_all(body) if kind == "judge" else None) as server:
         gate = make_gate(server.url, [Sample(f"p{n}", f"answer {n}") for n in range(4)], margin=0.0)
-        finding = examined(gate, two, recent=bad)
-    assert any("fail a veto" in objection.text for objection in finding.objections)
-    assert finding.figures["vetoed"] == pytest.approx(0.9)
+        gate_result = examined(gate, two, recent=bad)
+    assert any("fail a veto" in objection.text for objection in gate_result.objections)
+    assert gate_result.figures["vetoed"] == pytest.approx(0.9)
 
 
 def test_a_judge_that_fails_leaves_the_rubric_unchecked_not_refused(
     make_gate: MakeGate, rubric: Rubric
 ) -> None:
     with LLMServer(lambda kind, body: "no JSON") as server:
-        finding = examined(make_gate(server.url, honest()), rubric)
-    assert finding.objections == () and "judgements for the check failed" in finding.unchecked
-    assert not finding.passed
+        gate_result = examined(make_gate(server.url, honest()), rubric)
+    assert gate_result.objections == () and "judgements for the check failed" in gate_result.unchecked
+    assert not gate_result.passed
 
 
 def test_a_kind_of_sentinel_that_was_not_judged_does_not_pass_unseen(make_gate: MakeGate) -> None:
@@ -305,8 +309,8 @@ def test_a_kind_of_sentinel_that_was_not_judged_does_not_pass_unseen(make_gate: 
     simple = Rubric(criteria=(Criterion(id="a", description="d", levels=("no", "yes")),))
     task = TASK.model_copy(update={"sentinels": ("title", "foreign", "injection")})
     with LLMServer(fault) as server:
-        finding = examined(make_gate(server.url, anchor, task=task), simple)
-    assert finding.unchecked == "2 of 10 judgements for the check failed"
+        gate_result = examined(make_gate(server.url, anchor, task=task), simple)
+    assert gate_result.unchecked == "2 of 10 judgements for the check failed"
 
 
 def test_each_answer_is_judged_once_per_rubric_and_checks_survive_a_restart(
@@ -316,26 +320,26 @@ def test_each_answer_is_judged_once_per_rubric_and_checks_survive_a_restart(
     assert gate.cost(sound(), TITLES, []) == 12 + 12 + 2 * 6
     first = examined(gate, sound(), TITLES)
     again = make_gate(url, honest())
-    assert again.examiner.used(before=11) == gate.examiner.used(before=11) == 12 + 12 + 2 * 6
-    assert again.examiner.used(before=10) == 0
-    again.examiner.left = 12
+    assert again.gate_judge.used(before=11) == gate.gate_judge.used(before=11) == 12 + 12 + 2 * 6
+    assert again.gate_judge.used(before=10) == 0
+    again.gate_judge.left = 12
     assert again.cost(sound(), TITLES, []) == 12  # the sentinels, of which it cannot know the prompts yet
     assert examined(again, sound(), TITLES) == first
-    assert again.examiner.left == 12
+    assert again.gate_judge.left == 12
 
 
 def test_what_the_share_does_not_cover_is_not_asked_for(url: str, make_gate: MakeGate) -> None:
     gate = make_gate(url, honest())
-    gate.examiner.left = 20
-    finding = examined(gate, sound(), TITLES)
-    assert finding.unchecked == "a check takes 36 judgements, and 20 are left of the gate's share"
-    assert gate.examiner.used(before=99) == 0
+    gate.gate_judge.left = 20
+    gate_result = examined(gate, sound(), TITLES)
+    assert gate_result.unchecked == "a check takes 36 judgements, and 20 are left of the gate's share"
+    assert gate.gate_judge.used(before=99) == 0
 
 
 def test_a_task_declares_its_sentinels(url: str, make_gate: MakeGate) -> None:
     task = TASK.model_copy(update={"sentinels": ("foreign", "injection")})
-    finding = examined(make_gate(url, honest(), task=task), sound("topic"))
-    assert {name for name in finding.figures if name.startswith("margin")} == {
+    gate_result = examined(make_gate(url, honest(), task=task), sound("topic"))
+    assert {name for name in gate_result.figures if name.startswith("margin")} == {
         "margin_foreign",
         "margin_injection",
     }
@@ -355,6 +359,6 @@ def test_the_rubric_in_force_is_looked_at_again(url: str, make_gate: MakeGate) -
     assert any("told apart" in objection.text for objection in flat.objections)
     paid = event_loop.wait(gate.recheck(TITLES, [10], [group(0, 1)], 20))
     assert any("a title" in objection.text for objection in paid.objections)
-    gate.examiner.left = 0
+    gate.gate_judge.left = 0
     unseen = event_loop.wait(gate.recheck(sound("topic"), [10], [group(0, 1)], 20))
     assert set(unseen.figures) == {"varied", "vetoed"}  # what training gave costs nothing to look at

@@ -16,7 +16,7 @@ from mpo_lite.llm.models import Backend
 from mpo_lite.loop.estimate import meta_steps
 from mpo_lite.loop.gate_budget import GateBudget
 from mpo_lite.loop.session import Session
-from mpo_lite.meta.gate_judge import Examiner
+from mpo_lite.meta.gate_judge import BudgetedJudge
 from mpo_lite.rubric import Rubric
 from mpo_lite.tasks.spec import load_task
 
@@ -27,7 +27,7 @@ def budget(total: int, batches: int, interval: int = 10) -> GateBudget:
 
 def test_a_short_run_may_spend_early_all_that_one_step_takes() -> None:
     assert budget(52, 30).steps() == [10]
-    assert budget(52, 30).covers_from(52, 1, 0) == 1  # an early alarm
+    assert budget(52, 30).first_affordable_batch(52, 1, 0) == 1  # an early alarm
     assert budget(51, 30).steps() == []
     assert budget(512, 80).steps() == [10, 20, 30, 40, 50, 60, 70]
 
@@ -105,14 +105,16 @@ def test_a_step_that_is_done_again_is_charged_as_it_was(tmp_path: Path, make_cli
         client = make_client()
         judge = PointwiseJudge(client, Backend("j", "openai/j", server.url, "none", 0.0, None), "a reader")
 
-        def examiner() -> Examiner:
-            return Examiner(lambda draw: judge, lambda: "j", load_task("sandbox").rules, tmp_path / "trials")
+        def gate_judge() -> BudgetedJudge:
+            return BudgetedJudge(
+                lambda draw: judge, lambda: "j", load_task("sandbox").rules, tmp_path / "trials"
+            )
 
-        first = examiner()
+        first = gate_judge()
         first.left = 10
         given = event_loop.wait(first.verdicts(samples, rubric, 5))
         asked = len(server.requests)
-        again = examiner()
+        again = gate_judge()
         assert again.open(samples, rubric) == 0
         again.rewind(5)
         again.left = 10
@@ -120,6 +122,6 @@ def test_a_step_that_is_done_again_is_charged_as_it_was(tmp_path: Path, make_cli
         assert event_loop.wait(again.verdicts(samples, rubric, 5)) == given
         assert again.left == first.left == 6
         assert len(server.requests) == asked  # it was paid for
-        later = examiner()
+        later = gate_judge()
         later.rewind(6)
         assert later.open(samples, rubric) == 0 and later.used(before=6) == 4

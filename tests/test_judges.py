@@ -194,7 +194,7 @@ def test_stragglers_are_not_judged_and_the_others_are(make_client: MakeClient, r
         full.clear()
         event_loop.wait(client.close())
         # What came too late is kept: it was paid for.
-        late = pointwise(client, server).call(samples(1, 8)[1], rubric)
+        late = pointwise(client, server).build_call(samples(1, 8)[1], rubric)
         assert client.cache.get(late.key()) is not None
     assert [v.failure for v in verdicts] == [None, "timeout", *[None] * 4, "timeout", None]
     assert all((v.reward is None) == (v.failure is not None) for v in verdicts)

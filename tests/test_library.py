@@ -18,7 +18,7 @@ import mpo_lite
 from mpo_lite import MPO, errors
 from mpo_lite.errors import BudgetReached, ConfigError, MPOError, UsageError
 from mpo_lite.jsonl import read_rows
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.data import policy_dir
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
@@ -223,11 +223,11 @@ def test_a_cell_that_is_run_again_takes_the_run_over(make_mpo: MakeMPO, tmp_path
         with pytest.raises(ConfigError, match=r"this MPO is closed; .* make a new one"):
             use()
     first.close()  # once more is no harm, and takes nothing from who has the run now
-    assert Run(tmp_path / "run").locked()
+    assert RunDir(tmp_path / "run").locked()
 
 
 def test_a_closed_or_forgotten_run_is_free(make_mpo: MakeMPO, server: LLMServer, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run")
+    run = RunDir(tmp_path / "run")
     with make_mpo() as mpo:
         assert run.locked()
     assert not run.locked()
@@ -280,7 +280,7 @@ def test_the_end_of_a_process_keeps_what_is_in_flight_and_frees_the_run(
     assert (done.returncode, done.stderr) == (0, "")
     calls = read_rows(tmp_path / "run" / "calls.jsonl")
     assert sum(call["purpose"] == "judge" for call in calls) == 3
-    assert not Run(tmp_path / "run").locked()
+    assert not RunDir(tmp_path / "run").locked()
 
 
 def test_notes_and_alarms_reach_the_log_without_answers(

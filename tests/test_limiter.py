@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo_lite.errors import BudgetReached
-from mpo_lite.llm.batching import Coalesced
+from mpo_lite.llm.batching import Batcher
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.ledger import CallRecord, Ledger
 from mpo_lite.llm.limiter import CUT, FIRST_CUT, START, Limiter, Place
@@ -189,7 +189,7 @@ def test_what_arrives_while_a_turn_runs_goes_with_the_next() -> None:
         return [2 * number for number in numbers]
 
     async def work() -> list[int]:
-        coalesced = Coalesced(double)
+        coalesced = Batcher(double)
         return await asyncio.gather(*(coalesced(number) for number in range(50)))
 
     assert run(work()) == [2 * number for number in range(50)]
@@ -203,7 +203,7 @@ def test_an_error_reaches_all_of_its_turn_and_no_other_and_who_gave_up_is_not_mi
         return numbers
 
     async def work() -> list[int | BaseException]:
-        coalesced = Coalesced(picky)
+        coalesced = Batcher(picky)
         first = asyncio.gather(coalesced(0), return_exceptions=True)
         gave_up = asyncio.create_task(coalesced(1))
         await asyncio.sleep(0)

@@ -12,7 +12,7 @@ from mpo_lite.config import Config
 from mpo_lite.jsonl import journal, write_atomically
 from mpo_lite.llm.ledger import CallRecord, Ledger
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.run_dir import Run, Version
+from mpo_lite.run_dir import RubricVersion, RunDir
 
 
 def criterion(name: str, description: str) -> Criterion:
@@ -20,12 +20,14 @@ def criterion(name: str, description: str) -> Criterion:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def run(tmp_path: Path) -> RunDir:
     """A run of three batches with two rubric versions and a refused proposal."""
-    run = Run.create(tmp_path / "runs" / "one", Config(judge="m", steps=5), ENVIRONMENT)
+    run = RunDir.create(tmp_path / "runs" / "one", Config(judge="m", steps=5), ENVIRONMENT)
     kept, old, new = criterion("kept", "Same."), criterion("moved", "Before."), criterion("moved", "After.")
-    run.publish(Version(0, None, 0, "task essay", Rubric(criteria=(kept, old, criterion("gone", "Was.")))))
-    run.publish(Version(1, 0, 2, "claude", Rubric(criteria=(kept, new), guidelines="Be strict.")))
+    run.publish(
+        RubricVersion(0, None, 0, "task essay", Rubric(criteria=(kept, old, criterion("gone", "Was."))))
+    )
+    run.publish(RubricVersion(1, 0, 2, "claude", Rubric(criteria=(kept, new), guidelines="Be strict.")))
     step = {
         "kind": "meta",
         "began": 1,
@@ -55,7 +57,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return capsys.readouterr().out
 
 
-def test_the_history_of_a_rubric_is_listed(run: Run, capsys: Any) -> None:
+def test_the_history_of_a_rubric_is_listed(run: RunDir, capsys: Any) -> None:
     lines = said(capsys, "rubric", "list", run.path).splitlines()
     assert lines[0] == "v0  before batch 1, from task essay"
     assert lines[1] == "–   after batch 1: v0 stays (a title pays)"
@@ -64,7 +66,7 @@ def test_the_history_of_a_rubric_is_listed(run: Run, capsys: Any) -> None:
     assert said(capsys, "rubric", "list", run.path).splitlines()[-1] == "pinned: v0"
 
 
-def test_versions_are_shown_and_set_side_by_side(run: Run, capsys: Any) -> None:
+def test_versions_are_shown_and_set_side_by_side(run: RunDir, capsys: Any) -> None:
     assert "description: After." in said(capsys, "rubric", "show", run.path)
     assert "description: Before." in said(capsys, "rubric", "show", run.path, "0")
     table = said(capsys, "rubric", "diff", run.path)
@@ -78,9 +80,9 @@ def test_versions_are_shown_and_set_side_by_side(run: Run, capsys: Any) -> None:
     assert stopped.value.code == 2 and "has no rubric v7; it has v0 to v1" in capsys.readouterr().err
 
 
-def test_runs_are_listed_with_state_and_figures(run: Run, capsys: Any) -> None:
+def test_runs_are_listed_with_state_and_figures(run: RunDir, capsys: Any) -> None:
     folder = run.path.parent
-    damaged = Run.create(folder / "two", Config(judge="m"), ENVIRONMENT)
+    damaged = RunDir.create(folder / "two", Config(judge="m"), ENVIRONMENT)
     write_atomically(damaged.path / "config.yaml", "stepps: 3\n")
     found = json.loads(said(capsys, "runs", folder, "--json"))["runs"]
     assert [one["name"] for one in found] == ["one", "two"]
@@ -98,8 +100,8 @@ def test_a_run_is_listed_whole_whatever_it_is_called(tmp_path: Path, capsys: Any
     names = ["quickstart-20250428-101500", "[red]one[", "[link=x]\x1b]0;title\x07", "犬" * 20]
     folder = tmp_path / "["  # so that paths hold "[/", which ends a style in rich's markup
     for name in names:
-        Run.create(folder / name, Config(judge="m"), ENVIRONMENT)
-    Run.create(folder / "]damaged", Config(judge="m"), ENVIRONMENT).config_file.write_text("[/")
+        RunDir.create(folder / name, Config(judge="m"), ENVIRONMENT)
+    RunDir.create(folder / "]damaged", Config(judge="m"), ENVIRONMENT).config_file.write_text("[/")
     lines = said(capsys, "runs", folder).splitlines()
     assert len(lines) == len(names) + 2 and "\x1b" not in "".join(lines)
     assert any(line.startswith("[red]one[ ") for line in lines)
@@ -113,7 +115,7 @@ def test_a_run_is_a_line_of_eighty_columns(tmp_path: Path, capsys: Any) -> None:
     assert "training" in line and len(line) == len(heading) <= 80
 
 
-def test_pinning_says_what_it_does(run: Run, capsys: Any) -> None:
+def test_pinning_says_what_it_does(run: RunDir, capsys: Any) -> None:
     path = run.path
     assert "no version is pinned; nothing changes" in said(capsys, "rubric", "pin", path, "--release")
     told = said(capsys, "rubric", "pin", path, "0")

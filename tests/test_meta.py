@@ -17,12 +17,12 @@ from mpo_lite.llm.models import Backend
 from mpo_lite.meta import schemas
 from mpo_lite.meta.cases.pairs import pairs
 from mpo_lite.meta.cases.samples import samples
-from mpo_lite.meta.criterion_stats import Health, criterion_health, describe
-from mpo_lite.meta.gate import Finding
-from mpo_lite.meta.meta_judge import MetaJudge, Proposal, changes
+from mpo_lite.meta.criterion_stats import CriterionStats, criterion_stats, describe_stats
+from mpo_lite.meta.gate import GateResult
+from mpo_lite.meta.meta_judge import MetaJudge, Proposal, rubric_changes
 from mpo_lite.meta.objections import Objection
-from mpo_lite.meta.sampling import select
-from mpo_lite.meta.step import Material, improve
+from mpo_lite.meta.sampling import stratified_sample
+from mpo_lite.meta.step import StepInput, improve_rubric
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Rollout, Verdict
 
@@ -61,9 +61,9 @@ def test_selection_is_stratified_distinct_and_deterministic(
     rewards: list[float | None], count: int, seed: str
 ) -> None:
     rollouts = [rollout(row, reward) for row, reward in enumerate(rewards)]
-    chosen = select(rollouts, count, seed)
+    chosen = stratified_sample(rollouts, count, seed)
     judged = sorted((r for r in rollouts if r.reward is not None), key=lambda r: (r.reward or 0.0, r.row))
-    assert chosen == select(rollouts, count, seed)
+    assert chosen == stratified_sample(rollouts, count, seed)
     assert len({r.id for r in chosen}) == len(chosen) == min(count, len(judged))
     assert all(r.reward is not None for r in chosen)
     if count >= 3 and len(judged) >= 3:
@@ -72,7 +72,7 @@ def test_selection_is_stratified_distinct_and_deterministic(
 
 
 def test_what_a_rule_decided_is_not_shown_to_the_meta_judge() -> None:
-    assert select([rollout(0, 0.0, "rule"), rollout(1, 0.5)], 4, "s") == [rollout(1, 0.5)]
+    assert stratified_sample([rollout(0, 0.0, "rule"), rollout(1, 0.5)], 4, "s") == [rollout(1, 0.5)]
 
 
 def test_a_step_analyses_and_refines_each_sample_and_merges_once(
@@ -165,9 +165,11 @@ def test_empty_refinements_leave_the_rubric_unchanged_without_a_merge(
 ) -> None:
     """The shortest answer under guided decoding: an answer all the same, not a failure."""
     gate: Any = Refuses(0)
-    material = Material(rubric, [rollout(row, row / 4) for row in range(3)], {}, [], "", 10)
+    material = StepInput(rubric, [rollout(row, row / 4) for row in range(3)], {}, [], "", 10)
     with LLMServer(lambda kind, body: '{"criteria": []}' if kind == "refine" else None) as server:
-        found = event_loop.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
+        found = event_loop.wait(
+            improve_rubric(meta(make_client(), server), gate, material, "samples", 4, False)
+        )
         assert len(server.requests) == 6 and not server.prompts("merge")
     assert (found.rubric, found.status, found.failed, gate.seen) == (None, "unchanged", 0, [])
 
@@ -217,10 +219,12 @@ def test_the_phases_of_a_step_are_activities(make_client: Callable[..., Client],
         for one in activities():
             seen.setdefault(kind, set()).add((one.total, one.name))
 
-    material = Material(rubric, [rollout(row, row / 4) for row in range(3)], {}, [], "", 10)
+    material = StepInput(rubric, [rollout(row, row / 4) for row in range(3)], {}, [], "", 10)
     gate: Any = Refuses(1)
     with LLMServer(watch) as server:
-        event_loop.wait(improve(meta(make_client(), server), gate, material, "samples", 4, prescreen=True))
+        event_loop.wait(
+            improve_rubric(meta(make_client(), server), gate, material, "samples", 4, prescreen=True)
+        )
     assert seen == {
         "prescreen": {(3, "prescreening")},
         "analyse": {(3, "analysing and refining")},
@@ -262,15 +266,19 @@ def test_changes_name_criteria_added_changed_and_dropped(rubric: Rubric) -> None
     new = new.model_copy(
         update={"criteria": (new.criteria[0], on_task.model_copy(update={"weight": 4}), new.criteria[2])}
     )
-    assert changes(rubric, new) == {"added": ["example"], "changed": ["on_task"], "dropped": [evidence.id]}
+    assert rubric_changes(rubric, new) == {
+        "added": ["example"],
+        "changed": ["on_task"],
+        "dropped": [evidence.id],
+    }
 
 
 def test_suspicious_rollouts_come_first_and_clusters_take_turns() -> None:
     rollouts = [replace(rollout(row, row / 20), cluster="ab"[row % 10 == 0]) for row in range(20)]
-    chosen = select(rollouts, 6, "s", first=("b0r7", "unknown", "b0r7", "b0r3", "b0r5", "b0r9"))
+    chosen = stratified_sample(rollouts, 6, "s", first=("b0r7", "unknown", "b0r7", "b0r3", "b0r5", "b0r9"))
     names = [one.id for one in chosen]
     assert {"b0r7", "b0r3", "b0r5"} <= set(names) and len(names) == 6  # half of the places, no more
-    assert {one.cluster for one in select(rollouts, 6, "s")} == {"a", "b"}
+    assert {one.cluster for one in stratified_sample(rollouts, 6, "s")} == {"a", "b"}
 
 
 def test_pairs_show_the_answer_beside_the_initial_policys(
@@ -296,10 +304,10 @@ def test_prescreening_puts_badly_judged_answers_first(
             return json.dumps({"reason": "r", "judged": "too_high" if bad else "well"})
         return None
 
-    material = Material(rubric, [rollout(row, row / 8) for row in range(6)], {}, [], "", 10)
+    material = StepInput(rubric, [rollout(row, row / 8) for row in range(6)], {}, [], "", 10)
     with LLMServer(answer) as server:
         found = event_loop.wait(
-            improve(meta(make_client(), server), None, material, "samples", 2, prescreen=True)
+            improve_rubric(meta(make_client(), server), None, material, "samples", 2, prescreen=True)
         )
     assert found.samples == ("b0r2", "b0r5")
 
@@ -359,12 +367,12 @@ class Refuses:
     def __init__(self, times: int, affords: bool = True) -> None:
         self.times, self.affords, self.seen = times, affords, list[Rubric]()
 
-    def affords_another(self, old: Rubric) -> bool:
+    def can_afford_another(self, old: Rubric) -> bool:
         return self.affords
 
-    async def examine(self, new: Rubric, *_: Any) -> Finding:
+    async def examine(self, new: Rubric, *_: Any) -> GateResult:
         self.seen.append(new)
-        return Finding(
+        return GateResult(
             (Objection("title", "it pays for titles"),) if len(self.seen) <= self.times else (),
             {"margin_title": 0.1},
         )
@@ -402,9 +410,11 @@ def test_a_refused_rubric_goes_back_once_with_the_reasons(
     make_client: Callable[..., Client], rubric: Rubric, times: int
 ) -> None:
     gate: Any = Refuses(times)
-    material = Material(rubric, [rollout(0, 0.5)], {}, [], "", 10)
+    material = StepInput(rubric, [rollout(0, 0.5)], {}, [], "", 10)
     with LLMServer() as server:
-        found = event_loop.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
+        found = event_loop.wait(
+            improve_rubric(meta(make_client(), server), gate, material, "samples", 4, False)
+        )
         revisions = server.prompts("revise")
     assert len(gate.seen) == len(found.attempts) == min(times, 1) + 1
     assert len(revisions) == min(times, 1)
@@ -417,9 +427,11 @@ def test_no_revision_is_asked_for_that_could_not_be_tried_out(
     make_client: Callable[..., Client], rubric: Rubric
 ) -> None:
     gate: Any = Refuses(2, affords=False)
-    material = Material(rubric, [rollout(0, 0.5)], {}, [], "", 10)
+    material = StepInput(rubric, [rollout(0, 0.5)], {}, [], "", 10)
     with LLMServer() as server:
-        found = event_loop.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
+        found = event_loop.wait(
+            improve_rubric(meta(make_client(), server), gate, material, "samples", 4, False)
+        )
         assert not server.prompts("revise")
     assert (len(found.attempts), found.reason) == (1, "it pays for titles")
 
@@ -428,9 +440,11 @@ def test_an_unchanged_proposal_costs_no_check(make_client: Callable[..., Client]
     same = [each.model_dump(mode="json", exclude={"provenance"}) | {"from": []} for each in rubric.criteria]
     answer = json.dumps({"criteria": same, "guidelines": ""})
     gate: Any = Refuses(0)
-    material = Material(rubric, [rollout(0, 0.5)], {}, [], "", 10)
+    material = StepInput(rubric, [rollout(0, 0.5)], {}, [], "", 10)
     with LLMServer(lambda kind, body: answer if kind == "merge" else None) as server:
-        found = event_loop.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
+        found = event_loop.wait(
+            improve_rubric(meta(make_client(), server), gate, material, "samples", 4, False)
+        )
     assert (found.rubric, found.status, gate.seen) == (None, "unchanged", [])
 
 
@@ -443,8 +457,8 @@ def test_criterion_health_tells_spread_saturation_and_noise(rubric: Rubric) -> N
     rollouts = [judged(0, "p", 0, 1), judged(1, "p", 2, 1), judged(2, "q", 1, 1), judged(3, "q", 1, 1)]
     foreign = replace(rollouts[0], verdict=Verdict(0.5, "h", {"other": Assessment("r", 0)}))
     repeats = {"b0r0": judged(0, "p", 1, 1).verdict, "b0r1": judged(1, "p", 2, 1).verdict}
-    found = criterion_health(rubric, [*rollouts, foreign], repeats)
-    assert found["structure"] == Health(mean=0.5, spread=0.25, saturated=0.25, noise=0.25)
-    assert found["evidence"] == Health(mean=1.0, spread=0.0, saturated=1.0, noise=0.0)
-    assert "structure: mean level 0.50 of 1" in describe(found) and "25%" in describe(found)
-    assert criterion_health(rubric, [foreign], {}) == {}
+    found = criterion_stats(rubric, [*rollouts, foreign], repeats)
+    assert found["structure"] == CriterionStats(mean=0.5, spread=0.25, saturated=0.25, noise=0.25)
+    assert found["evidence"] == CriterionStats(mean=1.0, spread=0.0, saturated=1.0, noise=0.0)
+    assert "structure: mean level 0.50 of 1" in describe_stats(found) and "25%" in describe_stats(found)
+    assert criterion_stats(rubric, [foreign], {}) == {}

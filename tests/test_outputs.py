@@ -21,7 +21,7 @@ from mpo_lite.cli.outputs import UNFINISHED, new_file, new_folder
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import read_rows
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.data import policy_dir
 
 WRITERS = ("score", "score --no-judge", "refine", "compare", "eval")
@@ -270,7 +270,7 @@ def test_export_and_init_refuse_a_place_before_they_load_anything(
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "own").write_text("mine")
-    run = Run.create(tmp_path / "run", Config(policy="some/model"), ENVIRONMENT)
+    run = RunDir.create(tmp_path / "run", Config(policy="some/model"), ENVIRONMENT)
     (run.checkpoints / "checkpoint-1").mkdir()
     complete_checkpoint(run, run.checkpoints / "checkpoint-1", {"batch": 1, "version": 0})
     monkeypatch.setattr("mpo_lite.cli.export._write", lambda *_: pytest.fail("a model was loaded"))

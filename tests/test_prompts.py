@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mpo_lite.llm.structured_output import MAX_ANSWER, parse_object
 from mpo_lite.prompts import fence, fenced, prompts_dir, render
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.sanitize import defuse, without_thinking
+from mpo_lite.sanitize import neutralize, strip_thinking
 
 KEY = b"secret of a cache directory"
 
@@ -84,9 +84,9 @@ def test_control_tokens_are_broken(mark: str) -> None:
 
 @given(st.lists(st.sampled_from([*MARKS, "|", "<", ">", "[", "]", "~", " ", "a", "/", "s", "IN", "\u202e"])))
 def test_no_control_token_is_put_together_and_nothing_is_broken_twice(parts: list[str]) -> None:
-    text = defuse("".join(parts))
+    text = neutralize("".join(parts))
     assert not [mark for mark in MARKS if mark in text]
-    assert defuse(text) == text
+    assert neutralize(text) == text
 
 
 @pytest.mark.parametrize(
@@ -101,15 +101,15 @@ def test_no_control_token_is_put_together_and_nothing_is_broken_twice(parts: lis
     ],
 )
 def test_ordinary_text_stays_as_it_is(text: str) -> None:
-    assert defuse(text) == text
+    assert neutralize(text) == text
 
 
 @pytest.mark.parametrize("part", ["<think>", "</think>", "[", "<", "[A", "<a", "]~", ">>A", "[|", "<a|"])
 def test_hostile_text_is_defused_and_parsed_in_no_time(part: str) -> None:
     text = part * (MAX_ANSWER // len(part))
     started = time.perf_counter()
-    defuse(text)
-    without_thinking(text)
+    neutralize(text)
+    strip_thinking(text)
     with pytest.raises(ValueError, match=r"not JSON|nested"):
         parse_object(text)
     assert time.perf_counter() - started < 2

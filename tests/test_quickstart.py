@@ -12,7 +12,7 @@ from mpo_lite.cli.main import main
 from mpo_lite.cli.quickstart import tell
 from mpo_lite.jsonl import append_rows, read_rows
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.run_dir import Run, Version
+from mpo_lite.run_dir import RubricVersion, RunDir
 
 SEED = 123
 
@@ -38,7 +38,7 @@ def test_the_frozen_rubric_is_hacked_and_the_evolving_one_brings_gold_back(tmp_p
     assert evolving["rubric_version"] > 1
     wanted = "run seed steps rubric_version reward gold judge_calls cache_hits judge_failures usd seconds"
     assert set(wanted.split()) <= set(evolving)
-    run = Run(tmp_path / "evolving")
+    run = RunDir(tmp_path / "evolving")
     told = {
         name: (tmp_path / name / "report.html").read_text(encoding="utf-8") for name in ("evolving", "frozen")
     }
@@ -51,7 +51,7 @@ def test_the_frozen_rubric_is_hacked_and_the_evolving_one_brings_gold_back(tmp_p
     assert read_rows(run.gold)[0]["n"] >= 64
     # Up to the first meta step the two arms are one: the same answers, earning the same.
     first = read_rows(run.lineage)[0]["batch"] * 64
-    early = [read_rows(run.rollouts)[:first], read_rows(Run(tmp_path / "frozen").rollouts)[:first]]
+    early = [read_rows(run.rollouts)[:first], read_rows(RunDir(tmp_path / "frozen").rollouts)[:first]]
     assert early[0] == early[1] != []
     # Whatever the gate judges is counted apart, and within its share.
     assert 0 < evolving["gate_calls"] <= 0.1 * evolving["judge_calls"]
@@ -69,18 +69,18 @@ def test_evaluating_changes_nothing_in_training(tmp_path: Path, capsys: pytest.C
         main(["train", *sandboxed, "--baseline", "iter0", *small, *often, *places, "--json"])
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 3
         weights.append((run / "checkpoints" / "checkpoint-3" / "adapter_model.safetensors").read_bytes())
-        assert len(read_rows(Run(run).gold)) == (4 if every == 1 else 2)
+        assert len(read_rows(RunDir(run).gold)) == (4 if every == 1 else 2)
     assert weights[0] == weights[1]
 
 
 def test_a_quickstart_tells_its_story(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What it prints at its end: rubrics, one prompt over time, the figures, the picture."""
-    run = Run(tmp_path)
+    run = RunDir(tmp_path)
     (tmp_path / "rubrics").mkdir()
     vague = Criterion(id="flow", description="How it flows.", levels=("a", "b"))
     sound = Criterion(id="reasons", description="Reasons given.", levels=("a", "b"))
-    run.publish(Version(0, None, 0, "task", Rubric(criteria=(vague,))))
-    run.publish(Version(1, 0, 10, "m", Rubric(criteria=(sound,))))
+    run.publish(RubricVersion(0, None, 0, "task", Rubric(criteria=(vague,))))
+    run.publish(RubricVersion(1, 0, 10, "m", Rubric(criteria=(sound,))))
     for batch, gold in ((0, 0.5), (5, 0.1), (10, 0.8)):
         sample = {"prompt": "write about dogs", "completion": f"answer {batch}", "gold": gold}
         append_rows(run.gold, [{"batch": batch, "gold": gold, "n": 1, "samples": [sample]}])

@@ -15,13 +15,13 @@ from test_client import SCHEMA, call, error, faults, reply
 from mpo_lite.cli.main import main
 from mpo_lite.errors import CallFailed, failures_in_words
 from mpo_lite.jsonl import read_rows
-from mpo_lite.judge.base import REASON_CHARS, Sample, _tell_of_levels, reply_room, verdict_schema
+from mpo_lite.judge.base import REASON_CHARS, Sample, _tell_of_levels, reply_token_limit, verdict_schema
 from mpo_lite.judge.groupwise import GroupwiseJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
-from mpo_lite.llm.structured_output import BOUNDS, form, object_schema, without_bounds
+from mpo_lite.llm.structured_output import BOUNDS, mode_params, object_schema, without_bounds
 from mpo_lite.rubric import Rubric
 
 MakeClient = Callable[..., Client]
@@ -94,7 +94,7 @@ def test_bounds_that_a_model_refuses_are_left_out_from_then_on(
         # Those that waited meanwhile do not have to find out for themselves.
         assert len(server.requests) == 1 + 3
         assert sent_schema(server.requests[-1]) == without_bounds(verdict_schema(rubric))
-        assert client._sender.habits(judge.backend).rungs()[0] == "json_schema"
+        assert client._sender.capabilities(judge.backend).output_modes()[0] == "json_schema"
 
 
 def test_many_refusals_of_bounds_at_once_do_not_cost_the_schema(
@@ -104,7 +104,7 @@ def test_many_refusals_of_bounds_at_once_do_not_cost_the_schema(
         client = make_client(concurrency=16)
         judge = pointwise(client, server)
         event_loop.wait(judge.verdicts([Sample("p", f"a{n}") for n in range(12)], rubric))
-        assert client._sender.habits(judge.backend).refused == {"bounds"}
+        assert client._sender.capabilities(judge.backend).refused == {"bounds"}
 
 
 def test_a_model_that_takes_no_schema_at_all_steps_down(make_client: MakeClient, rubric: Rubric) -> None:
@@ -120,7 +120,7 @@ def test_a_model_that_takes_no_schema_at_all_steps_down(make_client: MakeClient,
         judge = pointwise(client, server)
         (verdict,) = event_loop.wait(judge.verdicts([Sample("p", "a")], rubric))
         assert verdict.reward is not None and "tools" in server.requests[-1]
-        assert not form("json_schema", {}).keys() & server.requests[-1].keys()
+        assert not mode_params("json_schema", {}).keys() & server.requests[-1].keys()
 
 
 @pytest.mark.parametrize(("criteria", "answers"), [(1, 1), (3, 1), (3, 4)])
@@ -132,7 +132,7 @@ def test_the_token_limit_follows_criteria_and_answers(
         single = pointwise(make_client(), server)
         judge = GroupwiseJudge(single, answers) if answers > 1 else single
         event_loop.wait(judge.verdicts([Sample("p", f"a{n}") for n in range(answers)], by))
-        assert [body["max_tokens"] for body in server.requests] == [reply_room(criteria * answers)]
+        assert [body["max_tokens"] for body in server.requests] == [reply_token_limit(criteria * answers)]
 
 
 def test_a_limit_of_the_users_own_holds(make_client: MakeClient, rubric: Rubric) -> None:
@@ -176,9 +176,9 @@ def test_a_server_without_tools_costs_a_model_no_bounds(make_client: MakeClient)
         bounded = replace(
             asked, schema=object_schema({"level": SCHEMA["properties"]["level"] | {"pattern": "1"}})
         )
-        client._sender.habits(asked.backend).refused.add("json_schema")
+        client._sender.capabilities(asked.backend).refused.add("json_schema")
         event_loop.wait(client.ask(bounded))
-        assert client._sender.habits(asked.backend).refused == {"json_schema", "tool"}
+        assert client._sender.capabilities(asked.backend).refused == {"json_schema", "tool"}
 
 
 def test_a_reply_that_stays_cut_is_called_cut(make_client: MakeClient) -> None:

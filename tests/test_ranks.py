@@ -17,7 +17,7 @@ from mpo_lite.checkpoints import last_checkpoint
 from mpo_lite.jsonl import read_rows
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.ledger import Ledger
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.sandbox.judge_server import running
 
@@ -76,7 +76,7 @@ def test_two_processes_make_the_same_run_as_one(tmp_path: Path) -> None:
         for world in (1, 2):
             out = tmp_path / f"out{world}"
             done(torchrun(str(script), url, str(out), str(world), str(policy_dir()), processes=world))
-    one, two = (Run(tmp_path / f"out{world}" / "mpo") for world in (1, 2))
+    one, two = (RunDir(tmp_path / f"out{world}" / "mpo") for world in (1, 2))
     assert read_rows(one.rollouts) == read_rows(two.rollouts)
     assert len(read_rows(one.rollouts)) == 5 * 16
     assert [row["reward"] for row in read_rows(one.metrics)] == [
@@ -136,7 +136,7 @@ def test_a_cap_holds_for_all_processes_together(tmp_path: Path, prompts: Path) -
         assert capped.returncode != 0
         assert "the cap --max-calls 60 is reached" in errors
         assert errors.count("mpo-lite: the cap") == 1  # one of them speaks
-        run = Run(tmp_path / "capped")
+        run = RunDir(tmp_path / "capped")
         calls = [row for path in run.ledgers().values() for row in read_rows(path)]
         assert 16 < len(calls) <= 60
         assert last_checkpoint(run) is not None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mpo_lite.cli.main import main
 from mpo_lite.stats.interval import mean_interval
-from mpo_lite.stats.rating import Match, online_elo, rate
+from mpo_lite.stats.rating import Match, fit_ratings, online_elo
 
 PUBLISHED = {1: (989.80, 1010.20), 2: (1004.49, 995.51), 3: (974.15, 1025.85)}
 
@@ -74,7 +74,7 @@ def simulated(strengths: dict[str, float], bias: float, prompts: int, draw: rand
 
 def test_strengths_and_the_advantage_of_the_first_are_found() -> None:
     truth = {"a": 0.8, "b": 0.0, "c": -0.8}
-    table = rate(simulated(truth, 0.7, 2000, random.Random(0)))
+    table = fit_ratings(simulated(truth, 0.7, 2000, random.Random(0)))
     points = 400 / math.log(10)
     assert list(table.ratings) == ["a", "b", "c"]
     for name, strength in truth.items():
@@ -84,8 +84,8 @@ def test_strengths_and_the_advantage_of_the_first_are_found() -> None:
 
 def test_order_does_not_count_and_an_unbeaten_model_stays_finite() -> None:
     matches = [Match(f"p{n}", *pair, "a") for n in range(20) for pair in (("a", "b"), ("b", "a"))]
-    table = rate(matches)
-    assert rate(matches[::-1]) == table
+    table = fit_ratings(matches)
+    assert fit_ratings(matches[::-1]) == table
     assert 1000 < table.ratings["a"].elo < 2000
     assert online_elo(matches, 4) != online_elo([*matches, Match("p", "a", "b", "b")], 4)
 
@@ -98,7 +98,7 @@ games = st.tuples(st.integers(0, 5), names, names, st.integers(0, 2)).filter(lam
 @settings(deadline=None, max_examples=50)
 def test_ratings_hold_together_for_any_matches(played: list[tuple[int, str, str, int]]) -> None:
     matches = [Match(f"p{prompt}", a, b, (a, b, "tie")[won]) for prompt, a, b, won in played]
-    table = rate(matches, draws=50)
+    table = fit_ratings(matches, draws=50)
     assert sum(one.elo for one in table.ratings.values()) == pytest.approx(1000 * len(table.ratings))
     assert sum(one.wins for one in table.ratings.values()) == pytest.approx(len(matches))
     assert all(math.isfinite(one.elo) and one.lo is one.hi is None for one in table.ratings.values())
@@ -106,7 +106,7 @@ def test_ratings_hold_together_for_any_matches(played: list[tuple[int, str, str,
     for group in table.groups:
         assert sum(table.ratings[name].elo for name in group) == pytest.approx(1000 * len(group))
     mirrored = [Match(one.prompt, one.second, one.first, one.winner) for one in matches]
-    swapped = rate(mirrored, draws=50)
+    swapped = fit_ratings(mirrored, draws=50)
     for (
         name,
         one,
@@ -132,7 +132,7 @@ def test_an_interval_that_cannot_be_known_is_not_told(prompts: int, tmp_path: Pa
 
 def test_an_interval_is_told_from_ten_prompts_on() -> None:
     matches = simulated({"a": 0.5, "b": 0.0}, 0.0, 10, random.Random(1))
-    for one in rate(matches).ratings.values():
+    for one in fit_ratings(matches).ratings.values():
         assert one.lo is not None and one.hi is not None and one.lo < one.elo < one.hi
 
 

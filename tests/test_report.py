@@ -22,18 +22,18 @@ from mpo_lite.report.rubric_history import diff, history
 from mpo_lite.report.run_data import gather, gold_change
 from mpo_lite.report.samples import LONGEST, MOST_BYTES, samples, shortened
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.run_dir import Run, Version
+from mpo_lite.run_dir import RubricVersion, RunDir
 
 
-def known(run: Run) -> dict[str, Any]:
+def known(run: RunDir) -> dict[str, Any]:
     return gather(run, load_config(run.path / "config.yaml", {}, environ={}))
 
 
-def told(run: Run) -> str:
+def told(run: RunDir) -> str:
     return " | ".join(f"{event['when']} {event['kind']} {event['text']}" for event in known(run)["story"])
 
 
-def failing(run: Run) -> set[str]:
+def failing(run: RunDir) -> set[str]:
     return {sign["name"] for sign in known(run)["signs"] if sign["ok"] is False}
 
 
@@ -128,7 +128,7 @@ def test_signs_say_what_is_unhealthy(tmp_path: Path) -> None:
     }
 
 
-def standing(run: Run, *alarms: str) -> dict[str, Any]:
+def standing(run: RunDir, *alarms: str) -> dict[str, Any]:
     """The sign of a run at whose end alarms stand from batch 10 on."""
     rows = read_rows(run.metrics)
     run.metrics.unlink()
@@ -136,7 +136,7 @@ def standing(run: Run, *alarms: str) -> dict[str, Any]:
     return next(sign for sign in known(run)["signs"] if sign["name"] == "No alarm stands at the end")
 
 
-def answering(run: Run, **step: Any) -> None:
+def answering(run: RunDir, **step: Any) -> None:
     """A meta step after batch 11 that was shown the alarm on phrases."""
     row = read_rows(run.lineage)[-1] | {"began": 11, "batch": 11, "alarms": ["phrase_drift"]}
     append_rows(run.lineage, [row | step])
@@ -164,7 +164,7 @@ def test_an_alarm_that_stands_and_was_answered_is_for_a_person_to_look_at(
 ) -> None:
     run = made_run(tmp_path / "run")
     rubric = run.version(1).rubric
-    run.publish(Version(2, 1, 11, "claude", rubric))
+    run.publish(RubricVersion(2, 1, 11, "claude", rubric))
     answering(run, **{"rubric": rubric.model_dump(mode="json"), "refused": []} | step)
     sign = standing(run, "phrase_drift")
     words = f"phrase drift since batch 10, shown to the meta-judge after batch 11, which {did}"
@@ -392,4 +392,4 @@ def test_a_comparison_names_no_folder(tmp_path: Path) -> None:
 def test_a_report_moves_with_its_run(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run")
     moved = Path(shutil.move(run.path, tmp_path / "moved"))
-    assert "moved" in write_report(Run(moved)).read_text(encoding="utf-8")
+    assert "moved" in write_report(RunDir(moved)).read_text(encoding="utf-8")

@@ -20,10 +20,10 @@ from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError, JudgeDown
 from mpo_lite.jsonl import read_rows
 from mpo_lite.judge.base import Sample
-from mpo_lite.loop.prefetch import Early
+from mpo_lite.loop.prefetch import Prefetcher
 from mpo_lite.loop.reward import drop_thin_groups, has_spread, score_batch
 from mpo_lite.loop.session import Session
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 
 GROUP = 4
 REWARDS = st.lists(st.none() | st.floats(0, 1), min_size=0, max_size=6)
@@ -46,7 +46,7 @@ def open_session(tmp_path: Path) -> Iterator[Callable[..., Session]]:
         for earlier in opened:  # their processes would be gone
             earlier.run.unlock()
         path = tmp_path / "run"
-        session.attach(Run(path) if path.exists() else Run.create(path, Config(), {}))
+        session.attach(RunDir(path) if path.exists() else RunDir.create(path, Config(), {}))
         opened.append(session)
         return session
 
@@ -377,7 +377,7 @@ def test_judgements_begun_by_a_judge_that_was_replaced_are_not_used(
         again = open_session(primary, judge_fallback=fallback)
         again.resume(0, 0)
         fresh = [*batch()[:8], *batch(mark=lambda row: "anew")[8:]]
-        early = Early(again)
+        early = Prefetcher(again)
         early.expect([sample.prompt for sample in fresh], GROUP)
         for row, sample in enumerate(fresh):
             early.ended(row, sample.completion)

@@ -18,7 +18,7 @@ from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, RunError
 from mpo_lite.jsonl import journal, read_rows
 from mpo_lite.rubric import Rubric, dump_rubric, load_rubric
-from mpo_lite.run_dir import Run, Version
+from mpo_lite.run_dir import RubricVersion, RunDir
 from mpo_lite.types import Assessment, Rollout, Verdict
 
 
@@ -28,46 +28,46 @@ def rollout(batch: int, row: int, reward: float | None = 0.5) -> Rollout:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run.create(tmp_path / "run", Config(judge="j"), {"python": "3"})
+def run(tmp_path: Path) -> RunDir:
+    return RunDir.create(tmp_path / "run", Config(judge="j"), {"python": "3"})
 
 
-def test_a_run_is_never_written_over(run: Run) -> None:
+def test_a_run_is_never_written_over(run: RunDir) -> None:
     with pytest.raises(ConfigError, match="mpo-lite resume"):
-        Run.create(run.path, Config(), {})
-    assert Run.open(run.path, {"max_calls": 7})[1] == Config(judge="j", max_calls=7)
+        RunDir.create(run.path, Config(), {})
+    assert RunDir.open(run.path, {"max_calls": 7})[1] == Config(judge="j", max_calls=7)
 
 
-def test_a_run_goes_on_by_its_own_first_rubric(run: Run, rubric: Rubric) -> None:
-    run.publish(Version(0, None, 0, "my_rubric.yaml", rubric))
-    config = Run.open(run.path, {})[1]
+def test_a_run_goes_on_by_its_own_first_rubric(run: RunDir, rubric: Rubric) -> None:
+    run.publish(RubricVersion(0, None, 0, "my_rubric.yaml", rubric))
+    config = RunDir.open(run.path, {})[1]
     assert config.rubric and load_rubric(config.rubric) == rubric
 
 
-def test_two_processes_never_write_one_run(run: Run) -> None:
+def test_two_processes_never_write_one_run(run: RunDir) -> None:
     run.lock()
     with pytest.raises(ConfigError, match="another process is training this run"):
-        Run(run.path).lock()
+        RunDir(run.path).lock()
     run.unlock()
-    Run(run.path).lock()
+    RunDir(run.path).lock()
 
 
-def test_a_run_that_never_began_leaves_its_folder_free(run: Run, rubric: Rubric) -> None:
-    run.publish(Version(0, None, 0, "task", rubric))
+def test_a_run_that_never_began_leaves_its_folder_free(run: RunDir, rubric: Rubric) -> None:
+    run.publish(RubricVersion(0, None, 0, "task", rubric))
     run.withdraw()
     assert not run.exists()
-    Run.create(run.path, Config(), ENVIRONMENT | {"begun_by": "library"})
+    RunDir.create(run.path, Config(), ENVIRONMENT | {"begun_by": "library"})
     assert run.begun_by == "library"
 
 
-def test_a_rubric_version_that_is_gone_or_edited_is_named(run: Run, rubric: Rubric) -> None:
+def test_a_rubric_version_that_is_gone_or_edited_is_named(run: RunDir, rubric: Rubric) -> None:
     with pytest.raises(RunError, match=r"v003.yaml: missing; restore it from a copy"):
         run.version(3)
     path = run.path / "rubrics" / "v001.yaml"
     path.write_text(dump_rubric(rubric))
     with pytest.raises(RunError, match=r"v001.yaml: damaged"):
         run.version(1)
-    run.publish(Version(1, 0, 2, "m", rubric))
+    run.publish(RubricVersion(1, 0, 2, "m", rubric))
     path.write_text(path.read_text().replace("Order of the parts", "Order of the pages"))
     with pytest.raises(RunError, match=r"v001.yaml: changed since it was published; put it back"):
         run.version(1)
@@ -75,12 +75,12 @@ def test_a_rubric_version_that_is_gone_or_edited_is_named(run: Run, rubric: Rubr
 
 def test_opening_what_is_no_run_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no run here"):
-        Run.open(tmp_path, {})
+        RunDir.open(tmp_path, {})
 
 
-def test_versions_read_back_equal(run: Run, rubric: Rubric) -> None:
+def test_versions_read_back_equal(run: RunDir, rubric: Rubric) -> None:
     tricky = rubric.model_copy(update={"guidelines": "# version: 9\n# not a header"})
-    for version in (Version(0, None, 0, "task", rubric), Version(1, 0, 10, "m", tricky)):
+    for version in (RubricVersion(0, None, 0, "task", rubric), RubricVersion(1, 0, 10, "m", tricky)):
         run.publish(version)
         assert run.version(version.number) == version
 
@@ -89,7 +89,7 @@ def test_versions_read_back_equal(run: Run, rubric: Rubric) -> None:
 def test_the_journal_gives_the_newest_record_of_each_row_in_order(
     tmp_path_factory: pytest.TempPathFactory, batches: list[tuple[int, int]]
 ) -> None:
-    run = Run(tmp_path_factory.mktemp("run"))
+    run = RunDir(tmp_path_factory.mktemp("run"))
     for number, (batch, row) in enumerate(batches):
         run.journal([rollout(batch, row, number / 16 or None)])
     newest = {place: number / 16 or None for number, place in enumerate(batches)}
@@ -98,7 +98,7 @@ def test_the_journal_gives_the_newest_record_of_each_row_in_order(
     assert all(r == rollout(r.batch, r.row, newest[(r.batch, r.row)]) for r in found)
 
 
-def test_a_torn_last_line_is_skipped_and_does_not_spoil_the_next(run: Run) -> None:
+def test_a_torn_last_line_is_skipped_and_does_not_spoil_the_next(run: RunDir) -> None:
     run.journal([rollout(0, 0), rollout(0, 1)])
     whole = run.rollouts.read_bytes()
     run.rollouts.write_bytes(whole[:-20])
@@ -110,7 +110,7 @@ def test_a_torn_last_line_is_skipped_and_does_not_spoil_the_next(run: Run) -> No
     assert run.rollouts.read_bytes() == whole
 
 
-def test_rewind_keeps_what_the_checkpoint_knew_and_moves_the_rest(run: Run) -> None:
+def test_rewind_keeps_what_the_checkpoint_knew_and_moves_the_rest(run: RunDir) -> None:
     batches = (2, 4, 6)
     for batch in batches:
         journal(run.metrics, [{"batch": batch, "version": 0, "reward": 0.5, "judge_failures": 0}])
@@ -135,7 +135,7 @@ def kept_step(batch: int) -> dict[str, Any]:
     return figures | {"status": "refused", "reason": "no", "author": "m"} | changes
 
 
-def test_only_a_checkpoint_with_its_manifest_counts(run: Run) -> None:
+def test_only_a_checkpoint_with_its_manifest_counts(run: RunDir) -> None:
     (run.checkpoints / "checkpoint-best").mkdir()  # a user's own copy: neither ours to use nor to remove
     for number in (9, 10, 11):
         (run.checkpoints / f"checkpoint-{number}").mkdir()
@@ -153,7 +153,7 @@ def test_only_a_checkpoint_with_its_manifest_counts(run: Run) -> None:
     assert (run.path / "superseded" / "checkpoint-10" / "mpo_state.json").exists()
 
 
-def test_no_pickle_of_the_trainer_is_kept(run: Run) -> None:
+def test_no_pickle_of_the_trainer_is_kept(run: RunDir) -> None:
     checkpoint = run.checkpoints / "checkpoint-1"
     checkpoint.mkdir()
     (checkpoint / "training_args.bin").write_bytes(b"pickle")
@@ -161,9 +161,9 @@ def test_no_pickle_of_the_trainer_is_kept(run: Run) -> None:
     assert {path.name for path in checkpoint.iterdir()} == {"mpo_state.json", "manifest.json"}
 
 
-def test_a_run_killed_before_its_first_batch_goes_on_from_the_start(run: Run, rubric: Rubric) -> None:
+def test_a_run_killed_before_its_first_batch_goes_on_from_the_start(run: RunDir, rubric: Rubric) -> None:
     assert resumable_checkpoint(run, None) is None
-    run.publish(Version(0, None, 0, "task", rubric))
+    run.publish(RubricVersion(0, None, 0, "task", rubric))
     run.journal([rollout(0, 0)])
     assert resumable_checkpoint(run, None) is None
     (run.path / "rubrics" / "v000.yaml").unlink()

@@ -11,12 +11,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpo_lite.meta.sentinels import SAID
+from mpo_lite.meta.sentinels import COMPLAINTS
 from mpo_lite.prompts import Prompt, fence, prompts_dir, render
 from mpo_lite.rubric import Rubric, load_rubric
 from mpo_lite.sandbox import data, library, measures, simulate, simulate_meta
 from mpo_lite.sandbox.simulate import reply, weaknesses
-from mpo_lite.sanitize import defuse
+from mpo_lite.sanitize import neutralize
 from mpo_lite.types import Assessment, Message
 
 KEY = b"0123456789abcdef"
@@ -307,7 +307,7 @@ def test_the_simulated_readers_do_not_know_the_gold_metric() -> None:
 @settings(max_examples=150)
 @given(st.text(max_size=300), st.text(max_size=300), st.integers(0, 2**63), st.text(max_size=200))
 def test_arbitrary_text_never_breaks_a_role(task: str, completion: str, seed: int, rubric_words: str) -> None:
-    words = defuse(rubric_words).strip() or "x"
+    words = neutralize(rubric_words).strip() or "x"
     criterion = {"id": "a", "description": words, "levels": [words, words]}
     rubric = Rubric.model_validate({"criteria": [criterion, {**criterion, "id": "b"}], "guidelines": words})
     if "###" not in words and "\n" not in words and "\n## " not in words:
@@ -334,5 +334,5 @@ def test_arbitrary_text_never_breaks_a_role(task: str, completion: str, seed: in
 
 
 def test_the_objections_it_answers_are_those_of_the_gate() -> None:
-    assert set(library.ANSWERS) <= set(SAID) | {"varied"}
-    assert set(SAID) - set(library.ANSWERS) == {"empty"}  # it earns nothing by any criterion
+    assert set(library.ANSWERS) <= set(COMPLAINTS) | {"varied"}
+    assert set(COMPLAINTS) - set(library.ANSWERS) == {"empty"}  # it earns nothing by any criterion

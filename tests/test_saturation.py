@@ -16,7 +16,7 @@ from test_client import MakeClient, call, error
 
 from mpo_lite.activity import activities
 from mpo_lite.errors import CallFailed
-from mpo_lite.judge.base import LONGEST_BATCH, in_time
+from mpo_lite.judge.base import LONGEST_BATCH, gather_with_deadline
 from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.limiter import START, Limiter
@@ -298,7 +298,9 @@ def test_a_batch_waits_while_there_are_results_and_not_for_ever() -> None:
     async def batch(*times: float) -> tuple[list[float], float]:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        return await in_time([after(each) for each in times], -1.0, "answers", 10), loop.time() - began
+        return await gather_with_deadline(
+            [after(each) for each in times], -1.0, "answers", 10
+        ), loop.time() - began
 
     assert simulate(batch(9, 18, 27, 36)) == ([9, 18, 27, 36], 36)
     assert simulate(batch(9, 25, 21)) == ([9, -1, -1], 19)
@@ -315,7 +317,7 @@ def test_judging_is_shown_while_it_lasts() -> None:
             await asyncio.sleep(seconds)
             seen.extend((one.name, one.total, one.done) for one in activities())
 
-        await in_time([look(n) for n in (1, 2, 3)], None, "answers")
+        await gather_with_deadline([look(n) for n in (1, 2, 3)], None, "answers")
         return seen
 
     assert simulate(work()) == [("judging", 3, 0), ("judging", 3, 1), ("judging", 3, 2)]

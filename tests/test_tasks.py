@@ -14,7 +14,7 @@ from mpo_lite.config import Config
 from mpo_lite.errors import TaskError
 from mpo_lite.jsonl import read_rows
 from mpo_lite.prompts import prompts_dir
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.data import prompts as sandbox_prompts
 from mpo_lite.tasks.data import load_prompts, mapped
 from mpo_lite.tasks.rules import rule_results, rule_verdict
@@ -50,7 +50,7 @@ def data(tmp_path: Path, task: str, count: int = 24) -> Path:
     return path
 
 
-def train(tmp_path: Path, server: LLMServer, task: str, *flags: str, **settings: Any) -> Run:
+def train(tmp_path: Path, server: LLMServer, task: str, *flags: str, **settings: Any) -> RunDir:
     options = {
         "steps": 4, "interval": 2, "meta_samples": 2, "batch_prompts": 2, "group_size": 4, "micro_batch": 8,
         "max_new_tokens": 8, "mode": "paper", "schedule": "interval", "strategy": "samples", "eval_every": 4,
@@ -60,7 +60,7 @@ def train(tmp_path: Path, server: LLMServer, task: str, *flags: str, **settings:
     places = ["--run-dir", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
     source = ["--task", task, "--data", str(data(tmp_path, Path(task).name)), "--policy", "sandbox"]
     main(["train", *source, *models, "--meta-api-base", server.url, *places, *given, *flags, "--json"])
-    return Run(tmp_path / "run")
+    return RunDir(tmp_path / "run")
 
 
 def test_the_papers_tasks_are_there() -> None:

@@ -25,7 +25,7 @@ from mpo_lite.jsonl import read_rows
 from mpo_lite.loop.reward import judge_samples
 from mpo_lite.loop.session import Session
 from mpo_lite.prompts import prompts_dir
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.mpo import MPO
 from mpo_lite.training.train import _stoppable
@@ -40,7 +40,7 @@ def test_real_prompts_train_against_an_openai_judge_and_an_anthropic_meta_judge(
         summary = train("--judge", "openai/some-judge", "--judge-api-base", judge.url,
                         "--meta", "claude", "--meta-api-base", meta.root)  # fmt: skip
         assert {body["model"] for body in meta.requests} == {"claude-sonnet-4-5-20250929"}
-    run = Run(tmp_path / "run")
+    run = RunDir(tmp_path / "run")
     rows = read_rows(run.metrics)
     assert (summary["steps"], summary["judge_failures"], summary["usd"]) == (6, 0, None)
     assert [row["batch"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -151,7 +151,7 @@ def test_a_cap_stops_with_exit_code_3_and_more_budget_resumes_to_the_same_bits(
         assert code == 3
         assert "the cap --max-calls 60 is reached" in errors
         assert "Traceback" not in errors
-        assert last_checkpoint(Run(tmp_path / "capped")) is not None
+        assert last_checkpoint(RunDir(tmp_path / "capped")) is not None
         assert len(read_rows(tmp_path / "capped" / "calls.jsonl")) == 60
         again = resume(tmp_path / "capped")
         assert again.returncode == 3  # the cap still holds: what was spent before counts
@@ -277,7 +277,7 @@ def test_a_judge_that_breaks_down_midway_leaves_a_checkpoint_to_go_on_from(
         code, errors = ended(broken)
         assert code == 1
         assert "malformed, more than --max-judge-failures 0.05 allows; 'mpo-lite doctor'" in errors
-        checkpoint = last_checkpoint(Run(tmp_path / "broken"))
+        checkpoint = last_checkpoint(RunDir(tmp_path / "broken"))
         assert checkpoint is not None and checkpoint.name == "checkpoint-3"
         server.fault = lambda kind, body: None
         assert resume(tmp_path / "broken").returncode == 0
@@ -385,7 +385,7 @@ def test_settings_that_cannot_work_are_one_line_and_leave_the_folder_free(
     said = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == 2
     assert said.startswith("mpo-lite: ") and UNUSABLE[setting] in said
-    assert not Run(tmp_path / "run").exists()
+    assert not RunDir(tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 def test_a_finished_run_is_complete_and_can_be_trained_on(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(tmp_path / "run")
+    run = RunDir(tmp_path / "run")
     with LLMServer() as server:
         flags = ("--judge", "openai/j", "--judge-api-base", server.url, "--baseline", "iter0")
         first = train(*flags, steps=2, trainer="{lr_scheduler_type: cosine}")

@@ -15,7 +15,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from zoo import publish
 
 from mpo_lite.training.ppo import PPO, add_value_head
-from mpo_lite.training.trainers import Overlap
+from mpo_lite.training.trainers import PrefetchMixin
 from mpo_lite.training.weight_sync import keep_frozen_weights
 
 
@@ -154,4 +154,4 @@ def test_the_value_head_stays_here(folder: Path, monkeypatch: pytest.MonkeyPatch
     published = AutoModelForCausalLM.from_pretrained(folder)
     assert engine.vllm_client.weights.keys() == dict(published.named_parameters()).keys()
     assert frozen(model) == before
-    assert Overlap.unsent == ()
+    assert PrefetchMixin.unsent == ()

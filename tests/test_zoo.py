@@ -20,12 +20,12 @@ from mpo_lite.checkpoints import last_checkpoint
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
 from mpo_lite.jsonl import read_rows
-from mpo_lite.run_dir import Run
-from mpo_lite.sanitize import without_thinking
-from mpo_lite.training.algorithms import GRPO, RLOO
+from mpo_lite.run_dir import RunDir
+from mpo_lite.sanitize import strip_thinking
 from mpo_lite.training.chat import Chat, Completion
 from mpo_lite.training.generate import RowEnds, generate
-from mpo_lite.training.policy import chat_of, trained_policy
+from mpo_lite.training.policy import chat_of, load_trained_policy
+from mpo_lite.training.trainers import GRPO, RLOO
 
 NAMES = list(ZOO)
 LENGTH = 24
@@ -176,15 +176,15 @@ def test_thinking_between_special_tokens_is_seen_to_be_thinking(folders: dict[st
 
 
 def test_thinking_that_the_prompt_opened() -> None:
-    assert without_thinking("all of it", opened=True) == ""
-    assert without_thinking("some</think> words", opened=True) == "words"
+    assert strip_thinking("all of it", opened=True) == ""
+    assert strip_thinking("some</think> words", opened=True) == "words"
 
 
 def test_template_arguments_reach_generation(folders: dict[str, Path]) -> None:
     config = Config(
         policy=str(folders["qwen3"]), trainer={"chat_template_kwargs": {"enable_thinking": False}}
     )
-    chat = chat_of(config, *trained_policy(config, None))
+    chat = chat_of(config, *load_trained_policy(config, None))
     assert chat.tokenizer.decode(chat.prompt_ids(talk("hi"))).endswith("<think>\n\n</think>\n\n")
     assert chat.completion(chat.tokenizer("words")["input_ids"]).text == "words"
 
@@ -246,7 +246,7 @@ def test_each_trains_evaluates_and_leaves_as_a_plain_folder(
             steps=2, max_new_tokens=12, batch_prompts=2, micro_batch=8, lora_r=4, learning_rate=1e-2,
         )  # fmt: skip
         judged = [completion_of(body) for body in server.requests if kind_of(prompt_text(body)) == "judge"]
-    run = Run(tmp_path / "run")
+    run = RunDir(tmp_path / "run")
     rollouts = read_rows(run.rollouts)
     assert len(rollouts) == 16 and judged
     marks = ("<think>", "</think>", "<|", "[INST]", "<bos>", "<s>", "</s>", "_of_turn>", *kind.ends)
@@ -267,7 +267,7 @@ def test_each_trains_evaluates_and_leaves_as_a_plain_folder(
     exported = AutoModelForCausalLM.from_pretrained(merged).eval()
     assert exported.generation_config.eos_token_id == published_ends(folder)
     config = Config(policy=str(folder), algorithm=algorithm)  # type: ignore[arg-type]
-    policy, tokenizer = trained_policy(config, last_checkpoint(run))
+    policy, tokenizer = load_trained_policy(config, last_checkpoint(run))
     chat = chat_of(config, policy, tokenizer)
     answers = generate(policy, chat, TALKS, max_new_tokens=12, temperature=0)
     assert answers == [chat.completion(greedy_alone(exported, chat, messages, 12)) for messages in TALKS]

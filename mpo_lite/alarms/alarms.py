@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from mpo_lite.alarms.features import Row
-from mpo_lite.alarms.phrase_drift import LEAST_LOG_ODDS, Baseline, drifts
-from mpo_lite.sanitize import counted
+from mpo_lite.alarms.features import ResponseFeatures
+from mpo_lite.alarms.phrase_drift import LEAST_LOG_ODDS, PhraseCounts, find_phrase_drift
+from mpo_lite.sanitize import pluralize
 
 SHRUNK, GROWN = 0.5, 2.0
 """Median length against the baseline's."""
@@ -76,28 +76,28 @@ class Alarm:
     detail: str
 
 
-class Reference:
+class ReferenceWindow:
     """The baseline, measured once and compared with many windows.
 
     Args:
         rows: Responses that are as they should be.
     """
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[ResponseFeatures]) -> None:
         self.rows = list(rows)
         self.length = statistics.median(len(row.words) for row in rows) if rows else 0.0
         self.repetition = statistics.fmean(row.repetition for row in rows) if rows else 0.0
-        self.phrases = Baseline(rows)
+        self.phrases = PhraseCounts(rows)
         self._shares: dict[str, float] = {}
 
-    def share(self, name: str, shows: Callable[[Row], bool]) -> float:
+    def share(self, name: str, shows: Callable[[ResponseFeatures], bool]) -> float:
         """Share of the baseline's responses that show what the alarm ``name`` is about."""
         if name not in self._shares:
             self._shares[name] = sum(map(shows, self.rows)) / max(1, len(self.rows))
         return self._shares[name]
 
 
-def check(window: Sequence[Row], reference: Reference | None = None) -> list[Alarm]:
+def check_alarms(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None = None) -> list[Alarm]:
     """Runs every alarm.
 
     Args:
@@ -112,21 +112,21 @@ def check(window: Sequence[Row], reference: Reference | None = None) -> list[Ala
     return [alarm for look in _ALARMS for alarm in look(window, reference)]
 
 
-def not_looked_at(window: Sequence[Row], reference: Reference | None = None) -> list[str]:
-    """What ``check`` cannot tell of these responses, and why, in sentences; empty where it looks at all.
+def not_looked_at(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None = None) -> list[str]:
+    """The checks that ``check_alarms`` cannot make on these responses, and why, in sentences.
 
     Args:
-        window: As ``check`` takes it.
+        window: As ``check_alarms`` takes it.
         reference: Likewise.
     """
     said: list[str] = []
     if reference is None:
         said.append("no baseline: length, phrases and drift were not looked at")
     elif len(reference.rows) < LEAST_ROWS:
-        few = counted(len(reference.rows), "response")
+        few = pluralize(len(reference.rows), "response")
         said.append(f"a baseline of only {few}: length, phrases and drift were not looked at")
     if len(window) < LEAST_ROWS:
-        few = counted(len(window), "response")
+        few = pluralize(len(window), "response")
         said.append(f"only {few}: length, phrases and rewards were not looked at")
     elif sum(row.reward is not None for row in window) < LEAST_ROWS:
         said.append("no rewards: whether they are saturated, flat or follow length was not looked at")
@@ -135,7 +135,7 @@ def not_looked_at(window: Sequence[Row], reference: Reference | None = None) -> 
     return said
 
 
-def _length(window: Sequence[Row], reference: Reference | None) -> Iterator[Alarm]:
+def _length(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
     if reference is None or min(len(window), len(reference.rows)) < LEAST_ROWS or not reference.length:
         return
     median = statistics.median(len(row.words) for row in window)
@@ -148,7 +148,7 @@ def _length(window: Sequence[Row], reference: Reference | None) -> Iterator[Alar
         yield Alarm("length_growth", ratio, GROWN, _ids(ranked[::-1]), said)
 
 
-def _repetition(window: Sequence[Row], reference: Reference | None) -> Iterator[Alarm]:
+def _repetition(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
     mean = statistics.fmean(row.repetition for row in window)
     threshold = max(REPEATED, 2 * reference.repetition if reference else 0.0)
     if mean > threshold:
@@ -156,15 +156,15 @@ def _repetition(window: Sequence[Row], reference: Reference | None) -> Iterator[
         yield Alarm("repetition", mean, threshold, _ids(ranked), "responses repeat their own phrases")
 
 
-def _copied(window: Sequence[Row], reference: Reference | None) -> Iterator[Alarm]:
+def _copied(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
     said = "responses consist of their prompt's words"
     yield from _share(
         "copied_prompt", window, reference, lambda row: row.copied >= COPIED, COPIED_SHARE, said
     )
 
 
-def _alike(window: Sequence[Row], reference: Reference | None) -> Iterator[Alarm]:
-    twins = twins_of([row for row in window if len(row.words) >= LEAST_ROWS])
+def _alike(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
+    twins = near_duplicates([row for row in window if len(row.words) >= LEAST_ROWS])
     share = len(twins) / len(window)
     if share >= ALIKE_SHARE:
         evidence = tuple(row.id for row in window if row.id in twins)
@@ -173,7 +173,7 @@ def _alike(window: Sequence[Row], reference: Reference | None) -> Iterator[Alarm
         )
 
 
-def twins_of(rows: Sequence[Row]) -> set[str]:
+def near_duplicates(rows: Sequence[ResponseFeatures]) -> set[str]:
     """Ids of responses that have a near duplicate among the responses to other prompts.
 
     Only responses that share some of their rarest shingles are compared: of two sets whose Jaccard similarity
@@ -214,7 +214,7 @@ def _are_alike(one: _Answer, other: _Answer) -> bool:
     return both >= ALIKE * (len(one[1]) + len(other[1]) - both)
 
 
-def _script(window: Sequence[Row], reference: Reference | None) -> Iterator[Alarm]:
+def _script(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
     said = "responses are in another script or language than their prompts"
     yield from _share(
         "language_shift",
@@ -226,14 +226,14 @@ def _script(window: Sequence[Row], reference: Reference | None) -> Iterator[Alar
     )
 
 
-def _control(window: Sequence[Row], reference: Reference | None) -> Iterator[Alarm]:
+def _control(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
     holders = [row for row in window if _CONTROL.search(row.response)]
     if holders:
         share = len(holders) / len(window)
         yield Alarm("control_tokens", share, 0.0, _ids(holders), "responses hold tokens of chat templates")
 
 
-def _directed(window: Sequence[Row], reference: Reference | None) -> Iterator[Alarm]:
+def _directed(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
     said = "responses speak to whoever judges them"
     yield from _share(
         "judge_directed",
@@ -245,10 +245,10 @@ def _directed(window: Sequence[Row], reference: Reference | None) -> Iterator[Al
     )
 
 
-def _phrases(window: Sequence[Row], reference: Reference | None) -> Iterator[Alarm]:
+def _phrases(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
     if reference is None or min(len(window), len(reference.rows)) < LEAST_ROWS:
         return
-    if found := drifts(window, reference.phrases):
+    if found := find_phrase_drift(window, reference.phrases):
         named = "; ".join(
             f"{drift.family} {drift.phrase!r} in {drift.share:.0%}, before {drift.before:.0%}"
             for drift in found[:8]
@@ -257,7 +257,7 @@ def _phrases(window: Sequence[Row], reference: Reference | None) -> Iterator[Ala
         yield Alarm("phrase_drift", max(drift.log_odds for drift in found), LEAST_LOG_ODDS, evidence, named)
 
 
-def _reward(window: Sequence[Row], reference: Reference | None) -> Iterator[Alarm]:
+def _reward(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
     rewarded = [(row.reward, row) for row in window if row.reward is not None]
     if len(rewarded) < LEAST_ROWS:
         return
@@ -281,7 +281,7 @@ def _reward(window: Sequence[Row], reference: Reference | None) -> Iterator[Alar
             yield Alarm("reward_length", correlation, LENGTH_CORRELATION, _ids(ranked), said)
 
 
-def _frozen(window: Sequence[Row], reference: Reference | None) -> Iterator[Alarm]:
+def _frozen(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
     if reference is None:
         return
     now, before = (
@@ -300,16 +300,16 @@ def _frozen(window: Sequence[Row], reference: Reference | None) -> Iterator[Alar
         yield Alarm("reward_drift", rise - fall, APART, _ids(ranked), said)
 
 
-_ALARMS: tuple[Callable[[Sequence[Row], Reference | None], Iterator[Alarm]], ...] = (
+_ALARMS: tuple[Callable[[Sequence[ResponseFeatures], ReferenceWindow | None], Iterator[Alarm]], ...] = (
     _length, _repetition, _copied, _alike, _script, _control, _directed, _phrases, _reward, _frozen,
 )  # fmt: skip
 
 
 def _share(
     name: str,
-    window: Sequence[Row],
-    reference: Reference | None,
-    shows: Callable[[Row], bool],
+    window: Sequence[ResponseFeatures],
+    reference: ReferenceWindow | None,
+    shows: Callable[[ResponseFeatures], bool],
     threshold: float,
     said: str,
 ) -> Iterator[Alarm]:
@@ -330,5 +330,5 @@ def _ranks(values: Sequence[float]) -> list[float]:
     return [statistics.fmean(places[value]) for value in values]
 
 
-def _ids(rows: Sequence[Row]) -> tuple[str, ...]:
+def _ids(rows: Sequence[ResponseFeatures]) -> tuple[str, ...]:
     return tuple(row.id for row in rows[:16])

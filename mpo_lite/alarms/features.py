@@ -50,7 +50,7 @@ _LAYOUT = {
 
 
 @dataclass(frozen=True)
-class Row:
+class ResponseFeatures:
     """One response.
 
     Attributes:
@@ -75,12 +75,12 @@ class Row:
     @cached_property
     def shingles(self) -> frozenset[tuple[str, ...]]:
         """Distinct runs of three words."""
-        return frozenset(grams(self.words, SHINGLE))
+        return frozenset(ngrams(self.words, SHINGLE))
 
     @cached_property
     def repetition(self) -> float:
         """Share of its runs of four words that stand there before; 0 below 20 words."""
-        runs = grams(self.words, GRAM)
+        runs = ngrams(self.words, GRAM)
         return 1 - len(set(runs)) / len(runs) if len(self.words) >= 20 else 0.0
 
     @cached_property
@@ -88,8 +88,8 @@ class Row:
         """Share of its runs of four words that stand in the prompt; 0 below 8 words."""
         if len(self.words) < 8:
             return 0.0
-        asked = set(grams(words(self.prompt), GRAM))
-        runs = grams(self.words, GRAM)
+        asked = set(ngrams(words(self.prompt), GRAM))
+        runs = ngrams(self.words, GRAM)
         return sum(run in asked for run in runs) / len(runs)
 
     @cached_property
@@ -123,13 +123,13 @@ def words(text: str) -> list[str]:
     return [word.lower().replace("’", "'") for word in _WORD.findall(text)]
 
 
-def grams(of: Sequence[str], size: int) -> list[tuple[str, ...]]:
+def ngrams(of: Sequence[str], size: int) -> list[tuple[str, ...]]:
     """All runs of ``size`` words, in order."""
     return [tuple(of[start : start + size]) for start in range(len(of) - size + 1)]
 
 
 def _joined(of: Sequence[str], size: int) -> list[str]:
-    return [" ".join(run) for run in grams(of, size)]
+    return [" ".join(run) for run in ngrams(of, size)]
 
 
 def _scripts(text: str) -> dict[str, int]:

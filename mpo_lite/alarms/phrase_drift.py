@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpo_lite.alarms.features import Row
+from mpo_lite.alarms.features import ResponseFeatures
 
 Q = 0.1
 """False discovery rate."""
@@ -51,15 +51,15 @@ class Drift:
     ids: tuple[str, ...]
 
 
-class Baseline:
+class PhraseCounts:
     """In how many responses each phrase stood at first; counted once, compared with many windows."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[ResponseFeatures]) -> None:
         self.size = len(rows)
         self.counts = {family: count(rows, family) for family in _FAMILIES}
 
 
-def count(rows: Sequence[Row], family: str) -> Counter[str]:
+def count(rows: Sequence[ResponseFeatures], family: str) -> Counter[str]:
     """Phrase → number of responses that hold it."""
     counted: Counter[str] = Counter()
     for row in rows:
@@ -67,7 +67,7 @@ def count(rows: Sequence[Row], family: str) -> Counter[str]:
     return counted
 
 
-def drifts(window: Sequence[Row], baseline: Baseline) -> list[Drift]:
+def find_phrase_drift(window: Sequence[ResponseFeatures], baseline: PhraseCounts) -> list[Drift]:
     """What has drifted, surest first.
 
     Args:
@@ -107,7 +107,7 @@ def _log_odds(seen: int, of: int) -> float:
     return math.log((seen + _PRIOR) / (of - seen + _PRIOR))
 
 
-def _pays(window: Sequence[Row], holders: Sequence[Row]) -> bool:
+def _pays(window: Sequence[ResponseFeatures], holders: Sequence[ResponseFeatures]) -> bool:
     """Whether those that hold it earn more on average; also where that cannot be told."""
     held = {row.id for row in holders}
     with_it = [row.reward for row in holders if row.reward is not None]

@@ -17,7 +17,7 @@ from mpo_lite.cli.judging import spend_in_words
 from mpo_lite.cli.status import Status, sentence
 from mpo_lite.errors import failures_in_words
 from mpo_lite.report.figures import changes_in_words, first_part, reason_in_words, spaced
-from mpo_lite.sanitize import counted
+from mpo_lite.sanitize import pluralize
 from mpo_lite.training.job import TRAINING
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -50,7 +50,9 @@ class Display:
             self._gold.append(row["gold"])
             if row["batch"] == 0:
                 self._status.print(
-                    Text(f"gold before training: {row['gold']:.3f} on {counted(row['n'], 'held-out prompt')}")
+                    Text(
+                        f"gold before training: {row['gold']:.3f} on {pluralize(row['n'], 'held-out prompt')}"
+                    )
                 )
         elif kind == "meta":
             self._status.print(_meta_line(row))

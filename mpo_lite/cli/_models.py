@@ -17,7 +17,7 @@ from mpo_lite.checkpoints import intact_checkpoint
 from mpo_lite.config import DATA_ENDINGS, DEFAULT_POLICY, SANDBOX, Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.stand_in import with_sandbox_policy
 from mpo_lite.tasks.spec import Task
 
@@ -81,12 +81,12 @@ def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ())
     path = Path(source)
     if path.is_file():
         raise ConfigError(f"{source}: is a file; give a run, a model folder, or a hub id")
-    if not Run(path).exists():
+    if not RunDir(path).exists():
         config = with_sandbox_policy(load_config(None, given | {"policy": source}, overrides))
         return Policy(path.name if path.exists() else source, config, None)
     # Another task stands in place of a goal that the run was trained for.
     task = {"task": given["task"], "goal": None} if given.get("task") else {}
-    run, config = Run.open(path, {**given, "task": None})
+    run, config = RunDir.open(path, {**given, "task": None})
     config = config.model_copy(update=task)
     return Policy(path.resolve().name, with_sandbox_policy(config), intact_checkpoint(run))
 
@@ -104,13 +104,13 @@ def answers(
     """
     with activity(f"loading policy {policy.name}"):
         from mpo_lite.training.generate import generate  # loads torch
-        from mpo_lite.training.policy import chat_of, check_policy, fitting, trained_policy
+        from mpo_lite.training.policy import chat_of, check_policy, fitting_prompts, load_trained_policy
 
         check_policy(policy.config)
-        model, tokenizer = trained_policy(policy.config, policy.checkpoint)
+        model, tokenizer = load_trained_policy(policy.config, policy.checkpoint)
     length = policy.config.max_new_tokens or task.generation.max_new_tokens
     chat = chat_of(policy.config, model, tokenizer)
-    asked = fitting(prompts, task, model, chat, length)
+    asked = fitting_prompts(prompts, task, model, chat, length)
     told = generate(
         model,
         chat,

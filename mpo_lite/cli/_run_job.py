@@ -14,15 +14,15 @@ from mpo_lite.cli.status import Status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.errors import MPOError
-from mpo_lite.loop.distributed import leads, leave
+from mpo_lite.loop.distributed import is_main, shutdown
 from mpo_lite.report.figures import not_judged, run_figures
-from mpo_lite.run_dir import Run
-from mpo_lite.sanitize import counted
+from mpo_lite.run_dir import RunDir
+from mpo_lite.sanitize import pluralize
 from mpo_lite.training.job import resume_command, train
 
 
 def run_job(
-    config: Config, run: Run | None = None, checkpoint: Path | None = None, as_json: bool = False
+    config: Config, run: RunDir | None = None, checkpoint: Path | None = None, as_json: bool = False
 ) -> dict[str, Any]:
     """Trains, or goes on training, and prints how it went.
 
@@ -50,23 +50,23 @@ def run_job(
             "rubric_version": result.version,
             "seconds": round(result.seconds, 1),
         }
-        if leads():
+        if is_main():
             report = _report(result.run)
             if result.stop:
                 echo(f"saved; go on with: {resume_command(result.run, result.stop)}", err=True)
             _tell(summary, report, as_json)
-        leave()
+        shutdown()
     if result.stop:
         raise result.stop
     return summary
 
 
-def tell_complete(run: Run, config: Config, as_json: bool) -> None:
+def tell_complete(run: RunDir, config: Config, as_json: bool) -> None:
     """Says how a run went that has no batch left to train; nothing is loaded or asked."""
     summary = {**run_figures(run, config), "seconds": 0.0}
     report = _report(run)
     more = f"mpo-lite resume {run.path} --steps {2 * config.steps}"
-    echo(f"complete: all {counted(config.steps, 'batch', 'batches')} are done; for more: {more}", err=True)
+    echo(f"complete: all {pluralize(config.steps, 'batch', 'batches')} are done; for more: {more}", err=True)
     _tell(summary, report, as_json)
 
 
@@ -76,7 +76,7 @@ def _tell(summary: dict[str, Any], report: Path | None, as_json: bool) -> None:
         echo(f"report: {report}")
 
 
-def _report(run: Run) -> Path | None:
+def _report(run: RunDir) -> Path | None:
     """Writes the run's report; a full disk, or a rubric that somebody damaged, takes no run down with it."""
     from mpo_lite.report.page import write_report
 
@@ -92,13 +92,13 @@ def _closing_line(summary: dict[str, Any]) -> str:
     """The summary for a person."""
     reward, gold = summary["reward"]["end"], summary["gold"]
     parts = [
-        f"{counted(summary['steps'], 'batch', 'batches')} in {summary['seconds']:.0f} s",
+        f"{pluralize(summary['steps'], 'batch', 'batches')} in {summary['seconds']:.0f} s",
         f"rubric v{summary['rubric_version']}",
         "no reward" if reward is None else f"reward {reward:.3f}",
         *([f"gold {gold['start']:.3f} → {gold['end']:.3f}"] if gold else []),
         "{judge_calls} judge, {gate_calls} gate and {meta_calls} meta calls".format(**summary),
         f"spend {spend_in_words(summary['usd'], summary['unmetered'])}",
-        f"{counted(summary['cache_hits'], 'answer')} from the cache",
+        f"{pluralize(summary['cache_hits'], 'answer')} from the cache",
     ]
     line = ", ".join(parts)
     if summary["judge_failures"]:

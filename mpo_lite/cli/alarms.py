@@ -10,15 +10,15 @@ from typing import Any
 import click
 
 from mpo_lite.activity import activity
-from mpo_lite.alarms.alarms import Reference, check, not_looked_at
-from mpo_lite.alarms.features import Row
+from mpo_lite.alarms.alarms import ReferenceWindow, check_alarms, not_looked_at
+from mpo_lite.alarms.features import ResponseFeatures
 from mpo_lite.cli._options import json_option
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import TaskError
 from mpo_lite.loop.alarm_window import WINDOW
-from mpo_lite.run_dir import Run
-from mpo_lite.sanitize import counted
+from mpo_lite.run_dir import RunDir
+from mpo_lite.sanitize import pluralize
 from mpo_lite.tasks.data import responses
 
 _SHOWN = 5
@@ -49,9 +49,9 @@ def command(context: click.Context, file: Path, baseline: Path | None, fail: boo
     mpo-lite alarms runs/essay-20250428-101500/rollouts.jsonl --baseline runs/essay-20250428-101500 --json
     """
     window = _read(file)
-    with activity(f"looking at {counted(len(window), 'response')}"):
-        reference = Reference(_baseline(baseline)) if baseline else None
-        raised = check(window, reference)
+    with activity(f"looking at {pluralize(len(window), 'response')}"):
+        reference = ReferenceWindow(_baseline(baseline)) if baseline else None
+        raised = check_alarms(window, reference)
     unseen = not_looked_at(window, reference)
     if as_json:
         found = {
@@ -67,42 +67,44 @@ def command(context: click.Context, file: Path, baseline: Path | None, fail: boo
             echo(f"  seen in {', '.join(alarm.evidence[:_SHOWN])}{' …' * (len(alarm.evidence) > _SHOWN)}")
         for line in unseen:
             echo(line)
-        said = f"{counted(len(raised), 'alarm')} in {counted(len(window), 'response')}"
+        said = f"{pluralize(len(raised), 'alarm')} in {pluralize(len(window), 'response')}"
         echo(said if reference else f"{said}, which is no all-clear: give a --baseline, a file or a run")
     if fail and raised:
         context.exit(1)
 
 
-def _baseline(path: Path) -> list[Row]:
+def _baseline(path: Path) -> list[ResponseFeatures]:
     """Responses to compare with: those of a file, or of a run's first batches, as its own alarms have it."""
     if not path.exists():
         raise TaskError(f"{path}: no such file or run")
     if not path.is_dir():
         return _read(path)
-    run, _ = Run.open(path, {})
+    run, _ = RunDir.open(path, {})
     rollouts = run.journalled(0)
     if not rollouts:
         raise TaskError(f"{path}: the run has no answers yet")
     until = rollouts[:WINDOW][-1].batch
     return [
         # Under the first rubric the reward is its score.
-        Row(one.id, one.prompt, one.completion, one.reward, one.reward if one.version == 0 else None)
+        ResponseFeatures(
+            one.id, one.prompt, one.completion, one.reward, one.reward if one.version == 0 else None
+        )
         for one in rollouts
         if one.batch <= until
     ]
 
 
-def _read(path: Path) -> list[Row]:
+def _read(path: Path) -> list[ResponseFeatures]:
     rows = [_row(path, *each) for each in responses(path)]
     if not rows:
         raise TaskError(f"{path}: holds no responses")
     return rows
 
 
-def _row(path: Path, number: int, entry: dict[str, Any], response: str) -> Row:
+def _row(path: Path, number: int, entry: dict[str, Any], response: str) -> ResponseFeatures:
     name = str(entry.get("id") or f"row {number}")
     figures = (_number(path, number, entry, key) for key in ("reward", "frozen"))
-    return Row(name, entry["prompt"], response, *figures)
+    return ResponseFeatures(name, entry["prompt"], response, *figures)
 
 
 def _number(path: Path, number: int, entry: dict[str, Any], key: str) -> float | None:

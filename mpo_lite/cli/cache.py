@@ -17,7 +17,7 @@ from mpo_lite.cli.terminal import echo
 from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError
 from mpo_lite.llm.cache import AnswerCache
-from mpo_lite.sanitize import counted
+from mpo_lite.sanitize import pluralize
 
 _DAY_S = 86_400
 
@@ -124,4 +124,4 @@ def _opened(cache_dir: Path | None) -> Generator[AnswerCache]:
 
 
 def _report(removed: int, as_json: bool) -> None:
-    echo(json.dumps({"removed": removed}) if as_json else f"{counted(removed, 'answer')} removed")
+    echo(json.dumps({"removed": removed}) if as_json else f"{pluralize(removed, 'answer')} removed")

@@ -24,12 +24,12 @@ from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError, EndpointError, JudgeDown, StopRun
 from mpo_lite.jsonl import append_rows, read_rows, write_atomically
-from mpo_lite.judge.breaker import Tally
-from mpo_lite.judge.pairwise import MatchJudge, Pair, Played
-from mpo_lite.judge.pool import Endpoints
+from mpo_lite.judge.breaker import FailureTally
+from mpo_lite.judge.pairwise import MatchResult, Pair, PairwiseJudge
+from mpo_lite.judge.pool import ModelPool
 from mpo_lite.llm import event_loop
 from mpo_lite.report.figures import not_judged
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.tasks.data import load_prompts, responses
 from mpo_lite.tasks.spec import Task, task_of
@@ -105,8 +105,8 @@ def command(
 
 def _config(models: Sequence[str], flags: dict[str, Any]) -> Config:
     """The flags, with task and data of the first run among the models; not its judge, who trained it."""
-    run = next((Path(name) for name in models if Run(Path(name)).exists()), None)
-    own = Run.open(run, {})[1] if run else None
+    run = next((Path(name) for name in models if RunDir(Path(name)).exists()), None)
+    own = RunDir.open(run, {})[1] if run else None
     given = {name: value for name, value in flags.items() if value is not None}
     brought: dict[str, Any] = {}
     if own:
@@ -166,18 +166,18 @@ def _keep(file: Path, found: Mapping[str, str]) -> None:
     write_atomically(file, "".join(f"{json.dumps(row)}\n" for row in rows))
 
 
-def _play(config: Config, task: Task, told: Answers, file: Path) -> tuple[Tally, dict[str, Any]]:
+def _play(config: Config, task: Task, told: Answers, file: Path) -> tuple[FailureTally, dict[str, Any]]:
     """Has all matches judged and written; how many were judged, and what it took."""
-    models = Endpoints(config, task.persona, with_meta=False, waits_out=True)
-    judge = MatchJudge(models.client, models.judges[0], task.persona, task.purpose)
+    models = ModelPool(config, task.persona, with_meta=False, waits_out=True)
+    judge = PairwiseJudge(models.client, models.judges[0], task.persona, task.purpose)
     names = [pair for both in combinations(told, 2) for pair in (both, both[::-1])]
     matches = [(prompt, a, b) for prompt in next(iter(told.values())) for a, b in names]
     share = config.max_judge_failures
-    played: list[Played] = []
+    played: list[MatchResult] = []
 
-    def winners(pairs: Sequence[Pair]) -> list[Played]:
+    def judge_pairs(pairs: Sequence[Pair]) -> list[MatchResult]:
         try:
-            return event_loop.wait(judge.winners(pairs))
+            return event_loop.wait(judge.judge_pairs(pairs))
         except EndpointError as error:
             raise JudgeDown(str(error)) from None
 
@@ -188,12 +188,12 @@ def _play(config: Config, task: Task, told: Answers, file: Path) -> tuple[Tally,
             for start in range(0, len(matches), CHUNK):
                 chunk = matches[start : start + CHUNK]
                 pairs = [Pair(prompt, told[a][prompt], told[b][prompt]) for prompt, a, b in chunk]
-                fresh = judge_twice(winners, pairs)
+                fresh = judge_twice(judge_pairs, pairs)
                 played += fresh
                 work.advance(len(chunk))
-                if (tally := Tally.of(fresh, share)).broken:
+                if (tally := FailureTally.of(fresh, share)).broken:
                     tally.check("match", "matches")
-        (tally := Tally.of(played, share)).check("match", "matches")
+        (tally := FailureTally.of(played, share)).check("match", "matches")
     except StopRun as stop:
         raise type(stop)(f"{stop}; what was judged is cached: go on by the same command") from None
     finally:

@@ -25,7 +25,7 @@ from mpo_lite.config_sources import load_config
 from mpo_lite.errors import CallFailed, EndpointError, UsageError
 from mpo_lite.judge.base import Judge, Sample
 from mpo_lite.judge.panel import build_judge
-from mpo_lite.judge.pool import Endpoints
+from mpo_lite.judge.pool import ModelPool
 from mpo_lite.llm import event_loop, transport
 from mpo_lite.llm.models import Backend
 from mpo_lite.meta.meta_judge import MetaJudge
@@ -56,7 +56,7 @@ _SIGNS = {"ok": ("✓", "green"), "note": ("–", "yellow"), "bad": ("✗", "red
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """What was found out about one thing.
 
     Attributes:
@@ -93,7 +93,7 @@ def command(
     mpo-lite doctor --judge gpt-4o --meta claude --json
     """
     config = load_config(config_file, flags, overrides)
-    found: list[Finding] = []
+    found: list[Check] = []
     for finding in _examined(config):
         found.append(finding)
         if not as_json:
@@ -104,74 +104,74 @@ def command(
         context.exit(1)
 
 
-def _examined(config: Config) -> Iterator[Finding]:
+def _examined(config: Config) -> Iterator[Check]:
     yield from _packages()
     with activity("loading torch"):
         machine = _machine()
     yield machine
     if os.environ.get("HF_TOKEN"):
-        yield Finding("HF_TOKEN", "ok", "is set")
+        yield Check("HF_TOKEN", "ok", "is set")
     yield _hub()
     with sandboxed(config) as served:
         yield from _models(served)
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[Check]:
     import platform
 
-    yield Finding("Python", "ok", platform.python_version())
+    yield Check("Python", "ok", platform.python_version())
     for name in PACKAGES:
         try:
-            yield Finding(name, "ok", version(name))
+            yield Check(name, "ok", version(name))
         except PackageNotFoundError:
-            yield Finding(name, "bad", "is not installed", "pip install mpo-lite")
+            yield Check(name, "bad", "is not installed", "pip install mpo-lite")
 
 
-def _machine() -> Finding:
+def _machine() -> Check:
     from mpo_lite.loop.environment import accelerators  # loads torch
 
     devices = accelerators()
     if not devices:
-        return Finding("GPU", "note", "torch sees none: training runs on the CPU", "fine for the sandbox")
+        return Check("GPU", "note", "torch sees none: training runs on the CPU", "fine for the sandbox")
     told = ", ".join(f"{name} ({free:.0f} of {total:.0f} GiB free)" for name, free, total in devices)
-    return Finding("GPU", "ok", told)
+    return Check("GPU", "ok", told)
 
 
-def _key(role: str, backend: Backend) -> Finding | None:
+def _key(role: str, backend: Backend) -> Check | None:
     """Whether the key that a model is asked with is there; None where it needs none, or that is not known."""
     if backend.key_variable:
-        return Finding(backend.key_variable, "ok", f"is set, for the {role}")
+        return Check(backend.key_variable, "ok", f"is set, for the {role}")
     key = transport.provider_key(backend.model)
     if backend.api_base or key.is_set is None:
         return None
     names = " or ".join(key.variables) if key.is_plain else " and ".join(key.variables)
     if key.is_set:
-        return Finding(names, "ok", f"is set, for the {role}")
+        return Check(names, "ok", f"is set, for the {role}")
     told = f"not set, for the {role} {backend.model}"
-    return Finding(names, "note", told, f"export {key.variables[0]}=…" if key.is_plain else "")
+    return Check(names, "note", told, f"export {key.variables[0]}=…" if key.is_plain else "")
 
 
-def _hub() -> Finding:
+def _hub() -> Check:
     if os.environ.get("HF_HUB_OFFLINE"):
-        return Finding("hub", "note", "HF_HUB_OFFLINE is set: local copies alone", "unset it to download")
+        return Check("hub", "note", "HF_HUB_OFFLINE is set: local copies alone", "unset it to download")
     address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
         socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
-        return Finding("hub", "ok", f"{address.hostname} can be reached")
+        return Check("hub", "ok", f"{address.hostname} can be reached")
     except OSError as error:
         fix = "give local files by --policy DIR and --data FILE, or see to the network"
-        return Finding("hub", "note", f"{address.hostname} cannot be reached ({error})", fix)
+        return Check("hub", "note", f"{address.hostname} cannot be reached ({error})", fix)
 
 
-def _models(config: Config) -> Iterator[Finding]:
+def _models(config: Config) -> Iterator[Check]:
     if not config.judge:
-        yield Finding("judge", "note", "none is named", "--judge MODEL, or MPO_JUDGE, to have it tried")
+        yield Check("judge", "note", "none is named", "--judge MODEL, or MPO_JUDGE, to have it tried")
         return
     try:
         task = task_of(config)
-        models = Endpoints(config, task.persona, with_meta=config.meta is not None)
+        models = ModelPool(config, task.persona, with_meta=config.meta is not None)
     except UsageError as error:
-        yield Finding("models", "bad", str(error), "see above")
+        yield Check("models", "bad", str(error), "see above")
         return
     try:
         yield from _tried_out(config, task, models)
@@ -179,7 +179,7 @@ def _models(config: Config) -> Iterator[Finding]:
         models.close()
 
 
-def _tried_out(config: Config, task: Task, models: Endpoints) -> Iterator[Finding]:
+def _tried_out(config: Config, task: Task, models: ModelPool) -> Iterator[Check]:
     """Whether each model is there, what verdicts the judges give, and what a meta step comes to."""
     models.log_calls(Path())
     samples = [Sample(PROMPT, answer) for answer in ANSWERS]
@@ -201,23 +201,23 @@ def _tried_out(config: Config, task: Task, models: Endpoints) -> Iterator[Findin
         elif judged:
             yield _meta_step(models, backend, task, samples, judged)
         else:
-            yield Finding("meta step", "note", "not tried: no judge gave a verdict to learn from")
+            yield Check("meta step", "note", "not tried: no judge gave a verdict to learn from")
 
 
 def _verdicts(
     judge: Judge, backend: Backend, rubric: Rubric, samples: list[Sample]
-) -> tuple[list[Verdict], Finding]:
+) -> tuple[list[Verdict], Check]:
     """Verdicts on a good and a poor answer, none where one failed, and what is to be said of them."""
     name = f"verdicts of {backend.model}"
     try:
         verdicts = event_loop.wait(judge.verdicts(samples, rubric))
     except EndpointError as error:
-        return [], Finding(name, "bad", str(error))
+        return [], Check(name, "bad", str(error))
     good, poor = verdicts
     for one in verdicts:
         if one.reward is None:
             fix = "take another model, or one that answers in JSON; a rubric with fewer criteria is easier"
-            return [], Finding(name, "bad", f"no verdict: {one.detail}", fix)
+            return [], Check(name, "bad", f"no verdict: {one.detail}", fix)
     levels = [(key, each, poor.assessments[key]) for key, each in good.assessments.items()]
     told = "; ".join(
         f"{key} {a.level} for a good answer ({one_line(a.reason)}), {b.level} for a poor one "
@@ -225,53 +225,53 @@ def _verdicts(
         for key, a, b in levels
     )
     if (good.reward or 0.0) > (poor.reward or 0.0):
-        return verdicts, Finding(name, "ok", told)
+        return verdicts, Check(name, "ok", told)
     fix = "the first rubric may be too vague, or the judge too weak: see mpo-lite try"
-    return verdicts, Finding(name, "note", f"the poor answer earns as much as the good one: {told}", fix)
+    return verdicts, Check(name, "note", f"the poor answer earns as much as the good one: {told}", fix)
 
 
 def _meta_step(
-    models: Endpoints, backend: Backend, task: Task, samples: list[Sample], verdicts: list[Verdict]
-) -> Finding:
+    models: ModelPool, backend: Backend, task: Task, samples: list[Sample], verdicts: list[Verdict]
+) -> Check:
     """One small meta step, without a gate: a meta-judge that is too weak is known before a run."""
     meta = MetaJudge(models.client, backend, task.purpose)
     work = propose_once(meta, task.rubric, samples, verdicts, time.time_ns(), META_SAMPLES)
     try:
         row = meta_row(task.rubric, event_loop.wait(work))
     except EndpointError as error:
-        return Finding("meta step", "bad", str(error))
+        return Check("meta step", "bad", str(error))
     told = "; ".join(meta_lines(row))
     if row["failed"]:
-        return Finding("meta step", "bad", told, "take a stronger meta-judge, or a larger -o meta_max_tokens")
-    return Finding("meta step", "note" if row["reason"] else "ok", told)
+        return Check("meta step", "bad", told, "take a stronger meta-judge, or a larger -o meta_max_tokens")
+    return Check("meta step", "note" if row["reason"] else "ok", told)
 
 
-def _tried(models: Endpoints, name: str, backend: Backend) -> Finding:
+def _tried(models: ModelPool, name: str, backend: Backend) -> Check:
     """One tiny verdict: whether it comes, how fast, in which form, and whether its price is known."""
     started = time.monotonic()
     try:
-        rung = event_loop.wait(models.client.probe(backend))
+        output_mode = event_loop.wait(models.client.probe(backend))
     except EndpointError as error:
-        return Finding(name, "bad", str(error))
+        return Check(name, "bad", str(error))
     except CallFailed as error:
         # What a server that does not answer needs, its message says.
         answered = error.kind not in ("transport", "timeout")
         fix = "take another model, or one that answers in JSON" if answered else ""
-        return Finding(name, "bad", error.detail, fix)
+        return Check(name, "bad", error.detail, fix)
     seconds = time.monotonic() - started
-    tariff = transport.tariff(backend)
-    price = "price unknown" if tariff is None else "price known"
-    told = f"at {backend.api_base or 'its provider'}: answers in {seconds:.1f} s by {rung}, {price}"
+    pricing = transport.pricing(backend)
+    price = "price unknown" if pricing is None else "price known"
+    told = f"at {backend.api_base or 'its provider'}: answers in {seconds:.1f} s by {output_mode}, {price}"
     if seconds > SLOW_S:
-        return Finding(name, "note", told, "slow: a larger --concurrency or a smaller model shortens steps")
-    if rung == "text":
+        return Check(name, "note", told, "slow: a larger --concurrency or a smaller model shortens steps")
+    if output_mode == "text":
         fix = "no structured output: verdicts rest on the prompt alone, and more of them fail"
-        return Finding(name, "note", told, fix)
-    fix = "" if tariff else "give its price (judge_price, meta_price) to cap USD; --max-calls works without"
-    return Finding(name, "ok", told, fix)
+        return Check(name, "note", told, fix)
+    fix = "" if pricing else "give its price (judge_price, meta_price) to cap USD; --max-calls works without"
+    return Check(name, "ok", told, fix)
 
 
-def _say(finding: Finding) -> None:
+def _say(finding: Check) -> None:
     sign, colour = _SIGNS[finding.state]
     echo(sign, nl=False, fg=colour)
     echo(f" {finding.name}: {finding.detail}")

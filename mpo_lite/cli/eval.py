@@ -17,7 +17,7 @@ from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import append_rows
-from mpo_lite.sanitize import counted
+from mpo_lite.sanitize import pluralize
 from mpo_lite.tasks.data import load_prompts
 from mpo_lite.tasks.spec import load_builtin_tasks, task_of
 
@@ -93,4 +93,4 @@ def command(
         echo(json.dumps(summary))
     else:
         told_as = f"{policy.name}: gold {summary['gold']:.3f} [{low:.3f}, {high:.3f}]"
-        echo(f"{told_as} on {counted(len(known), 'held-out prompt')} of {task.name}")
+        echo(f"{told_as} on {pluralize(len(known), 'held-out prompt')} of {task.name}")

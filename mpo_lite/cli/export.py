@@ -15,7 +15,7 @@ from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, refusals
 from mpo_lite.report.model_card import model_card
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.stand_in import with_sandbox_policy
 from mpo_lite.tasks.hub import hub_problem
 from mpo_lite.tasks.spec import task_of
@@ -39,7 +39,7 @@ def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: boo
     """
     if not folder and not hub_id:
         raise ConfigError("export: say where to: --merge DIR, --push HUB_ID, or both")
-    run, config = Run.open(run_dir, {})
+    run, config = RunDir.open(run_dir, {})
     if run.begun_by == "library":
         raise ConfigError(f"{run_dir}: a trainer of your own wrote it and holds the policy; merge it there")
     checkpoint = intact_checkpoint(run)
@@ -57,7 +57,7 @@ def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: boo
             echo(f"uploaded: {_push(Path(scratch), hub_id, private)}")
 
 
-def _write(run: Run, config: Config, checkpoint: Path, folder: Path) -> None:
+def _write(run: RunDir, config: Config, checkpoint: Path, folder: Path) -> None:
     """Writes the merged policy and its card."""
     with activity(f"loading policy {config.policy}"):
         from mpo_lite.training.export import merge  # loads torch

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mpo_lite.errors import LOST
-from mpo_lite.judge.breaker import Judged
-from mpo_lite.sanitize import counted
+from mpo_lite.judge.breaker import JudgingResult
+from mpo_lite.sanitize import pluralize
 
 S = TypeVar("S")
-V = TypeVar("V", bound=Judged)
+V = TypeVar("V", bound=JudgingResult)
 
 
 def judge_twice(judge: Callable[[Sequence[S]], list[V]], samples: Sequence[S]) -> list[V]:
@@ -34,5 +34,5 @@ def spend_in_words(usd: float | None, unmetered: int = 0) -> str:
     """What was spent, e.g. ``$0.0412``, and how many calls are in it at the most they can have cost."""
     if not unmetered:
         return "unpriced" if usd is None else f"${usd:.4f}"
-    calls = counted(unmetered, "call")
+    calls = pluralize(unmetered, "call")
     return f"unpriced, {calls} unmetered" if usd is None else f"${usd:.4f} at most ({calls} unmetered)"

@@ -20,7 +20,7 @@ import click
 from mpo_lite import __version__
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import MPOError, storage_problem
-from mpo_lite.loop.distributed import leads
+from mpo_lite.loop.distributed import is_main
 
 COMMANDS = {
     "quickstart": "See Meta Policy Optimization work in three minutes: no key, no GPU, no network.",
@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> Any:
     except MPOError as error:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
-        if leads():
+        if is_main():
             echo(f"mpo-lite: {error}", err=True)
         sys.exit(error.exit_code)
     except click.NoSuchOption as error:
@@ -124,8 +124,8 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.ClickException as error:
         _show(error)
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as leave:
-        sys.exit(leave.exit_code)
+    except click.exceptions.Exit as shutdown:
+        sys.exit(shutdown.exit_code)
     except click.Abort as left:
         if not isinstance(left.__cause__, KeyboardInterrupt | EOFError):  # a question was answered with no
             echo("mpo-lite: left as it is", err=True)

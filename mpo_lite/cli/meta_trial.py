@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpo_lite.meta.meta_judge import changes
-from mpo_lite.meta.step import Outcome
+from mpo_lite.meta.meta_judge import rubric_changes
+from mpo_lite.meta.step import StepOutcome
 from mpo_lite.rubric import Rubric
 
 WIDTH = 100
@@ -19,7 +19,7 @@ def one_line(text: str) -> str:
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
 
 
-def meta_row(rubric: Rubric, outcome: Outcome) -> dict[str, Any]:
+def meta_row(rubric: Rubric, outcome: StepOutcome) -> dict[str, Any]:
     """What a meta step proposed.
 
     Args:
@@ -31,7 +31,7 @@ def meta_row(rubric: Rubric, outcome: Outcome) -> dict[str, Any]:
         ``dropped``; ``descriptions`` of these by id.
     """
     new = outcome.rubric
-    differences = changes(rubric, new or rubric)
+    differences = rubric_changes(rubric, new or rubric)
     known = {each.id: each.description for each in (*rubric.criteria, *(new.criteria if new else ()))}
     return {
         "failed": outcome.status == "failed",

@@ -21,15 +21,15 @@ from mpo_lite.cli.terminal import echo
 from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError, EndpointError, JudgeDown
 from mpo_lite.judge.base import Sample
-from mpo_lite.judge.breaker import Tally
+from mpo_lite.judge.breaker import FailureTally
 from mpo_lite.llm import event_loop
 from mpo_lite.loop.estimate import estimate
 from mpo_lite.loop.session import Session
 from mpo_lite.meta.refine import propose_once
-from mpo_lite.meta.sentinels import SAID, plant
-from mpo_lite.meta.step import Outcome
+from mpo_lite.meta.sentinels import COMPLAINTS, plant_sentinels
+from mpo_lite.meta.step import StepOutcome
 from mpo_lite.sandbox.stand_in import sandboxed
-from mpo_lite.sanitize import counted
+from mpo_lite.sanitize import pluralize
 from mpo_lite.tasks.data import Prompts, cluster_of, responses
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
@@ -60,7 +60,7 @@ class Trial:
         first: Their verdicts.
         again: Their verdicts when asked once more.
         sentinels: Kind of sentinel → what honest answers earn to the same prompts, and what it earns.
-        spend: What the judgements took, as ``Endpoints.spend`` has it.
+        spend: What the judgements took, as ``ModelPool.spend`` has it.
         meta: What one meta step on these answers came to; None where the run has none.
     """
 
@@ -69,7 +69,7 @@ class Trial:
     again: list[Verdict]
     sentinels: dict[str, tuple[float, float]]
     spend: dict[str, Any]
-    meta: Outcome | None
+    meta: StepOutcome | None
 
 
 @click.command("try", cls=GroupedCommand, short_help="See whether a judge and a rubric can train anything.")
@@ -156,17 +156,17 @@ def _answered(session: Session, count: int) -> list[Sample]:
 
 
 def _tried(session: Session, samples: list[Sample]) -> Trial:
-    rubric, examiner = session.version.rubric, session.examiner
+    rubric, gate_judge = session.version.rubric, session.gate_judge
 
     async def judged() -> Trial:
         first, again = await asyncio.gather(
-            examiner.verdicts(samples, rubric, 0), examiner.verdicts(samples, rubric, 0, "again")
+            gate_judge.verdicts(samples, rubric, 0), gate_judge.verdicts(samples, rubric, 0, "again")
         )
         places = [next(place for place, one in enumerate(samples) if one.prompt == prompt)
                   for prompt in dict.fromkeys(one.prompt for one in samples)]  # fmt: skip
         scores = [first[place].reward for place in places]
-        planted = plant([samples[place] for place in places], scores, session.task.sentinels, "try")
-        bad = await examiner.verdicts([one.sample for one in planted], rubric, 0)
+        planted = plant_sentinels([samples[place] for place in places], scores, session.task.sentinels, "try")
+        bad = await gate_judge.verdicts([one.sample for one in planted], rubric, 0)
         spend = session.models.spend()
         proposed = None
         if session.meta:
@@ -180,7 +180,7 @@ def _tried(session: Session, samples: list[Sample]) -> Trial:
         return Trial(samples, first, again, earned, spend, proposed)
 
     try:
-        return event_loop.wait(judged(), session.check_interrupt)
+        return event_loop.wait(judged(), session.raise_if_interrupted)
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
 
@@ -232,10 +232,10 @@ def _summary(session: Session, found: Trial) -> dict[str, Any]:
 
 def _problems(session: Session, found: Trial, summary: dict[str, Any]) -> list[str]:
     """What would keep a policy from learning by this judge, rubric and meta-judge."""
-    if said := Tally.of(found.first, session.config.max_judge_failures).complaint("answer"):
+    if said := FailureTally.of(found.first, session.config.max_judge_failures).complaint("answer"):
         return [said]
     problems: list[str] = []
-    judged = counted(summary["judged"], "answer")
+    judged = pluralize(summary["judged"], "answer")
     spread, noise = summary["spread"], summary["repeat_difference"]
     if not summary["reward"] and all(one.source == "rule" for one in found.first):
         problems.append(
@@ -264,7 +264,7 @@ def _paid_for(session: Session, found: Trial) -> list[str]:
     }
     more, nearly = (
         [
-            f"{SAID[kind]} ({bad:.2f}, honest ones {honest:.2f})"
+            f"{COMPLAINTS[kind]} ({bad:.2f}, honest ones {honest:.2f})"
             for kind, (honest, bad) in paid.items()
             if (bad >= honest) is as_much
         ]
@@ -323,7 +323,7 @@ def _show(session: Session, found: Trial, summary: dict[str, Any]) -> None:
 
 def _evidence(summary: dict[str, Any]) -> str:
     """What the verdict rests on, and how far that carries."""
-    rests = f"on {counted(summary['answers'], 'answer')} to {counted(summary['prompts'], 'prompt')}"
+    rests = f"on {pluralize(summary['answers'], 'answer')} to {pluralize(summary['prompts'], 'prompt')}"
     if summary["prompts"] >= LEAST_PROMPTS:
         return f"This rests {rests}."
     return f"This rests {rests}: a sign, and no more; -n {LEAST_PROMPTS * PER_PROMPT} looks at more of them."

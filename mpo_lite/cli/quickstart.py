@@ -12,9 +12,9 @@ from mpo_lite.cli._run_job import run_job
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import SANDBOX
 from mpo_lite.config_sources import load_config
-from mpo_lite.loop.distributed import led
+from mpo_lite.loop.distributed import run_on_main
 from mpo_lite.report.figures import standing_alarms, standing_in_words
-from mpo_lite.run_dir import Run, new_folder
+from mpo_lite.run_dir import RunDir, new_folder
 from mpo_lite.wording import simulated_note
 
 SETTINGS: dict[str, Any] = {
@@ -51,7 +51,7 @@ def command(as_json: bool, **flags: Any) -> None:
     mpo-lite quickstart --baseline iter0     # the same without the meta step: the hack stays
     """
     own = {name: value for name, value in flags.items() if value is not None}
-    run_dir = own.pop("run_dir", None) or led(lambda: new_folder("quickstart"))
+    run_dir = own.pop("run_dir", None) or run_on_main(lambda: new_folder("quickstart"))
     config = load_config(given=SETTINGS | own | {"run_dir": run_dir}, environ={})
     summary = run_job(config, as_json=as_json)
     if not as_json:
@@ -60,7 +60,7 @@ def command(as_json: bool, **flags: Any) -> None:
 
 def tell(summary: dict[str, Any]) -> None:
     """Rubric before and after, one prompt's answers over time, and what to look at next."""
-    run = Run(Path(summary["run"]))
+    run = RunDir(Path(summary["run"]))
     first, last = run.version(0), run.version(summary["rubric_version"])
     for title, version in (("Rubric before", first), ("Rubric after", last)):
         if version is last and last.number == 0:

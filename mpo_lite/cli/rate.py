@@ -1,4 +1,4 @@
-"""``mpo-lite rate``: ratings from a file of pairwise matches."""
+"""``mpo-lite fit_ratings``: ratings from a file of pairwise matches."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def rated(file: Path, online_k: float | None = None) -> dict[str, Any]:
     Raises:
         TaskError: The file cannot be read, or a row is no match; says which.
     """
-    from mpo_lite.stats.rating import Match, online_elo, rate
+    from mpo_lite.stats.rating import Match, fit_ratings, online_elo
 
     matches = [Match(*_match(row, f"{file}: row {n}")) for n, row in enumerate(file_rows(file), start=1)]
     if not matches:
         raise TaskError(f"{file}: no matches in it")
-    table = rate(matches)
+    table = fit_ratings(matches)
     told: dict[str, Any] = {
         "ratings": {name: asdict(rating) for name, rating in table.ratings.items()},
         "groups": table.groups,

@@ -20,15 +20,15 @@ from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError, EndpointError, JudgeDown, StopRun, TaskError
 from mpo_lite.judge.base import Sample
-from mpo_lite.judge.pool import Endpoints
+from mpo_lite.judge.pool import ModelPool
 from mpo_lite.llm import event_loop
-from mpo_lite.meta.gate_judge import Examiner
+from mpo_lite.meta.gate_judge import BudgetedJudge
 from mpo_lite.meta.meta_judge import MetaJudge
-from mpo_lite.meta.refine import Round, refine
+from mpo_lite.meta.refine import Round, refine_rubric
 from mpo_lite.rubric import dump_rubric
 from mpo_lite.run_dir import rubric_at
 from mpo_lite.sandbox.stand_in import sandboxed
-from mpo_lite.sanitize import counted
+from mpo_lite.sanitize import pluralize
 from mpo_lite.tasks.data import cluster_of, responses
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.wording import simulated_note
@@ -78,7 +78,7 @@ def command(
     with new_file(out, [data, config.rubric], overwrite) as fresh, sandboxed(config) as served:
         task = task_of(served)
         samples, given = _read(data, labels, task)
-        models = Endpoints(served, task.persona, with_meta=True, waits_out=True)
+        models = ModelPool(served, task.persona, with_meta=True, waits_out=True)
         try:
             models.log_calls(Path())
             models.check()
@@ -93,14 +93,14 @@ def command(
 def _refine(
     config: Config,
     task: Task,
-    models: Endpoints,
+    models: ModelPool,
     samples: list[Sample],
     labels: list[float | None],
     told: Callable[[Round], None],
 ) -> list[Round]:
     assert models.meta is not None
     meta = MetaJudge(models.client, models.meta, task.purpose)
-    examiner = Examiner(lambda draw: models.judge("judge", draw), lambda: models.judged_by, task.rules)
+    gate_judge = BudgetedJudge(lambda draw: models.judge("judge", draw), lambda: models.judged_by, task.rules)
     first = rubric_at(config.rubric)[0] if config.rubric else task.rubric
 
     def finished(one: Round) -> None:
@@ -109,14 +109,16 @@ def _refine(
 
     try:
         with activity("refining", config.rounds, "rounds") as work:
-            rounds = event_loop.wait(refine(meta, examiner, task, config, first, samples, labels, finished))
+            rounds = event_loop.wait(
+                refine_rubric(meta, gate_judge, task, config, first, samples, labels, finished)
+            )
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
     except StopRun as stop:
         raise type(stop)(f"{stop}; what was answered is cached: go on by the same command") from None
     if all(attempt.rubric is None for one in rounds for attempt in one.outcome.attempts):
         reason = rounds[-1].outcome.reason
-        raise JudgeDown(f"no usable proposal in {counted(len(rounds), 'round')}: {reason}")
+        raise JudgeDown(f"no usable proposal in {pluralize(len(rounds), 'round')}: {reason}")
     return rounds
 
 
@@ -156,7 +158,7 @@ def _say(one: Round) -> None:
     echo(f"round {one.number}: {kept}{agreement}")
 
 
-def _summary(rounds: list[Round], models: Endpoints, config: Config) -> dict[str, Any]:
+def _summary(rounds: list[Round], models: ModelPool, config: Config) -> dict[str, Any]:
     return {
         "rounds": [
             {"status": one.outcome.status, "reason": one.outcome.reason, "agreement": one.agreement}
@@ -170,6 +172,6 @@ def _summary(rounds: list[Round], models: Endpoints, config: Config) -> dict[str
 
 def _closing(summary: dict[str, Any]) -> str:
     accepted = sum(one["status"] == "accepted" for one in summary["rounds"])
-    changed = f"{accepted} of {counted(len(summary['rounds']), 'round')} changed the rubric"
+    changed = f"{accepted} of {pluralize(len(summary['rounds']), 'round')} changed the rubric"
     told = f"{changed}, spend {spend_in_words(summary['usd'])}"
     return f"{told}; {simulated_note(summary['simulated'])}" if summary["simulated"] else told

@@ -13,7 +13,7 @@ from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import MPOError
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 
 
 @click.command("report", short_help="Write a run's report, or compare runs, as one HTML file.")
@@ -49,7 +49,7 @@ def command(runs: tuple[Path, ...], out: Path | None, overwrite: bool, show: boo
         if others:
             path, damaged = write_comparison(runs, fresh or first.parent / "comparison.html")
         else:
-            path = write_report(Run(first), fresh)
+            path = write_report(RunDir(first), fresh)
     path = out or path
     for error in damaged:
         echo(f"left out: {error}", err=True)

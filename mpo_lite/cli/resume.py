@@ -16,8 +16,8 @@ from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError
 from mpo_lite.judge.pool import models_of, require_prices
-from mpo_lite.loop.distributed import leads, led
-from mpo_lite.run_dir import Run
+from mpo_lite.loop.distributed import is_main, run_on_main
+from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.stand_in import sandboxed
 
 
@@ -57,35 +57,35 @@ def command(run_dir: Path, place: str | None, as_json: bool, **flags: Any) -> No
     mpo-lite resume runs/essay-20250428-101500 --from checkpoint-40
     """
     load_dotenv(Path(".env"))
-    run, config = Run.open(run_dir, flags)
+    run, config = RunDir.open(run_dir, flags)
     if run.begun_by == "library":
         raise ConfigError(
             f"{run_dir}: written by a trainer of your own; start that script again, with "
             "trainer.train(resume_from_checkpoint=True)"
         )
-    led(run.lock)
+    run_on_main(run.lock)
     try:
         _resume(run, config, place, flags, as_json)
     finally:
         run.unlock()
 
 
-def _resume(run: Run, config: Config, place: str | None, flags: dict[str, Any], as_json: bool) -> None:
-    checkpoint = led(lambda: resumable_checkpoint(run, place))
+def _resume(run: RunDir, config: Config, place: str | None, flags: dict[str, Any], as_json: bool) -> None:
+    checkpoint = run_on_main(lambda: resumable_checkpoint(run, place))
     done = read_state(checkpoint)["batch"] if checkpoint else 0
     if config.steps < done:
         raise ConfigError(f"--steps {config.steps}: {run.path} has {done} batches already; name more")
     with sandboxed(config) as served:
         # Before it is the run's: a cap that cannot hold would keep it from ever going on.
         require_prices(served, models_of(served, config.asks_meta), is_resumed=True)
-    led(lambda: _take_over(run, flags, done))
+    run_on_main(lambda: _take_over(run, flags, done))
     if done < config.steps:
         run_job(config, run, checkpoint, as_json)
-    elif leads():
+    elif is_main():
         tell_complete(run, config, as_json)
 
 
-def _take_over(run: Run, flags: dict[str, Any], done: int) -> None:
+def _take_over(run: RunDir, flags: dict[str, Any], done: int) -> None:
     """Makes what is given anew the run's own, and says so."""
     before = load_config(run.config_file, environ={})
     given = {name: value for name, value in flags.items() if value is not None}

@@ -13,9 +13,9 @@ from mpo_lite.cli.terminal import console, echo
 from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import JsonRow, write_atomically
 from mpo_lite.report.figures import changes_in_words, run_state
-from mpo_lite.report.samples import visible
+from mpo_lite.report.samples import escape_controls
 from mpo_lite.rubric import Criterion, dump_rubric
-from mpo_lite.run_dir import Run, Version
+from mpo_lite.run_dir import RubricVersion, RunDir
 
 _FROZEN = "the rubric stays as it is, for this run holds no meta steps"
 
@@ -39,7 +39,7 @@ def list_versions(run: Path) -> None:
     \b
     mpo-lite rubric list runs/essay-20250428-101500
     """
-    found, _ = Run.open(run, {})
+    found, _ = RunDir.open(run, {})
     lines = [f"v0  before batch 1, from {found.version(0).author}", *map(_step, found.rows(found.lineage))]
     if (pinned := found.pin) is not None:
         lines.append(f"pinned: v{pinned}")
@@ -63,7 +63,7 @@ def show(run: Path, version: int | None) -> None:
     \b
     mpo-lite rubric show runs/essay-20250428-101500 2
     """
-    found, _ = Run.open(run, {})
+    found, _ = RunDir.open(run, {})
     echo(dump_rubric(_version(found, version).rubric), nl=False)
 
 
@@ -78,7 +78,7 @@ def diff(run: Path, old: int | None, new: int | None) -> None:
     \b
     mpo-lite rubric diff runs/essay-20250428-101500 1 2
     """
-    found, _ = Run.open(run, {})
+    found, _ = RunDir.open(run, {})
     before, after = _version(found, old or 0), _version(found, new)
     table = Table(show_lines=True)
     for version in (before, after):
@@ -96,7 +96,8 @@ def _cells(old: Criterion | None, new: Criterion | None) -> tuple[Text, Text]:
     same = old is not None and new is not None and _told(old) == _told(new)
     styles = ("", "") if same else ("red", "green")
     shown = [
-        Text(visible(_told(one)) if one else "", style) for one, style in zip((old, new), styles, strict=True)
+        Text(escape_controls(_told(one)) if one else "", style)
+        for one, style in zip((old, new), styles, strict=True)
     ]
     return shown[0], shown[1]
 
@@ -106,7 +107,7 @@ def _told(criterion: Criterion) -> str:
     return f"{criterion.id} ({criterion.kind}, weight {criterion.weight})\n{criterion.description}\n{levels}"
 
 
-def _version(run: Run, number: int | None) -> Version:
+def _version(run: RunDir, number: int | None) -> RubricVersion:
     newest = run.latest()
     if number is None:
         return newest
@@ -131,7 +132,7 @@ def pin(run: Path, version: int | None, release: bool) -> None:
     mpo-lite rubric pin runs/essay-20250428-101500 3
     mpo-lite rubric pin runs/essay-20250428-101500 --release
     """
-    found, config = Run.open(run, {})
+    found, config = RunDir.open(run, {})
     if release == (version is not None):
         raise ConfigError("rubric pin: give a VERSION, or --release")
     state = run_state(found, config, len(found.rows(found.metrics)))

@@ -14,8 +14,8 @@ from mpo_lite.cli._options import json_option
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import MPOError
 from mpo_lite.report.figures import run_figures, run_state
-from mpo_lite.report.samples import visible
-from mpo_lite.run_dir import Run
+from mpo_lite.report.samples import escape_controls
+from mpo_lite.run_dir import RunDir
 
 _HEADINGS = ("run", "state", "batches", "rubric", "reward", "gold", "spend")
 _TEXTS = 2
@@ -46,7 +46,7 @@ def command(folder: Path, as_json: bool) -> None:
 def _row(path: Path) -> dict[str, Any]:
     """A run's figures; a damaged one is told as such, and hides no other."""
     try:
-        run, config = Run.open(path, {})
+        run, config = RunDir.open(path, {})
         figures = run_figures(run, config)
     except MPOError as error:
         return {"name": path.name, "state": f"damaged: {error}", "step": 0, "steps": 0, "rubric_version": 0,
@@ -68,14 +68,16 @@ def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     sound = [_cells(row) for row in rows if row["steps"]]  # of a damaged run nothing is known
     table = [_HEADINGS, *sound] if sound else []
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
-    damaged = [f"{visible(row['name'])}  {visible(row['state'])}" for row in rows if not row["steps"]]
+    damaged = [
+        f"{escape_controls(row['name'])}  {escape_controls(row['state'])}" for row in rows if not row["steps"]
+    ]
     return [*(_line(cells, widths) for cells in table), *damaged]
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     gold, usd = row["gold"], row["usd"]
     return (
-        visible(row["name"]),
+        escape_controls(row["name"]),
         row["state"],
         f"{row['step']}/{row['steps']}",
         f"v{row['rubric_version']}",

@@ -24,14 +24,14 @@ from mpo_lite.config_sources import load_config
 from mpo_lite.errors import EndpointError, FailureKind, JudgeDown, StopRun, TaskError
 from mpo_lite.jsonl import append_rows
 from mpo_lite.judge.base import Sample
-from mpo_lite.judge.breaker import Tally
-from mpo_lite.judge.pool import Endpoints
+from mpo_lite.judge.breaker import FailureTally
+from mpo_lite.judge.pool import ModelPool
 from mpo_lite.llm import event_loop
 from mpo_lite.report.figures import not_judged
 from mpo_lite.rubric import Rubric
 from mpo_lite.run_dir import rubric_at
 from mpo_lite.sandbox.stand_in import sandboxed
-from mpo_lite.sanitize import counted
+from mpo_lite.sanitize import pluralize
 from mpo_lite.tasks.data import cluster_of, mapped, responses
 from mpo_lite.tasks.rules import rule_results, rule_verdict
 from mpo_lite.tasks.spec import Task, task_of
@@ -102,7 +102,7 @@ def _judge(config: Config, task: Task, rows: Sequence[Row]) -> tuple[list[Verdic
     """A verdict for every row, what they took, and why judging was stopped, if it was."""
     config = config.model_copy(update={"judge_mode": config.judge_mode or task.judge_mode})
     rubric = rubric_at(config.rubric)[0] if config.rubric else task.rubric
-    models = Endpoints(config, task.persona, with_meta=False, waits_out=True)
+    models = ModelPool(config, task.persona, with_meta=False, waits_out=True)
     judge = partial(_verdicts, models, task, rubric)
     found: list[Verdict] = []
     stop: StopRun | None = None
@@ -114,9 +114,9 @@ def _judge(config: Config, task: Task, rows: Sequence[Row]) -> tuple[list[Verdic
                 chunk = judge_twice(judge, rows[start : start + CHUNK])
                 found += chunk
                 work.advance(len(chunk))
-                if (tally := Tally.of(chunk, config.max_judge_failures)).broken:
+                if (tally := FailureTally.of(chunk, config.max_judge_failures)).broken:
                     tally.check("row")
-            Tally.of(found, config.max_judge_failures).check("row")
+            FailureTally.of(found, config.max_judge_failures).check("row")
     except StopRun as reason:
         stop = reason
         # What was judged by then is in the cache, and nothing more is asked.
@@ -128,7 +128,7 @@ def _judge(config: Config, task: Task, rows: Sequence[Row]) -> tuple[list[Verdic
     return found, models.spend() | {"simulated": [role for role in config.simulated if role == "judge"]}, stop
 
 
-def _verdicts(models: Endpoints, task: Task, rubric: Rubric, rows: Sequence[Row]) -> list[Verdict]:
+def _verdicts(models: ModelPool, task: Task, rubric: Rubric, rows: Sequence[Row]) -> list[Verdict]:
     samples = [Sample(row["prompt"], row["response"], row["cluster"]) for row in rows]
     ruled = [rule_verdict(sample.completion, rubric.set_hash, task.rules) for sample in samples]
     asked = [sample for sample, verdict in zip(samples, ruled, strict=True) if verdict is None]
@@ -208,7 +208,7 @@ def _summary(rows: Sequence[Row]) -> Row:
 def _told(summary: Row) -> str:
     reward, gold, failures = summary["reward"], summary["gold"], summary["failures"]
     parts = [
-        f"{counted(summary['rows'], 'row')}, {summary['rewarded']:,} with a reward",
+        f"{pluralize(summary['rows'], 'row')}, {summary['rewarded']:,} with a reward",
         *([not_judged(sum(failures.values()), summary["rows"], failures)] if failures else []),
         *([f"the first: {summary['failure']}"] if failures else []),
         *([f"reward {reward:.3f}"] if reward is not None else []),

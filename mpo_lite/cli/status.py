@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar, cast
 
 from mpo_lite.activity import Activity, activities, hold
 from mpo_lite.cli.terminal import console
-from mpo_lite.loop.distributed import leads
-from mpo_lite.sanitize import visible
+from mpo_lite.loop.distributed import is_main
+from mpo_lite.sanitize import escape_controls
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -70,7 +70,7 @@ class Status:
         self._streams = (sys.stdout, sys.stderr)
 
     def __enter__(self) -> Status:
-        if leads():
+        if is_main():
             if self.is_live:
                 self._streams = (sys.stdout, sys.stderr)
                 sys.stdout, sys.stderr = map(self._guarded, self._streams)
@@ -147,7 +147,7 @@ class Status:
         due = silent >= EVERY_S or (silent >= FIRST_S and names - self._told)
         if under_way and due:
             with self._lock:
-                self._stream.write(visible(sentence(under_way, now)) + "\n")
+                self._stream.write(escape_controls(sentence(under_way, now)) + "\n")
                 self._stream.flush()
                 self._written = now
             self._told |= names
@@ -176,11 +176,11 @@ def sentence(under_way: Sequence[Activity], now: float) -> str:
 
 def phrase(one: Activity, now: float) -> str:
     """An activity, e.g. ``judging: 37 of 96 answers, 42 s, about 1 min left``."""
-    counted = one.total is not None or one.done
+    pluralize = one.total is not None or one.done
     of = "" if one.total is None else f" of {one.total:,}"
     left = one.seconds_left()
     parts = [
-        *([f"{one.done:,}{of} {one.unit}".rstrip()] if counted else []),
+        *([f"{one.done:,}{of} {one.unit}".rstrip()] if pluralize else []),
         _duration(now - one.started),
         *([f"about {_roughly(left)} left"] if left is not None and one.done < (one.total or 0) else []),
     ]

@@ -6,7 +6,7 @@ import click
 
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import TaskError
-from mpo_lite.sanitize import counted
+from mpo_lite.sanitize import pluralize
 from mpo_lite.tasks.spec import Task, load_builtin_tasks, load_task
 
 
@@ -32,7 +32,7 @@ def command(name: str | None) -> None:
 
 def _explained(task: Task) -> list[str]:
     data, verifier = task.data, task.verifier
-    rules = [f"at least {counted(task.rules.min_words, 'word')}"]
+    rules = [f"at least {pluralize(task.rules.min_words, 'word')}"]
     if task.rules.must_match:
         rules.append(f"must match {task.rules.must_match}")
     longest = task.generation.max_new_tokens
@@ -43,7 +43,7 @@ def _explained(task: Task) -> list[str]:
         f"  readers want   {' '.join(task.purpose.split())}",
         f"  judge          {' '.join(task.persona.split())} ({task.judge_mode})",
         f"  data           {data.source or 'none: give --data'} ({', '.join(columns)})",
-        f"  answers        at most {counted(longest, 'token')}; {'; '.join(rules)}, or 0",
+        f"  answers        at most {pluralize(longest, 'token')}; {'; '.join(rules)}, or 0",
     ]
     if verifier:
         lines.append(f"  verifier       {verifier.function}, alone in {verifier.rate:.0%} of the batches")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from mpo_lite.sanitize import visible
+from mpo_lite.sanitize import escape_controls
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +26,7 @@ def echo(text: str = "", *, err: bool = False, nl: bool = True, **style: Any) ->
         nl: Whether a new line follows.
         style: Of the whole text, as ``click.style`` takes it.
     """
-    shown = visible(text)
+    shown = escape_controls(text)
     click.echo(click.style(shown, **style) if style else shown, err=err, nl=nl)
 
 
@@ -46,6 +46,6 @@ def console(file: TextIO | None = None, soft_wrap: bool = True) -> Console:
         ) -> Iterable[Segment]:
             for segment in super().render(renderable, options):
                 # Its own movements of the cursor are marked as such; all else is text.
-                yield segment if segment.control else segment._replace(text=visible(segment.text))
+                yield segment if segment.control else segment._replace(text=escape_controls(segment.text))
 
     return Screen(file=file, markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap)

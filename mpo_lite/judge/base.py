@@ -72,7 +72,7 @@ def shortened(sample: Sample) -> Sample:
     return replace(sample, **{name: text[:kept] + gap + text[len(text) - kept :]})
 
 
-async def in_time(
+async def gather_with_deadline(
     works: Sequence[Awaitable[T]],
     late: T,
     unit: str = "",
@@ -129,7 +129,7 @@ async def in_time(
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def reply_room(reasons: int) -> int:
+def reply_token_limit(reasons: int) -> int:
     """Tokens that a reply with so many reasons may take."""
     return TOKENS_PER_REPLY + TOKENS_PER_REASON * reasons
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mpo_lite.errors import FailureKind, JudgeDown, failures_in_words
-from mpo_lite.sanitize import counted
+from mpo_lite.sanitize import pluralize
 
 TOLERATED_FAILURES = 3
 """Failures per batch that do not open the breaker, unless nothing else is in the batch."""
@@ -25,7 +25,7 @@ _ADVICE: dict[FailureKind, str] = {
 }
 
 
-class Judged(Protocol):
+class JudgingResult(Protocol):
     """What came of one judgement."""
 
     @property
@@ -40,7 +40,7 @@ class Judged(Protocol):
 
 
 @dataclass(frozen=True)
-class Tally:
+class FailureTally:
     """What came of the judgements of a batch.
 
     Attributes:
@@ -56,7 +56,7 @@ class Tally:
     first: str = ""
 
     @classmethod
-    def of(cls, judged: Iterable[Judged], share: float) -> Tally:
+    def of(cls, judged: Iterable[JudgingResult], share: float) -> FailureTally:
         """Counts judgements."""
         all_of_them = list(judged)
         kinds: tuple[FailureKind, ...] = tuple(one.failure for one in all_of_them if one.failure)
@@ -93,7 +93,7 @@ class Tally:
             return ""
         said = str(self)
         if nothing and one:
-            said = f"{counted(self.size, one, several)}, none judged: {failures_in_words(self.failures)}"
+            said = f"{pluralize(self.size, one, several)}, none judged: {failures_in_words(self.failures)}"
         if self.broken:
             said += f", more than --max-judge-failures {self.share:g} allows"
         return f"{said}; {self.advice}" + (f"; the first: {self.first}" if self.first else "")

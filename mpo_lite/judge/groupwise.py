@@ -13,7 +13,7 @@ from mpo_lite.errors import CallFailed
 from mpo_lite.judge.base import (
     Sample,
     parse_verdict,
-    reply_room,
+    reply_token_limit,
     verdict_schema,
 )
 from mpo_lite.judge.pointwise import PointwiseJudge
@@ -47,11 +47,11 @@ class GroupwiseJudge:
         parts = groups(samples, self.group_size)
         # A group that is late is as many verdicts that are.
         works = [self._group(group, rubric) for group in parts]
-        judged = await self.single.in_time(works, list[Verdict](), "groups of answers")
+        judged = await self.single.gather_with_deadline(works, list[Verdict](), "groups of answers")
         return [
             verdict
             for group, verdicts in zip(parts, judged, strict=True)
-            for verdict in verdicts or [self.single.late(rubric)] * len(group)
+            for verdict in verdicts or [self.single.timed_out(rubric)] * len(group)
         ]
 
     async def _group(self, group: list[Sample], rubric: Rubric) -> list[Verdict]:
@@ -60,19 +60,19 @@ class GroupwiseJudge:
         order = list(range(len(group)))
         random.Random(text_hash("\x1f".join(sample.completion for sample in group))).shuffle(order)
         try:
-            found = await self.single.client.ask(self.call([group[place] for place in order], rubric))
+            found = await self.single.client.ask(self.build_call([group[place] for place in order], rubric))
         except CallFailed as failure:
             _log.debug("a group was not judged: %s", failure)
             if failure.kind not in ("transport", "timeout"):
                 return await self.single.verdicts(group, rubric)
-            return [self.single.none(failure, rubric)] * len(group)
+            return [self.single.failed(failure, rubric)] * len(group)
         verdicts = {
-            place: self.single.verdict(assessments, rubric)
+            place: self.single.to_verdict(assessments, rubric)
             for place, assessments in zip(order, found, strict=True)
         }
         return [verdicts[place] for place in range(len(group))]
 
-    def call(self, shown: Sequence[Sample], rubric: Rubric) -> Call[list[dict[str, Assessment]]]:
+    def build_call(self, shown: Sequence[Sample], rubric: Rubric) -> Call[list[dict[str, Assessment]]]:
         """The question about all answers to one prompt, in the order shown."""
         single, key = self.single, self.single.client.cache.nonce_key
         names = [f"answer_{number}" for number, _ in enumerate(shown, start=1)]
@@ -96,7 +96,7 @@ class GroupwiseJudge:
             completions=answers,
         )
         schema = object_schema(dict.fromkeys(names, verdict_schema(rubric)))
-        room = reply_room(len(rubric.criteria) * len(shown))
+        room = reply_token_limit(len(rubric.criteria) * len(shown))
         return Call(single.backend, single.purpose, prompt, schema, parse, single.draw, room)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mpo_lite.errors import CallFailed, FailureKind
-from mpo_lite.judge.base import REASON, in_time, reply_room
+from mpo_lite.judge.base import REASON, gather_with_deadline, reply_token_limit
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
@@ -32,7 +32,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Played:
+class MatchResult:
     """How a match ended: its winner, or why it was not judged, and what was seen of that."""
 
     winner: Winner | None
@@ -41,7 +41,7 @@ class Played:
 
 
 @dataclass(frozen=True)
-class MatchJudge:
+class PairwiseJudge:
     """A judge of matches.
 
     Attributes:
@@ -56,7 +56,7 @@ class MatchJudge:
     persona: str
     purpose: str
 
-    async def winners(self, pairs: Sequence[Pair]) -> list[Played]:
+    async def judge_pairs(self, pairs: Sequence[Pair]) -> list[MatchResult]:
         """Judges all pairs at once.
 
         Returns:
@@ -65,17 +65,17 @@ class MatchJudge:
         Raises:
             StopRun: A cap is reached, or the judge refuses for good.
         """
-        late = Played(None, "timeout", "not judged when the time for the batch was over")
-        return await in_time([self._winner(pair) for pair in pairs], late, "pairs")
+        late = MatchResult(None, "timeout", "not judged when the time for the batch was over")
+        return await gather_with_deadline([self._judge_pair(pair) for pair in pairs], late, "pairs")
 
-    async def _winner(self, pair: Pair) -> Played:
+    async def _judge_pair(self, pair: Pair) -> MatchResult:
         try:
-            return Played(await self.client.ask(self.call(pair)))
+            return MatchResult(await self.client.ask(self.build_call(pair)))
         except CallFailed as failure:
             _log.debug("not judged: %s", failure)
-            return Played(None, failure.kind, failure.detail)
+            return MatchResult(None, failure.kind, failure.detail)
 
-    def call(self, pair: Pair) -> Call[Winner]:
+    def build_call(self, pair: Pair) -> Call[Winner]:
         """The question about a pair."""
         key = self.client.cache.nonce_key
 
@@ -95,4 +95,4 @@ class MatchJudge:
             second=fence("completion", pair.second, key),
         )
         schema = object_schema({"reason": REASON, "winner": {"type": "string", "enum": list(_WINNERS)}})
-        return Call(self.backend, "judge", prompt, schema, parse, room=reply_room(1))
+        return Call(self.backend, "judge", prompt, schema, parse, room=reply_token_limit(1))

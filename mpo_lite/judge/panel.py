@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mpo_lite.config import Config
-from mpo_lite.judge.base import Judge, Sample, in_time
+from mpo_lite.judge.base import Judge, Sample, gather_with_deadline
 from mpo_lite.judge.groupwise import GroupwiseJudge
 from mpo_lite.judge.planned import PlannedJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
@@ -34,7 +34,7 @@ class Panel:
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
         works = [judge.verdicts(samples, rubric) for judge in self.members.values()]
-        found = await in_time(works, list[Verdict]())
+        found = await gather_with_deadline(works, list[Verdict]())
         return [combine(dict(zip(self.members, each, strict=True))) for each in zip(*found, strict=True)]
 
 

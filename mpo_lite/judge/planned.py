@@ -43,15 +43,15 @@ class PlannedJudge:
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
         works = [self._verdict(sample, rubric) for sample in samples]
-        return await self.single.in_time(works, self.single.late(rubric), "answers")
+        return await self.single.gather_with_deadline(works, self.single.timed_out(rubric), "answers")
 
     async def _verdict(self, sample: Sample, rubric: Rubric) -> Verdict:
         try:
             plan = await self.single.client.ask(self.plan(sample, rubric))
         except CallFailed as failure:
             _log.debug("no plan: %s", failure)
-            return self.single.none(failure, rubric)
-        return await self.single.judged(sample, rubric, plan)
+            return self.single.failed(failure, rubric)
+        return await self.single.judge_one(sample, rubric, plan)
 
     def plan(self, sample: Sample, rubric: Rubric) -> Call[str]:
         """The question for a plan; it does not show the answer."""

@@ -11,9 +11,9 @@ from mpo_lite.errors import CallFailed
 from mpo_lite.judge.base import (
     Sample,
     T,
-    in_time,
+    gather_with_deadline,
     parse_verdict,
-    reply_room,
+    reply_token_limit,
     shortened,
     verdict_schema,
 )
@@ -53,32 +53,32 @@ class PointwiseJudge:
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
-        works = [self.judged(sample, rubric) for sample in samples]
-        return await self.in_time(works, self.late(rubric), "answers")
+        works = [self.judge_one(sample, rubric) for sample in samples]
+        return await self.gather_with_deadline(works, self.timed_out(rubric), "answers")
 
-    async def in_time(self, works: Sequence[Awaitable[T]], late: T, unit: str) -> list[T]:
-        """Runs works of this judge for as long as there are verdicts; see ``base.in_time``."""
-        return await in_time(works, late, unit, self.batch_s, lambda: self.client.checked_at)
+    async def gather_with_deadline(self, works: Sequence[Awaitable[T]], late: T, unit: str) -> list[T]:
+        """Runs works of this judge for as long as there are verdicts; see ``base.gather_with_deadline``."""
+        return await gather_with_deadline(works, late, unit, self.batch_s, lambda: self.client.checked_at)
 
-    def verdict(self, assessments: dict[str, Assessment], rubric: Rubric) -> Verdict:
+    def to_verdict(self, assessments: dict[str, Assessment], rubric: Rubric) -> Verdict:
         """The verdict that assessments of all criteria make."""
         return Verdict(rubric.reward(assessments), rubric.set_hash, assessments, judge=self.backend.label)
 
-    def none(self, failure: CallFailed, rubric: Rubric) -> Verdict:
+    def failed(self, failure: CallFailed, rubric: Rubric) -> Verdict:
         """The record that there is no verdict, and why."""
         kind, detail = failure.kind, failure.detail
         return Verdict(None, rubric.set_hash, failure=kind, detail=detail, judge=self.backend.label)
 
-    def late(self, rubric: Rubric) -> Verdict:
+    def timed_out(self, rubric: Rubric) -> Verdict:
         """The verdict on what was not judged when the batch had to end."""
-        return self.none(CallFailed("timeout", "not judged when the time for the batch was over"), rubric)
+        return self.failed(CallFailed("timeout", "not judged when the time for the batch was over"), rubric)
 
-    async def judged(self, sample: Sample, rubric: Rubric, plan: str = "") -> Verdict:
+    async def judge_one(self, sample: Sample, rubric: Rubric, plan: str = "") -> Verdict:
         """Judges one sample, by a plan if there is one; shortened as often as it must be to fit."""
         failed: CallFailed | None = None
         for _ in range(1 + CUTS):
             try:
-                return self.verdict(await self.client.ask(self.call(sample, rubric, plan)), rubric)
+                return self.to_verdict(await self.client.ask(self.build_call(sample, rubric, plan)), rubric)
             except CallFailed as failure:
                 _log.debug("not judged: %s", failure)
                 failed = failure
@@ -86,9 +86,9 @@ class PointwiseJudge:
                 break
             sample = shortened(sample)
         assert failed
-        return self.none(failed, rubric)
+        return self.failed(failed, rubric)
 
-    def call(self, sample: Sample, rubric: Rubric, plan: str = "") -> Call[dict[str, Assessment]]:
+    def build_call(self, sample: Sample, rubric: Rubric, plan: str = "") -> Call[dict[str, Assessment]]:
         """The question about one sample."""
         key = self.client.cache.nonce_key
 
@@ -105,5 +105,5 @@ class PointwiseJudge:
             task=fence("task", sample.prompt, key),
             completion=fence("completion", sample.completion, key),
         )
-        room = reply_room(len(rubric.criteria))
+        room = reply_token_limit(len(rubric.criteria))
         return Call(self.backend, self.purpose, prompt, verdict_schema(rubric), parse, self.draw, room)

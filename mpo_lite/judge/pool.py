@@ -23,7 +23,7 @@ from mpo_lite.llm.ledger import Ledger, Purpose
 from mpo_lite.llm.models import Backend, fallback_backend, judge_backends, meta_backend
 
 
-class Endpoints:
+class ModelPool:
     """The models of a job.
 
     Args:
@@ -165,7 +165,7 @@ def require_prices(config: Config, models: Sequence[tuple[str, Backend]], is_res
     if config.max_usd is None:
         return
     for role, model in models:
-        if transport.tariff(model) is not None:
+        if transport.pricing(model) is not None:
             continue
         problem = f"--max-usd {config.max_usd:g}: {model.model} has no known price, so the cap could not hold"
         if is_resumed:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mpo_lite.llm import transport, wire
 from mpo_lite.llm.call import Call
-from mpo_lite.llm.error_mapping import Retryable, own_words, without_keys
+from mpo_lite.llm.error_mapping import Retryable, provider_message, redact_keys
 from mpo_lite.llm.ledger import CallRecord
 from mpo_lite.llm.reading import Reading
 from mpo_lite.llm.transport import Reply
@@ -38,7 +38,7 @@ def record_of(
     call: Call[Any],
     outcome: Reading[Any] | BaseException,
     seconds: float,
-    tariff: transport.Tariff | None,
+    pricing: transport.Pricing | None,
     most: tuple[int, int],
 ) -> CallRecord:
     """What an attempt cost. Without usage, and where the model may have worked in vain, the worst case: what
@@ -53,8 +53,8 @@ def record_of(
     if reply and metered:
         sent, received = reply.input_tokens or 0, reply.output_tokens or 0
     usd = None if sent else 0.0
-    if tariff:
-        usd = tariff.cost(reply) if reply and metered else tariff.worst(sent, received)
+    if pricing:
+        usd = pricing.cost(reply) if reply and metered else pricing.worst(sent, received)
     return CallRecord(
         time=time.time(),
         purpose=call.purpose,
@@ -93,7 +93,7 @@ def _is_plausible(reply: Reply, call: Call[Any], most: tuple[int, int]) -> bool:
 
 def _beginning(call: Call[Any], reading: Reading[Any]) -> str:
     """How a reply that is of no use begins, without what it repeats of the prompt."""
-    text = own_words(reading.reply.text[: 10 * REPLY_CHARS], call.backend, call.messages)
+    text = provider_message(reading.reply.text[: 10 * REPLY_CHARS], call.backend, call.messages)
     return " ".join(text.split())[:REPLY_CHARS]
 
 
@@ -112,7 +112,7 @@ def log_row(
         "model": record.model,
         "address": call.backend.api_base,
         "status": exchange.status,
-        "reply": without_keys(exchange.body, call.backend),
+        "reply": redact_keys(exchange.body, call.backend),
         "outcome": record.outcome,
         "reason": record.reason,
         "seconds": record.seconds,

@@ -10,7 +10,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-class Coalesced(Generic[A, R]):
+class Batcher(Generic[A, R]):
     """Calls a blocking function from an event loop; what arrives while it runs goes with the next turn.
 
     A turn of a thread costs a tenth of a millisecond, which is more than most reads and writes of the cache.

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpo_lite.llm.structured_output import LADDER, Rung, Schema, form, without_bounds
+from mpo_lite.llm.structured_output import LADDER, OutputMode, Schema, mode_params, without_bounds
 
 THINKING_ROOM = 8192
 """Tokens added to the limit of a model that thinks: providers count its thoughts against the limit."""
@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Habits:
-    """One model's habits.
+class ModelCapabilities:
+    """What one model accepts, learned from its refusals.
 
     Attributes:
         model: Its name.
@@ -38,44 +38,44 @@ class Habits:
     _most_room: int = THINKING_ROOM
     _loops: int = 0
 
-    def rungs(self) -> list[Rung]:
+    def output_modes(self) -> list[OutputMode]:
         """The ways to ask it for an object, strictest first; at least one."""
-        return [rung for rung in LADDER if rung not in self.refused]
+        return [output_mode for output_mode in LADDER if output_mode not in self.refused]
 
     def parameters(
-        self, rung: Rung, schema: Schema, max_tokens: int, temperature: float, seed: int | None
+        self, output_mode: OutputMode, schema: Schema, max_tokens: int, temperature: float, seed: int | None
     ) -> dict[str, Any]:
         """A request's parameters, without those it refuses."""
         schema = without_bounds(schema) if "bounds" in self.refused else schema
         limit = "max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"
-        wanted = {"temperature": temperature, "seed": seed, **form(rung, schema)}
+        wanted = {"temperature": temperature, "seed": seed, **mode_params(output_mode, schema)}
         kept = {
             name: value for name, value in wanted.items() if value is not None and name not in self.refused
         }
         return {limit: max_tokens, **kept}
 
-    def refuses(self, parameter: str, rung: Rung, bounded: bool) -> Rung:
-        """Remembers a refusal of ``parameter`` in a request on ``rung``; gives the rung to go on with.
+    def refuses(self, parameter: str, output_mode: OutputMode, bounded: bool) -> OutputMode:
+        """Remembers that the model refused ``parameter``; gives the output mode to continue with.
 
         Args:
             parameter: What the model does not take.
-            rung: How it was asked.
+            output_mode: How it was asked.
             bounded: Whether the request's schema had bounds. Messages seldom say that it is those a provider
                 refuses, so a refused schema is tried once more without them.
         """
         what: str = parameter
-        if parameter in form(rung, {}):
-            what = "bounds" if bounded and rung == "json_schema" else rung
+        if parameter in mode_params(output_mode, {}):
+            what = "bounds" if bounded and output_mode == "json_schema" else output_mode
         if what not in self.refused:
             self.refused.add(what)
             _log.warning(
                 "%s does not take %s; asked without it from now on", self.model, _SAID.get(what, what)
             )
-        return self.allowed(rung)
+        return self.allowed(output_mode)
 
-    def allowed(self, rung: Rung) -> Rung:
-        """The rung, or the next one below it that the model takes."""
-        return next(each for each in LADDER[LADDER.index(rung) :] if each not in self.refused)
+    def allowed(self, output_mode: OutputMode) -> OutputMode:
+        """The output mode, or the next one below it that the model takes."""
+        return next(each for each in LADDER[LADDER.index(output_mode) :] if each not in self.refused)
 
     def thinks(self) -> None:
         """Remembers that it thinks before it answers."""

@@ -17,7 +17,7 @@ from math import inf
 from typing import Any, NoReturn, cast
 
 from mpo_lite.errors import CallFailed, EndpointError, StopRun
-from mpo_lite.llm.batching import Coalesced
+from mpo_lite.llm.batching import Batcher
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.call import Call, T
@@ -27,7 +27,7 @@ from mpo_lite.llm.models import Backend
 from mpo_lite.llm.patience import Patience
 from mpo_lite.llm.reading import Reading
 from mpo_lite.llm.request import Sender
-from mpo_lite.llm.structured_output import Rung, final_part, object_schema, parse_object
+from mpo_lite.llm.structured_output import OutputMode, final_part, object_schema, parse_object
 from mpo_lite.llm.transport import Reply
 from mpo_lite.prompts import Prompt, fence, render
 from mpo_lite.types import Message
@@ -76,8 +76,8 @@ class Client:
         self._sender = Sender(ledger, budget, concurrency, timeout_s, verdict_s, waits_out, log)
         self._moved: set[str] = set()
         # SQLite blocks: it never runs on the loop.
-        self._read = Coalesced(cache.get_all)
-        self._write = Coalesced(cache.put_all)
+        self._read = Batcher(cache.get_all)
+        self._write = Batcher(cache.put_all)
         self._flights: dict[str, asyncio.Task[Any]] = {}
 
     async def ask(self, call: Call[T]) -> T:
@@ -110,14 +110,16 @@ class Client:
         tiny = replace(backend, max_tokens=16)
         call = Call(tiny, "check", _greeting("Reply with the word: ready"), {}, dict)
         patience = self._sender.patience(backend, waits_out=False)
-        asked = self._sender.send(call, call.messages, patience, rung="text", max_tokens=16, attempts=2)
+        asked = self._sender.send(
+            call, call.messages, patience, output_mode="text", max_tokens=16, attempts=2
+        )
         try:
             await patience.wait(asked)
         except CallFailed as error:
             if error.kind in ("transport", "timeout"):
                 raise
 
-    async def probe(self, backend: Backend) -> Rung:
+    async def probe(self, backend: Backend) -> OutputMode:
         """One tiny, uncached verdict; gives the strictest way in which the model was got to give an object.
 
         Raises:
@@ -129,7 +131,7 @@ class Client:
         call = Call(replace(backend, max_tokens=64), "check", asked, schema, _ready)
         patience = self._sender.patience(backend, waits_out=False)
         await patience.wait(self._parsed(call, patience))
-        return self._sender.habits(backend).rungs()[0]
+        return self._sender.capabilities(backend).output_modes()[0]
 
     async def close(self) -> None:
         """Closes the connections once what is in flight is back: it is paid for and belongs in the cache."""
@@ -187,15 +189,15 @@ class Client:
 
     async def _parsed(self, call: Call[T], patience: Patience) -> tuple[Reply, T]:
         """Asks, asks once more in another way if the reply is of no use, then has it repaired once."""
-        habits = self._sender.habits(call.backend)
-        rung, limit, messages = habits.rungs()[0], call.max_tokens, call.messages
+        capabilities = self._sender.capabilities(call.backend)
+        output_mode, limit, messages = capabilities.output_modes()[0], call.max_tokens, call.messages
         reading: Reading[T] | None = None
         for seed in (None, 1):
-            reading, rung = await self._sender.send(
-                call, messages, patience, rung=rung, max_tokens=limit, seed=seed
+            reading, output_mode = await self._sender.send(
+                call, messages, patience, output_mode=output_mode, max_tokens=limit, seed=seed
             )
             if reading.reply.thinks:
-                habits.thinks()
+                capabilities.thinks()
             if reading.failure is None:
                 return reading.reply, cast(T, reading.value)
             if reading.failure == "refusal":
@@ -207,8 +209,8 @@ class Client:
                 )
             # At temperature 0 the same request would get the same reply.
             if reading.blank:
-                rung = "text"
-                habits.loops()
+                output_mode = "text"
+                capabilities.loops()
             elif not reading.reply.text.strip():
                 limit *= 2  # thoughts that nobody is shown may have taken all of it
             elif reading.failure == "cut":
@@ -217,7 +219,9 @@ class Client:
             else:
                 messages = _again(call.messages, reading.problem)
                 # An object with the right keys shows that this way of asking for it works.
-                rung = rung if reading.formed else _next(habits.rungs(), rung)
+                output_mode = (
+                    output_mode if reading.formed else _next(capabilities.output_modes(), output_mode)
+                )
         assert reading
         return await self._repaired(call, reading, patience)
 
@@ -236,7 +240,7 @@ class Client:
         # The call's own messages stay: what is kept of the reply must not repeat them.
         asked = replace(call, prompt=Prompt(prompt.template, call.messages))
         repaired, _ = await self._sender.send(
-            asked, prompt.messages, patience, rung="text", max_tokens=call.max_tokens
+            asked, prompt.messages, patience, output_mode="text", max_tokens=call.max_tokens
         )
         if repaired.failure:
             _give_up(call, repaired)
@@ -257,9 +261,13 @@ def _ready(data: dict[str, Any]) -> bool:
     return data["ready"]
 
 
-def _next(rungs: list[Rung], rung: Rung) -> Rung:
-    """The rung after ``rung``, or the last one."""
-    return rungs[min(rungs.index(rung) + 1, len(rungs) - 1)] if rung in rungs else rungs[-1]
+def _next(output_modes: list[OutputMode], output_mode: OutputMode) -> OutputMode:
+    """The output mode after ``output_mode``, or the last one."""
+    return (
+        output_modes[min(output_modes.index(output_mode) + 1, len(output_modes) - 1)]
+        if output_mode in output_modes
+        else output_modes[-1]
+    )
 
 
 def _again(messages: list[Message], problem: str) -> list[Message]:

@@ -110,7 +110,7 @@ class ParameterRefused(Exception):
         self.parameter = parameter
 
 
-def meaning(
+def classify_error(
     error: Exception,
     backend: Backend,
     messages: list[Message],
@@ -177,7 +177,7 @@ def _server_error(error: Exception, backend: Backend, messages: list[Message], e
     status = getattr(error, "status_code", None)
     seen = f"{type(error).__name__}{f' ({status})' if status else ''}"
     if exchange.status == 200:
-        begins = " ".join(own_words(exchange.body[:2000], backend, messages).split())[:_QUOTED]
+        begins = " ".join(provider_message(exchange.body[:2000], backend, messages).split())[:_QUOTED]
         said = f"an answer that cannot be read, beginning {begins!r}" if begins else "an empty answer"
         return f"{said}; does the address end in /v1, and speak OpenAI's API?" if backend.api_base else said
     if (exchange.status or 0) < 500:
@@ -188,7 +188,7 @@ def _server_error(error: Exception, backend: Backend, messages: list[Message], e
 def _bad_request(
     error: Exception, backend: Backend, messages: list[Message], parameters: dict[str, Any]
 ) -> Exception:
-    text, kind = own_words(str(error), backend, messages), type(error).__name__
+    text, kind = provider_message(str(error), backend, messages), type(error).__name__
     if kind == "ContentPolicyViolationError" or _POLICY.search(text):
         return CallFailed("refusal", "the provider's content policy declined the sample")
     if kind == "ContextWindowExceededError" or _CONTEXT.search(text):
@@ -203,12 +203,12 @@ def _bad_request(
     return CallFailed("transport", f"refused: {said[:300]}")
 
 
-def own_words(text: str, backend: Backend, messages: list[Message]) -> str:
+def provider_message(text: str, backend: Backend, messages: list[Message]) -> str:
     """The server's message without what it repeats of the prompt, and without any key.
 
     Neither may be shown, and the prompt's words must not decide what the message means.
     """
-    text = without_keys(text, backend)
+    text = redact_keys(text, backend)
     lines = (line.strip() for message in messages for line in message["content"].splitlines())
     for line in lines:
         for form in (line, json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1]):
@@ -216,7 +216,7 @@ def own_words(text: str, backend: Backend, messages: list[Message]) -> str:
     return text
 
 
-def without_keys(text: str, backend: Backend) -> str:
+def redact_keys(text: str, backend: Backend) -> str:
     """A text that came from a server, without any key of ours that it repeats."""
     keys = [value for name, value in os.environ.items() if name.endswith(("_KEY", "_TOKEN", "_SECRET"))]
     for secret in [*keys, backend.api_key or ""]:

@@ -19,15 +19,15 @@ from mpo_lite.llm.accounting import log_row, record_of, tokens_at_most
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.call import Call, T
 from mpo_lite.llm.call_log import CallLog
-from mpo_lite.llm.capabilities import Habits
+from mpo_lite.llm.capabilities import ModelCapabilities
 from mpo_lite.llm.error_mapping import ParameterRefused, Retryable
 from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.limiter import Limiter
 from mpo_lite.llm.models import Backend
 from mpo_lite.llm.patience import Patience
 from mpo_lite.llm.reading import Reading, read
-from mpo_lite.llm.structured_output import Rung, without_bounds
-from mpo_lite.sanitize import counted
+from mpo_lite.llm.structured_output import OutputMode, without_bounds
+from mpo_lite.sanitize import pluralize
 from mpo_lite.types import Message
 
 ATTEMPTS = 5
@@ -76,14 +76,14 @@ class Sender:
         self._ledger, self._budget, self._waits_out = ledger, budget, waits_out
         self._timeout_s, self._verdict_s = timeout_s, verdict_s
         self._limiters: defaultdict[str, Limiter] = defaultdict(lambda: Limiter(concurrency, timeout_s))
-        self._habits: dict[str, Habits] = {}
+        self._capabilities: dict[str, ModelCapabilities] = {}
         self._session: aiohttp.ClientSession | None = None
         self._revisions: dict[tuple[str, str | None], asyncio.Task[str]] = {}
         self._outages: dict[str, float] = {}
 
-    def habits(self, backend: Backend) -> Habits:
+    def capabilities(self, backend: Backend) -> ModelCapabilities:
         """What is known of a model's ways."""
-        return self._habits.setdefault(backend.label, Habits(backend.model))
+        return self._capabilities.setdefault(backend.label, ModelCapabilities(backend.model))
 
     def patience(self, backend: Backend, waits_out: bool = True, room: int = USUAL_ROOM) -> Patience:
         """How long a new call to a backend waits; longer where its reply may be longer than a verdict."""
@@ -106,38 +106,38 @@ class Sender:
         messages: list[Message],
         patience: Patience,
         *,
-        rung: Rung,
+        output_mode: OutputMode,
         max_tokens: int,
         seed: int | None = None,
         attempts: int = ATTEMPTS,
-    ) -> tuple[Reading[T], Rung]:
+    ) -> tuple[Reading[T], OutputMode]:
         """One request, retried while its failure may pass; what the model refuses is left out for good.
 
         Args:
             call: What is asked, of whom.
             messages: The conversation; not the call's own where an answer is to be mended.
             patience: The call's.
-            rung: How to ask for the object.
+            output_mode: How to ask for the object.
             max_tokens: Longest answer.
             seed: Seed to send, or None.
             attempts: How many failures end it.
 
         Returns:
-            The reply with what it comes to, and the rung it was asked on in the end.
+            The reply with what it comes to, and the output mode it was asked on in the end.
 
         Raises:
             CallFailed: No reply; or the sample is refused, or too long.
             EndpointError: The model refuses for good.
             BudgetReached: The call does not fit under a cap.
         """
-        habits = self.habits(call.backend)
-        room, bounded = habits.room, False
+        capabilities = self.capabilities(call.backend)
+        room, bounded = capabilities.room, False
 
         def request() -> dict[str, Any]:
-            nonlocal rung, bounded
-            rung, bounded = habits.allowed(rung), "bounds" not in habits.refused
-            parameters = habits.parameters(
-                rung, call.schema, max_tokens + room, call.backend.temperature, seed
+            nonlocal output_mode, bounded
+            output_mode, bounded = capabilities.allowed(output_mode), "bounds" not in capabilities.refused
+            parameters = capabilities.parameters(
+                output_mode, call.schema, max_tokens + room, call.backend.temperature, seed
             )
             if call.backend.is_simulated:
                 parameters["extra_body"] = {"mpo_lite": call.marks}
@@ -152,18 +152,18 @@ class Sender:
             )
             try:
                 reading: Reading[T] = await retrying(self._attempt, call, messages, request, patience)
-                habits.fits(room)
-                return reading, rung
+                capabilities.fits(room)
+                return reading, output_mode
             except ParameterRefused as refusal:
                 bounded = bounded and without_bounds(call.schema) != call.schema
-                rung = habits.refuses(refusal.parameter, rung, bounded)
+                output_mode = capabilities.refuses(refusal.parameter, output_mode, bounded)
             except CallFailed as failure:
                 if failure.kind != "context" or not room:
                     raise
                 room = room // 2 if room > LEAST_ROOM else 0
             except Retryable as error:
                 tries = retrying.statistics["attempt_number"]
-                raise CallFailed(error.kind, f"{error}, {counted(tries, 'time')}") from None
+                raise CallFailed(error.kind, f"{error}, {pluralize(tries, 'time')}") from None
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -185,8 +185,8 @@ class Sender:
         async with limiter.slot(urgent=patience.begun) as place:
             # Made only now: while this call waited, others may have shown what the model refuses.
             parameters = request()
-            tariff, most = transport.tariff(call.backend), tokens_at_most(call, messages, parameters)
-            async with self._budget.reserve(tariff.worst(*most) if tariff else 0.0, sum(most)):
+            pricing, most = transport.pricing(call.backend), tokens_at_most(call, messages, parameters)
+            async with self._budget.reserve(pricing.worst(*most) if pricing else 0.0, sum(most)):
                 started, patience.begun, exchange = time.monotonic(), True, wire.watch()
                 outcome: Reading[Any] | BaseException = asyncio.CancelledError()
                 try:
@@ -217,7 +217,7 @@ class Sender:
                     outcome = error  # turned down: nothing was worked out, and nothing is charged
                     raise
                 finally:
-                    record = record_of(call, outcome, time.monotonic() - started, tariff, most)
+                    record = record_of(call, outcome, time.monotonic() - started, pricing, most)
                     self._ledger.record(record)
                     if self._calls:
                         self._calls.record(log_row(call, messages, parameters, record, exchange))

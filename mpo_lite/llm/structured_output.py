@@ -1,9 +1,9 @@
 """From a model's text to checked data. Strict: a value that is not exactly what was asked for is no value.
 
 A model is first asked by JSON Schema; where a server refuses that, by a call of a tool with that schema, then
-by plain JSON mode, then by the prompt alone. Which rungs a model refuses is remembered. Schemas use an object
-with one key per criterion, which leaves guided decoding no room to repeat or drop one, and enums for levels,
-which every provider keeps.
+by plain JSON mode, then by the prompt alone. Which output modes a model refuses is remembered. Schemas use an
+object with one key per criterion, which leaves guided decoding no room to repeat or drop one, and enums for
+levels, which every provider keeps.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
 
-from mpo_lite.sanitize import without_thinking
+from mpo_lite.sanitize import strip_thinking
 
 Schema = dict[str, Any]
-Rung = Literal["json_schema", "tool", "json_object", "text"]
-LADDER: tuple[Rung, ...] = ("json_schema", "tool", "json_object", "text")
+OutputMode = Literal["json_schema", "tool", "json_object", "text"]
+LADDER: tuple[OutputMode, ...] = ("json_schema", "tool", "json_object", "text")
 """Ways to ask for an object, strictest first; the last one always works."""
 
 BOUNDS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "pattern"})
@@ -59,18 +59,18 @@ def without_bounds(schema: Schema) -> Schema:
     return kept
 
 
-def form(rung: Rung, schema: Schema) -> dict[str, Any]:
-    """The request's parameters that ask for an object on this rung; none where the prompt alone must do."""
-    if rung == "json_schema":
+def mode_params(output_mode: OutputMode, schema: Schema) -> dict[str, Any]:
+    """The request parameters of an output mode; none for ``text``, where the prompt alone asks."""
+    if output_mode == "json_schema":
         named = {"name": "reply", "strict": True, "schema": schema}
         return {"response_format": {"type": "json_schema", "json_schema": named}}
-    if rung == "tool":
+    if output_mode == "tool":
         function = {"name": "reply", "description": "Gives the reply.", "parameters": schema}
         return {
             "tools": [{"type": "function", "function": function}],
             "tool_choice": {"type": "function", "function": {"name": "reply"}},
         }
-    return {"response_format": {"type": "json_object"}} if rung == "json_object" else {}
+    return {"response_format": {"type": "json_object"}} if output_mode == "json_object" else {}
 
 
 def blank_loop(text: str) -> bool:
@@ -112,7 +112,7 @@ def final_part(text: str) -> str:
     Models mark their thinking in many ways. Whatever the words: what stands behind an opening mark such as
     ``<reasoning>`` or ``<|START_THINKING|>``, and before any closing one, is a draft.
     """
-    answer = without_thinking(text).strip()
+    answer = strip_thinking(text).strip()
     spans = list(_objects(answer))
     return "" if spans and _is_open(answer[: spans[-1][0]]) else answer
 

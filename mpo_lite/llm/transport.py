@@ -19,7 +19,7 @@ import aiohttp
 
 from mpo_lite.errors import EndpointError
 from mpo_lite.llm import wire
-from mpo_lite.llm.error_mapping import ProviderKey, Retryable, meaning
+from mpo_lite.llm.error_mapping import ProviderKey, Retryable, classify_error
 from mpo_lite.llm.models import ALIASES, KEYLESS, Backend
 from mpo_lite.types import Message
 
@@ -42,7 +42,7 @@ MODELS_S = 5.0
 _log = logging.getLogger(__name__)
 
 
-class Tariff(NamedTuple):
+class Pricing(NamedTuple):
     """USD per million tokens: sent, received, read from and written to the provider's prompt cache."""
 
     input: float
@@ -184,11 +184,11 @@ def _meant(name: str) -> str:
 
 
 @cache
-def tariff(backend: Backend) -> Tariff | None:
+def pricing(backend: Backend) -> Pricing | None:
     """What a model charges; None where neither the user nor LiteLLM's table knows."""
     if backend.price is not None:
         sent, received, *cached = backend.price
-        return Tariff(sent, received, cached[0] if cached else sent, sent)
+        return Pricing(sent, received, cached[0] if cached else sent, sent)
     if backend.api_base:
         return None  # a server of one's own: the provider's prices do not hold there
     litellm = _litellm()
@@ -200,7 +200,7 @@ def tariff(backend: Backend) -> Tariff | None:
     if sent is None or received is None:
         return None
     cached, written = entry.get("cache_read_input_token_cost"), entry.get("cache_creation_input_token_cost")
-    return Tariff(
+    return Pricing(
         1e6 * float(sent),
         1e6 * float(received),
         1e6 * float(sent if cached is None else cached),
@@ -297,7 +297,7 @@ async def attempt(
     except Exception as error:  # noqa: BLE001 - LiteLLM raises classes of all its providers
         # Not chained: a traceback must not print the provider's words, which may repeat prompt and key.
         key = provider_key(backend.model)
-        raise meaning(error, backend, messages, parameters, exchange, key) from None
+        raise classify_error(error, backend, messages, parameters, exchange, key) from None
 
 
 def _cacheable(messages: list[Message], backend: Backend) -> list[Any]:

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from itertools import groupby
 from types import MappingProxyType
 
-from mpo_lite.alarms.alarms import Alarm, Reference, check
-from mpo_lite.alarms.features import Row
+from mpo_lite.alarms.alarms import Alarm, ReferenceWindow, check_alarms
+from mpo_lite.alarms.features import ResponseFeatures
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.types import Rollout
 
@@ -16,7 +16,7 @@ WINDOW = 64
 """Answers that alarms look at, and that the baseline has: at least so many, of a large batch hardly more."""
 
 
-class Watch:
+class AlarmWindow:
     """Keeps the first and the latest answers of a run, and what alarms they raise.
 
     Args:
@@ -27,7 +27,7 @@ class Watch:
         self.frozen = frozen
         self._first: list[Rollout] = []
         self._latest: list[list[Rollout]] = []
-        self._reference: Reference | None = None
+        self._reference: ReferenceWindow | None = None
         self.raised: dict[str, Alarm] = {}
 
     @property
@@ -35,14 +35,14 @@ class Watch:
         """The answers looked at."""
         return [rollout for batch in self._latest for rollout in batch]
 
-    def saw(self, rollouts: Sequence[Rollout]) -> list[Alarm]:
+    def add_batch(self, rollouts: Sequence[Rollout]) -> list[Alarm]:
         """Takes in the next batch; gives the alarms that were not standing before it."""
         reference = self._reference
         self._take(rollouts)
         return self._check(reference)
 
     def catch_up(self, rollouts: Sequence[Rollout]) -> None:
-        """Takes in all batches of a run at once, and looks at the last as ``saw`` would."""
+        """Takes in all batches of a run at once, and looks at the last as ``add_batch`` would."""
         reference = None
         for _, batch in groupby(rollouts, key=lambda rollout: rollout.batch):
             reference = self._reference
@@ -59,15 +59,18 @@ class Watch:
         if self._reference is None:
             self._first += rollouts
             if len(self._first) >= WINDOW:
-                self._reference = Reference([_row(each, {}) for each in self._first])
+                self._reference = ReferenceWindow([_row(each, {}) for each in self._first])
 
     def score(self, frozen: Mapping[str, float]) -> list[Alarm]:
         """Looks again, now that some of the latest answers have a score under the first rubric."""
         self.frozen = frozen
         return self._check(self._reference) if self._latest else []
 
-    def _check(self, reference: Reference | None) -> list[Alarm]:
-        before, alarms = self.raised, check([_row(each, self.frozen) for each in self.latest], reference)
+    def _check(self, reference: ReferenceWindow | None) -> list[Alarm]:
+        before, alarms = (
+            self.raised,
+            check_alarms([_row(each, self.frozen) for each in self.latest], reference),
+        )
         self.raised = {alarm.name: alarm for alarm in alarms}
         return [alarm for alarm in alarms if alarm.name not in before]
 
@@ -77,7 +80,7 @@ def alarm_row(alarm: Alarm, batch: int) -> JsonRow:
     return {"batch": batch, **asdict(alarm)}
 
 
-def _row(rollout: Rollout, frozen: Mapping[str, float]) -> Row:
+def _row(rollout: Rollout, frozen: Mapping[str, float]) -> ResponseFeatures:
     # Under the first rubric the reward is its score.
     under_first = rollout.reward if rollout.version == 0 else frozen.get(rollout.id)
-    return Row(rollout.id, rollout.prompt, rollout.completion, rollout.reward, under_first)
+    return ResponseFeatures(rollout.id, rollout.prompt, rollout.completion, rollout.reward, under_first)

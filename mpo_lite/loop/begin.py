@@ -14,10 +14,10 @@ from mpo_lite.config import SANDBOX, Config, Model
 from mpo_lite.config_sources import load_config
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.llm.models import full_name
-from mpo_lite.loop.distributed import led
+from mpo_lite.loop.distributed import run_on_main
 from mpo_lite.loop.environment import environment
 from mpo_lite.loop.session import Session
-from mpo_lite.run_dir import Run, new_folder
+from mpo_lite.run_dir import RunDir, new_folder
 
 _log = logging.getLogger(__name__)
 _open: WeakValueDictionary[Path, Session] = WeakValueDictionary()
@@ -43,10 +43,10 @@ def open_session(options: JsonRow) -> tuple[Session, bool]:
     try:
         session.try_metrics()
         session.check_models()
-        path, resumes = led(lambda: _begun(session))
+        path, resumes = run_on_main(lambda: _begun(session))
         if before := _open.pop(path.resolve(), None):
             before.close()
-        session.attach(Run(path))
+        session.attach(RunDir(path))
     except BaseException:
         session.close()
         raise
@@ -54,16 +54,16 @@ def open_session(options: JsonRow) -> tuple[Session, bool]:
     return session, resumes
 
 
-def open_run(config: Config, begun_by: Literal["train", "library"]) -> Run:
+def open_run(config: Config, begun_by: Literal["train", "library"]) -> RunDir:
     """Makes the run directory of a new run. Raises ``ConfigError`` where there is one already."""
     path = config.run_dir or new_folder("goal" if config.goal else Path(config.task).name)
-    return Run.create(path, _pinned(config), {"begun_by": begun_by, **environment()})
+    return RunDir.create(path, _pinned(config), {"begun_by": begun_by, **environment()})
 
 
 def _begun(session: Session) -> tuple[Path, bool]:
     """The run of a user's own trainer: a new one, or the one in ``run_dir``; and whether it has batches."""
     config = session.config
-    if config.run_dir and (run := Run(config.run_dir)).exists() and run.begun_by == "library":
+    if config.run_dir and (run := RunDir(config.run_dir)).exists() and run.begun_by == "library":
         return run.path, bool(run.rows(run.rollouts))
     return open_run(config, "library").path, False
 

@@ -30,12 +30,12 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def leads() -> bool:
+def is_main() -> bool:
     """Whether this process writes the run's files and rewrites its rubric."""
     return rank() == 0
 
 
-def exchange(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """Every process's value, in the order of their ranks; all of them must call this alike."""
     if world_size() == 1:
         return [value]
@@ -46,7 +46,7 @@ def exchange(value: T) -> list[T]:
     return values
 
 
-def led(work: Callable[[], T]) -> T:
+def run_on_main(work: Callable[[], T]) -> T:
     """What ``work`` gives in the lead, told to all; all of them must call this alike.
 
     Raises:
@@ -55,7 +55,7 @@ def led(work: Callable[[], T]) -> T:
     """
     result: T | None = None
     error: Exception | None = None
-    if leads():
+    if is_main():
         try:
             result = work()
         except (UsageError, StopRun) as reason:
@@ -71,12 +71,12 @@ def led(work: Callable[[], T]) -> T:
     return cast(T, result)
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Parts from the other processes, once all have come so far: one that just goes tears connections."""
     if world_size() > 1:
         from torch import distributed
 
-        exchange(None)
+        all_gather(None)
         distributed.destroy_process_group()
         _group.cache_clear()
 

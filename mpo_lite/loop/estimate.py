@@ -61,15 +61,15 @@ class Load:
     @property
     def usd(self) -> float:
         """USD; not a number where the price is unknown."""
-        tariff = transport.tariff(self.backend)
-        if tariff is None:
+        pricing = transport.pricing(self.backend)
+        if pricing is None:
             return math.nan
         prefix = self.prefix_tokens if self.prefix_tokens >= CACHED_PREFIX_TOKENS else 0.0
         read = self.calls * prefix * self.cached
         fresh = (self.input_tokens - read) * (
-            tariff.input if self.cached else max(tariff.input, tariff.written)
+            pricing.input if self.cached else max(pricing.input, pricing.written)
         )
-        return (fresh + read * tariff.cached + self.output_tokens * tariff.output) / 1e6
+        return (fresh + read * pricing.cached + self.output_tokens * pricing.output) / 1e6
 
 
 def estimate(session: Session) -> JsonRow:
@@ -202,9 +202,9 @@ class _Model:
         at_once = config.group_size if config.judge_mode == "groupwise" else 1
         empty = [Sample("x" * round(self._prompt), "")] * at_once
         call = (
-            GroupwiseJudge(single, at_once).call(empty, self._rubric)
+            GroupwiseJudge(single, at_once).build_call(empty, self._rubric)
             if at_once > 1
-            else single.call(empty[0], self._rubric)
+            else single.build_call(empty[0], self._rubric)
         )
         chars, prefix = _chars(call.messages), _chars(call.messages[:1])
         trained = planned_judgements(session)
@@ -297,7 +297,7 @@ class _Model:
             "the range takes what moves the figures as independent; a judge that thinks before it answers "
             "costs more, for thoughts are charged as output",
         ]
-        unpriced = [which.model for _, which in session.models.all if transport.tariff(which) is None]
+        unpriced = [which.model for _, which in session.models.all if transport.pricing(which) is None]
         return lines + [
             f"{model} is unpriced: give its price to have USD" for model in dict.fromkeys(unpriced)
         ]

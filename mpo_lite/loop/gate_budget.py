@@ -19,7 +19,7 @@ from mpo_lite.config import Config
 from mpo_lite.judge.base import Sample
 from mpo_lite.loop.session import Session
 from mpo_lite.meta.gate import RECENT
-from mpo_lite.meta.sentinels import plant
+from mpo_lite.meta.sentinels import plant_sentinels
 
 # Stands for the initial policy's answers before there are any: long enough to break no rule on length.
 _ANSWER = "A sentence of some words that stands for an answer. " * 40
@@ -60,7 +60,7 @@ class GateBudget:
         ahead = max(self.total * self.interval / self.batches, self.first)
         return min(self.total, self.total * batch / self.batches + ahead) - used
 
-    def covers_from(self, cost: int, batch: int, used: int) -> int | None:
+    def first_affordable_batch(self, cost: int, batch: int, used: int) -> int | None:
         """The batch from which on a step of ``cost`` judgements is covered; None: not in this run."""
         return next((at for at in range(batch, self.batches) if cost <= self.left(at, used)), None)
 
@@ -68,7 +68,7 @@ class GateBudget:
         """The batches at which steps come, as far as nobody can know of alarms, refusals and audits."""
         found: list[int] = []
         used, cost, due = 0, self.first, self.interval
-        while (batch := self.covers_from(cost, due, used)) is not None:
+        while (batch := self.first_affordable_batch(cost, due, used)) is not None:
             found.append(batch)
             used, cost, due = used + cost, self.later, batch + self.interval
         return found
@@ -109,8 +109,8 @@ def gate_budget(session: Session) -> GateBudget | None:
         prompts = session.prompts.train[: config.gate.prompts]
         anchor = tuple(Sample(prompt, _ANSWER) for prompt in prompts)
     kinds = session.task.sentinels if len(anchor) > 1 else ()
-    sentinels = plant(anchor, [None] * len(anchor), kinds, "")
-    judged = sum(not session.examiner.ruled(one.sample) for one in sentinels)
+    sentinels = plant_sentinels(anchor, [None] * len(anchor), kinds, "")
+    judged = sum(not session.gate_judge.ruled(one.sample) for one in sentinels)
     later = len(anchor) + judged + RECENT + paired_probes(config, len(anchor))
     planned = planned_judgements(session)
     return GateBudget(config.gate.share, planned, config.steps, config.interval, later + len(anchor), later)

@@ -15,14 +15,14 @@ from mpo_lite.alarms.alarms import Alarm
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.judge.base import Sample
 from mpo_lite.loop.session import Session
-from mpo_lite.meta.criterion_stats import Health, criterion_health, describe
-from mpo_lite.meta.gate import RECENT_ANSWERS, RECENT_GROUPS, Finding
-from mpo_lite.meta.meta_judge import changes
+from mpo_lite.meta.criterion_stats import CriterionStats, criterion_stats, describe_stats
+from mpo_lite.meta.gate import RECENT_ANSWERS, RECENT_GROUPS, GateResult
+from mpo_lite.meta.meta_judge import rubric_changes
 from mpo_lite.meta.objections import joined
-from mpo_lite.meta.sampling import select
-from mpo_lite.meta.step import Attempt, Material, Outcome, improve
+from mpo_lite.meta.sampling import stratified_sample
+from mpo_lite.meta.step import Attempt, StepInput, StepOutcome, improve_rubric
 from mpo_lite.rubric import Rubric
-from mpo_lite.run_dir import Version
+from mpo_lite.run_dir import RubricVersion
 from mpo_lite.types import FIRST_PROBE, Rollout, Verdict
 
 AUDITS = 8
@@ -30,7 +30,7 @@ AUDITS = 8
 
 
 @dataclass(frozen=True)
-class Situation:
+class RunSnapshot:
     """Where a run stands when a step begins.
 
     Attributes:
@@ -45,7 +45,7 @@ class Situation:
     """
 
     batch: int
-    version: Version
+    version: RubricVersion
     rollouts: Sequence[Rollout]
     probes: Sequence[Sample]
     paired: int
@@ -54,7 +54,7 @@ class Situation:
     looked: Sequence[int]
 
 
-async def meta_step(session: Session, now: Situation) -> JsonRow:
+async def meta_step(session: Session, now: RunSnapshot) -> JsonRow:
     """Runs a step.
 
     Returns:
@@ -75,11 +75,11 @@ async def meta_step(session: Session, now: Situation) -> JsonRow:
     except TimeoutError:
         late = f"the meta step was not done after {session.config.meta_timeout:g} s"
         # Where only the probes are late, what the step came to stands.
-        row = row or _row(session, now, Outcome((Attempt("failed", None, late),)), {}, Finding())
+        row = row or _row(session, now, StepOutcome((Attempt("failed", None, late),)), {}, GateResult())
     return row | {"frozen": frozen, "probes": probes}
 
 
-async def _probes_by_first(session: Session, now: Situation) -> JsonRow:
+async def _probes_by_first(session: Session, now: RunSnapshot) -> JsonRow:
     """The fixed prompts' answers by the first rubric, then and now: the one reward that stays comparable
     while rubrics change. Last, and only of what another check of a proposal would leave.
 
@@ -89,12 +89,12 @@ async def _probes_by_first(session: Session, now: Situation) -> JsonRow:
     """
     if session.gate is None or not now.probes:
         return {}
-    first, examiner = session.run.version(0).rubric, session.examiner
+    first, gate_judge = session.run.version(0).rubric, session.gate_judge
     answers = {sample.prompt: sample for sample in now.probes}
     both = [*session.anchor, *(answers[sample.prompt] for sample in session.anchor)]
-    if examiner.open(both, first) > examiner.left - session.gate.cost_ahead(now.version.rubric):
+    if gate_judge.open(both, first) > gate_judge.left - session.gate.max_cost(now.version.rubric):
         return {}
-    rewards = [verdict.reward for verdict in await examiner.verdicts(both, first, now.batch)]
+    rewards = [verdict.reward for verdict in await gate_judge.verdicts(both, first, now.batch)]
     half = len(session.anchor)
     pairs = [
         (old, new)
@@ -107,28 +107,28 @@ async def _probes_by_first(session: Session, now: Situation) -> JsonRow:
     return {"n": len(pairs), "before": before, "now": today}
 
 
-async def _step(session: Session, now: Situation, frozen: dict[str, float]) -> JsonRow:
+async def _step(session: Session, now: RunSnapshot, frozen: dict[str, float]) -> JsonRow:
     rubric, batch, config = now.version.rubric, now.batch, session.config
     judged = [rollout for rollout in now.rollouts if rollout.version == now.version.number]
     repeats: dict[str, Verdict] = {}
-    found = Finding()
+    found = GateResult()
     if session.gate:
         repeats = await _audit(session, now, frozen)
         if now.version.number:
             found = await session.gate.recheck(rubric, now.looked, [*_groups(judged).values()], batch)
             if found.objections and (row := await _rollback(session, now, found)):
                 return row
-    health = criterion_health(rubric, judged, repeats)
+    health = criterion_stats(rubric, judged, repeats)
     probes, reference = await _probed(session, now)
     count = config.meta_samples
     unsure = [name for name, again in repeats.items() if again.reward != _reward(judged, name)]
     suspicious = [name for alarm in now.alarms.values() for name in alarm.evidence] + unsure
     seed = f"select-{config.seed}-{batch}"
-    chosen = select(judged, (2 if config.prescreen else 1) * count - len(probes), seed, suspicious)
+    chosen = stratified_sample(judged, (2 if config.prescreen else 1) * count - len(probes), seed, suspicious)
     if not (chosen or probes):
-        none = Outcome((Attempt("failed", None, "no judged rollouts to learn from"),))
+        none = StepOutcome((Attempt("failed", None, "no judged rollouts to learn from"),))
         return _row(session, now, none, health, found)
-    material = Material(
+    material = StepInput(
         rubric=rubric,
         rollouts=[*probes, *chosen],
         reference=reference,
@@ -137,35 +137,37 @@ async def _step(session: Session, now: Situation, frozen: dict[str, float]) -> J
         batch=batch,
     )
     assert session.meta is not None
-    outcome = await improve(session.meta, session.gate, material, config.strategy, count, config.prescreen)
+    outcome = await improve_rubric(
+        session.meta, session.gate, material, config.strategy, count, config.prescreen
+    )
     return _row(session, now, outcome, health, found)
 
 
-async def _audit(session: Session, now: Situation, frozen: dict[str, float]) -> dict[str, Verdict]:
+async def _audit(session: Session, now: RunSnapshot, frozen: dict[str, float]) -> dict[str, Verdict]:
     """Judges some of the latest rollouts again, and by the first rubric; fewer where calls are short.
 
     Returns:
         Rollout id → the second verdict.
     """
     assert session.gate is not None
-    examiner, rubric = session.gate.examiner, now.version.rubric
+    gate_judge, rubric = session.gate.gate_judge, now.version.rubric
     first = session.run.version(0).rubric
     latest = [rollout for rollout in now.latest if rollout.version == now.version.number]
     # The gate comes first: what it will need, for a second try too, is kept for it. (That one is cheaper by
     # the anchor's answers under the rubric in force, which covers the probes.)
-    reserve = 2 * session.gate.cost_ahead(rubric)
-    spare = int(max(0, examiner.left - reserve)) // 2
-    audited = select(latest, min(AUDITS, spare), f"audit-{session.config.seed}-{now.batch}")
+    reserve = 2 * session.gate.max_cost(rubric)
+    spare = int(max(0, gate_judge.left - reserve)) // 2
+    audited = stratified_sample(latest, min(AUDITS, spare), f"audit-{session.config.seed}-{now.batch}")
     samples = [_sample(rollout) for rollout in audited]
-    again = await examiner.verdicts(samples, rubric, now.batch, draw="again")
-    by_first = await examiner.verdicts(samples, first, now.batch)
+    again = await gate_judge.verdicts(samples, rubric, now.batch, draw="again")
+    by_first = await gate_judge.verdicts(samples, first, now.batch)
     for rollout, verdict in zip(audited, by_first, strict=True):
         if verdict.reward is not None:
             frozen[rollout.id] = verdict.reward
     return {rollout.id: verdict for rollout, verdict in zip(audited, again, strict=True)}
 
 
-async def _rollback(session: Session, now: Situation, found: Finding) -> JsonRow | None:
+async def _rollback(session: Session, now: RunSnapshot, found: GateResult) -> JsonRow | None:
     """Back to the newest earlier rubric that was not gone back from, if it passes today; None where not."""
     assert session.gate is not None
     rows = [row for row in session.run.rows(session.run.lineage) if row["kind"] == "rollback"]
@@ -180,12 +182,12 @@ async def _rollback(session: Session, now: Situation, found: Finding) -> JsonRow
     today = await session.gate.examine(target.rubric, target.rubric, _recent(judged), now.batch)
     if not today.passed:
         return None
-    row = _row(session, now, Outcome((Attempt("accepted", target.rubric, finding=today),)), {}, found)
+    row = _row(session, now, StepOutcome((Attempt("accepted", target.rubric, gate_result=today),)), {}, found)
     reason = f"rolled back: {joined(found.objections)}"
     return row | {"kind": "rollback", "author": f"rollback to v{target.number}", "reason": reason}
 
 
-async def _probed(session: Session, now: Situation) -> tuple[list[Rollout], dict[str, Rollout]]:
+async def _probed(session: Session, now: RunSnapshot) -> tuple[list[Rollout], dict[str, Rollout]]:
     """The probes as judged rollouts, and beside them what the initial policy answered."""
     paired = now.probes[: now.paired]
     if not paired:
@@ -193,7 +195,7 @@ async def _probed(session: Session, now: Situation) -> tuple[list[Rollout], dict
     rubric, number = now.version.rubric, now.version.number
     prompts = {probe.prompt for probe in paired}
     anchor = [sample for sample in session.anchor if sample.prompt in prompts]
-    verdicts = await session.examiner.verdicts([*paired, *anchor], rubric, now.batch)
+    verdicts = await session.gate_judge.verdicts([*paired, *anchor], rubric, now.batch)
 
     def rollout(batch: int, row: int, sample: Sample, verdict: Verdict) -> Rollout:
         text, cluster = (sample.prompt, sample.completion), sample.cluster
@@ -208,16 +210,20 @@ async def _probed(session: Session, now: Situation) -> tuple[list[Rollout], dict
     return usable, {rollout.prompt: rollout for rollout in before}
 
 
-def _figures(health: Mapping[str, Health], alarms: Mapping[str, Alarm], found: Finding) -> str:
+def _figures(health: Mapping[str, CriterionStats], alarms: Mapping[str, Alarm], found: GateResult) -> str:
     """What is measured, for the meta-judge."""
-    parts = [describe(health)] if health else []
+    parts = [describe_stats(health)] if health else []
     parts += [f"Alarm {alarm.name}: {alarm.detail}" for alarm in alarms.values()]
     parts += [f"The rubric in force no longer passes: {objection.text}" for objection in found.objections]
     return "\n".join(parts)
 
 
 def _row(
-    session: Session, now: Situation, outcome: Outcome, health: Mapping[str, Health], found: Finding
+    session: Session,
+    now: RunSnapshot,
+    outcome: StepOutcome,
+    health: Mapping[str, CriterionStats],
+    found: GateResult,
 ) -> JsonRow:
     """A row of the lineage: what was proposed, tried and decided, and why."""
     old, new = now.version.rubric, outcome.rubric
@@ -233,14 +239,14 @@ def _row(
         "samples": list(outcome.samples),
         "failed_samples": outcome.failed,
         "alarms": sorted(now.alarms),
-        **(changes(old, new) if new else {"added": [], "changed": [], "dropped": []}),
-        "gate": dict(last.finding.figures),
+        **(rubric_changes(old, new) if new else {"added": [], "changed": [], "dropped": []}),
+        "gate": dict(last.gate_result.figures),
         "refused": [
             {
                 "status": one.status,
                 "reason": one.reason,
-                "objections": [asdict(objection) for objection in one.finding.objections],
-                "figures": dict(one.finding.figures),
+                "objections": [asdict(objection) for objection in one.gate_result.objections],
+                "figures": dict(one.gate_result.figures),
                 "rubric": _dump(one.rubric),
             }
             for one in refused

@@ -18,12 +18,12 @@ from mpo_lite.loop.session import Session
 from mpo_lite.tasks.rules import rule_verdict
 from mpo_lite.types import Verdict
 
-Unit = tuple[Sample, ...]
+JudgingUnit = tuple[Sample, ...]
 """What one call judges: a completion, or the group of a prompt where the judge compares."""
-Works = dict[Unit, Future[list[Verdict]]]
+PendingVerdicts = dict[JudgingUnit, Future[list[Verdict]]]
 
 
-class Early:
+class Prefetcher:
     """The judgements under way for the batch that is being generated.
 
     Args:
@@ -35,7 +35,7 @@ class Early:
         self._prompts: Sequence[str] = ()
         self._size = 1
         self._ended: dict[int, str] = {}
-        self._works: Works = {}
+        self._works: PendingVerdicts = {}
 
     def expect(self, prompts: Sequence[str], group_size: int) -> None:
         """A batch begins.
@@ -53,7 +53,7 @@ class Early:
         session = self._session
         if self._ended.get(row) == completion or session.interrupted:
             return
-        if not session.config.overlap or session.by_reference:
+        if not session.config.overlap or session.uses_verifier:
             return
         self._ended[row] = completion
         first = row - row % self._size
@@ -62,12 +62,12 @@ class Early:
             samples = [
                 session.sample(self._prompts[each], self._ended[each]) for each in rows if self._open(each)
             ]
-            for unit in units(session, samples):
+            for unit in judging_units(session, samples):
                 if unit not in self._works:
                     work = session.judge.verdicts(unit, session.version.rubric)
                     self._works[unit] = event_loop.submit(work)
 
-    def claim(self) -> Works:
+    def claim(self) -> PendingVerdicts:
         """Hands over what is under way, and forgets it."""
         works, self._works = self._works, {}
         return works
@@ -75,11 +75,11 @@ class Early:
     def _open(self, row: int) -> bool:
         """Whether a completion needs the judge: no rule decides, and no journal knows it."""
         session, text = self._session, self._ended[row]
-        known = session.replayed(rank() * len(self._prompts) + row, text)
+        known = session.journalled_verdict(rank() * len(self._prompts) + row, text)
         return known is None and rule_verdict(text, session.set_hash, session.task.rules) is None
 
 
-def units(session: Session, samples: Sequence[Sample]) -> Iterator[Unit]:
+def judging_units(session: Session, samples: Sequence[Sample]) -> Iterator[JudgingUnit]:
     """The samples as they are judged together, in order."""
     if session.config.judge_mode == "groupwise":
         yield from map(tuple, groups(samples, session.config.group_size))

@@ -18,11 +18,11 @@ from typing import TypeVar
 from mpo_lite.activity import activity
 from mpo_lite.errors import EndpointError, FailureKind, JudgeDown, StopRun
 from mpo_lite.jsonl import JsonRow
-from mpo_lite.judge.base import Sample, in_time
-from mpo_lite.judge.breaker import JUDGE_FAILURES, Tally
+from mpo_lite.judge.base import Sample, gather_with_deadline
+from mpo_lite.judge.breaker import JUDGE_FAILURES, FailureTally
 from mpo_lite.llm import event_loop
-from mpo_lite.loop.distributed import exchange, leads, rank
-from mpo_lite.loop.prefetch import Unit, Works, units
+from mpo_lite.loop.distributed import all_gather, is_main, rank
+from mpo_lite.loop.prefetch import JudgingUnit, PendingVerdicts, judging_units
 from mpo_lite.loop.session import Session
 from mpo_lite.tasks.rules import rule_verdict
 from mpo_lite.types import Rollout, Verdict
@@ -32,7 +32,9 @@ Reward = float | None
 T = TypeVar("T")
 
 
-def judge_samples(session: Session, samples: Sequence[Sample], works: Works | None = None) -> list[Verdict]:
+def judge_samples(
+    session: Session, samples: Sequence[Sample], works: PendingVerdicts | None = None
+) -> list[Verdict]:
     """Judges samples under the rubric in force, rules first.
 
     Args:
@@ -43,13 +45,13 @@ def judge_samples(session: Session, samples: Sequence[Sample], works: Works | No
     Raises:
         StopRun: A cap is reached, the judge refuses for good, or the user stops the run.
     """
-    session.check_interrupt()
+    session.raise_if_interrupted()
     works = works or {}
     verdicts = [_by_rule(session, sample) for sample in samples]
     asked = [row for row, verdict in enumerate(verdicts) if verdict is None]
-    parts = list(units(session, [samples[row] for row in asked]))
+    parts = list(judging_units(session, [samples[row] for row in asked]))
     try:
-        judged = event_loop.wait(_judged(session, parts, works), session.check_interrupt)
+        judged = event_loop.wait(_judged(session, parts, works), session.raise_if_interrupted)
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
     finally:
@@ -60,14 +62,15 @@ def judge_samples(session: Session, samples: Sequence[Sample], works: Works | No
     return [verdict or found[row] for row, verdict in enumerate(verdicts)]
 
 
-async def _judged(session: Session, parts: Sequence[Unit], works: Works) -> list[Verdict]:
+async def _judged(session: Session, parts: Sequence[JudgingUnit], works: PendingVerdicts) -> list[Verdict]:
     """The verdicts of all parts, one after the other; what is not under way yet is asked for at once."""
     fresh = [part for part in parts if part not in works]
     begun = [asyncio.wrap_future(works[part]) for part in parts if part in works]
     samples = [sample for part in fresh for sample in part]
     unit = "groups of answers" if session.config.judge_mode == "groupwise" else "answers"
     verdicts, others = await asyncio.gather(
-        session.judge.verdicts(samples, session.version.rubric), in_time(begun, list[Verdict](), unit)
+        session.judge.verdicts(samples, session.version.rubric),
+        gather_with_deadline(begun, list[Verdict](), unit),
     )
     rest, early = iter(verdicts), iter(others)
     return [
@@ -79,7 +82,7 @@ def score_batch(
     session: Session,
     samples: Sequence[Sample],
     group_size: int,
-    works: Works | None = None,
+    works: PendingVerdicts | None = None,
     truncated: Sequence[bool] | None = None,
 ) -> list[Rollout]:
     """Rewards one generation batch and commits the outcome to the journal before it is used.
@@ -100,12 +103,12 @@ def score_batch(
             the batch is journalled then, while answers received stay in the cache.
     """
     started = time.monotonic()
-    rubric, by_reference = session.set_hash, session.by_reference
-    if set(exchange((rubric, len(samples)))) != {(rubric, len(samples))}:
+    rubric, uses_verifier = session.set_hash, session.uses_verifier
+    if set(all_gather((rubric, len(samples)))) != {(rubric, len(samples))}:
         raise RuntimeError(f"batch {session.batch}: the processes differ in their rubrics or shares")
-    session.share_budget()
-    whole = [each for share in exchange(_known_or_judged(session, samples, works)) for each in share]
-    cut = [each for share in exchange(list(truncated or [False] * len(samples))) for each in share]
+    session.split_budget()
+    whole = [each for share in all_gather(_known_or_judged(session, samples, works)) for each in share]
+    cut = [each for share in all_gather(list(truncated or [False] * len(samples))) for each in share]
     rewards = drop_thin_groups([verdict.reward for _, verdict, _ in whole], group_size)
     rollouts = [
         Rollout(
@@ -123,7 +126,7 @@ def score_batch(
             zip(whole, rewards, cut, strict=True)
         )
     ]
-    if leads():
+    if is_main():
         session.run.journal(
             rollout for rollout, (_, _, is_new) in zip(rollouts, whole, strict=True) if is_new
         )
@@ -132,23 +135,23 @@ def score_batch(
         "batch": session.batch,
         "version": session.version.number,
         "set_hash": rubric,
-        "judge": session.models.judged_by if not by_reference else "",
+        "judge": session.models.judged_by if not uses_verifier else "",
         "judge_seconds": round(time.monotonic() - started, 3),
     }
     return rollouts
 
 
 def _known_or_judged(
-    session: Session, samples: Sequence[Sample], works: Works | None
+    session: Session, samples: Sequence[Sample], works: PendingVerdicts | None
 ) -> list[tuple[Sample, Verdict, bool]]:
     """Each sample of this process, its verdict, and whether that is new: in no killed run's journal."""
-    if session.by_reference:
+    if session.uses_verifier:
         return [(sample, _by_rule(session, sample) or _verified(session, sample), True) for sample in samples]
     first = rank() * len(samples)
-    old = [session.replayed(first + row, sample.completion) for row, sample in enumerate(samples)]
+    old = [session.journalled_verdict(first + row, sample.completion) for row, sample in enumerate(samples)]
     fallback = session.models.fallback
     fell_back = fallback and any(verdict and verdict.judge == fallback.label for verdict in old)
-    if any(exchange(bool(fell_back))):
+    if any(all_gather(bool(fell_back))):
         session.fall_back("it did before the run was stopped")
         works = None  # begun by the judge it took over from
     open_samples = [sample for sample, verdict in zip(samples, old, strict=True) if verdict is None]
@@ -223,7 +226,7 @@ def batch_row(rollouts: Sequence[Rollout], group_size: int) -> JsonRow:
 
 
 def _with_fallback(
-    session: Session, samples: Sequence[Sample], batch_size: int, works: Works | None
+    session: Session, samples: Sequence[Sample], batch_size: int, works: PendingVerdicts | None
 ) -> list[Verdict]:
     """Judges; where the judge is down, the fallback judge takes over, if there is one.
 
@@ -238,7 +241,7 @@ def _with_fallback(
 
 
 def _with_breaker(
-    session: Session, samples: Sequence[Sample], batch_size: int, works: Works | None = None
+    session: Session, samples: Sequence[Sample], batch_size: int, works: PendingVerdicts | None = None
 ) -> list[Verdict]:
     """Judges; where too many judgements fail, pauses and tries those once more, then stops the run.
 
@@ -261,8 +264,8 @@ def _with_breaker(
 
 
 def _round(
-    session: Session, samples: Sequence[Sample], batch_size: int, works: Works | None = None
-) -> tuple[list[Verdict], Tally]:
+    session: Session, samples: Sequence[Sample], batch_size: int, works: PendingVerdicts | None = None
+) -> tuple[list[Verdict], FailureTally]:
     """Judges once; a reason to stop in one process stops all of them."""
     verdicts: list[Verdict] = []
     stop: StopRun | None = None
@@ -270,21 +273,21 @@ def _round(
         verdicts = judge_samples(session, samples, works)
     except StopRun as reason:
         stop = reason
-    stops = exchange((type(stop), str(stop)) if stop else None)
+    stops = all_gather((type(stop), str(stop)) if stop else None)
     if reasons := [reason for reason in stops if reason]:
         kind, text = reasons[0]
         raise stop or kind(text)
     return verdicts, _counted(session, verdicts, batch_size)
 
 
-def _counted(session: Session, verdicts: Sequence[Verdict], batch_size: int) -> Tally:
+def _counted(session: Session, verdicts: Sequence[Verdict], batch_size: int) -> FailureTally:
     mine = [verdicts[row] for row in _failed(verdicts)]
     kinds: list[FailureKind] = [verdict.failure for verdict in mine if verdict.failure]
-    shares = exchange((batch_size, kinds, mine[0].detail if mine else ""))
+    shares = all_gather((batch_size, kinds, mine[0].detail if mine else ""))
     size = sum(share[0] for share in shares)
     failed: tuple[FailureKind, ...] = tuple(kind for share in shares for kind in share[1])
     first = next((share[2] for share in shares if share[2]), "")
-    return Tally(size, failed, session.config.max_judge_failures, first)
+    return FailureTally(size, failed, session.config.max_judge_failures, first)
 
 
 def _pause(session: Session, seconds: float) -> None:

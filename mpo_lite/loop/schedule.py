@@ -16,22 +16,22 @@ from mpo_lite.errors import EndpointError, JudgeDown
 from mpo_lite.jsonl import JsonRow, journal
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import event_loop
-from mpo_lite.loop.alarm_window import Watch, alarm_row
+from mpo_lite.loop.alarm_window import AlarmWindow, alarm_row
 from mpo_lite.loop.gate_budget import gate_budget, paired_probes
-from mpo_lite.loop.meta_step import Situation, meta_step
+from mpo_lite.loop.meta_step import RunSnapshot, meta_step
 from mpo_lite.loop.session import Answer, Session
-from mpo_lite.meta.meta_judge import changes
-from mpo_lite.meta.refine import refine
+from mpo_lite.meta.meta_judge import rubric_changes
+from mpo_lite.meta.refine import refine_rubric
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Rollout
 
-REJECTIONS = 3
+MAX_REFUSALS = 3
 """Refusals in a row that raise an alarm: the meta-judge is at its wits' end."""
 PROMPTS, ANSWERS = 8, 4
 """What the baseline *autoprompt* is refined on: prompts, and answers of the initial policy to each."""
 
 
-class Evolution:
+class MetaScheduler:
     """Watches a run, and has its rubric rewritten.
 
     Args:
@@ -40,7 +40,7 @@ class Evolution:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._watch = Watch()
+        self._watch = AlarmWindow()
         self._rollouts: list[Rollout] = []  # of batches from _since on
         self._since = 0  # first batch that no step has looked at yet, nor one under way
         self._began = 0  # batch at which the last step began
@@ -49,14 +49,14 @@ class Evolution:
         self._short = ""  # what was said of a step that the gate's budget does not cover
         self._outcomes: dict[int, JsonRow] = {}
 
-    def saw(self, rollouts: Sequence[Rollout]) -> list[str]:
+    def add_batch(self, rollouts: Sequence[Rollout]) -> list[str]:
         """Takes in a judged batch; gives the names of standing alarms."""
         rollouts = _not_verified(rollouts)
         self._rollouts = self._kept([*self._rollouts, *rollouts], self._session.batch)
-        self._tell(self._watch.saw(rollouts))
+        self._tell(self._watch.add_batch(rollouts))
         return sorted(self._watch.raised)
 
-    def at_border(self, answer: Answer) -> None:
+    def between_batches(self, answer: Answer) -> None:
         """Between two batches: publishes what is ready, and begins a step if one is due.
 
         Raises:
@@ -99,10 +99,10 @@ class Evolution:
         session, budget = self._session, gate_budget(self._session)
         if session.gate is None or budget is None:
             return True
-        session.examiner.rewind(session.batch)
-        cost = session.gate.cost_ahead(session.version.rubric) + self._paired
-        used = session.examiner.used(before=session.batch)
-        begins = budget.covers_from(cost, session.batch, used)
+        session.gate_judge.rewind(session.batch)
+        cost = session.gate.max_cost(session.version.rubric) + self._paired
+        used = session.gate_judge.used(before=session.batch)
+        begins = budget.first_affordable_batch(cost, session.batch, used)
         if begins == session.batch:
             said = ""
         elif begins is not None:
@@ -119,14 +119,14 @@ class Evolution:
     def _begin(self, answer: Answer) -> None:
         """Starts the step on what was seen before the batch it began at."""
         session, batch = self._session, self._began
-        session.examiner.rewind(batch)
+        session.gate_judge.rewind(batch)
         if budget := gate_budget(session):
-            session.examiner.left = budget.left(batch, session.examiner.used(before=batch))
+            session.gate_judge.left = budget.left(batch, session.gate_judge.used(before=batch))
         watch = self._watch
         if batch < session.batch:  # a resumed run had it under way
-            watch = Watch(self._watch.frozen)
+            watch = AlarmWindow(self._watch.frozen)
             watch.catch_up([each for each in _not_verified(session.run.journalled(0)) if each.batch < batch])
-        now = Situation(
+        now = RunSnapshot(
             batch=batch,
             version=session.version,
             rollouts=[rollout for rollout in self._rollouts if rollout.batch < batch],
@@ -149,7 +149,7 @@ class Evolution:
         session = self._session
         assert session.beside is not None
         try:
-            row = event_loop.result(session.beside, session.check_interrupt)
+            row = event_loop.result(session.beside, session.raise_if_interrupted)
         except EndpointError as error:
             raise JudgeDown(str(error)) from None
         finally:
@@ -177,9 +177,9 @@ class Evolution:
             self._rollouts = [rollout for rollout in self._rollouts if rollout.batch >= self._since]
             refused = not is_accepted and any(each["status"] == "refused" for each in row["refused"])
             self._refusals = self._refusals + 1 if refused else 0
-            if self._refusals == REJECTIONS:
-                said = f"{REJECTIONS} proposals in a row were refused; the rubric stays as it is"
-                self._tell([Alarm("gate_refusals", REJECTIONS, REJECTIONS, (), said)])
+            if self._refusals == MAX_REFUSALS:
+                said = f"{MAX_REFUSALS} proposals in a row were refused; the rubric stays as it is"
+                self._tell([Alarm("gate_refusals", MAX_REFUSALS, MAX_REFUSALS, (), said)])
         session.observe("meta", row)
 
     def _probes(self, answer: Answer, batch: int) -> list[Sample]:
@@ -229,7 +229,7 @@ class Evolution:
             "status": "accepted",
             "reason": reason,
             "parent": old.number,
-            **changes(old.rubric, new),
+            **rubric_changes(old.rubric, new),
             "rubric": new.model_dump(mode="json"),
         }
 
@@ -241,11 +241,11 @@ class Evolution:
         prompts = drawn.sample(session.prompts.train, min(PROMPTS, len(session.prompts.train)))
         prompts = [prompt for prompt in prompts for _ in range(ANSWERS)]
         samples = list(map(session.sample, prompts, answer(prompts)))
-        work = refine(
-            session.meta, session.examiner, session.task, session.config, session.version.rubric, samples
+        work = refine_rubric(
+            session.meta, session.gate_judge, session.task, session.config, session.version.rubric, samples
         )
         try:
-            rounds = event_loop.wait(work, session.check_interrupt)
+            rounds = event_loop.wait(work, session.raise_if_interrupted)
         except EndpointError as error:
             raise JudgeDown(str(error)) from None
         told = [one.outcome.reason or "accepted" for one in rounds]
@@ -292,7 +292,7 @@ class Evolution:
         self._since, self._began = state.get("since", 0), state.get("began", 0)
         self._answered, self._refusals = state.get("answered", []), state.get("refusals", 0)
         self._rollouts = self._kept(journalled, batch)
-        self._watch = Watch(state.get("frozen", {}))
+        self._watch = AlarmWindow(state.get("frozen", {}))
         self._watch.catch_up(journalled)
         self._outcomes = self._session.run.meta_outcomes(batch)
 

@@ -14,13 +14,13 @@ from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, Interrupted, UsageError
 from mpo_lite.jsonl import JsonRow, write_journal
 from mpo_lite.judge.base import Sample
-from mpo_lite.judge.pool import Endpoints
-from mpo_lite.loop.distributed import exchange, leads, led, rank, world_size
+from mpo_lite.judge.pool import ModelPool
+from mpo_lite.loop.distributed import all_gather, is_main, rank, run_on_main, world_size
 from mpo_lite.meta.gate import Gate
-from mpo_lite.meta.gate_judge import Examiner
+from mpo_lite.meta.gate_judge import BudgetedJudge
 from mpo_lite.meta.meta_judge import MetaJudge
 from mpo_lite.rubric import Rubric
-from mpo_lite.run_dir import Run, Version, rubric_at
+from mpo_lite.run_dir import RubricVersion, RunDir, rubric_at
 from mpo_lite.tasks.data import Prompts, load_prompts
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Rollout, Verdict, text_hash
@@ -58,7 +58,7 @@ class Session:
             update={"judge_mode": config.judge_mode or self.task.judge_mode}
         )
         self.observe = observe
-        self.models = Endpoints(config, self.task.persona, config.asks_meta, world_size())
+        self.models = ModelPool(config, self.task.persona, config.asks_meta, world_size())
         try:
             first, origin = _first_rubric(config, self.task)
             self.gold, self.verify = self.task.gold_metric(), self.task.verify_metric()
@@ -66,25 +66,25 @@ class Session:
         except UsageError:
             self.models.close()
             raise
-        self.version = Version(0, None, 0, origin, first)
+        self.version = RubricVersion(0, None, 0, origin, first)
         self.client = self.models.client
         self.judge = self.models.judge()
         meta = self.models.meta
         self.meta = MetaJudge(self.client, meta, self.task.purpose) if meta else None
-        self.examiner = self._make_examiner(None)
+        self.gate_judge = self._make_gate_judge(None)
         self.anchor: tuple[Sample, ...] = ()
         self.gate: Gate | None = None
         self.beside: Future[JsonRow] | None = None
         self.batch = 0
         self.replay: dict[tuple[int, int], Rollout] = {}
-        self.no_step = False
+        self.skip_update = False
         self.interrupted = False
         self.closed = False
         self.batch_row: JsonRow = {}
-        self._run: Run | None = None
+        self._run: RunDir | None = None
 
     @property
-    def run(self) -> Run:
+    def run(self) -> RunDir:
         """The run directory; there is one once ``attach`` was called."""
         if self._run is None:
             raise RuntimeError("the session has no run directory yet: call attach first")
@@ -114,31 +114,31 @@ class Session:
         return Sample(prompt, completion, self.prompts.cluster(prompt))
 
     @property
-    def by_reference(self) -> bool:
+    def uses_verifier(self) -> bool:
         """Whether the next batch is scored by the task's verifier alone: a coin that every process throws."""
         verifier = self.task.verifier
         coin = random.Random(f"coin-{self.config.seed}-{self.batch}").random()
         return verifier is not None and coin < verifier.rate
 
-    def attach(self, run: Run) -> None:
+    def attach(self, run: RunDir) -> None:
         """Takes ``run`` as the place to write to; its spend so far counts.
 
         Raises:
             ConfigError: Another job writes there.
         """
-        led(run.lock)
+        run_on_main(run.lock)
         self._run = run
         # An account of a process that this job does not have falls to one that it has.
         mine = [path for process, path in run.ledgers().items() if process % world_size() == rank()]
         own = run.ledger(rank())
         self.models.ledger.attach(own, [path for path in mine if path != own])
         self.models.log_calls(run.path)
-        self.share_budget()
-        self.examiner = self._make_examiner(run)
-        if leads() and not (run.path / "rubrics" / "v000.yaml").exists():
+        self.split_budget()
+        self.gate_judge = self._make_gate_judge(run)
+        if is_main() and not (run.path / "rubrics" / "v000.yaml").exists():
             run.publish(self.version)
 
-    def take_anchor(self, answer: Answer) -> None:
+    def record_anchor(self, answer: Answer) -> None:
         """Has the initial policy answer fixed prompts, once in a run: what every gate check rests on."""
         path, config = self.run.anchor, self.config
         if self.meta is None or (config.mode == "paper" and config.strategy == "samples"):
@@ -151,7 +151,7 @@ class Session:
             Sample(row["prompt"], row["completion"], row["cluster"]) for row in self.run.rows(path)
         )
         if config.mode == "guarded":
-            self.gate = Gate(self.examiner, self.anchor, self.task, config.gate)
+            self.gate = Gate(self.gate_judge, self.anchor, self.task, config.gate)
 
     def resume(self, batch: int, version: int, fell_back: bool = False) -> list[Rollout]:
         """Goes back to where ``batch`` generation batches were done under rubric ``version``.
@@ -159,7 +159,7 @@ class Session:
         Returns:
             All rollouts before it.
         """
-        led(lambda: self.run.rewind(batch))
+        run_on_main(lambda: self.run.rewind(batch))
         if fell_back and not (self.models.fell_back or self.fall_back("it did before the run was stopped")):
             raise ConfigError(f"{self.run.path}: its fallback judge took over; name it by --judge-fallback")
         self.batch, self.version = batch, self.run.version(version)
@@ -171,26 +171,26 @@ class Session:
 
     def publish(self, rubric: Rubric, author: str) -> None:
         """Puts a new rubric version in force from the next batch on."""
-        self.version = Version(self.version.number + 1, self.version.number, self.batch, author, rubric)
+        self.version = RubricVersion(self.version.number + 1, self.version.number, self.batch, author, rubric)
         self.run.publish(self.version)
 
-    def replayed(self, row: int, completion: str) -> Verdict | None:
+    def journalled_verdict(self, row: int, completion: str) -> Verdict | None:
         """What the journal of a killed run says of this very completion in this batch, under this rubric."""
         old = self.replay.get((self.batch, row))
         same = old and old.verdict.set_hash == self.set_hash and old.completion == completion
         return old.verdict if old and same else None
 
-    def share_budget(self) -> None:
+    def split_budget(self) -> None:
         """Divides what the caps leave among the processes; all of them must call this alike."""
         budget = self.client.budget
-        spent = exchange(budget.spent())
+        spent = all_gather(budget.spent())
         others = [each for process, each in enumerate(spent) if process != rank()]
         elsewhere = {name: sum(each[name] for each in others) for name in spent[0]}
         budget.divide(elsewhere, world_size())
 
     def spend(self) -> JsonRow:
         """Calls, tokens and USD of all processes; all of them must call this alike."""
-        parts = exchange(self.models.spend())
+        parts = all_gather(self.models.spend())
         unpriced = any(part["usd"] is None for part in parts)
         sums = {name: sum(part[name] or 0 for part in parts) for name in parts[0]}
         return sums | {"usd": None if unpriced else round(sums["usd"], 6)}
@@ -222,7 +222,7 @@ class Session:
         Raises:
             EndpointError: One cannot be used, and no fallback judge takes its place.
         """
-        if reason := led(lambda: self.models.check(self.check_interrupt)):
+        if reason := run_on_main(lambda: self.models.check(self.raise_if_interrupted)):
             self._hand_over()
             self.note(f"{reason}; {self.models.judged_by} judges instead")
 
@@ -239,7 +239,7 @@ class Session:
         """Tells the observer something a person should know."""
         self.observe("note", {"text": text})
 
-    def check_interrupt(self) -> None:
+    def raise_if_interrupted(self) -> None:
         """Raises ``Interrupted`` once the user has asked to stop."""
         if self.interrupted:
             raise Interrupted("stopped on request")
@@ -256,12 +256,12 @@ class Session:
         if self.beside:
             self.beside.cancel()  # what it was answered is cached
         self.models.close(wait)
-        if self._run and leads():
+        if self._run and is_main():
             self._run.unlock()
 
-    def _make_examiner(self, run: Run | None) -> Examiner:
+    def _make_gate_judge(self, run: RunDir | None) -> BudgetedJudge:
         models = self.models
-        return Examiner(
+        return BudgetedJudge(
             lambda draw: models.judge("gate", draw),
             lambda: models.judged_by,
             self.task.rules,

@@ -15,7 +15,7 @@ from mpo_lite.types import Rollout, Verdict
 
 
 @dataclass(frozen=True)
-class Health:
+class CriterionStats:
     """One criterion over a stretch of training. Levels are put on the scale from 0, worst, to 1, best.
 
     Attributes:
@@ -31,9 +31,9 @@ class Health:
     noise: float | None
 
 
-def criterion_health(
+def criterion_stats(
     rubric: Rubric, rollouts: Sequence[Rollout], repeats: Mapping[str, Verdict]
-) -> dict[str, Health]:
+) -> dict[str, CriterionStats]:
     """Measures every criterion.
 
     Args:
@@ -48,7 +48,7 @@ def criterion_health(
     judged = [rollout for rollout in rollouts if set(rollout.verdict.assessments) == known]
     if not judged:
         return {}
-    found: dict[str, Health] = {}
+    found: dict[str, CriterionStats] = {}
     for criterion in rubric.criteria:
         top = len(criterion.levels) - 1
         groups: dict[tuple[int, str], list[float]] = {}
@@ -60,7 +60,7 @@ def criterion_health(
             if again and criterion.id in again.assessments:
                 differences.append(abs(level - again.assessments[criterion.id].level / top))
         levels = [level for group in groups.values() for level in group]
-        found[criterion.id] = Health(
+        found[criterion.id] = CriterionStats(
             mean=statistics.fmean(levels),
             spread=statistics.fmean(statistics.pstdev(group) for group in groups.values()),
             saturated=sum(level == 1 for level in levels) / len(levels),
@@ -69,7 +69,7 @@ def criterion_health(
     return found
 
 
-def describe(health: Mapping[str, Health]) -> str:
+def describe_stats(health: Mapping[str, CriterionStats]) -> str:
     """One line per criterion, for the meta-judge."""
     lines: list[str] = []
     for name, one in health.items():

@@ -18,9 +18,9 @@ from itertools import combinations
 
 from mpo_lite.config import Thresholds
 from mpo_lite.judge.base import Sample
-from mpo_lite.meta.gate_judge import Examiner
+from mpo_lite.meta.gate_judge import BudgetedJudge
 from mpo_lite.meta.objections import Objection
-from mpo_lite.meta.sentinels import SAID, Planted, plant
+from mpo_lite.meta.sentinels import COMPLAINTS, PlantedSentinel, plant_sentinels
 from mpo_lite.rubric import Rubric
 from mpo_lite.tasks.spec import Sentinel, Task
 from mpo_lite.types import Verdict
@@ -32,7 +32,7 @@ RECENT = RECENT_GROUPS * RECENT_ANSWERS
 
 
 @dataclass(frozen=True)
-class Finding:
+class GateResult:
     """What a check found.
 
     Attributes:
@@ -56,35 +56,35 @@ class Gate:
     """Checks rubrics.
 
     Attributes:
-        examiner: Judges for it.
+        gate_judge: Judges for it.
         anchor: The initial policy's answers to fixed prompts, the reference set R0.
         task: Declares the sentinels, and what is decided without a judge.
         thresholds: What must hold.
     """
 
-    examiner: Examiner
+    gate_judge: BudgetedJudge
     anchor: Sequence[Sample]
     task: Task
     thresholds: Thresholds
 
-    def cost_ahead(self, old: Rubric) -> int:
+    def max_cost(self, old: Rubric) -> int:
         """Judgements that ``examine`` will ask for on a proposal yet to come, at most."""
         planted = len(self._planted([], ""))
-        return len(self.anchor) + planted + self.examiner.open(self.anchor, old) + RECENT
+        return len(self.anchor) + planted + self.gate_judge.open(self.anchor, old) + RECENT
 
-    def affords_another(self, old: Rubric) -> bool:
+    def can_afford_another(self, old: Rubric) -> bool:
         """Whether the budget covers another proposal."""
-        return self.cost_ahead(old) <= self.examiner.left
+        return self.max_cost(old) <= self.gate_judge.left
 
     def cost(self, new: Rubric, old: Rubric, recent: Sequence[Sequence[Sample]]) -> int:
         """Judgements that ``examine`` will ask for, at most."""
         asked = [*self.anchor, *(answer for group in recent for answer in group)]
-        known = self.examiner.open(asked, new) + self.examiner.open(self.anchor, old)
+        known = self.gate_judge.open(asked, new) + self.gate_judge.open(self.anchor, old)
         return known + len(self._planted([], ""))
 
     async def examine(
         self, new: Rubric, old: Rubric, recent: Sequence[Sequence[Sample]], batch: int
-    ) -> Finding:
+    ) -> GateResult:
         """Tries a proposed rubric out.
 
         Args:
@@ -93,35 +93,35 @@ class Gate:
             recent: Groups of recent answers to one prompt each.
             batch: Generation batches done; also decides on which prompts sentinels are planted.
         """
-        if (cost := self.cost(new, old, recent)) > self.examiner.left:
-            return Finding(unchecked=_too_dear(cost, self.examiner.left))
+        if (cost := self.cost(new, old, recent)) > self.gate_judge.left:
+            return GateResult(unchecked=_too_dear(cost, self.gate_judge.left))
         honest, before = await asyncio.gather(
             self._scores(self.anchor, new, batch), self._scores(self.anchor, old, batch)
         )
         planted = self._planted(honest, f"batch-{batch}")
         bad = await self._scores([one.sample for one in planted], new, batch)
-        found, tau = margins(planted, honest, bad), kendall(before, honest)
+        found, tau = sentinel_margins(planted, honest, bad), kendall_tau(before, honest)
         judged, kinds = [*honest, *bad], {one.kind for one in planted}
         if (lost := judged.count(None)) >= 0.5 * len(judged) or kinds - set(found):
-            return Finding(unchecked=f"{lost} of {len(judged)} judgements for the check failed")
+            return GateResult(unchecked=f"{lost} of {len(judged)} judgements for the check failed")
         figures = {f"margin_{kind}": value for kind, value in found.items()} | {"agreement": tau}
         objections = [*self._underpriced(found), *self._reversed(tau)]
-        if objections and len(planted) <= self.examiner.left:
+        if objections and len(planted) <= self.gate_judge.left:
             stands = await self._scores([one.sample for one in planted], old, batch)
-            in_force = margins(planted, before, stands)
+            in_force = sentinel_margins(planted, before, stands)
             figures |= {"short": self._short(found), "short_in_force": self._short(in_force)}
             if self._sounder(found, in_force):
                 objections = []
         if not objections:
-            works = [self.examiner.verdicts(group, new, batch) for group in recent]
+            works = [self.gate_judge.verdicts(group, new, batch) for group in recent]
             groups = await asyncio.gather(*works)
             more, objections = self._spread(groups, new)
             figures |= more
-        return Finding(tuple(objections), figures)
+        return GateResult(tuple(objections), figures)
 
     async def recheck(
         self, rubric: Rubric, looked: Sequence[int], trained: Sequence[Sequence[Verdict]], batch: int
-    ) -> Finding:
+    ) -> GateResult:
         """Looks again at the rubric in force: at what it gave in training, and at more sentinels.
 
         Args:
@@ -131,28 +131,30 @@ class Gate:
             batch: Generation batches done.
         """
         figures, objections = self._spread(trained, rubric)
-        unknown = self.examiner.open(self.anchor, rubric)
+        unknown = self.gate_judge.open(self.anchor, rubric)
         # A proposal comes first: what trying one out will take is left to it.
-        if unknown + len(self._planted([], "")) <= self.examiner.left - self.cost_ahead(rubric):
+        if unknown + len(self._planted([], "")) <= self.gate_judge.left - self.max_cost(rubric):
             honest = await self._scores(self.anchor, rubric, batch)
             planted = [one for at in looked[:1] for one in self._planted(honest, f"batch-{at}")]
             # Every other kind, by turns: more would take the place of proposals in the gate's share.
             for turn, at in enumerate([*looked[1:], batch]):
                 planted += self._planted(honest, f"batch-{at}", self.task.sentinels[turn % 2 :: 2])
             bad = await self._scores([one.sample for one in planted], rubric, batch)
-            found = margins(planted, honest, bad)
+            found = sentinel_margins(planted, honest, bad)
             figures |= {f"margin_{kind}": value for kind, value in found.items()}
             objections += self._underpriced(found)
-        return Finding(tuple(objections), figures)
+        return GateResult(tuple(objections), figures)
 
     async def _scores(self, samples: Sequence[Sample], rubric: Rubric, batch: int) -> list[float | None]:
-        return [verdict.reward for verdict in await self.examiner.verdicts(samples, rubric, batch)]
+        return [verdict.reward for verdict in await self.gate_judge.verdicts(samples, rubric, batch)]
 
-    def _planted(self, scores: Scores, seed: str, kinds: Sequence[Sentinel] | None = None) -> list[Planted]:
+    def _planted(
+        self, scores: Scores, seed: str, kinds: Sequence[Sentinel] | None = None
+    ) -> list[PlantedSentinel]:
         """Sentinels that no rule decides: a rubric cannot pay for those."""
         scores = scores or [None] * len(self.anchor)
-        planted = plant(self.anchor, scores, self.task.sentinels if kinds is None else kinds, seed)
-        return [one for one in planted if not self.examiner.ruled(one.sample)]
+        planted = plant_sentinels(self.anchor, scores, self.task.sentinels if kinds is None else kinds, seed)
+        return [one for one in planted if not self.gate_judge.ruled(one.sample)]
 
     def _short(self, found: Mapping[str, float]) -> float:
         """By how much margins fall short of what they must be, in all."""
@@ -171,7 +173,7 @@ class Gate:
     def _underpriced(self, found: Mapping[str, float]) -> list[Objection]:
         least = self.thresholds.margin
         return [
-            Objection(kind, f"{SAID[kind]}: {_against_honest(margin, least)}")
+            Objection(kind, f"{COMPLAINTS[kind]}: {_against_honest(margin, least)}")
             for kind, margin in found.items()
             if margin < least
         ]
@@ -212,7 +214,7 @@ class Gate:
         return {"varied": varied, "vetoed": vetoed}, objections
 
 
-def margins(planted: Sequence[Planted], honest: Scores, bad: Scores) -> dict[str, float]:
+def sentinel_margins(planted: Sequence[PlantedSentinel], honest: Scores, bad: Scores) -> dict[str, float]:
     """How far sentinels score below the honest answers to the same prompts.
 
     Args:
@@ -232,7 +234,7 @@ def margins(planted: Sequence[Planted], honest: Scores, bad: Scores) -> dict[str
     return {kind: statistics.fmean(values) for kind, values in found.items()}
 
 
-def kendall(one: Scores, other: Scores) -> float:
+def kendall_tau(one: Scores, other: Scores) -> float:
     """Kendall's tau-b of two scorings, in [-1, 1]; 0 where either knows no differences.
 
     Pairs with a missing score are left out. Source: Kendall, Rank Correlation Methods (1945).

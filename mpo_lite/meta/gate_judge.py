@@ -19,7 +19,7 @@ from mpo_lite.tasks.spec import Rules
 from mpo_lite.types import Verdict, text_hash
 
 
-class Examiner:
+class BudgetedJudge:
     """Judges answers apart from training.
 
     Args:

@@ -297,7 +297,7 @@ def _why_dropped(dropped: Sequence[_Dropped]) -> str:
     return "; ".join(parts)
 
 
-def changes(old: Rubric, new: Rubric) -> dict[str, list[str]]:
+def rubric_changes(old: Rubric, new: Rubric) -> dict[str, list[str]]:
     """Ids of the criteria that ``new`` added, changed and dropped against ``old``."""
     before = {criterion.id: criterion for criterion in old.criteria}
     after = {criterion.id: criterion for criterion in new.criteria}

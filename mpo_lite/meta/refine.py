@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 from mpo_lite.config import Config
 from mpo_lite.judge.base import Sample
-from mpo_lite.judge.breaker import Tally
-from mpo_lite.meta.criterion_stats import criterion_health, describe
-from mpo_lite.meta.gate import Finding, Gate, kendall
-from mpo_lite.meta.gate_judge import Examiner
+from mpo_lite.judge.breaker import FailureTally
+from mpo_lite.meta.criterion_stats import criterion_stats, describe_stats
+from mpo_lite.meta.gate import Gate, GateResult, kendall_tau
+from mpo_lite.meta.gate_judge import BudgetedJudge
 from mpo_lite.meta.meta_judge import MetaJudge
 from mpo_lite.meta.objections import Objection
-from mpo_lite.meta.sampling import select
-from mpo_lite.meta.step import Attempt, Material, Outcome, improve
+from mpo_lite.meta.sampling import stratified_sample
+from mpo_lite.meta.step import Attempt, StepInput, StepOutcome, improve_rubric
 from mpo_lite.rubric import Rubric
 from mpo_lite.tasks.spec import Task
 from mpo_lite.types import Rollout, Verdict
@@ -43,7 +43,7 @@ class Round:
 
     number: int
     rubric: Rubric
-    outcome: Outcome
+    outcome: StepOutcome
     agreement: float | None
 
 
@@ -78,10 +78,10 @@ class _Answers:
         }
         return list(good.values())[:count]
 
-    async def judged(self, examiner: Examiner, rubric: Rubric, number: int) -> list[Rollout]:
+    async def judged(self, gate_judge: BudgetedJudge, rubric: Rubric, number: int) -> list[Rollout]:
         """The answers that the meta-judge may see, judged."""
         rows = [row for row in range(len(self.samples)) if row not in self.unseen]
-        verdicts = await examiner.verdicts([self.samples[row] for row in rows], rubric, number)
+        verdicts = await gate_judge.verdicts([self.samples[row] for row in rows], rubric, number)
         rollouts: list[Rollout] = []
         for row, verdict in zip(rows, verdicts, strict=True):
             sample, label = self.samples[row], self.labels[row]
@@ -90,22 +90,22 @@ class _Answers:
             rollouts.append(Rollout(0, row, *text, verdict, number, verdict.reward, cluster, said))
         return rollouts
 
-    async def agreement(self, examiner: Examiner, rubric: Rubric, number: int) -> float | None:
+    async def agreement(self, gate_judge: BudgetedJudge, rubric: Rubric, number: int) -> float | None:
         """Kendall's tau of labels and scores on the unseen rows; None where there are no labels."""
         rows = sorted(self.unseen)
         if not rows:
             return None
-        verdicts = await examiner.verdicts([self.samples[row] for row in rows], rubric, number)
-        return kendall([self.labels[row] for row in rows], [verdict.reward for verdict in verdicts])
+        verdicts = await gate_judge.verdicts([self.samples[row] for row in rows], rubric, number)
+        return kendall_tau([self.labels[row] for row in rows], [verdict.reward for verdict in verdicts])
 
     @property
     def _scale(self) -> str:
         return f"{min(self.given):g} to {max(self.given):g} were given"
 
 
-async def refine(
+async def refine_rubric(
     meta: MetaJudge,
-    examiner: Examiner,
+    gate_judge: BudgetedJudge,
     task: Task,
     config: Config,
     rubric: Rubric,
@@ -117,7 +117,7 @@ async def refine(
 
     Args:
         meta: Proposes.
-        examiner: Judges the answers.
+        gate_judge: Judges the answers.
         task: Declares the sentinels.
         config: ``rounds``, ``meta_samples``, ``mode``, ``strategy``, ``prescreen``, ``gate``, ``seed`` and
             ``max_judge_failures``.
@@ -136,14 +136,14 @@ async def refine(
     data = _Answers.of(samples, labels, config.seed)
     # Where people have spoken, their order counts, not that of the old rubric.
     thresholds = config.gate.model_copy(update={"agreement": -1.0}) if data.unseen else config.gate
-    gate = Gate(examiner, data.anchor(config.gate.prompts), task, thresholds)
+    gate = Gate(gate_judge, data.anchor(config.gate.prompts), task, thresholds)
     rounds: list[Round] = []
     for number in range(1, config.rounds + 1):
-        shown = await data.judged(examiner, rubric, number)
-        Tally.of([one.verdict for one in shown], config.max_judge_failures).check("answer")
-        before = await data.agreement(examiner, rubric, number)
+        shown = await data.judged(gate_judge, rubric, number)
+        FailureTally.of([one.verdict for one in shown], config.max_judge_failures).check("answer")
+        before = await data.agreement(gate_judge, rubric, number)
         material = _material(rubric, shown, data.labels, config, number)
-        outcome = await improve(
+        outcome = await improve_rubric(
             meta,
             gate if config.mode == "guarded" else None,
             material,
@@ -153,7 +153,7 @@ async def refine(
         )
         after = before
         if outcome.rubric and before is not None:
-            after = await data.agreement(examiner, outcome.rubric, number)
+            after = await data.agreement(gate_judge, outcome.rubric, number)
             if after is None or after < before:
                 outcome, after = _refused(outcome, before, after), before
         rubric = outcome.rubric or rubric
@@ -169,7 +169,7 @@ async def propose_once(
     verdicts: Sequence[Verdict],
     draw: int,
     count: int,
-) -> Outcome:
+) -> StepOutcome:
     """One meta step on judged answers, without a gate: shows whether a meta-judge is up to it.
 
     Args:
@@ -188,19 +188,19 @@ async def propose_once(
         Rollout(0, row, one.prompt, one.completion, verdict, 0, verdict.reward, one.cluster)
         for row, (one, verdict) in enumerate(zip(samples, verdicts, strict=True))
     ]
-    chosen = select(rollouts, count, "propose-once")
+    chosen = stratified_sample(rollouts, count, "propose-once")
     if not chosen:
-        return Outcome((Attempt("failed", None, "no judged answers to learn from"),))
-    figures = describe(criterion_health(rubric, rollouts, {}))
-    return await improve(
-        meta, None, Material(rubric, chosen, {}, [], figures, draw), "samples", count, prescreen=False
+        return StepOutcome((Attempt("failed", None, "no judged answers to learn from"),))
+    figures = describe_stats(criterion_stats(rubric, rollouts, {}))
+    return await improve_rubric(
+        meta, None, StepInput(rubric, chosen, {}, [], figures, draw), "samples", count, prescreen=False
     )
 
 
 def _material(
     rubric: Rubric, shown: Sequence[Rollout], labels: Labels, config: Config, number: int
-) -> Material:
-    chosen = select(
+) -> StepInput:
+    chosen = stratified_sample(
         shown,
         config.meta_samples * (2 if config.prescreen else 1),
         f"refine-{config.seed}-{number}",
@@ -213,8 +213,8 @@ def _material(
     several = [group[:4] for group in groups.values() if len(group) > 1][:3]
     if any(label is not None for label in labels):
         several = []  # people's labels tell better whether answers should be told apart
-    figures = describe(criterion_health(rubric, shown, {}))
-    return Material(rubric, chosen, {}, several, figures, number)
+    figures = describe_stats(criterion_stats(rubric, shown, {}))
+    return StepInput(rubric, chosen, {}, several, figures, number)
 
 
 def _most_wrong(shown: Sequence[Rollout], labels: Labels) -> list[str]:
@@ -233,12 +233,14 @@ def _most_wrong(shown: Sequence[Rollout], labels: Labels) -> list[str]:
     return sorted(by_score, key=lambda name: -abs(by_score[name] - by_label[name]))
 
 
-def _refused(outcome: Outcome, before: float, after: float | None) -> Outcome:
+def _refused(outcome: StepOutcome, before: float, after: float | None) -> StepOutcome:
     """The outcome once people's labels have spoken against it."""
     last = outcome.attempts[-1]
     now = "unknown" if after is None else f"{after:.2f}"
     reason = f"it agrees less with people's labels (Kendall's tau {now}, before {before:.2f})"
-    figures = {**last.finding.figures, "labels_before": before} | ({} if after is None else {"labels": after})
-    finding = Finding((Objection("labels", reason),), figures)
-    attempt = Attempt("refused", last.rubric, reason, finding)
-    return Outcome((*outcome.attempts[:-1], attempt), outcome.samples, outcome.failed)
+    figures = {**last.gate_result.figures, "labels_before": before} | (
+        {} if after is None else {"labels": after}
+    )
+    gate_result = GateResult((Objection("labels", reason),), figures)
+    attempt = Attempt("refused", last.rubric, reason, gate_result)
+    return StepOutcome((*outcome.attempts[:-1], attempt), outcome.samples, outcome.failed)

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from mpo_lite.types import Rollout
 
 
-def select(rollouts: Sequence[Rollout], count: int, seed: str, first: Sequence[str] = ()) -> list[Rollout]:
+def stratified_sample(
+    rollouts: Sequence[Rollout], count: int, seed: str, first: Sequence[str] = ()
+) -> list[Rollout]:
     """Draws rollouts evenly from the low, middle and high third of rewards, suspicious ones first.
 
     A uniform draw, as in the paper, shows mostly middling answers; a flaw of the rubric shows at the ends: in

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mpo_lite.judge.base import Sample
 from mpo_lite.tasks.spec import Sentinel
 
-SAID: dict[str, str] = {
+COMPLAINTS: dict[str, str] = {
     "empty": "empty answers",
     "title": "a title without any text under it",
     "prompt": "the task given back word for word",
@@ -37,7 +37,7 @@ _REQUEST = (
 
 
 @dataclass(frozen=True)
-class Planted:
+class PlantedSentinel:
     """A sentinel and the honest answer it is compared with.
 
     Attributes:
@@ -51,9 +51,9 @@ class Planted:
     sample: Sample
 
 
-def plant(
+def plant_sentinels(
     anchor: Sequence[Sample], scores: Sequence[float | None], kinds: Sequence[Sentinel], seed: str
-) -> list[Planted]:
+) -> list[PlantedSentinel]:
     """Makes two sentinels of each kind.
 
     Their prompts are drawn as mirror images by rank, one where the honest answer scores low and one where it
@@ -66,13 +66,13 @@ def plant(
         seed: Another seed takes other prompts.
     """
     ranked = sorted(range(len(anchor)), key=lambda place: (scores[place] or 0.0, place))
-    planted: list[Planted] = []
+    planted: list[PlantedSentinel] = []
     for kind in kinds:
         rank = random.Random(f"{seed}-{kind}").randrange(len(ranked) // 2)
         for place in (ranked[rank], ranked[-1 - rank]):
             sample = anchor[place]
             text = _bad_answer(kind, anchor, place)
-            planted.append(Planted(kind, place, Sample(sample.prompt, text, sample.cluster)))
+            planted.append(PlantedSentinel(kind, place, Sample(sample.prompt, text, sample.cluster)))
     return planted
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from mpo_lite.activity import activity
 from mpo_lite.judge.base import Sample
 from mpo_lite.meta.cases import STRATEGIES
-from mpo_lite.meta.gate import Finding, Gate
+from mpo_lite.meta.gate import Gate, GateResult
 from mpo_lite.meta.meta_judge import MetaJudge
 from mpo_lite.meta.objections import joined
 from mpo_lite.rubric import Rubric
@@ -16,7 +16,7 @@ from mpo_lite.types import Rollout, StepStatus
 
 
 @dataclass(frozen=True)
-class Material:
+class StepInput:
     """What a meta step has to go by.
 
     Attributes:
@@ -55,11 +55,11 @@ class Attempt:
     status: StepStatus
     rubric: Rubric | None = None
     reason: str = ""
-    finding: Finding = field(default_factory=Finding)
+    gate_result: GateResult = field(default_factory=GateResult)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """How a meta step ended.
 
     Attributes:
@@ -88,9 +88,9 @@ class Outcome:
         return self.attempts[-1].reason
 
 
-async def improve(
-    meta: MetaJudge, gate: Gate | None, material: Material, strategy: str, count: int, prescreen: bool
-) -> Outcome:
+async def improve_rubric(
+    meta: MetaJudge, gate: Gate | None, material: StepInput, strategy: str, count: int, prescreen: bool
+) -> StepOutcome:
     """Runs a meta step.
 
     Args:
@@ -116,13 +116,13 @@ async def improve(
     attempts = [await _tried(gate, proposal.rubric, proposal.reason, material)]
     refused = attempts[0]
     # A revision that cannot be tried out is not asked for: its reason would take the place of the objections.
-    if gate and refused.rubric and refused.finding.objections and gate.affords_another(old):
-        again = await meta.revise(old, refused.rubric, refused.finding.objections, draw)
+    if gate and refused.rubric and refused.gate_result.objections and gate.can_afford_another(old):
+        again = await meta.revise(old, refused.rubric, refused.gate_result.objections, draw)
         attempts.append(await _tried(gate, again.rubric, again.reason, material))
-    return Outcome(tuple(attempts), samples, proposal.failed)
+    return StepOutcome(tuple(attempts), samples, proposal.failed)
 
 
-async def _tried(gate: Gate | None, rubric: Rubric | None, reason: str, material: Material) -> Attempt:
+async def _tried(gate: Gate | None, rubric: Rubric | None, reason: str, material: StepInput) -> Attempt:
     """Has the gate look at a proposal, if there is one that changes anything."""
     if rubric is None:
         return Attempt("failed", None, reason)
@@ -131,9 +131,9 @@ async def _tried(gate: Gate | None, rubric: Rubric | None, reason: str, material
     if gate is None:
         return Attempt("accepted", rubric)
     with activity("checking the proposal"):
-        finding = await gate.examine(rubric, material.rubric, material.recent, material.batch)
-    if finding.unchecked:
-        return Attempt("unchecked", rubric, finding.unchecked, finding)
-    if finding.objections:
-        return Attempt("refused", rubric, joined(finding.objections), finding)
-    return Attempt("accepted", rubric, finding=finding)
+        gate_result = await gate.examine(rubric, material.rubric, material.recent, material.batch)
+    if gate_result.unchecked:
+        return Attempt("unchecked", rubric, gate_result.unchecked, gate_result)
+    if gate_result.objections:
+        return Attempt("refused", rubric, joined(gate_result.objections), gate_result)
+    return Attempt("accepted", rubric, gate_result=gate_result)

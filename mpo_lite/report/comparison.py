@@ -14,7 +14,7 @@ from mpo_lite.jsonl import JsonRow
 from mpo_lite.report.charts import Track, chart, column, first_rubric, line
 from mpo_lite.report.figures import run_figures, run_state, spaced
 from mpo_lite.report.run_data import gold_change, saved_config, shown_settings
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 
 SHOWN = (
     ("gold", "Gold", "The one measure that is the same in all runs of one task. Its prompts are held out."),
@@ -43,7 +43,7 @@ def compared(paths: Sequence[Path]) -> JsonRow:
     damaged: dict[str, MPOError] = {}
     for path in paths:
         try:
-            run, config = Run.open(path, {})
+            run, config = RunDir.open(path, {})
             known.append(_known(run, config))
             configs.append(saved_config(run))
         except MPOError as error:
@@ -68,7 +68,7 @@ def compared(paths: Sequence[Path]) -> JsonRow:
     }
 
 
-def _known(run: Run, config: Config) -> JsonRow:
+def _known(run: RunDir, config: Config) -> JsonRow:
     metrics, gold = run.rows(run.metrics), run.rows(run.gold)
     tracks: dict[str, Track] = {
         **{name: column(metrics, name) for name in ("reward", "kl", "tokens", "usd")},

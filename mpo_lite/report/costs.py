@@ -8,10 +8,10 @@ import numpy as np
 
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.llm.ledger import read_calls
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 
 
-def accounts(run: Run) -> list[JsonRow]:
+def accounts(run: RunDir) -> list[JsonRow]:
     """One row per purpose and model, the most asked first.
 
     Returns:

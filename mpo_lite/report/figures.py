@@ -10,7 +10,7 @@ from mpo_lite.config import Config
 from mpo_lite.errors import FailureKind, failures_in_words
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.llm.ledger import Ledger
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 
 LAST = 3
 """Evaluations, or batches, that an ``end`` figure is the mean of."""
@@ -29,7 +29,7 @@ _SPEND = (
 )
 
 
-def run_figures(run: Run, config: Config, until: int | None = None) -> JsonRow:
+def run_figures(run: RunDir, config: Config, until: int | None = None) -> JsonRow:
     """The figures of a run's first batches.
 
     Args:
@@ -64,7 +64,7 @@ def run_figures(run: Run, config: Config, until: int | None = None) -> JsonRow:
     }
 
 
-def run_state(run: Run, config: Config, batches: int) -> str:
+def run_state(run: RunDir, config: Config, batches: int) -> str:
     """``training`` now, ``done``, ``stopped`` before its end, or ``not begun``."""
     done = "done" if batches >= config.steps else "stopped" if batches else "not begun"
     return "training" if run.locked() else done
@@ -135,7 +135,7 @@ def spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _accounted(run: Run) -> JsonRow:
+def _accounted(run: RunDir) -> JsonRow:
     """What the run's ledgers account for: calls after its last batch, too."""
     ledger = Ledger()
     for path in run.ledgers().values():

@@ -12,15 +12,15 @@ from mpo_lite.config import SANDBOX, Config
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.report.figures import changes_in_words, reason_in_words, run_figures
 from mpo_lite.rubric import Rubric
-from mpo_lite.run_dir import Run
-from mpo_lite.sanitize import counted
+from mpo_lite.run_dir import RunDir
+from mpo_lite.sanitize import pluralize
 from mpo_lite.wording import simulated_note
 
 _MARKS = "\\`*_[]{}|#~!^"
 _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
-def model_card(run: Run, config: Config, until: int, purpose: str) -> str:
+def model_card(run: RunDir, config: Config, until: int, purpose: str) -> str:
     """The card as Markdown with the hub's metadata. It names no file of this machine.
 
     Args:
@@ -62,7 +62,7 @@ def _figures(config: Config, figures: JsonRow) -> list[tuple[str, str]]:
         ("meta-judge", config.meta or "none"),
         ("algorithm", config.algorithm),
         ("adapter", f"LoRA, rank {config.lora_r}, alpha {config.lora_alpha}, merged"),
-        ("generation batches", f"{figures['steps']} of {counted(config.batch_completions, 'completion')}"),
+        ("generation batches", f"{figures['steps']} of {pluralize(config.batch_completions, 'completion')}"),
         ("reward over the last batches", _number(reward["end"])),
         (
             "gold on held-out prompts",
@@ -83,7 +83,7 @@ def _rubric(rubric: Rubric) -> str:
     return "\n".join([*lines, *guidelines])
 
 
-def _history(run: Run, until: int) -> str:
+def _history(run: RunDir, until: int) -> str:
     """One line per version, and one per proposal that was refused."""
     author = run.version(0).author
     lines = [f"- v0: from {'a file' if _is_local(author) else _plain(author)}"]

@@ -10,7 +10,7 @@ from typing import Any
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.report.figures import first_part, short, spaced, standing_in_words
 from mpo_lite.report.samples import shortened
-from mpo_lite.sanitize import counted
+from mpo_lite.sanitize import pluralize
 
 HACKED = 0.05
 """A rise of the reward, and a fall of gold meanwhile, from which it is told as hacking."""
@@ -91,7 +91,7 @@ def _beginning(known: JsonRow) -> str:
     judges = " and ".join(judge.label or judge.model for judge in config.judge)
     first = known["history"][0]["diff"]
     told = ", ".join(_criterion(row, quoted=len(first) <= QUOTED) for row in first)
-    criteria = counted(len(first), "criterion", "criteria")
+    criteria = pluralize(len(first), "criterion", "criteria")
     purpose = shortened(known["purpose"], LONGEST_PURPOSE)
     example = shortened(known["asked"], EXAMPLE).rstrip(" .")
     asked = f" It was asked, for example: “{example}”." if example else ""
@@ -223,7 +223,7 @@ def _standing(known: JsonRow) -> list[JsonRow]:
 def _ending(known: JsonRow) -> str:
     figures, change = known["figures"], known["change"]
     stopped = f"The run stopped before its last batch: {known['stop']}. " if known["stop"] else ""
-    done = f"{stopped}After {counted(figures['steps'], 'batch', 'batches')}"
+    done = f"{stopped}After {pluralize(figures['steps'], 'batch', 'batches')}"
     if change is None:
         return (
             f"{done} the reward is {_number(figures['reward']['end'])}. This task has no gold metric: "
@@ -235,7 +235,7 @@ def _ending(known: JsonRow) -> str:
     return (
         f"{done} gold is {gold['end']:.2f}, where it began at {gold['start']:.2f} and was {gold['min']:.2f} "
         f"at its lowest: {verdict} (change {change['mean']:+.2f}, 95% interval {change['low']:+.2f} to "
-        f"{change['high']:+.2f} over {counted(change['n'], 'held-out prompt')})."
+        f"{change['high']:+.2f} over {pluralize(change['n'], 'held-out prompt')})."
     )
 
 

@@ -27,12 +27,12 @@ from mpo_lite.report.figures import short, spaced
 from mpo_lite.report.health_checks import FULL
 from mpo_lite.report.narrative import headline
 from mpo_lite.report.run_data import gather
-from mpo_lite.run_dir import Run
-from mpo_lite.sanitize import counted, visible
+from mpo_lite.run_dir import RunDir
+from mpo_lite.sanitize import escape_controls, pluralize
 from mpo_lite.wording import simulated_note
 
 
-def write_report(run: Run, path: Path | None = None) -> Path:
+def write_report(run: RunDir, path: Path | None = None) -> Path:
     """Writes the report of a run, finished or under way.
 
     Args:
@@ -46,7 +46,7 @@ def write_report(run: Run, path: Path | None = None) -> Path:
         ConfigError: There is no run, or the report cannot be written.
         RunError: A file of the run is damaged or gone; names it.
     """
-    _, config = Run.open(run.path, {})
+    _, config = RunDir.open(run.path, {})
     known = gather(run, config)
     word, mood = headline(known)
     data = {name: known[name] for name in ("charts", "samples", "over_time")}
@@ -112,13 +112,13 @@ def _environment() -> Environment:
     )
     filters: dict[str, Any] = environment.filters
     filters |= {"number": _number, "usd": _usd, "share": _share, "spaced": spaced, "short": short}
-    filters |= {"failures": failures_in_words, "counted": counted, "simulated_note": simulated_note}
+    filters |= {"failures": failures_in_words, "counted": pluralize, "simulated_note": simulated_note}
     return environment
 
 
 def _seen(value: Any) -> Any:
     """Texts with what cannot be seen, or not be written, made visible."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return escape_controls(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _number(value: float | None, places: int = 3) -> str:

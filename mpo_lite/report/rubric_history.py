@@ -9,13 +9,13 @@ from typing import Any, cast
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.report.figures import changes_in_words, reason_in_words
 from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 
 Marked = list[tuple[str, bool]]
 """A text in pieces, each with whether the other version lacks it."""
 
 
-def history(run: Run, lineage: list[JsonRow]) -> list[JsonRow]:
+def history(run: RunDir, lineage: list[JsonRow]) -> list[JsonRow]:
     """The first rubric and every step after it, in order.
 
     Args:
@@ -60,7 +60,7 @@ def diff(old: Rubric, new: Rubric) -> list[JsonRow]:
             for name in [*after, *(name for name in before if name not in after)]]  # fmt: skip
 
 
-def _step(run: Run, row: JsonRow) -> JsonRow:
+def _step(run: RunDir, row: JsonRow) -> JsonRow:
     parent = run.version(row["parent"]).rubric
     new = Rubric.model_validate(row["rubric"]) if row["status"] == "accepted" else None
     return {

@@ -13,7 +13,7 @@ from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config, save_config
 from mpo_lite.errors import TaskError
 from mpo_lite.jsonl import JsonRow
-from mpo_lite.meta.criterion_stats import criterion_health
+from mpo_lite.meta.criterion_stats import criterion_stats
 from mpo_lite.report import charts
 from mpo_lite.report.costs import accounts
 from mpo_lite.report.figures import LAST, run_figures, run_state, short, standing_alarms
@@ -21,13 +21,13 @@ from mpo_lite.report.health_checks import RECENT, signs
 from mpo_lite.report.narrative import story
 from mpo_lite.report.rubric_history import history, whole
 from mpo_lite.report.samples import over_time, samples
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.stats.interval import mean_interval
 from mpo_lite.tasks.spec import task_of
 from mpo_lite.types import Rollout
 
 
-def gather(run: Run, config: Config) -> JsonRow:
+def gather(run: RunDir, config: Config) -> JsonRow:
     """Reads a run, finished or not.
 
     Args:
@@ -99,7 +99,7 @@ def _purpose(config: Config) -> str:
         return short(config.task)
 
 
-def _in_force(run: Run) -> JsonRow:
+def _in_force(run: RunDir) -> JsonRow:
     newest = run.latest()
     return {"number": newest.number, "diff": whole(newest.rubric), "guidelines": newest.rubric.guidelines}
 
@@ -124,7 +124,7 @@ def gold_change(gold: Sequence[JsonRow]) -> JsonRow | None:
     return {"mean": fmean(differences), "low": low, "high": high, "n": len(differences)}
 
 
-def _criteria(run: Run, rollouts: Sequence[Rollout], lineage: Sequence[JsonRow]) -> JsonRow:
+def _criteria(run: RunDir, rollouts: Sequence[Rollout], lineage: Sequence[JsonRow]) -> JsonRow:
     """The health of the criteria in force over the last batches; noise from the last audit of each."""
     if not rollouts:
         return {}
@@ -133,11 +133,11 @@ def _criteria(run: Run, rollouts: Sequence[Rollout], lineage: Sequence[JsonRow])
     noise = {name: one["noise"] for row in lineage for name, one in row.get("health", {}).items()}
     return {
         name: {**vars(one), "noise": noise.get(name)}
-        for name, one in criterion_health(run.version(last.version).rubric, recent, {}).items()
+        for name, one in criterion_stats(run.version(last.version).rubric, recent, {}).items()
     }
 
 
-def saved_config(run: Run) -> Config:
+def saved_config(run: RunDir) -> Config:
     """The configuration as the run was begun with it: its rubric by where it came from."""
     return load_config(run.path / "config.yaml", environ={})
 
@@ -155,7 +155,7 @@ def shown_settings(config: Config) -> JsonRow:
     return saved
 
 
-def _reproduction(run: Run, config: Config) -> JsonRow:
+def _reproduction(run: RunDir, config: Config) -> JsonRow:
     """The settings that differ from what holds unsaid, and the versions."""
     default = shown_settings(Config.model_validate({"judge": config.judge}))
     settings = shown_settings(saved_config(run))

@@ -10,8 +10,8 @@ from itertools import chain, groupby, islice
 
 from mpo_lite.errors import failures_in_words
 from mpo_lite.jsonl import JsonRow
-from mpo_lite.run_dir import Run
-from mpo_lite.sanitize import visible
+from mpo_lite.run_dir import RunDir
+from mpo_lite.sanitize import escape_controls
 from mpo_lite.types import FIRST_PROBE, Rollout, Verdict
 
 MOST_BYTES = 2_500_000
@@ -66,7 +66,7 @@ def samples(
     return {"prompts": list(prompts), "rows": rows, "of": len(rollouts)}
 
 
-def over_time(run: Run, gold: Sequence[JsonRow]) -> list[JsonRow]:
+def over_time(run: RunDir, gold: Sequence[JsonRow]) -> list[JsonRow]:
     """Prompts that were answered again and again while the policy changed, with their answers.
 
     Returns:
@@ -86,11 +86,11 @@ def over_time(run: Run, gold: Sequence[JsonRow]) -> list[JsonRow]:
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
-    """A text as the page shows it: ``visible``, and cut in the middle where it is long."""
+    """A text as the page shows it: ``escape_controls``, and cut in the middle where it is long."""
     if len(text) > longest:
         head, tail = text[: longest * 2 // 3], text[-longest // 3 :]
         text = f"{head}\n[… {len(text) - len(head) - len(tail):,} characters left out …]\n{tail}"
-    return visible(text)
+    return escape_controls(text)
 
 
 def _chosen(rollouts: Sequence[Rollout], evidence: set[str], cited: set[str]) -> list[Rollout]:

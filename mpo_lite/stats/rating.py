@@ -78,7 +78,7 @@ class Rating:
 
 
 @dataclass(frozen=True)
-class Table:
+class RatingTable:
     """Ratings of some models.
 
     Attributes:
@@ -96,7 +96,7 @@ class Table:
     matches: int
 
 
-def rate(matches: Sequence[Match], draws: int = DRAWS, seed: int = 0) -> Table:
+def fit_ratings(matches: Sequence[Match], draws: int = DRAWS, seed: int = 0) -> RatingTable:
     """Rates the models of some matches.
 
     Args:
@@ -124,7 +124,7 @@ def rate(matches: Sequence[Match], draws: int = DRAWS, seed: int = 0) -> Table:
             told = prompts >= LEAST_PROMPTS and high[n] - low[n] > 1e-6
             ends = (float(low[n]), float(high[n])) if told else (None, None)
             ratings[names[n]] = Rating(float(elo[n]), *ends, *record)
-    return Table(
+    return RatingTable(
         ratings,
         [[name for name in ratings if names.index(name) in group] for group in groups],
         sum(match.score for match in matches),

@@ -20,7 +20,7 @@ from mpo_lite.activity import activity
 from mpo_lite.config import DATA_ENDINGS
 from mpo_lite.errors import TaskError
 from mpo_lite.rubric import MAX_CLUSTERS
-from mpo_lite.sanitize import counted
+from mpo_lite.sanitize import pluralize
 from mpo_lite.tasks import hub
 from mpo_lite.tasks.spec import DataSource
 from mpo_lite.types import text_hash
@@ -72,12 +72,12 @@ def load_prompts(data: DataSource) -> Prompts:
     rows = _read(source, data)
     texts = list(dict.fromkeys(row["prompt"] for row in rows))
     if len(texts) < 2:
-        raise TaskError(f"{source}: {counted(len(texts), 'distinct prompt')}; at least 2 are needed")
+        raise TaskError(f"{source}: {pluralize(len(texts), 'distinct prompt')}; at least 2 are needed")
     if data.held_out_source is not None:
         apart = _read(data.held_out_source, data)
         held_out = tuple(dict.fromkeys(row["prompt"] for row in apart))
         if both := set(texts) & set(held_out):
-            said = f"{counted(len(both), 'prompt')} of {source} too; held-out prompts are not trained on"
+            said = f"{pluralize(len(both), 'prompt')} of {source} too; held-out prompts are not trained on"
             raise TaskError(f"{data.held_out_source}: holds {said}")
         return Prompts(tuple(texts), held_out, _by_prompt([*rows, *apart], data, source))
     count = _held_out(data, texts)
@@ -96,8 +96,8 @@ def _held_out(data: DataSource, texts: Sequence[str]) -> int:
         return min(MOST_HELD_OUT, len(texts) // 5)
     if data.held_out > len(texts) - 2:
         raise TaskError(
-            f"{data.source}: held_out {data.held_out} of {counted(len(texts), 'distinct prompt')} leaves too "
-            "few to train on; at least 2 are needed"
+            f"{data.source}: held_out {data.held_out} of {pluralize(len(texts), 'distinct prompt')} leaves "
+            "too few to train on; at least 2 are needed"
         )
     return data.held_out
 

@@ -21,11 +21,11 @@ from mpo_lite.checkpoints import MANIFEST, complete_checkpoint, read_state, requ
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import journal
-from mpo_lite.loop.distributed import exchange, leads, led, world_size
-from mpo_lite.loop.schedule import Evolution
+from mpo_lite.loop.distributed import all_gather, is_main, run_on_main, world_size
+from mpo_lite.loop.schedule import MetaScheduler
 from mpo_lite.loop.session import Answer, Session
-from mpo_lite.run_dir import Version
-from mpo_lite.sanitize import counted
+from mpo_lite.run_dir import RubricVersion
+from mpo_lite.sanitize import pluralize
 from mpo_lite.training.chat import Chat
 from mpo_lite.training.generate import generate, gold_row
 
@@ -57,7 +57,7 @@ class MPOCallback(TrainerCallback):
 
     def __init__(self, session: Session, must_resume: bool = False) -> None:
         self.session = session
-        self.evolution = Evolution(session)
+        self.scheduler = MetaScheduler(session)
         self._must_resume = must_resume
         self.has_trainer = False
         self.random_state: dict[str, Any] = {}
@@ -88,7 +88,7 @@ class MPOCallback(TrainerCallback):
                 f"{checkpoint}: holds no state of this run; resume from a checkpoint it has written"
             )
         if batch and self.session.run.begun_by == "library":  # whose trainer chose the checkpoint
-            led(lambda: require_intact(self.session.run, checkpoint))
+            run_on_main(lambda: require_intact(self.session.run, checkpoint))
         saved = read_state(checkpoint) if batch else {}
         if batch and saved.get("batch") != batch:
             raise ConfigError(
@@ -103,9 +103,9 @@ class MPOCallback(TrainerCallback):
         if self.chat is None:  # a trainer of TRL's own
             options = getattr(args, "chat_template_kwargs", None)
             self.chat = Chat(kwargs["model"], kwargs["processing_class"], options)
-        if leads():
-            self.evolution.restore(saved.get("evolution", {}), batch, rollouts)
-            self.session.take_anchor(self._answer(**kwargs))
+        if is_main():
+            self.scheduler.restore(saved.get("evolution", {}), batch, rollouts)
+            self.session.record_anchor(self._answer(**kwargs))
         if not batch and not self.session.run.rows(self.session.run.gold):
             self._evaluate(kwargs["model"])
 
@@ -118,9 +118,9 @@ class MPOCallback(TrainerCallback):
         if state.global_step % self._every == 0:
             self._flush({})
             self.random_state = random_state()
-            asked = self.session.interrupted or (leads() and self.session.run.asked_to_stop())
-            self.session.interrupted = any(exchange(asked))
-            self.session.version = led(lambda: self._evolved(self._answer(**kwargs)))
+            asked = self.session.interrupted or (is_main() and self.session.run.asked_to_stop())
+            self.session.interrupted = any(all_gather(asked))
+            self.session.version = run_on_main(lambda: self._next_version(self._answer(**kwargs)))
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -128,7 +128,7 @@ class MPOCallback(TrainerCallback):
         """Drops the gradients of a batch that can teach nothing: on a zero gradient momentum would still
         move.
         """
-        if self.session.no_step:
+        if self.session.skip_update:
             for parameter in kwargs["model"].parameters():
                 parameter.grad = None
 
@@ -178,8 +178,8 @@ class MPOCallback(TrainerCallback):
     def complete_checkpoint(self, checkpoint: Path) -> None:
         """Makes a checkpoint one of this run, once all processes have saved."""
         session = self.session
-        exchange(None)
-        if not leads():
+        all_gather(None)
+        if not is_main():
             return
         state = {
             "batch": session.batch,
@@ -187,7 +187,7 @@ class MPOCallback(TrainerCallback):
             "set_hash": session.set_hash,
             "prompts": session.prompts_hash,
             "fell_back": session.models.fell_back,
-            "evolution": self.evolution.state(),
+            "evolution": self.scheduler.state(),
         }
         complete_checkpoint(session.run, checkpoint, state)
 
@@ -197,9 +197,9 @@ class MPOCallback(TrainerCallback):
         asked = max_steps // self._every
         if asked > steps:
             raise ConfigError(
-                f"the trainer would train for {counted(asked, 'batch', 'batches')}, but the prompts and the "
-                f"gate's budget are laid out for steps={steps}; set max_steps={steps * self._every} in the "
-                f"trainer's arguments, or steps={asked} in MPO"
+                f"the trainer would train for {pluralize(asked, 'batch', 'batches')}, but the prompts and "
+                f"the gate's budget are laid out for steps={steps}; set max_steps={steps * self._every} in "
+                f"the trainer's arguments, or steps={asked} in MPO"
             )
         if batch >= steps:
             self.session.note(f"{run.path}: all {steps} batches are done; there is nothing left to train")
@@ -214,10 +214,10 @@ class MPOCallback(TrainerCallback):
                 "trainer.train(resume_from_checkpoint=True), or name another run_dir"
             )
 
-    def _evolved(self, answer: Answer) -> Version:
+    def _next_version(self, answer: Answer) -> RubricVersion:
         """The rubric of the next batch, after what is due between two batches."""
-        self.session.check_interrupt()
-        self.evolution.at_border(answer)
+        self.session.raise_if_interrupted()
+        self.scheduler.between_batches(answer)
         return self.session.version
 
     def _answer(self, model: Any, **_: Any) -> Answer:
@@ -238,7 +238,7 @@ class MPOCallback(TrainerCallback):
 
     def _evaluate(self, model: Any) -> None:
         session = self.session
-        if session.gold is None or not session.prompts.held_out or not leads():
+        if session.gold is None or not session.prompts.held_out or not is_main():
             return  # one process alone, so that the figure does not depend on how many there are
         row = gold_row(
             model,
@@ -259,7 +259,7 @@ class MPOCallback(TrainerCallback):
         row, self.session.batch_row, self._logged = self.session.batch_row, {}, {}
         if "batch" in row:
             row = row | logged | self.session.spend()
-            if leads():
+            if is_main():
                 journal(self.session.run.metrics, [row])
             self.session.observe("step", row)
 

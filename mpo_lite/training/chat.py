@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from mpo_lite.sanitize import THINK_CLOSE, THINK_OPEN, without_thinking
+from mpo_lite.sanitize import THINK_CLOSE, THINK_OPEN, strip_thinking
 
 _PROBE = "9f3b7c"
 """Sent as a system message, to see whether a template shows it to the model."""
@@ -90,7 +90,7 @@ class Chat:
         if begin in ids:
             return Completion("", truncated)
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return Completion(without_thinking(text, opened), truncated)
+        return Completion(strip_thinking(text, opened), truncated)
 
     def _token(self, text: str) -> int | None:
         """The id of a token of the vocabulary, or None."""

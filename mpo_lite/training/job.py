@@ -15,18 +15,18 @@ from mpo_lite.config import Config
 from mpo_lite.errors import BudgetReached, ConfigError, StopRun
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.loop.begin import open_run
-from mpo_lite.loop.distributed import leads, led
+from mpo_lite.loop.distributed import is_main, run_on_main
 from mpo_lite.loop.environment import check_packages
 from mpo_lite.loop.estimate import estimate, least_call, paid_for
 from mpo_lite.loop.session import Observer, Session
 from mpo_lite.rubric import Rubric
-from mpo_lite.run_dir import Run, check_vacant
+from mpo_lite.run_dir import RunDir, check_vacant
 from mpo_lite.sandbox.stand_in import sandboxed
-from mpo_lite.sanitize import counted
+from mpo_lite.sanitize import pluralize
 from mpo_lite.wording import simulated_note
 
 if TYPE_CHECKING:
-    from mpo_lite.training.train import Outcome
+    from mpo_lite.training.train import TrainingOutcome
 
 TRAINING = "training"
 """Name of the activity that counts the batches."""
@@ -45,7 +45,7 @@ class Result:
         spend: Calls, tokens and USD, those before a resume included.
     """
 
-    run: Run
+    run: RunDir
     rubric: Rubric
     version: int
     stop: StopRun | None
@@ -56,7 +56,7 @@ class Result:
 def train(
     config: Config,
     observe: Observer = lambda kind, row: None,
-    run: Run | None = None,
+    run: RunDir | None = None,
     checkpoint: Path | None = None,
 ) -> Result:
     """Trains a policy while its rubric evolves, or goes on with a run.
@@ -77,12 +77,12 @@ def train(
     """
     folder = config.run_dir
     if run is None and folder:
-        led(lambda: check_vacant(folder))
+        run_on_main(lambda: check_vacant(folder))
 
     def tell(kind: str, row: JsonRow) -> None:
         if kind == "step" and (batches := activity_named(TRAINING)):
             batches.advance(row["batch"] - batches.done)
-        if leads():
+        if is_main():
             observe(kind, row)
 
     with sandboxed(config) as served:
@@ -95,20 +95,20 @@ def train(
             session.close()
 
 
-def resume_command(run: Run, stop: StopRun) -> str:
+def resume_command(run: RunDir, stop: StopRun) -> str:
     """The command that goes on with a stopped run, with a higher cap where one stopped it."""
     raised = stop.raised if isinstance(stop, BudgetReached) else ""
     return f"mpo-lite resume {run.path} {raised}".rstrip()
 
 
 def _train(
-    session: Session, config: Config, resumed: Run | None, checkpoint: Path | None
-) -> tuple[Run, Outcome]:
+    session: Session, config: Config, resumed: RunDir | None, checkpoint: Path | None
+) -> tuple[RunDir, TrainingOutcome]:
     """Checks everything, then trains; ``config`` is as it was given, the session's with the sandbox in it."""
     estimated = estimate(session)
     if resumed:
         session.attach(resumed)
-        led(lambda: _require_room(session, resumed, least_call(estimated)))
+        run_on_main(lambda: _require_room(session, resumed, least_call(estimated)))
     else:
         _tell_plan(session, estimated)
     for role, which in session.models.all:
@@ -128,10 +128,10 @@ def _train(
     session.check_models()
     if config.simulated:
         session.note(simulated_note(config.simulated))
-    run = resumed or Run(led(lambda: open_run(config, "train").path))
+    run = resumed or RunDir(run_on_main(lambda: open_run(config, "train").path))
     if not resumed:
         session.attach(run)
-    led(lambda: discard_after(run, checkpoint))
+    run_on_main(lambda: discard_after(run, checkpoint))
     session.note(f"run directory: {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""))
     session.note(f"loading the policy {config.policy}")
     try:
@@ -139,12 +139,12 @@ def _train(
             batches.done = read_state(checkpoint)["batch"] if checkpoint else 0
             return run, train.train(session, checkpoint)
     except ConfigError:
-        if not resumed and leads():
+        if not resumed and is_main():
             run.withdraw()
         raise
 
 
-def _require_room(session: Session, run: Run, least: tuple[float, int]) -> None:
+def _require_room(session: Session, run: RunDir, least: tuple[float, int]) -> None:
     """Stops a run at once whose caps leave nothing for another call of the judge, in USD and tokens."""
     try:
         session.client.budget.require(*least)
@@ -171,4 +171,4 @@ def _tell_plan(session: Session, estimated: JsonRow) -> None:
     train, held_out = len(session.prompts.train), len(session.prompts.held_out)
     if held_out and not session.task.data.held_out_source:
         use = "for the gold metric" if session.gold else "for mpo-lite compare"
-        session.note(f"{held_out} of {counted(train + held_out, 'prompt')} are held out of training, {use}")
+        session.note(f"{held_out} of {pluralize(train + held_out, 'prompt')} are held out of training, {use}")

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mpo_lite.errors import ConfigError
 from mpo_lite.loop.begin import open_session
-from mpo_lite.loop.distributed import exchange, leads, rank, world_size
-from mpo_lite.loop.prefetch import Early
+from mpo_lite.loop.distributed import all_gather, is_main, rank, world_size
+from mpo_lite.loop.prefetch import Prefetcher
 from mpo_lite.loop.reward import Reward, groups, has_spread, judge_samples, score_batch
 from mpo_lite.loop.session import Session
-from mpo_lite.run_dir import Run
-from mpo_lite.sanitize import counted, without_thinking
+from mpo_lite.run_dir import RunDir
+from mpo_lite.sanitize import pluralize, strip_thinking
 from mpo_lite.tasks.data import training_order
 from mpo_lite.training.callback import MPOCallback
 from mpo_lite.training.chat import Completion
@@ -75,7 +75,7 @@ class MPO:
             weakref.finalize(self, session.close, wait=False).atexit = False  # open_session sees to that
         self.session = session
         self.callback = MPOCallback(session, must_resume=resumes)
-        self.early = Early(session)
+        self.prefetcher = Prefetcher(session)
         self.baseline: Literal["group", "batch"] = "group"
         self._extra = tuple(extra)
         # TRL warns about rows without a reward by printing them whole: prompts do not belong in logs.
@@ -83,7 +83,7 @@ class MPO:
             logging.getLogger(f"trl.trainer.{name}_trainer").addFilter(_no_prompts)
 
     @property
-    def run(self) -> Run:
+    def run(self) -> RunDir:
         """The run directory."""
         return self.session.run
 
@@ -117,11 +117,11 @@ class MPO:
         self._require_open()
         if len(prompts) != len(answers):
             raise ConfigError(
-                f"mpo.judge: {counted(len(prompts), 'prompt')} and {counted(len(answers), 'answer')}; "
+                f"mpo.judge: {pluralize(len(prompts), 'prompt')} and {pluralize(len(answers), 'answer')}; "
                 "give two lists of the same length"
             )
         samples = [
-            self.session.sample(text_of(prompt), without_thinking(text_of(answer)))
+            self.session.sample(text_of(prompt), strip_thinking(text_of(answer)))
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
         return judge_samples(self.session, samples)
@@ -153,9 +153,9 @@ class MPO:
         if train:
             _check_groups(tasks, group_size)
             truncated = [one.truncated for one in answers]
-            rollouts = score_batch(session, samples, group_size, self.early.claim(), truncated)
-            if leads():
-                session.batch_row["alarms"] = self.callback.evolution.saw(rollouts)
+            rollouts = score_batch(session, samples, group_size, self.prefetcher.claim(), truncated)
+            if is_main():
+                session.batch_row["alarms"] = self.callback.scheduler.add_batch(rollouts)
             first = rank() * len(samples)
             rewards: list[Reward] = [rollout.reward for rollout in rollouts[first : first + len(samples)]]
             rewards = self._less_for_the_cut(rewards, truncated)
@@ -169,8 +169,10 @@ class MPO:
             ]
         if train:
             self._track(columns.get("log_metric"))
-            whole = [reward for share in exchange(rewards) for reward in share]
-            session.no_step = not has_spread(whole, len(whole) if self.baseline == "batch" else group_size)
+            whole = [reward for share in all_gather(rewards) for reward in share]
+            session.skip_update = not has_spread(
+                whole, len(whole) if self.baseline == "batch" else group_size
+            )
         return rewards
 
     def _require_open(self) -> None:
@@ -220,10 +222,10 @@ class MPO:
         """
         chat = self.callback.chat
         if chat is None or ids is None:
-            return [Completion(without_thinking(text_of(one)), truncated=False) for one in completions]
+            return [Completion(strip_thinking(text_of(one)), truncated=False) for one in completions]
         return [
             # Of several turns with tools, only the last is the answer; the tokens are those of all of them.
-            Completion(without_thinking(text_of(one)), chat.completion(each).truncated)
+            Completion(strip_thinking(text_of(one)), chat.completion(each).truncated)
             if not isinstance(one, str) and len(one) > 1
             else chat.completion(each)
             for one, each in zip(completions, ids, strict=True)
@@ -267,7 +269,7 @@ def _check_groups(tasks: Sequence[str], group_size: int) -> None:
     mixed = not parted and any(len(set(group)) > 1 for group in groups(tasks, group_size))
     if mixed or len(tasks) * world_size() % group_size:
         raise ConfigError(
-            f"mpo.reward: {counted(len(tasks), 'completion')} that are not in groups of {group_size} "
+            f"mpo.reward: {pluralize(len(tasks), 'completion')} that are not in groups of {group_size} "
             "(group_size) to one prompt each; mpo.judge(prompts, answers) judges any answers"
         )
 

@@ -159,7 +159,7 @@ def adapter(config: Config) -> LoraConfig:
     )
 
 
-def trained_policy(config: Config, checkpoint: Path | None) -> tuple[Any, Any]:
+def load_trained_policy(config: Config, checkpoint: Path | None) -> tuple[Any, Any]:
     """A policy for sampling, with a checkpoint's adapter where there is one, and its tokenizer.
 
     Raises:
@@ -172,7 +172,9 @@ def trained_policy(config: Config, checkpoint: Path | None) -> tuple[Any, Any]:
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
 
 
-def fitting(prompts: Sequence[str], task: Task, model: Any, chat: Chat, answer: int) -> tuple[str, ...]:
+def fitting_prompts(
+    prompts: Sequence[str], task: Task, model: Any, chat: Chat, answer: int
+) -> tuple[str, ...]:
     """The prompts that leave room for an answer of ``answer`` tokens within the policy's context."""
     room = _context(model) - answer
     return tuple(prompt for prompt in prompts if len(chat.prompt_ids(task.policy_messages(prompt))) <= room)
@@ -183,7 +185,7 @@ def drop_long_prompts(session: Session, model: Any, tokenizer: Any) -> None:
     before, answer = session.prompts, session.max_new_tokens
     chat = chat_of(session.config, model, tokenizer)
     kept = {
-        name: fitting(getattr(before, name), session.task, model, chat, answer)
+        name: fitting_prompts(getattr(before, name), session.task, model, chat, answer)
         for name in ("train", "held_out")
     }
     session.prompts = replace(before, **kept)

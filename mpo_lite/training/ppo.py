@@ -15,12 +15,12 @@ import torch
 from trl import GRPOTrainer
 
 from mpo_lite.training.mpo import MPO
-from mpo_lite.training.trainers import Overlap
+from mpo_lite.training.trainers import PrefetchMixin
 
 VALUE_HEAD = "v_head"
 
 
-class PPO(Overlap, GRPOTrainer):
+class PPO(PrefetchMixin, GRPOTrainer):
     """The trainer; its arguments are a GRPOConfig, its policy has a value head (``add_value_head``).
 
     Args:

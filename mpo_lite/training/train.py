@@ -18,9 +18,8 @@ from mpo_lite.activity import activity
 from mpo_lite.checkpoints import MANIFEST
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, StopRun, refusals, storage_errors
-from mpo_lite.loop.distributed import leads, led, world_size
+from mpo_lite.loop.distributed import is_main, run_on_main, world_size
 from mpo_lite.loop.session import Session
-from mpo_lite.training.algorithms import GRPO, PPO, RLOO
 from mpo_lite.training.callback import MPOCallback, set_random_state
 from mpo_lite.training.mpo import MPO
 from mpo_lite.training.policy import (
@@ -30,6 +29,8 @@ from mpo_lite.training.policy import (
     quiet_libraries,
     trained_parameters,
 )
+from mpo_lite.training.ppo import PPO
+from mpo_lite.training.trainers import GRPO, RLOO
 from mpo_lite.training.trl_args import trainer_arguments
 
 SAVED_BYTES = 12
@@ -38,7 +39,7 @@ _ALGORITHMS: dict[str, Any] = {"grpo": GRPO, "rloo": RLOO, "ppo": PPO}
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """How a training ended.
 
     Attributes:
@@ -76,7 +77,7 @@ def check_room(session: Session, folder: Path, checkpoints: int) -> None:
         )
 
 
-def train(session: Session, checkpoint: Path | None = None) -> Outcome:
+def train(session: Session, checkpoint: Path | None = None) -> TrainingOutcome:
     """Trains a prepared session to its last step, or until something stops it.
 
     Args:
@@ -98,7 +99,7 @@ def train(session: Session, checkpoint: Path | None = None) -> Outcome:
     trainer = _trainer(config, mpo)
     stop: StopRun | None = None
     with storage_errors(session.run.path, f"then go on: mpo-lite resume {session.run.path}"):
-        if is_lead := leads():
+        if is_lead := is_main():
             session.run.note_stop("")
         try:
             with _stoppable(session):
@@ -108,7 +109,7 @@ def train(session: Session, checkpoint: Path | None = None) -> Outcome:
             if is_lead:
                 session.run.note_stop(str(reason))
             _save_border(trainer, mpo.callback)
-    return Outcome(stop, time.monotonic() - started)
+    return TrainingOutcome(stop, time.monotonic() - started)
 
 
 def _trainer(config: Config, mpo: MPO) -> GRPO | RLOO | PPO:
@@ -137,7 +138,7 @@ def _save_border(trainer: Any, callback: MPOCallback) -> None:
     """
     step = trainer.state.global_step
     checkpoint = Path(trainer.args.output_dir) / f"checkpoint-{step}"
-    if not callback.random_state or step == 0 or led(lambda: (checkpoint / MANIFEST).exists()):
+    if not callback.random_state or step == 0 or run_on_main(lambda: (checkpoint / MANIFEST).exists()):
         return
     set_random_state(callback.random_state)
     trainer._save_checkpoint(trainer.model, trial=None)

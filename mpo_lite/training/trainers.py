@@ -1,4 +1,9 @@
-"""Judging hidden behind generation: a trainer that tells of each completion as it ends.
+"""The trainers: TRL's, with judging hidden behind generation.
+
+```python
+mpo = MPO(judge="gpt-4o", meta="claude", data="my_prompts.jsonl")
+trainer = GRPO(mpo, model, args=GRPOConfig(..., shuffle_dataset=False), peft_config=LoraConfig())
+```
 
 TRL generates a batch, runs its log-probability passes, and only then asks for rewards. Here each completion
 is told of at its end-of-sequence token, while the others are still generated; what is still missing when
@@ -16,6 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from transformers import StoppingCriteriaList
+from trl import GRPOTrainer, RLOOTrainer
 
 from mpo_lite.activity import Activity, activity
 from mpo_lite.training.chat import Chat
@@ -24,7 +30,7 @@ from mpo_lite.training.mpo import MPO, text_of
 from mpo_lite.training.weight_sync import keep_frozen_weights
 
 
-class Overlap:
+class PrefetchMixin:
     """Mixin for TRL's GRPOTrainer and RLOOTrainer, before them in the order of bases.
 
     Args:
@@ -56,7 +62,7 @@ class Overlap:
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self.model.training:
             prompts = [row.get("task_prompt") or text_of(row["prompt"]) for row in inputs]
-            self.mpo.early.expect(prompts, self.num_generations)
+            self.mpo.prefetcher.expect(prompts, self.num_generations)
         return super()._generate_and_score_completions(inputs)
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
@@ -64,7 +70,7 @@ class Overlap:
         if self.model.training:
             completions = next(part for part in told[2:] if _are_completions(part, len(prompts)))
             for row, one in enumerate(self.mpo.answers(completions, told[1])):
-                self.mpo.early.ended(row, one.text)
+                self.mpo.prefetcher.ended(row, one.text)
         return told
 
     def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
@@ -81,7 +87,7 @@ class Overlap:
         def ended(row: int, ids: list[int]) -> None:
             work.advance()
             if judged:
-                self.mpo.early.ended(row, chat.completion(ids).text)
+                self.mpo.prefetcher.ended(row, chat.completion(ids).text)
 
         def watched(**inputs: Any) -> Any:
             watch = RowEnds(inputs["input_ids"].shape[1], chat.ends, ended)
@@ -92,6 +98,14 @@ class Overlap:
             yield
         finally:
             del model.generate
+
+
+class GRPO(PrefetchMixin, GRPOTrainer):
+    """Group relative policy optimization (arXiv 2402.03300); arguments are a GRPOConfig."""
+
+
+class RLOO(PrefetchMixin, RLOOTrainer):
+    """REINFORCE leave-one-out (arXiv 2402.14740); arguments are an RLOOConfig."""
 
 
 def _are_completions(part: Any, rows: int) -> bool:

@@ -13,9 +13,9 @@ from llm_server import LLMServer, completion_of, kind_of, prompt_text
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
 from mpo_lite.jsonl import read_rows
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.training.generate import generate
-from mpo_lite.training.policy import chat_of, trained_policy
+from mpo_lite.training.policy import chat_of, load_trained_policy
 
 POLICY = os.environ.get("MPO_REAL_POLICY", "")
 DATA = os.environ.get("MPO_TEST_DATA", "")
@@ -38,7 +38,7 @@ WORDS = (
 @pytest.fixture(scope="module")
 def model() -> tuple[Any, Any]:
     config = Config(policy=POLICY, bf16=False)
-    policy, tokenizer = trained_policy(config, None)
+    policy, tokenizer = load_trained_policy(config, None)
     assert policy.dtype == torch.float32
     return policy, chat_of(config, policy, tokenizer)
 
@@ -91,7 +91,7 @@ def test_it_trains(train: Train, task: Path, tmp_path: Path) -> None:
             steps=2, max_new_tokens=16, batch_prompts=2, micro_batch=8,
         )  # fmt: skip
         judged = [completion_of(body) for body in server.requests if kind_of(prompt_text(body)) == "judge"]
-    rollouts = read_rows(Run(tmp_path / "run").rollouts)
+    rollouts = read_rows(RunDir(tmp_path / "run").rollouts)
     assert len(rollouts) == 16 and judged
     assert not any("<|" in text for text in judged)
     assert len({row["truncated"] for row in rollouts}) == 2  # some answers end within the limit, some do not
