@@ -24,11 +24,7 @@ from mpo_lite.config_sources import load_config
 from mpo_lite.sandbox.data import policy_dir
 
 ROOT = Path(__file__).parent.parent
-WRITTEN = sorted(
-    path
-    for pattern in ("README.md", "CONTRIBUTING.md", "docs/*.md", "examples/**/*.md")
-    for path in ROOT.glob(pattern)
-)
+WRITTEN = sorted(path for pattern in ("*.md", "docs/*.md", "examples/**/*.md") for path in ROOT.glob(pattern))
 RUN = "runs/essay-20250428-101500"
 LOCAL = "http://localhost:8000/v1"
 
@@ -38,6 +34,7 @@ ELSEWHERE = {
     "export --push": "test_export, against a hub of its own",
 }
 """Commands that other tests run: they take long, serve on, or need an account."""
+INSTALLERS = ("pip", "git")
 REFUSED = {
     "--use-vllm": "vllm is not installed",
     "--load-in-4bit": "bitsandbytes",
@@ -63,6 +60,8 @@ def commands() -> list[Any]:
             words = shlex.split(line, comments=True)
             for own, command in groupby(words, key=lambda word: word != "&&"):
                 part = list(command)
+                if part[0] in INSTALLERS:  # what they fetch is not published yet, or named by "…"
+                    continue
                 if own and any(word.endswith("mpo-lite") or word == "mpo_lite" for word in part):
                     found.append(pytest.param(part, id=f"{path.parent.name}/{path.name}: {' '.join(part)}"))
     return found
