@@ -247,8 +247,8 @@ def test_a_closed_or_forgotten_run_is_free(make_mpo: MakeMPO, server: LLMServer,
 
 
 def test_another_process_that_trains_the_run_is_waited_for(make_mpo: MakeMPO, tmp_path: Path) -> None:
-    code = "import sys, time; from pathlib import Path; from mpo_lite.run_dir import Run\n"
-    code += "run = Run(Path(sys.argv[1])); run.lock(); print('locked', flush=True); time.sleep(60)"
+    code = "import sys, time; from pathlib import Path; from mpo_lite.run_dir import RunDir\n"
+    code += "run = RunDir(Path(sys.argv[1])); run.lock(); print('locked', flush=True); time.sleep(60)"
     make_mpo().close()
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE)
     try:

@@ -394,7 +394,7 @@ from mpo_lite.config_sources import load_config
 from mpo_lite.errors import StopRun
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import request
-from mpo_lite.run_dir import Run
+from mpo_lite.run_dir import RunDir
 from mpo_lite.loop.reward import score_batch
 from mpo_lite.loop.session import Session
 
@@ -404,7 +404,7 @@ torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet"
 given = {"judge": "openai/m", "judge_api_base": url, "baseline": "iter0", "breaker_pause": 0.0}
 given |= {"data": str(folder / "data.jsonl"), "cache_dir": folder / f"cache{rank}", "concurrency": 10}
 session = Session(load_config(given=given, environ={}))
-session.attach(Run.create(folder / f"run{rank}", Config(), {}))
+session.attach(RunDir.create(folder / f"run{rank}", Config(), {}))
 print("ceiling", session.client._sender._limiters["x"]._ceiling)
 marks = [mark if rank == 0 and row < 6 else "" for row in range(16)]
 samples = [Sample(f"prompt {row // 4}", f"answer {rank} {row} {marks[row]}") for row in range(16)]
