@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
-from jobs import Train, arguments
 
 from mpo_lite.cli.main import main
 from mpo_lite.llm import event_loop
@@ -19,8 +18,8 @@ from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Ledger
 from mpo_lite.rubric import Criterion, Rubric
-
-MakeClient = Callable[..., Client]
+from tests.support.jobs import Train, arguments
+from tests.support.llm_calls import MakeClient
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import Train, asked, ended, resume, same_run, start, wait_for
-from llm_server import LLMServer
 from trl import GRPOTrainer, RLOOTrainer
 
 from mpo_lite.cli.main import main
@@ -15,6 +13,8 @@ from mpo_lite.jsonl import read_rows
 from mpo_lite.run_dir import Run
 from mpo_lite.training.trainers import Overlap
 from mpo_lite.training.trl_args import LOSSES
+from tests.support.jobs import Train, asked, ended, resume, same_run, start, wait_for
+from tests.support.llm_server import LLMServer
 
 ALGORITHMS = ("grpo", "rloo", "ppo")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import Train, arguments, completed, resume, same_run
-from llm_server import LLMServer
 
 from mpo_lite.cli.main import main
 from mpo_lite.errors import StorageError, storage_errors, storage_problem
 from mpo_lite.jsonl import write_atomically
 from mpo_lite.run_dir import Run
+from tests.support.jobs import Train, arguments, completed, resume, same_run
+from tests.support.llm_server import LLMServer
 
 SANDBOX = ("--judge", "sandbox", "--meta", "sandbox")
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import arguments, asked, same_run, wait_for, weights
-from llm_server import LLMServer
 
 from mpo_lite.checkpoints import last_checkpoint
 from mpo_lite.jsonl import read_rows
@@ -20,6 +18,8 @@ from mpo_lite.llm.ledger import Ledger
 from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.sandbox.judge_server import running
+from tests.support.jobs import arguments, asked, same_run, wait_for, weights
+from tests.support.llm_server import LLMServer
 
 INJECTED = """
 import sys

@@ -17,13 +17,13 @@ from typing import Any
 import click
 import pytest
 import yaml
-from llm_server import LLMServer
 
 from mpo_lite.cli.main import cli, main
 from mpo_lite.config_sources import load_config
 from mpo_lite.sandbox.data import policy_dir
+from tests.support.llm_server import LLMServer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WRITTEN = sorted(
     path
     for pattern in ("README.md", "CONTRIBUTING.md", "docs/*.md", "examples/**/*.md")

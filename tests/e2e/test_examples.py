@@ -13,7 +13,7 @@ from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.sandbox.judge_server import running
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("script", ["grpo_script.py", "rloo_script.py"])

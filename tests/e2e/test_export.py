@@ -17,8 +17,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from jobs import Train
-from made_run import ENVIRONMENT
 from markdown_it import MarkdownIt
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -32,6 +30,8 @@ from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.run_dir import Run, Version
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.ppo import add_value_head
+from tests.support.jobs import Train
+from tests.support.made_run import ENVIRONMENT
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_server import LLMServer, completion_of
 
 import mpo_lite
 from mpo_lite import MPO, errors
@@ -20,6 +19,7 @@ from mpo_lite.errors import BudgetReached, ConfigError, MPOError, UsageError
 from mpo_lite.jsonl import read_rows
 from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
+from tests.support.llm_server import LLMServer, completion_of
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
@@ -296,7 +296,7 @@ def test_notes_and_alarms_reach_the_log_without_answers(
 
 
 def test_what_the_page_documents_is_imported_from_the_top() -> None:
-    page = (Path(__file__).parent.parent / "docs/reference/library.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs/reference/library.md").read_text(encoding="utf-8")
     documented = {name for members in re.findall(r"members: \[(.*)\]", page) for name in members.split(", ")}
     raised = {
         name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, MPOError)

@@ -9,13 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jobs import Train
-from llm_server import LLMServer
 from safetensors import safe_open
-from test_train import fails_on_every
 
 from mpo_lite.jsonl import read_rows
 from mpo_lite.training.ppo import PPO, gae, token_rewards, value_losses
+from tests.support.jobs import Train
+from tests.support.llm_server import LLMServer, fails_on_every
 
 unit = st.floats(-2, 2, width=32)
 

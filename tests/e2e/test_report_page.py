@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
-from browser import needs_browser, opened
-from made_run import made_run
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from mpo_lite.report.page import write_comparison, write_report
+from tests.support.browser import needs_browser, opened
+from tests.support.made_run import made_run
 
 pytestmark = needs_browser
 

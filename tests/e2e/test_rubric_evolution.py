@@ -9,8 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from llm_server import LLMServer
-from made_run import ENVIRONMENT
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config, Thresholds
@@ -26,6 +24,8 @@ from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.run_dir import Run, Version
 from mpo_lite.sandbox.judge_server import running
 from mpo_lite.types import Assessment, Rollout, Verdict
+from tests.support.llm_server import LLMServer
+from tests.support.made_run import ENVIRONMENT
 
 SETTINGS = {
     "steps": 8,

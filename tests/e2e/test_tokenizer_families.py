@@ -8,12 +8,9 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from jobs import Train
-from llm_server import LLMServer, completion_of, kind_of, prompt_text
 from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, RLOOConfig
-from zoo import ZOO, publish
 
 from mpo_lite.activity import activities
 from mpo_lite.checkpoints import last_checkpoint
@@ -26,6 +23,9 @@ from mpo_lite.training.algorithms import GRPO, RLOO
 from mpo_lite.training.chat import Chat, Completion
 from mpo_lite.training.generate import RowEnds, generate
 from mpo_lite.training.policy import chat_of, trained_policy
+from tests.support.jobs import Train
+from tests.support.llm_server import LLMServer, completion_of, kind_of, prompt_text
+from tests.support.zoo import ZOO, publish
 
 NAMES = list(ZOO)
 LENGTH = 24

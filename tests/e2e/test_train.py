@@ -6,7 +6,6 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +13,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from jobs import Train, asked, ended, resume, same_run, start, wait_for, weights
-from llm_server import LLMServer, completion_of
 from trl import GRPOTrainer
 
 from mpo_lite.checkpoints import last_checkpoint
@@ -29,6 +26,8 @@ from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.mpo import MPO
 from mpo_lite.training.train import _stoppable
+from tests.support.jobs import Train, asked, ended, resume, same_run, start, wait_for, weights
+from tests.support.llm_server import LLMServer, completion_of, fails_on_every
 
 
 def test_real_prompts_train_against_an_openai_judge_and_an_anthropic_meta_judge(
@@ -224,17 +223,6 @@ def test_a_stop_file_ends_the_run_which_can_go_on(
         assert 2 <= len(read_rows(tmp_path / "run" / "metrics.jsonl")) < 4
         main(["resume", str(tmp_path / "run"), "--json"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 4
-
-
-def fails_on_every(nth: int) -> Callable[[str, Any], str | None]:
-    """A judge that never judges every ``nth`` of the completions it comes to see."""
-    seen: dict[str, int] = {}
-
-    def fault(kind: str, body: Any) -> str | None:
-        fails = kind == "judge" and seen.setdefault(completion_of(body), len(seen)) % nth == 0
-        return "I would rather not say." if fails or kind == "repair" else None
-
-    return fault
 
 
 def test_a_judge_that_fails_on_a_tenth_costs_no_other_completion_its_score(

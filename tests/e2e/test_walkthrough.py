@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_server import LLMServer
 
 from mpo_lite.cli.main import main
 from mpo_lite.jsonl import read_rows
 from mpo_lite.sandbox.data import policy_dir
+from tests.support.llm_server import LLMServer
 
-PAGE = (Path(__file__).parent.parent / "docs/walkthrough.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/walkthrough.md").read_text(encoding="utf-8")
 SERVER, POLICY = "http://localhost:8000/v1", "SmolLM2-135M-Instruct"
 JUDGED = ("✓", "✗", "–", "+", "~", "-", "meta step after", "first  ", "shown first", "[?]", POLICY)
 """How lines begin that say what a model is worth, or what it changed: another model's are others."""

@@ -12,11 +12,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
-from zoo import publish
 
 from mpo_lite.training.ppo import PPO, add_value_head
 from mpo_lite.training.trainers import Overlap
 from mpo_lite.training.weight_sync import keep_frozen_weights
+from tests.support.zoo import publish
 
 
 class Engine:

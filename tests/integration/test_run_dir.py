@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_run import ENVIRONMENT
 
 from mpo_lite.checkpoints import (
     complete_checkpoint,
@@ -20,6 +19,7 @@ from mpo_lite.jsonl import journal, read_rows
 from mpo_lite.rubric import Rubric, dump_rubric, load_rubric
 from mpo_lite.run_dir import Run, Version
 from mpo_lite.types import Assessment, Rollout, Verdict
+from tests.support.made_run import ENVIRONMENT
 
 
 def rollout(batch: int, row: int, reward: float | None = 0.5) -> Rollout:

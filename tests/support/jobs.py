@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from forked import Job
-from llm_server import LLMServer, kind_of, prompt_text
-
 from mpo_lite.jsonl import read_rows
 from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
+from tests.support.forked import Job
+from tests.support.llm_server import LLMServer, kind_of, prompt_text
 
 SETTINGS = {
     "steps": 6,

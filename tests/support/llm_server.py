@@ -192,3 +192,14 @@ def _fill(schema: Body, text: str) -> Any:
     if schema["type"] == "object":
         return {name: _fill(part, text + name) for name, part in schema["properties"].items()}
     return {"array": [], "boolean": True}.get(schema["type"], "because")
+
+
+def fails_on_every(nth: int) -> Callable[[str, Any], str | None]:
+    """A judge that never judges every ``nth`` of the completions it comes to see."""
+    seen: dict[str, int] = {}
+
+    def fault(kind: str, body: Any) -> str | None:
+        fails = kind == "judge" and seen.setdefault(completion_of(body), len(seen)) % nth == 0
+        return "I would rather not say." if fails or kind == "repair" else None
+
+    return fault

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_run import made_run
 
 from mpo_lite.checkpoints import complete_checkpoint, resumable_checkpoint
 from mpo_lite.cli.main import main
@@ -21,6 +20,7 @@ from mpo_lite.report.comparison import compared
 from mpo_lite.report.figures import run_figures
 from mpo_lite.report.page import write_report
 from mpo_lite.run_dir import Run
+from tests.support.made_run import made_run
 
 SAVED = 6
 """Batches done at the last checkpoint of the run here; there is one at half of them, too."""

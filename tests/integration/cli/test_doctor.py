@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from llm_server import LLMServer, completion_of
 
 from mpo_lite.cli.doctor import _key
 from mpo_lite.cli.main import main
 from mpo_lite.config_sources import load_config
 from mpo_lite.llm.models import judge_backends
+from tests.support.llm_server import LLMServer, completion_of
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_run import made_run
 
 from mpo_lite.cli.main import main
 from mpo_lite.config_sources import load_config
 from mpo_lite.sandbox.data import policy_dir
+from tests.support.made_run import made_run
 
 Refused = Callable[..., str]
 JUDGE = "--judge openai/m --judge-api-base http://127.0.0.1:9/v1 --baseline iter0 --policy sandbox"

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_server import LLMServer
-from made_run import ENVIRONMENT
 
 from mpo_lite.checkpoints import complete_checkpoint
 from mpo_lite.cli.main import main
@@ -23,6 +21,8 @@ from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import read_rows
 from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
+from tests.support.llm_server import LLMServer
+from tests.support.made_run import ENVIRONMENT
 
 WRITERS = ("score", "score --no-judge", "refine", "compare", "eval")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_server import LLMServer, completion_of, kind_of, prompt_text
 
 from mpo_lite.cli.main import main
+from tests.support.llm_server import LLMServer, completion_of, kind_of, prompt_text
 
 
 def tried(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_run import ENVIRONMENT, made_run
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
@@ -13,6 +12,7 @@ from mpo_lite.jsonl import journal, write_atomically
 from mpo_lite.llm.ledger import CallRecord, Ledger
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.run_dir import Run, Version
+from tests.support.made_run import ENVIRONMENT, made_run
 
 
 def criterion(name: str, description: str) -> Criterion:

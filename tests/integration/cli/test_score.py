@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from llm_server import LLMServer, kind_of, openai_reply, prompt_text
 
 from mpo_lite.cli.main import main
 from mpo_lite.config_sources import load_config
 from mpo_lite.jsonl import read_rows
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.sandbox.judge_server import running
+from tests.support.llm_server import LLMServer, kind_of, openai_reply, prompt_text
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -1,9 +1,6 @@
 """What a command shows while it works: no silence, nothing torn, nothing after its last line."""
 
-import errno
 import json
-import os
-import pty
 import re
 import subprocess
 import sys
@@ -15,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import arguments
-from llm_server import LLMServer, completion_of, kind_of, prompt_text
 
 from mpo_lite import activity as activity_module
 from mpo_lite.activity import activities, activity
@@ -24,20 +19,12 @@ from mpo_lite.cli import status
 from mpo_lite.cli._display import Display
 from mpo_lite.cli.main import main
 from mpo_lite.cli.status import Status, phrase, sentence
+from tests.support.jobs import arguments
+from tests.support.llm_server import LLMServer, completion_of, kind_of, prompt_text
+from tests.support.on_terminal import FASTER, RUN, on_terminal
 
-FASTER = 10
-"""How many times faster than for people things are told in these tests."""
 SLACK = 4
 """How many times longer than meant the silence may be: a machine under load is that slow."""
-RUN = f"""
-import sys
-from mpo_lite.cli import score, status
-for name in ("FIRST_S", "EVERY_S", "SHORT_S", "TICK_S"):
-    setattr(status, name, getattr(status, name) / {FASTER})
-score.CHUNK = 4
-from mpo_lite.cli.main import main
-main(sys.argv[1:])
-"""
 
 
 class Clock:
@@ -223,25 +210,6 @@ def screen(text: str) -> list[str]:
             lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
             column += len(part)
     return [line.rstrip() for line in lines]
-
-
-def on_terminal(command: list[str]) -> tuple[str, int]:
-    """All that a command writes to a terminal, and its exit code."""
-    read, write = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-c", RUN, *command],
-        stdin=write, stdout=write, stderr=write, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"},
-    )  # fmt: skip
-    os.close(write)
-    parts: list[bytes] = []
-    try:
-        while part := os.read(read, 65536):
-            parts.append(part)
-    except OSError as error:
-        if error.errno != errno.EIO:  # how a terminal says that nobody writes to it any more
-            raise
-    os.close(read)
-    return b"".join(parts).decode(), process.wait()
 
 
 def test_on_a_terminal_live_lines_vanish_and_the_text_stays(tmp_path: Path) -> None:

@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_server import LLMServer
-from made_run import made_run
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
-from test_status import on_terminal
 
 import mpo_lite.cli
 from mpo_lite.activity import activity
@@ -21,6 +18,9 @@ from mpo_lite.cli._display import Display
 from mpo_lite.cli.main import main
 from mpo_lite.cli.status import Status
 from mpo_lite.cli.terminal import console, echo
+from tests.support.llm_server import LLMServer
+from tests.support.made_run import made_run
+from tests.support.on_terminal import on_terminal
 
 TITLE, LINK, CLEAR = (
     "\x1b]0;owned\x07",

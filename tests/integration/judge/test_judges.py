@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llm_server import LLMServer, completion_of, kind_of, prompt_text
-from test_client import MakeClient, error
 
 from mpo_lite.config import Config, Model
 from mpo_lite.errors import EndpointError
@@ -25,6 +23,8 @@ from mpo_lite.llm.models import Backend
 from mpo_lite.prompts import fenced
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Verdict
+from tests.support.llm_calls import MakeClient, error
+from tests.support.llm_server import LLMServer, completion_of, kind_of, prompt_text
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_server import LLMServer
-from test_client import call, error, faults
 
 from mpo_lite.cli.main import main
 from mpo_lite.errors import ConfigError
@@ -21,6 +19,8 @@ from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.call_log import CallLog
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Ledger
+from tests.support.llm_calls import call, error, faults
+from tests.support.llm_server import LLMServer
 
 SECRET = "sk-very-secret-4711"
 

@@ -8,60 +8,25 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from llm_server import LLMServer, openai_reply
-from test_client import MakeClient, call, error, faults, reply
 
 from mpo_lite.errors import CallFailed, ConfigError, EndpointError, MPOError
 from mpo_lite.llm import cache, event_loop
 from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.capabilities import THINKING_ROOM
+from tests.support.llm_calls import MakeClient, call, error, failure, faults, reply
+from tests.support.llm_server import LLMServer, openai_reply
+from tests.support.raw_server import GOOD, HEAD, raw_server
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
-GOOD = json.dumps(openai_reply('{"level": 1}'))
-HEAD = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
-
-
-@contextmanager
-def raw_server(answer: Callable[[socket.socket, int], None]) -> Iterator[Any]:
-    """A server that answers by hand, for what no framework sends; ``answer`` gets the request's number."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = type("Raw", (), {"url": f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "hits": 0})
-
-    def one(connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            while data := connection.recv(65536):
-                if data.startswith(b"GET"):  # what it serves, it does not tell
-                    return
-                if b"POST" in data:
-                    server.hits += 1
-                    answer(connection, server.hits)
-
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
-
-    threading.Thread(target=serve, daemon=True).start()
-    with listener:
-        yield server
-
-
-def failure(client: Any, asked: Any) -> CallFailed:
-    with pytest.raises(CallFailed) as caught:
-        event_loop.wait(client.ask(asked))
-    assert client.cache.get(asked.key()) is None
-    return caught.value
 
 
 def test_a_dripping_body_ends_with_the_attempt(make_client: MakeClient) -> None:

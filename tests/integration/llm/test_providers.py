@@ -1,13 +1,13 @@
 """What is wrong with a model's name, address or key is said with the variable or flag that mends it."""
 
 import pytest
-from llm_server import LLMServer
-from test_client import MakeClient, call
 
 from mpo_lite.errors import CallFailed, EndpointError
 from mpo_lite.llm import event_loop
 from mpo_lite.llm.models import KEYLESS
 from mpo_lite.llm.transport import provider_key
+from tests.support.llm_calls import MakeClient, call
+from tests.support.llm_server import LLMServer
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 

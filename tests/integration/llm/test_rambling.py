@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llm_server import LLMServer, prompt_text
-from test_client import SCHEMA, call, error, faults, reply
 
 from mpo_lite.cli.main import main
 from mpo_lite.errors import CallFailed, failures_in_words
@@ -23,8 +21,9 @@ from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
 from mpo_lite.llm.structured_output import BOUNDS, form, object_schema, without_bounds
 from mpo_lite.rubric import Rubric
+from tests.support.llm_calls import SCHEMA, MakeClient, call, error, faults, reply
+from tests.support.llm_server import LLMServer, prompt_text
 
-MakeClient = Callable[..., Client]
 pytestmark = pytest.mark.usefixtures("quick_retries")
 SCHEMAS = st.recursive(
     st.fixed_dictionaries({"type": st.just("string"), "maxLength": st.integers(1, 99)}),

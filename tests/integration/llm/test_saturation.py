@@ -10,9 +10,6 @@ import pytest
 from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm_server import LLMServer, openai_reply
-from simulated import Batching, Queueing, simulate
-from test_client import MakeClient, call, error
 
 from mpo_lite.activity import activities
 from mpo_lite.errors import CallFailed
@@ -20,6 +17,9 @@ from mpo_lite.judge.base import LONGEST_BATCH, in_time
 from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.limiter import START, Limiter
+from tests.support.llm_calls import MakeClient, call, error
+from tests.support.llm_server import LLMServer, openai_reply
+from tests.support.simulated import Batching, Queueing, simulate
 
 CEILING = 64
 Server = Queueing | Batching

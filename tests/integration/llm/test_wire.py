@@ -13,13 +13,13 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp import web
-from llm_server import LLMServer, openai_reply
-from test_client import MakeClient, call
-from test_faults import GOOD, failure, raw_server
 
 from mpo_lite.errors import EndpointError
 from mpo_lite.llm import event_loop, transport, wire
 from mpo_lite.llm.wire import MAX_REPLY, _origin
+from tests.support.llm_calls import MakeClient, call, failure
+from tests.support.llm_server import LLMServer, openai_reply
+from tests.support.raw_server import GOOD, raw_server
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 KEY, PRIVATE = "sk-fake-key-12345678", "the private text of a user"

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llm_server import LLMServer
 
 from mpo_lite.config_sources import load_config
 from mpo_lite.judge.base import Sample
@@ -19,6 +18,7 @@ from mpo_lite.loop.session import Session
 from mpo_lite.meta.gate_judge import Examiner
 from mpo_lite.rubric import Rubric
 from mpo_lite.tasks.spec import load_task
+from tests.support.llm_server import LLMServer
 
 
 def budget(total: int, batches: int, interval: int = 10) -> GateBudget:

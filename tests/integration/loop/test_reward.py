@@ -13,7 +13,6 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
-from llm_server import LLMServer, completion_of, openai_reply, prompt_text
 
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
@@ -24,6 +23,7 @@ from mpo_lite.loop.prefetch import Early
 from mpo_lite.loop.reward import drop_thin_groups, has_spread, score_batch
 from mpo_lite.loop.session import Session
 from mpo_lite.run_dir import Run
+from tests.support.llm_server import LLMServer, completion_of, openai_reply, prompt_text
 
 GROUP = 4
 REWARDS = st.lists(st.none() | st.floats(0, 1), min_size=0, max_size=6)

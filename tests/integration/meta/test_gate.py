@@ -11,7 +11,6 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from llm_server import LLMServer, completion_of
 
 from mpo_lite.config import Thresholds
 from mpo_lite.judge.base import Sample
@@ -28,6 +27,7 @@ from mpo_lite.sandbox.data import prompts
 from mpo_lite.sandbox.judge_server import running
 from mpo_lite.tasks.spec import Sentinel, load_task
 from mpo_lite.types import Assessment, Verdict
+from tests.support.llm_server import LLMServer, completion_of
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 

@@ -8,7 +8,6 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
-from llm_server import LLMServer, kind_of, prompt_text
 
 from mpo_lite.activity import activities
 from mpo_lite.llm import event_loop
@@ -25,6 +24,7 @@ from mpo_lite.meta.sampling import select
 from mpo_lite.meta.step import Material, improve
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Rollout, Verdict
+from tests.support.llm_server import LLMServer, kind_of, prompt_text
 
 CRITERION = {
     "id": "example",

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_run import CHANGE, made_run
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
@@ -23,6 +22,7 @@ from mpo_lite.report.run_data import gather, gold_change
 from mpo_lite.report.samples import LONGEST, MOST_BYTES, samples, shortened
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.run_dir import Run, Version
+from tests.support.made_run import CHANGE, made_run
 
 
 def known(run: Run) -> dict[str, Any]:

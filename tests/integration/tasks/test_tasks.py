@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llm_server import LLMServer
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
@@ -19,6 +18,7 @@ from mpo_lite.sandbox.data import prompts as sandbox_prompts
 from mpo_lite.tasks.data import load_prompts, mapped
 from mpo_lite.tasks.rules import rule_results, rule_verdict
 from mpo_lite.tasks.spec import DataSource, Rules, load_task, task_of
+from tests.support.llm_server import LLMServer
 
 # As the hub's data sets have them.
 ROWS: dict[str, Any] = {

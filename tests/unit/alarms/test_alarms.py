@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_run import made_run
 
 from mpo_lite.alarms import phrase_drift
 from mpo_lite.alarms.alarms import ALIKE, Alarm, Reference, check, not_looked_at, twins_of
 from mpo_lite.alarms.features import Row
 from mpo_lite.cli.main import main
+from tests.support.made_run import made_run
 
 SUBJECTS = "dogs trains maps rivers clocks gardens letters bridges winters markets lanterns engines"
 VERBS = "help carry show bring hold keep mend teach warm feed guide spare"
