@@ -9,17 +9,24 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from collections.abc import Callable
+
 import pytest
 
 from mpo_lite.cli.main import main
+from mpo_lite.config import Config
+from mpo_lite.config_sources import load_config
 from mpo_lite.llm import event_loop
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Ledger
+from mpo_lite.loop.session import Session
 from mpo_lite.rubric import Criterion, Rubric
+from mpo_lite.run_dir import Run
 from tests.support.jobs import Train, arguments
 from tests.support.llm_calls import MakeClient
+from tests.support.llm_server import LLMServer
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +111,26 @@ def train(tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]) -> 
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
     return run
+
+
+@pytest.fixture
+def open_session(tmp_path: Path) -> Iterator[Callable[..., Session]]:
+    """Opens sessions on one run directory and one cache, as a resumed process would."""
+    opened: list[Session] = []
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"prompt {n}"}) + "\n" for n in range(10)))
+
+    def open_one(server: LLMServer, **options: Any) -> Session:
+        given = {"judge": "openai/m", "judge_api_base": server.url, "baseline": "iter0", "data": str(data),
+                 "cache_dir": tmp_path / "cache", "breaker_pause": 0.0, "group_size": 4}  # fmt: skip
+        session = Session(load_config(given=given | options, environ={}))
+        for earlier in opened:  # their processes would be gone
+            earlier.run.unlock()
+        path = tmp_path / "run"
+        session.attach(Run(path) if path.exists() else Run.create(path, Config(), {}))
+        opened.append(session)
+        return session
+
+    yield open_one
+    for session in opened:
+        session.close()

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 
 from mpo_lite.cli.main import main
-from mpo_lite.errors import StorageError, storage_errors, storage_problem
-from mpo_lite.jsonl import write_atomically
 from mpo_lite.run_dir import Run
 from tests.support.jobs import Train, arguments, completed, resume, same_run
 from tests.support.llm_server import LLMServer
@@ -143,45 +141,6 @@ def test_a_disk_without_room_for_checkpoints_is_told_before_the_run(
     said = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == 2 and "run: 1.0 MiB are free on this disk, but checkpoints take" in said
     assert not Run(tmp_path / "run").exists()
-
-
-def test_what_libraries_say_of_a_full_disk_is_understood(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    torch = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 470336 vs 470228")
-    for error in (
-        OSError(errno.ENOSPC, "No space left on device"),
-        Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
-        Exception('IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'),
-    ):
-        assert storage_problem(error, tmp_path) == f"the disk that holds {tmp_path} is full; free some room"
-    assert "could not be written whole" in (storage_problem(torch, tmp_path) or "")
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
-    assert storage_problem(torch, tmp_path) == f"the disk that holds {tmp_path} is full; free some room"
-    then = "then try again"
-    for error in (OSError(errno.ENOENT, "gone"), ValueError("torch"), RuntimeError("(os error 2)")):
-        assert storage_problem(error, tmp_path) is None
-        with pytest.raises(type(error)), storage_errors(tmp_path, then):
-            raise error
-    with pytest.raises(StorageError, match=f"some room, {then}"), storage_errors(tmp_path, then):
-        raise torch
-
-
-def test_a_file_that_cannot_be_replaced_stays_and_leaves_nothing_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, "old")
-
-    def fsync(file: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OSError, match="No space left") as caught:
-        write_atomically(path, "new")
-    assert caught.value.filename == str(path)
-    assert [each.name for each in tmp_path.iterdir()] == ["file"] and path.read_text() == "old"
 
 
 def test_references_are_part_of_what_is_trained_on(

@@ -5,11 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from mpo_lite.checkpoints import last_checkpoint
 from mpo_lite.jsonl import read_rows
@@ -19,7 +20,7 @@ from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.sandbox.judge_server import running
 from tests.support.jobs import arguments, asked, same_run, wait_for, weights
-from tests.support.llm_server import LLMServer
+from tests.support.llm_server import LLMServer, completion_of
 
 INJECTED = """
 import sys
@@ -163,3 +164,75 @@ def test_processes_share_what_a_cap_leaves(processes: int, others: int, most: in
     budget.divide({"usd": 0.0, "calls": others, "tokens": 0}, processes)
     assert not budget._blocked({"usd": 0.0, "calls": most, "tokens": 0})
     assert budget._blocked({"usd": 0.0, "calls": most + 1, "tokens": 0})
+
+
+def failing_on(mark: str) -> Callable[[str, Any], Any]:
+    return lambda kind, body: "no JSON" if kind == "repair" or mark in completion_of(body) else None
+
+
+TWO_RANKS = """
+import sys
+from pathlib import Path
+import torch.distributed
+from mpo_lite.config import Config
+from mpo_lite.config_sources import load_config
+from mpo_lite.errors import StopRun
+from mpo_lite.judge.base import Sample
+from mpo_lite.llm import request
+from mpo_lite.run_dir import Run
+from mpo_lite.loop.reward import score_batch
+from mpo_lite.loop.session import Session
+
+rank, url, folder, mark = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4]
+request._wait = lambda state: 0.01
+torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+given = {"judge": "openai/m", "judge_api_base": url, "baseline": "iter0", "breaker_pause": 0.0}
+given |= {"data": str(folder / "data.jsonl"), "cache_dir": folder / f"cache{rank}", "concurrency": 10}
+session = Session(load_config(given=given, environ={}))
+session.attach(Run.create(folder / f"run{rank}", Config(), {}))
+print("ceiling", session.client._sender._limiters["x"]._ceiling)
+marks = [mark if rank == 0 and row < 6 else "" for row in range(16)]
+samples = [Sample(f"prompt {row // 4}", f"answer {rank} {row} {marks[row]}") for row in range(16)]
+try:
+    score_batch(session, samples, 4)
+    print("scored")
+except StopRun as stop:
+    print(type(stop).__name__, stop)
+session.close()
+"""
+
+
+def two_ranks(server: LLMServer, folder: Path, mark: str) -> list[list[str]]:
+    (folder / "data.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"prompt {n}"}) + "\n" for n in range(10))
+    )
+    script = folder / "rank.py"
+    script.write_text(TWO_RANKS)
+    environ = os.environ | {"WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(rank), server.url, str(folder), mark],
+            stdout=subprocess.PIPE, text=True, env=environ | {"RANK": str(rank)},
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    return [rank.communicate(timeout=120)[0].splitlines() for rank in ranks]
+
+
+def test_the_breaker_opens_in_all_processes_or_in_none(tmp_path: Path) -> None:
+    with LLMServer(failing_on("FAILS")) as server:
+        first, second = two_ranks(server, tmp_path, "FAILS")
+    # Six of one process's 16 fail: of both, six of 32. Both say so and stop.
+    assert first == second
+    assert first[0] == "ceiling 5"
+    assert first[1].startswith("JudgeDown 6 of 32 not judged: 6 malformed")
+
+
+def test_a_reason_to_stop_in_one_process_stops_all(tmp_path: Path) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        locked = "LOCKED" in completion_of(body)
+        return web.json_response({"error": {"message": "key"}}, status=401) if locked else None
+
+    with LLMServer(fault) as server:
+        first, second = two_ranks(server, tmp_path, "LOCKED")
+    assert first[1] == second[1] and first[1].startswith("JudgeDown openai/m at ")

@@ -3,35 +3,24 @@
 import base64
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
-from markdown_it import MarkdownIt
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mpo_lite.checkpoints import complete_checkpoint
 from mpo_lite.cli.main import main
-from mpo_lite.config import Config
-from mpo_lite.jsonl import append_rows
-from mpo_lite.report.model_card import model_card
-from mpo_lite.rubric import Criterion, Rubric
-from mpo_lite.run_dir import Run, Version
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.ppo import add_value_head
 from tests.support.jobs import Train
-from tests.support.made_run import ENVIRONMENT
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
@@ -63,78 +52,6 @@ def test_an_exported_policy_is_the_trained_one(
     with pytest.raises(SystemExit) as stopped:
         main(["export", str(tmp_path / "run"), "--merge", str(folder)])
     assert stopped.value.code == 2 and "is not empty" in capsys.readouterr().err
-
-
-def test_export_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = Run.create(tmp_path / "run", Config(policy="some/model"), ENVIRONMENT)
-    for arguments, said in (
-        ([], "--merge DIR, --push HUB_ID"),
-        (["--merge", str(tmp_path / "out")], "no checkpoint yet"),
-    ):
-        with pytest.raises(SystemExit) as stopped:
-            main(["export", str(run.path), *arguments])
-        assert stopped.value.code == 2 and said in capsys.readouterr().err
-
-
-def test_the_card_tells_figures_and_the_history_of_the_rubric(tmp_path: Path) -> None:
-    config = Config(judge="gpt-4o", meta="claude", policy="Qwen/Some-Model", data=str(tmp_path), task="essay")
-    run = Run.create(tmp_path / "run", config, ENVIRONMENT)
-    hostile = "Pays <script>alert(1)</script> | a [link](http://x) `code`"
-    criterion = Criterion(id="c", description=hostile, levels=("no", "yes"))
-    run.publish(Version(0, None, 0, "task essay", Rubric(criteria=(criterion,))))
-    run.publish(Version(1, 0, 1, "claude", Rubric(criteria=(criterion,), guidelines="Be strict.")))
-    spend = {"judge_calls": 64, "gate_calls": 3, "meta_calls": 5, "usd": 1.5}
-    rows = [{"batch": n, "version": n - 1, "reward": 0.25 * n, "judge_failures": 0, **spend} for n in (1, 2)]
-    append_rows(run.metrics, [*rows, {"batch": 3, "version": 2, "reward": 1.0, "judge_failures": 0, **spend}])
-    samples = [{"prompt": "p", "completion": "c", "gold": 0.5}]
-    append_rows(run.gold, [{"batch": n, "gold": 0.4 + 0.1 * n, "samples": samples} for n in (0, 2)])
-    step = {"batch": 1, "version": 1, "author": "claude", "added": ["c"], "changed": [], "dropped": ["d"]}
-    step |= {"kind": "meta", "began": 1, "parent": 0, "reason": "", "status": "accepted"}
-    step["rubric"] = run.version(1).rubric.model_dump(mode="json")
-    refused = step | {"version": 0, "status": "refused", "reason": "sentinel <b>", "rubric": None}
-    later = step | {"batch": 2, "added": ["after the checkpoint"]}
-    append_rows(run.lineage, [refused, step, later])
-    card = model_card(run, config, 2, "Good essays.")
-    metadata = yaml.safe_load(card.split("---")[1])
-    assert metadata["base_model"] == "Qwen/Some-Model" and "datasets" not in metadata
-    assert "| gold on held-out prompts | 0.400 → 0.500 |" in card and "| spend | $1.50 |" in card
-    assert "| generation batches | 2 of 64 completions |" in card and "Be strict." in card
-    assert "- v1, after batch 1, by claude: added c; dropped d" in card
-    assert "- after batch 1: v0 stayed: sentinel &lt;b&gt;" in card
-    assert "after the checkpoint" not in card and "simulated" not in card
-    assert "<script>" not in card and "[link](" not in card
-
-
-HOSTILE = (
-    "<img src=x onerror=alert(1)> **bold** [link](http://x) `code` ~~~ | # head & &lt; $$ ![i](x) <!-- "
-    "--- name: x"
-)
-
-
-def test_nothing_in_a_card_is_markup_but_our_own(tmp_path: Path) -> None:
-    policy = f"org/{HOSTILE}"
-    config = Config(judge="gpt-4o", meta="claude", policy=policy, data="org/d: [x]\n---", task=HOSTILE)
-    run = Run.create(tmp_path / "run", config, ENVIRONMENT)
-    criterion = Criterion(id="c", description=HOSTILE, levels=("no", "yes"))
-    run.publish(Version(0, None, 0, HOSTILE, Rubric(criteria=(criterion,), guidelines=f"- {HOSTILE}")))
-    step = {"batch": 1, "version": 1, "author": HOSTILE, "added": ["c"], "changed": [], "dropped": []}
-    step |= {"kind": "meta", "began": 1, "parent": 0, "rubric": None}
-    content = run.version(0).rubric.model_dump(mode="json")
-    accepted = step | {"status": "accepted", "reason": "", "rubric": content}
-    append_rows(run.lineage, [accepted, step | {"status": "refused", "reason": HOSTILE}])
-    purposes = [HOSTILE, f"~~~\n{HOSTILE}", f"- {HOSTILE}", f"1. {HOSTILE}", f"===\n\n---\n\n+ {HOSTILE}"]
-    card = model_card(run, config, 2, "\n\n".join(purposes))
-    _, metadata, body = card.split("---\n", 2)
-    told = yaml.safe_load(metadata)
-    assert (told["base_model"], told["datasets"]) == (policy, "org/d: [x]\n---")
-    html = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(body)
-    assert unescape(html).count(HOSTILE) == 12
-    assert set(re.findall(r"<(\w+)", html)) == {
-        "h1", "h2", "p", "a", "ul", "li", "strong", "table", "thead", "tbody", "tr", "th", "td",
-    }  # fmt: skip
-    assert html.count("<ul>") == 2 and html.count("<a ") == 1 and html.count("<h1>") == 1
-    of_a_goal = model_card(run, config.model_copy(update={"goal": "Be kind."}), 2, "Be kind.")
-    assert "trained for one goal\n" in of_a_goal
 
 
 @contextmanager
@@ -202,19 +119,3 @@ def test_a_policy_is_uploaded_with_its_card(train: Train, tmp_path: Path) -> Non
     )
     assert offline.returncode == 2 and "Traceback" not in offline.stderr
     assert offline.stderr.splitlines()[-1].startswith("mpo-lite: --push me/policy: HF_HUB_OFFLINE is set")
-
-
-def test_a_hub_out_of_reach_is_told_before_anything_is_merged(
-    tmp_path: Path, monkeypatch: Any, capsys: Any
-) -> None:
-    run = Run.create(tmp_path / "run", Config(policy="some/model"), ENVIRONMENT)
-    (run.checkpoints / "checkpoint-1").mkdir()
-    complete_checkpoint(run, run.checkpoints / "checkpoint-1", {"batch": 1, "version": 0})
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("mpo_lite.cli.export._write", lambda *_: pytest.fail("a model was loaded"))
-    with pytest.raises(SystemExit, match="2"):
-        main(["export", str(run.path), "--push", "me/policy"])
-    said = capsys.readouterr().err
-    assert "--push me/policy: 127.0.0.1 cannot be reached; write a folder by" in said
-    assert "HF_HUB_OFFLINE" not in said and "HF_HUB_OFFLINE" not in os.environ

@@ -31,28 +31,6 @@ def expected(folder: Path, **options: Any) -> dict[str, Any]:
         session.close()
 
 
-def test_the_estimate_holds_what_a_run_then_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = (
-        "--judge sandbox --meta sandbox --policy sandbox --task sandbox --steps 7 --interval 3 --group-size 4"
-    )
-    flags += f" --meta-samples 4 --mode paper -o batch_prompts=4 --cache-dir {tmp_path / 'cache'} --json"
-    main(["estimate", *flags.split()])
-    told = json.loads(capsys.readouterr().out)
-    main(["train", *flags.split(), "--run-dir", str(tmp_path / "run")])
-    output = capsys.readouterr()
-    took = json.loads(output.out.splitlines()[-1])
-    for role in ("judge", "meta"):
-        low, high = told[role]["calls"]
-        assert low <= took[f"{role}_calls"] <= high
-    tokens = [
-        sum(pair) for pair in zip(told["total"]["input_tokens"], told["total"]["output_tokens"], strict=True)
-    ]
-    # The sandbox counts words and has no prices; a word has more than a token.
-    assert took["tokens_spent"] <= tokens[1]
-    assert output.err.splitlines()[0].startswith("estimated: ")
-    assert told["total"]["usd"] == [0.0, 0.0]
-
-
 def test_calls_scale_with_panel_replicates_and_groups(tmp_path: Path) -> None:
     single = expected(tmp_path)
     rows = 25 * 8 * 8
@@ -132,72 +110,3 @@ def test_a_cap_says_what_it_pays_for(tmp_path: Path) -> None:
     both = told(max_usd=0.5, max_tokens=1000)
     assert len(both) == 2 and both[0].startswith("the cap of $0.50 pays for about ")
     assert both[1] == "the cap of 1,000 tokens pays for about 0 of 40 batches"
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> Path:
-    """A cache with two old answers and a new one."""
-    import time
-
-    from mpo_lite.llm.cache import AnswerCache
-
-    store = AnswerCache(tmp_path / "cache")
-    for number, (model, days) in enumerate([("a/old", 100), ("a/old", 50), ("b/new", 0)]):
-        store.put(f"k{number}", {"text": "{}", "model": model, "time": time.time() - days * 86_400})
-    store.close()
-    return tmp_path / "cache"
-
-
-def cache(capsys: pytest.CaptureFixture[str], kept: Path, *arguments: str) -> dict[str, Any]:
-    main(["cache", *arguments, "--cache-dir", str(kept), "--json"])
-    return json.loads(capsys.readouterr().out)
-
-
-def test_cache_stats_prune_and_clear(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stats = cache(capsys, kept, "stats")
-    assert (stats["answers"], stats["models"]) == (3, {"a/old": 2, "b/new": 1})
-    assert stats["oldest_days"] == pytest.approx(100, abs=0.1) and stats["bytes"] > 0
-    assert cache(capsys, kept, "prune", "--older-than", "60") == {"removed": 1}
-    assert cache(capsys, kept, "prune", "--model", "a/old", "--older-than", "60") == {"removed": 0}
-    assert cache(capsys, kept, "prune", "--model", "a/old") == {"removed": 1}
-    key = (kept / "nonce.key").read_bytes()
-    assert cache(capsys, kept, "clear", "--yes") == {"removed": 1}
-    assert cache(capsys, kept, "stats")["answers"] == 0
-    assert (kept / "nonce.key").read_bytes() == key
-
-
-def test_a_cache_in_use_is_one_line(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sqlite3
-
-    from mpo_lite.errors import ConfigError
-    from mpo_lite.llm import cache as module
-
-    monkeypatch.setattr(module, "LOCK_S", 0.1)
-    other = sqlite3.connect(kept / "answers" / "cache.db", isolation_level=None)
-    store = module.AnswerCache(kept)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(ConfigError, match="is a run using it"):
-        store.clear()
-    other.close()
-    store.close()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["cache", "prune"], "--older-than"),
-        (["cache", "stats", "--cache-dir", "nowhere"], "there is no cache"),
-    ],
-)
-def test_cache_says_what_is_wrong(
-    arguments: list[str],
-    message: str,
-    kept: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(kept)
-    with pytest.raises(SystemExit, match="2"):
-        main(arguments)
-    assert message in capsys.readouterr().err
-    assert not (kept / "nowhere").exists()

@@ -2,11 +2,7 @@
 
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,6 @@ from mpo_lite.cli.main import main
 from mpo_lite.cli.outputs import UNFINISHED, new_file, new_folder
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
-from mpo_lite.jsonl import read_rows
 from mpo_lite.run_dir import Run
 from mpo_lite.sandbox.data import policy_dir
 from tests.support.llm_server import LLMServer
@@ -170,27 +165,6 @@ def test_a_file_of_another_kind_is_refused(name: str, tmp_path: Path, capsys: An
         code, line = stopped(capsys, *writing(name, tmp_path, server, tmp_path / "o.csv"))
         assert (code, server.requests) == (2, [])
     assert line.endswith("o.csv: can only be written as .jsonl; name a file that ends so")
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_scoring_that_is_killed_loses_nothing_and_goes_on(
-    number: signal.Signals, tmp_path: Path, capsys: Any
-) -> None:
-    out = tmp_path / "out.jsonl"
-    with LLMServer(delay=0.2) as server:
-        command = [*writing("score", tmp_path, server, out), "--concurrency", "2"]
-        before = (tmp_path / "in.jsonl").read_bytes()
-        process = subprocess.Popen([sys.executable, "-m", "mpo_lite", *command], stderr=subprocess.DEVNULL)
-        while len(server.prompts("judge")) < 5:
-            time.sleep(0.02)
-        process.send_signal(number)
-        assert process.wait() == {signal.SIGTERM: 130}.get(number, -number)
-        assert not out.exists() and (tmp_path / "in.jsonl").read_bytes() == before
-        assert number == signal.SIGKILL or not list(tmp_path.glob(".*"))
-        main(command)
-        asked = server.prompts("judge")
-    assert len(read_rows(out)) == 8 and len(asked) < 8 + 5  # what was answered is not asked for again
-    assert not list(tmp_path.glob(".*"))
 
 
 def test_an_error_within_leaves_the_file_that_was_there(tmp_path: Path) -> None:

@@ -127,3 +127,19 @@ def test_pinning_says_what_it_does(run: Run, capsys: Any) -> None:
     journal(run.metrics, [{"batch": n, **spend} for n in (4, 5)])
     assert "the run is finished, so this changes nothing" in said(capsys, "rubric", "pin", path, "0")
     assert "the run is finished, so this changes nothing" in said(capsys, "rubric", "pin", path, "--release")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["7"], "has no rubric v7; it has v0 alone"), ([], "give a VERSION, or --release")],
+)
+def test_pin_says_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rubric: Rubric, arguments: list[str], message: str
+) -> None:
+    run = Run.create(tmp_path / "run", Config(), {})
+    run.publish(Version(0, None, 0, "task", rubric))
+    with pytest.raises(SystemExit, match="2"):
+        main(["rubric", "pin", str(run.path), *arguments])
+    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["rubric", "pin", str(tmp_path / "nowhere"), "0"])

@@ -1,8 +1,6 @@
 """Judging, measuring and comparing without training: score, eval, compare, tasks and init."""
 
 import json
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,55 +8,11 @@ import pytest
 from aiohttp import web
 
 from mpo_lite.cli.main import main
-from mpo_lite.config_sources import load_config
 from mpo_lite.jsonl import read_rows
-from mpo_lite.sandbox.data import policy_dir
-from mpo_lite.sandbox.judge_server import running
-from tests.support.llm_server import LLMServer, kind_of, openai_reply, prompt_text
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def told(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        main(list(arguments))
-    assert stopped.value.code == 2
-    return capsys.readouterr().err
-
-
-def say(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    main(list(arguments))
-    return capsys.readouterr().out
-
-
-def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The last line of a command that ends with exit code 1."""
-    with pytest.raises(SystemExit) as stopped:
-        main(list(arguments))
-    said = capsys.readouterr()
-    assert stopped.value.code == 1
-    return said.err.splitlines()[-1]
-
+from tests.support.llm_server import LLMServer, openai_reply, prompt_text
+from tests.support.scoring import eight, failing, malformed, refused, rows, served, told, write
 
 LONG = "a " * 40
-TINY = ["--baseline", "iter0", "--policy", "sandbox", "--steps", "1", "-o", "batch_prompts=2"]
-TINY += ["-o", "group_size=2", "-o", "micro_batch=4", "-o", "max_new_tokens=8", "--json"]
-
-
-def served(server: LLMServer, tmp_path: Path) -> list[str]:
-    where = ["--judge-api-base", server.url, "--cache-dir", str(tmp_path / "cache")]
-    return ["--judge", "openai/m", *where]
-
-
-def trained(tmp_path: Path, *flags: str) -> None:
-    main(["train", *flags, "--run-dir", str(tmp_path / "run"), *TINY])
 
 
 def test_without_a_judge_rules_verifier_and_gold_are_told(tmp_path: Path, capsys: Any) -> None:
@@ -195,158 +149,6 @@ def test_score_says_what_is_wrong_with_a_file(tmp_path: Path, capsys: Any) -> No
     assert "no rows" in refused(capsys, "score", str(write(tmp_path / "c.jsonl", [])), *out)
 
 
-def test_eval_says_where_gold_could_not_be_measured(tmp_path: Path, capsys: Any) -> None:
-    """A verifier that breaks down over an answer gives it no gold; the answers are kept."""
-    task, out = tmp_path / "task", tmp_path / "out.jsonl"
-    task.mkdir()
-    write(task / "data.jsonl", [{"prompt": f"write about day {n}"} for n in range(40)])
-    settings = {"name": "t", "description": "Answers.", "persona": "You judge.", "purpose": "Good answers."}
-    data = {"source": "data.jsonl", "prompt": "prompt", "held_out": 8}
-    (task / "task.yaml").write_text(json.dumps({**settings, "data": data, "gold": "breaks:gold"}))
-    (task / "breaks.py").write_text(
-        "from mpo_lite.tasks.symbolic import NotCompared\n\ndef gold(text, row):\n    raise NotCompared\n"
-    )
-    arguments = ["--task", str(task), "-n", "4", "--max-new-tokens", "4", "--out", str(out)]
-    message = refused(capsys, "eval", str(policy_dir()), *arguments)
-    assert "gold could not be measured of 4 of 4 answers, because its verifier broke down" in message
-    assert [row["gold"] for row in read_rows(out)] == [None] * 4
-
-
-def test_eval_measures_a_run_and_a_model(tmp_path: Path, capsys: Any) -> None:
-    cache = ["--cache-dir", str(tmp_path / "cache")]
-    trained(tmp_path, "--judge", "sandbox", "--task", "sandbox", *cache)
-    gold = told(capsys)["gold"]["end"]
-    main(["eval", str(tmp_path / "run"), "--json"])
-    of_run = told(capsys)
-    assert of_run["gold"] == pytest.approx(read_rows(tmp_path / "run" / "gold.jsonl")[-1]["gold"])
-    assert of_run["lo"] <= of_run["gold"] <= of_run["hi"] and of_run["n"] == 72 and gold is not None
-    answers = tmp_path / "answers.jsonl"
-    main(["eval", str(policy_dir()), "--task", "sandbox", "--n", "8", "--out", str(answers), "--json"])
-    of_model, rows = told(capsys), read_rows(answers)
-    assert of_model["n"] == 8 == len(rows)
-    assert of_model["gold"] == pytest.approx(sum(row["gold"] for row in rows) / 8)
-    assert f"gold {of_model['gold']:.3f}" in say(
-        capsys, "eval", str(policy_dir()), "--task", "sandbox", "-n", "8"
-    )
-
-
-def prefers_longer(kind: str, body: Any) -> str | None:
-    """A judge of matches that takes the longer answer, and the first of two that are as long."""
-    text = prompt_text(body)
-    if kind_of(text) != "match":
-        return None
-    shown = re.findall(r"<completion-\w+>\n(.*?)\n</completion", text, re.DOTALL)
-    won = "first" if len(shown[0]) >= len(shown[1]) else "second"
-    return json.dumps({"reason": "longer", "winner": won})
-
-
-def test_files_are_compared_in_both_orders_and_rated(tmp_path: Path, capsys: Any) -> None:
-    prompts = [f"question {n}" for n in range(10)]
-    short = write(tmp_path / "short.jsonl", [{"prompt": one, "response": "brief"} for one in prompts])
-    long = write(tmp_path / "long.jsonl", [{"prompt": one, "response": "long " * 9} for one in prompts])
-    twin = write(tmp_path / "twin.jsonl", [{"prompt": one, "completion": "long " * 9} for one in prompts[1:]])
-    with LLMServer(prefers_longer) as server:
-        flags = served(server, tmp_path)
-        flags += ["--out", str(tmp_path / "out"), "--json"]
-        main(["compare", str(short), str(long), str(twin), *flags])
-        summary, asked = told(capsys), len(server.requests)
-        main(["compare", str(short), str(long), str(twin), *flags, "--overwrite"])
-        assert told(capsys)["ratings"] == summary["ratings"]
-        assert len(server.requests) == asked + 1  # the one that sees whether the judge is there
-    matches = read_rows(tmp_path / "out" / "matches.jsonl")
-    assert len(matches) == 9 * 6 and summary["failed"] == 0
-    assert {(row["model_a"], row["model_b"]) for row in matches} == {
-        (a, b) for a in ("short", "long", "twin") for b in ("short", "long", "twin") if a != b
-    }
-    ratings = summary["ratings"]
-    assert ratings["short"]["wins"] == 0 and list(ratings)[-1] == "short"
-    assert ratings["long"]["elo"] == pytest.approx(ratings["twin"]["elo"], abs=1e-6)  # each first one won
-
-
-def test_models_are_compared_on_held_out_prompts(tmp_path: Path, capsys: Any) -> None:
-    answers = write(
-        tmp_path / "other.jsonl",
-        [{"prompt": f"write a short essay about {topic} .", "response": "no"} for topic in ("dogs", "trees")],
-    )
-    with running(seed=0) as url, LLMServer(prefers_longer) as server:
-        flags = served(server, tmp_path)
-        main(["compare", str(policy_dir()), str(answers), "--task", "sandbox", *flags, "--out",
-              str(tmp_path / "out"), "--json"])  # fmt: skip
-        assert url
-    summary = told(capsys)
-    assert summary["matches"] == 4 and next(iter(summary["ratings"])) == policy_dir().name
-
-
-def test_models_are_compared_on_a_column_of_other_data(tmp_path: Path, capsys: Any) -> None:
-    data = write(
-        tmp_path / "asked.jsonl", [{"question": f"write about {topic} ."} for topic in ("dogs", "tea")]
-    )
-    other = tmp_path / "other"
-    shutil.copytree(policy_dir(), other)
-    with LLMServer(prefers_longer) as server:
-        asks = ["--data", str(data), "--prompt-column", "question", "--max-new-tokens", "8"]
-        out = ["--out", str(tmp_path / "out"), "--json"]
-        main(["compare", str(policy_dir()), str(other), *asks, *served(server, tmp_path), *out])
-        asked = server.prompts("match")
-    assert told(capsys)["matches"] == 4
-    assert asked and all("write about" in text for text in asked)
-
-
-def test_compare_says_what_is_wrong(tmp_path: Path, capsys: Any) -> None:
-    one = write(tmp_path / "one.jsonl", [{"prompt": "p", "response": "r"}])
-    other = write(tmp_path / "other.jsonl", [{"prompt": "q", "response": "r"}])
-    out = ["--judge", "openai/m", "--out", str(tmp_path / "out")]
-    assert "at least two" in refused(capsys, "compare", str(one), *out)
-    assert "no prompt has answers of all" in refused(capsys, "compare", str(one), str(other), *out)
-    assert "two models are called 'one'" in refused(capsys, "compare", str(one), str(one), *out)
-    gone = str(tmp_path / "nofile.jsonl")
-    assert refused(capsys, "compare", str(one), gone, *out).endswith(f"{gone}: no such file\n")
-    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (
-            ["NOPE"],
-            "NOPE: no such folder; give a run (mpo-lite runs lists them), a model folder, or a hub id",
-        ),
-        (["runs/nope"], "runs/nope: no such folder; "),
-        (["./some/model"], "./some/model: no such folder; "),
-        (["a.jsonl"], "a.jsonl: no such file"),
-        (["prompts.jsonl"], "prompts.jsonl: is a file; give a run, a model folder, or a hub id"),
-        (["some/model"], "task essay: has no gold metric; name one that has by --task (ethics, math, qa"),
-        (["some/model", "--task", "essay"], "task essay: has no gold metric; name one"),
-        (["some/model", "--goal", "Short poems."], "task goal: has no gold metric; name one"),
-    ],
-)
-def test_eval_says_what_is_missing(
-    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path / "prompts.jsonl", [{"prompt": "p"}])
-    (tmp_path / "runs" / "one").mkdir(parents=True)
-    (tmp_path / "runs" / "one" / "config.yaml").write_text("steps: 1\n")
-    message = refused(capsys, "eval", *arguments)
-    assert said in message and "Traceback" not in message
-
-
-def malformed(*numbers: int) -> Any:
-    """A judge whose verdicts and matches on some answers are malformed, and cannot be repaired."""
-
-    def fault(kind: str, body: Any) -> str | None:
-        asked = kind_of(prompt_text(body))
-        bad = asked != "check" and any(f"answer {n}" in prompt_text(body) for n in numbers)
-        tie = json.dumps({"reason": "r", "winner": "tie"}) if asked == "match" else None
-        return "No." if kind == "repair" or bad else tie
-
-    return fault
-
-
-def eight(path: Path) -> Path:
-    return write(path, [{"prompt": f"question {n}", "response": f"answer {n}"} for n in range(8)])
-
-
 def refusing(kind: str, body: Any) -> web.Response | None:
     """A judge that declines to judge anything."""
     message = {"role": "assistant", "content": None, "refusal": "I cannot do that."}
@@ -444,126 +246,23 @@ def test_a_judge_that_fails_beyond_the_first_rows_is_asked_no_further(
     assert [row["failure"]["kind"] for row in read_rows(out)] == ["parse"] * 4 + ["stopped"] * 4
 
 
-def test_compare_fails_where_too_little_is_judged(tmp_path: Path, capsys: Any) -> None:
-    one, other, out = eight(tmp_path / "one.jsonl"), eight(tmp_path / "other.jsonl"), tmp_path / "out"
-    with LLMServer(malformed(*range(8))) as server:
-        command = ["compare", str(one), str(other), *served(server, tmp_path), "--out", str(out)]
-        line = failing(capsys, *command)
-    assert "16 matches, none judged: 16 malformed, more than --max-judge-failures 0.05 allows" in line
-    assert "the first: openai/m gave no usable answer" in line and not (out / "matches.jsonl").exists()
-    with LLMServer(malformed(1, 2, 3, 4)) as server:
-        command = ["compare", str(one), str(other), *served(server, tmp_path / "c"), "--out", str(out)]
-        assert "8 of 16 not judged: 8 malformed, more than" in failing(capsys, *command)
-        main([*command, "--max-judge-failures", "0.5"])
-    said = capsys.readouterr().out.splitlines()
-    assert said[-1].startswith("8 of 16 not judged: 8 malformed, spend unpriced; kept in ")
+def score(tmp_path: Path, server: LLMServer, *flags: str, count: int = 24) -> list[str]:
+    data, out = rows(tmp_path / "in.jsonl", count), tmp_path / "out.jsonl"
+    judge = ["--judge", "openai/m", "--judge-api-base", server.url, "--cache-dir", str(tmp_path / "cache")]
+    return ["score", "--task", "essay", *judge, str(data), "--out", str(out), *flags]
 
 
-def test_refine_fails_where_nothing_is_judged_or_proposed(tmp_path: Path, capsys: Any) -> None:
-    data, out = eight(tmp_path / "in.jsonl"), tmp_path / "rubric.yaml"
+def fails_on(kind: str, answer: str) -> Any:
+    def fault(asked: str, body: Any) -> str | None:
+        return "No." if asked == "repair" or (asked == kind and answer in prompt_text(body)) else None
 
-    def command(server: LLMServer, cache: str) -> list[str]:
-        meta = ["--meta", "openai/n", "--meta-api-base", server.url, "--mode", "paper", "--rounds", "2"]
-        return ["refine", str(data), *served(server, tmp_path / cache), *meta, "--out", str(out)]
-
-    with LLMServer(malformed(*range(8))) as server:
-        line = failing(capsys, *command(server, "one"))
-        assert "8 answers, none judged: 8 malformed, more than" in line and "the first: openai/m" in line
-        assert not server.prompts("analyse")  # nothing was paid for the meta-judge
-
-    def meta_fails(kind: str, body: Any) -> str | None:
-        return "A list." if kind in ("analyse", "refine", "merge", "repair") else None
-
-    with LLMServer(meta_fails) as server:
-        line = failing(capsys, *command(server, "two"))
-    assert "no usable proposal in 2 rounds: " in line and not out.exists()
+    return fault
 
 
-def test_a_goal_in_a_sentence_is_refined_for(tmp_path: Path, capsys: Any) -> None:
-    data, out = eight(tmp_path / "in.jsonl"), tmp_path / "rubric.yaml"
-    with LLMServer() as server:
-        meta = ["--meta", "openai/n", "--meta-api-base", server.url, "--mode", "paper", "--rounds", "1"]
-        goal = ["--goal", "Letters that a landlord answers.", "--out", str(out)]
-        main(["refine", str(data), *served(server, tmp_path), *meta, *goal])
-        assert all("Letters that a landlord answers." in text for text in server.prompts("judge"))
-    said = capsys.readouterr().out.splitlines()[-1]
-    assert said == f"1 of 1 round changed the rubric, spend unpriced, written to {out}" and out.exists()
-
-
-def test_a_first_task_of_ones_own_trains_as_it_is_written(tmp_path: Path, capsys: Any) -> None:
-    folder = tmp_path / "mine"
-    main(["init", str(folder)])
-    experiment = folder / "experiment.yaml"
-    assert f"mpo-lite train {experiment}" in capsys.readouterr().out
-    first, *_ = experiment.read_text(encoding="utf-8").splitlines()
-    assert first == "# yaml-language-server: $schema=mpo-lite.schema.json"
-    schema = json.loads((folder / "mpo-lite.schema.json").read_text(encoding="utf-8"))
-    settings = load_config(experiment, {}, environ={})
-    assert settings.task == str(folder) and settings.max_usd == 5 and "max_usd" in schema["properties"]
-    assert len(read_rows(folder / "prompts.jsonl")) == 20
-    main(["tasks", str(folder)])
-    assert "bedtime: Short bedtime stories" in capsys.readouterr().out
-    cache = ["--cache-dir", str(tmp_path / "cache")]
-    trained(tmp_path, "--task", str(folder), "--judge", "sandbox", *cache)
-    assert told(capsys)["steps"] == 1
-    assert "is not empty" in refused(capsys, "init", str(folder))
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        ("purpose: >-", "porpose: >-", 'task.yaml:LINE porpose: unknown key, did you mean "purpose"?'),
-        ("min_words: 20", "min_words: none", "task.yaml:LINE rules.min_words: "),
-        (
-            '# must_match: "<answer>.*</answer>"',
-            'must_match: "("',
-            "task.yaml:LINE rules.must_match: no regular expression",
-        ),
-        (
-            "# gold: my_metrics:quality",
-            "gold: my_metrics:quality #",
-            "gold: my_metrics.py is not in ",
-        ),
-        ("# reference: answer ", "reference: answer #", "has no column 'answer'"),
-    ],
-)
-def test_a_wrong_task_file_is_refused_with_its_place(
-    old: str, new: str, said: str, tmp_path: Path, capsys: Any
-) -> None:
-    folder = tmp_path / "mine"
-    main(["init", str(folder)])
-    text = (folder / "task.yaml").read_text()
-    line = text[: text.index(old)].count("\n") + 1
-    (folder / "task.yaml").write_text(text.replace(old, new))
-    message = refused(capsys, "estimate", "--task", str(folder), "--judge", "gpt-4o", "--baseline", "iter0")
-    assert said.replace("LINE", str(line)) in message and "Traceback" not in message
-
-
-def test_a_metric_beside_the_task_is_used_and_its_failures_are_told(tmp_path: Path, capsys: Any) -> None:
-    folder = tmp_path / "mine"
-    main(["init", str(folder)])
-    text = (folder / "task.yaml").read_text()
-    (folder / "task.yaml").write_text(text.replace("# gold: my_metrics:quality", "gold: own_metric:share #"))
-    code = "def share(completion, row):\n    return len(completion) / 100\n"
-    (folder / "own_metric.py").write_text(code)
-    data = write(tmp_path / "in.jsonl", [{"prompt": "p", "response": "x" * 50}])
-    out = ["--out", str(tmp_path / "out.jsonl"), "--overwrite"]
-    arguments = ["score", "--task", str(folder), "--no-judge", str(data), *out]
-    main(arguments)
-    assert read_rows(tmp_path / "out.jsonl")[0]["gold"] == 0.5
-    write(data, [{"prompt": "p", "response": "x" * 500}])
-    capsys.readouterr()
-    assert "own_metric:share gave 5; it must give a number from 0 to 1" in refused(capsys, *arguments)
-
-
-def test_a_goal_in_a_sentence_is_a_task(tmp_path: Path, capsys: Any) -> None:
-    data = write(tmp_path / "data.jsonl", [{"prompt": f"a story about {n}"} for n in range(12)])
-    goal = "Vivid bedtime stories for five-year-olds, under 200 words"
-    with LLMServer() as server:
-        trained(tmp_path, "--goal", goal, "--data", str(data), *served(server, tmp_path))
-        assert all(goal in text for text in server.prompts("judge"))
-    assert told(capsys)["steps"] == 1
-    assert goal in (tmp_path / "run" / "rubrics" / "v000.yaml").read_text()
-    assert "give prompts by --data" in refused(
-        capsys, "estimate", "--goal", goal, "--judge", "gpt-4o", "--meta", "claude"
-    )
+def test_score_says_how_many_were_not_judged_and_why(tmp_path: Path, capsys: Any) -> None:
+    with LLMServer(fails_on("judge", "answer 3")) as server:
+        main(score(tmp_path, server, count=6))
+        line = capsys.readouterr().out.splitlines()[-1]
+        main(score(tmp_path, server, "--json", "--overwrite", count=6))
+        assert json.loads(capsys.readouterr().out)["failures"] == {"parse": 1}
+    assert "1 of 6 not judged: 1 malformed" in line

@@ -2,57 +2,24 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import given
-from hypothesis import strategies as st
 
-from mpo_lite.config import Config
-from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError, JudgeDown
 from mpo_lite.jsonl import read_rows
 from mpo_lite.judge.base import Sample
 from mpo_lite.loop.prefetch import Early
-from mpo_lite.loop.reward import drop_thin_groups, has_spread, score_batch
+from mpo_lite.loop.reward import score_batch
 from mpo_lite.loop.session import Session
-from mpo_lite.run_dir import Run
 from tests.support.llm_server import LLMServer, completion_of, openai_reply, prompt_text
 
 GROUP = 4
-REWARDS = st.lists(st.none() | st.floats(0, 1), min_size=0, max_size=6)
 
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
-
-
-@pytest.fixture
-def open_session(tmp_path: Path) -> Iterator[Callable[..., Session]]:
-    """Opens sessions on one run directory and one cache, as a resumed process would."""
-    opened: list[Session] = []
-    data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps({"prompt": f"prompt {n}"}) + "\n" for n in range(10)))
-
-    def open_one(server: LLMServer, **options: Any) -> Session:
-        given = {"judge": "openai/m", "judge_api_base": server.url, "baseline": "iter0", "data": str(data),
-                 "cache_dir": tmp_path / "cache", "breaker_pause": 0.0, "group_size": GROUP}  # fmt: skip
-        session = Session(load_config(given=given | options, environ={}))
-        for earlier in opened:  # their processes would be gone
-            earlier.run.unlock()
-        path = tmp_path / "run"
-        session.attach(Run(path) if path.exists() else Run.create(path, Config(), {}))
-        opened.append(session)
-        return session
-
-    yield open_one
-    for session in opened:
-        session.close()
 
 
 class HangingOn(LLMServer):
@@ -84,20 +51,6 @@ def batch(groups: int = 4, mark: Callable[[int], str] = lambda row: "") -> list[
 
 def failing_on(mark: str) -> Callable[[str, Any], Any]:
     return lambda kind, body: "no JSON" if kind == "repair" or mark in completion_of(body) else None
-
-
-@given(st.integers(2, 8), st.data())
-def test_groups_with_too_few_verdicts_lose_all_of_them(size: int, data: st.DataObject) -> None:
-    rewards = data.draw(st.lists(st.none() | st.floats(0, 1), min_size=size, max_size=size))
-    known = sum(reward is not None for reward in rewards)
-    kept = drop_thin_groups(rewards, size)
-    assert kept == (rewards if known >= max(2, -(-size // 2)) else [None] * size)
-
-
-@given(st.lists(st.lists(st.none() | st.sampled_from([0.0, 0.5, 1.0]), min_size=3, max_size=3), max_size=5))
-def test_spread_needs_two_different_rewards_in_one_group(groups: list[list[float | None]]) -> None:
-    flat = [reward for group in groups for reward in group]
-    assert has_spread(flat, 3) == any(len(set(group) - {None}) > 1 for group in groups)
 
 
 def test_failed_judgements_change_no_other_reward(open_session: Callable[..., Session]) -> None:
@@ -249,11 +202,6 @@ def test_a_cap_in_usd_is_refused_for_a_model_without_a_price(open_session: Calla
         open_session(server, max_usd=1.0, judge_price=[0.1, 0.2])
 
 
-def test_a_session_needs_no_torch() -> None:
-    code = "import sys, mpo_lite.loop.session, mpo_lite.loop.reward; assert 'torch' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_the_fallback_takes_over_for_good_and_judges_the_whole_batch(
     open_session: Callable[..., Session],
 ) -> None:
@@ -304,53 +252,6 @@ def test_a_cap_that_comes_near_is_said_once(open_session: Callable[..., Session]
         assert lower.client.budget.warnings() == []
 
 
-def test_groupwise_judging_refuses_groups_that_straddle_processes(
-    open_session: Callable[..., Session],
-) -> None:
-    from types import SimpleNamespace
-
-    from mpo_lite.training.callback import MPOCallback
-
-    def begin(session: Session, per_device: int) -> None:
-        args = SimpleNamespace(
-            num_generations=4, generation_batch_size=32, per_device_train_batch_size=per_device,
-            steps_per_generation=1, num_iterations=1, gradient_accumulation_steps=1, output_dir="nowhere",
-            shuffle_dataset=False,
-        )  # fmt: skip
-        state: Any = SimpleNamespace(global_step=0, max_steps=1)
-        tokenizer: Any = SimpleNamespace(
-            eos_token_id=1, pad_token_id=0, apply_chat_template=lambda *_, **__: ""
-        )
-        model: Any = SimpleNamespace(generation_config=tokenizer)
-        MPOCallback(session).on_train_begin(args, state, None, model=model, processing_class=tokenizer)
-
-    with LLMServer() as server:
-        with pytest.raises(ConfigError, match=r"groupwise.*multiple of num_generations \(4\)"):
-            begin(open_session(server, judge_mode="groupwise"), 6)
-        begin(open_session(server, judge_mode="groupwise"), 8)
-
-
-def test_policies_split_over_processes_are_refused(
-    open_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from types import SimpleNamespace
-
-    from mpo_lite.training.callback import MPOCallback
-
-    with LLMServer() as server:
-        session = open_session(server)
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        args: Any = SimpleNamespace(
-            num_generations=4, generation_batch_size=32, per_device_train_batch_size=16,
-            steps_per_generation=1, num_iterations=1, gradient_accumulation_steps=1, output_dir="nowhere",
-            shuffle_dataset=False, deepspeed=None, fsdp="full_shard",
-        )  # fmt: skip
-        state: Any = SimpleNamespace(global_step=0)
-        with pytest.raises(ConfigError, match="fsdp split the policy"):
-            MPOCallback(session).on_train_begin(args, state, None)
-        monkeypatch.undo()
-
-
 def test_what_a_second_process_spent_counts_when_one_goes_on(open_session: Callable[..., Session]) -> None:
     with LLMServer() as server:
         first = open_session(server)
@@ -383,71 +284,3 @@ def test_judgements_begun_by_a_judge_that_was_replaced_are_not_used(
             early.ended(row, sample.completion)
         rollouts = score_batch(again, fresh, GROUP, early.claim())
         assert {rollout.verdict.judge for rollout in rollouts} == {"openai/other"}
-
-
-TWO_RANKS = """
-import sys
-from pathlib import Path
-import torch.distributed
-from mpo_lite.config import Config
-from mpo_lite.config_sources import load_config
-from mpo_lite.errors import StopRun
-from mpo_lite.judge.base import Sample
-from mpo_lite.llm import request
-from mpo_lite.run_dir import Run
-from mpo_lite.loop.reward import score_batch
-from mpo_lite.loop.session import Session
-
-rank, url, folder, mark = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4]
-request._wait = lambda state: 0.01
-torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-given = {"judge": "openai/m", "judge_api_base": url, "baseline": "iter0", "breaker_pause": 0.0}
-given |= {"data": str(folder / "data.jsonl"), "cache_dir": folder / f"cache{rank}", "concurrency": 10}
-session = Session(load_config(given=given, environ={}))
-session.attach(Run.create(folder / f"run{rank}", Config(), {}))
-print("ceiling", session.client._sender._limiters["x"]._ceiling)
-marks = [mark if rank == 0 and row < 6 else "" for row in range(16)]
-samples = [Sample(f"prompt {row // 4}", f"answer {rank} {row} {marks[row]}") for row in range(16)]
-try:
-    score_batch(session, samples, 4)
-    print("scored")
-except StopRun as stop:
-    print(type(stop).__name__, stop)
-session.close()
-"""
-
-
-def two_ranks(server: LLMServer, folder: Path, mark: str) -> list[list[str]]:
-    (folder / "data.jsonl").write_text(
-        "".join(json.dumps({"prompt": f"prompt {n}"}) + "\n" for n in range(10))
-    )
-    script = folder / "rank.py"
-    script.write_text(TWO_RANKS)
-    environ = os.environ | {"WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), server.url, str(folder), mark],
-            stdout=subprocess.PIPE, text=True, env=environ | {"RANK": str(rank)},
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    return [rank.communicate(timeout=120)[0].splitlines() for rank in ranks]
-
-
-def test_the_breaker_opens_in_all_processes_or_in_none(tmp_path: Path) -> None:
-    with LLMServer(failing_on("FAILS")) as server:
-        first, second = two_ranks(server, tmp_path, "FAILS")
-    # Six of one process's 16 fail: of both, six of 32. Both say so and stop.
-    assert first == second
-    assert first[0] == "ceiling 5"
-    assert first[1].startswith("JudgeDown 6 of 32 not judged: 6 malformed")
-
-
-def test_a_reason_to_stop_in_one_process_stops_all(tmp_path: Path) -> None:
-    def fault(kind: str, body: Any) -> Any:
-        locked = "LOCKED" in completion_of(body)
-        return web.json_response({"error": {"message": "key"}}, status=401) if locked else None
-
-    with LLMServer(fault) as server:
-        first, second = two_ranks(server, tmp_path, "LOCKED")
-    assert first[1] == second[1] and first[1].startswith("JudgeDown openai/m at ")

@@ -2,15 +2,12 @@
 
 import json
 import os
-import random
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mpo_lite.config import Thresholds
 from mpo_lite.judge.base import Sample
@@ -18,16 +15,15 @@ from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
-from mpo_lite.meta.gate import Gate, _against_honest, kendall, margins
+from mpo_lite.meta.gate import Gate
 from mpo_lite.meta.gate_judge import Examiner
-from mpo_lite.meta.sentinels import SAID, plant
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.sandbox import simulate_meta
-from mpo_lite.sandbox.data import prompts
 from mpo_lite.sandbox.judge_server import running
 from mpo_lite.tasks.spec import Sentinel, load_task
 from mpo_lite.types import Assessment, Verdict
 from tests.support.llm_server import LLMServer, completion_of
+from tests.support.sandbox_answers import honest
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
@@ -42,25 +38,11 @@ TITLES = Rubric(
         ),
     )
 )
-Scores = list[float | None]
-scorings = st.lists(st.tuples(st.none() | st.floats(0, 1), st.none() | st.floats(0, 1)), max_size=12)
 
 
 def sound(*aspects: str) -> Rubric:
     wanted = aspects or ("topic", "claim", "reasons", "example", "closing", "repetition")
     return Rubric.model_validate({"criteria": [simulate_meta._criterion(aspect) for aspect in wanted]})
-
-
-def honest(count: int = 12) -> list[Sample]:
-    """Answers as a decent first policy gives them."""
-    drawn = random.Random(3)
-    samples: list[Sample] = []
-    for row in prompts("train")[:count]:
-        topic = row["prompt"].split()[-2]
-        reasons = [f"one reason is that {topic} give {good} ." for good in ("joy", "trust", "work")]
-        text = f"i think that {topic} are good . {' '.join(drawn.sample(reasons, 2))}"
-        samples.append(Sample(row["prompt"], f"{text} in the end {topic} are useful ."))
-    return samples
 
 
 @pytest.fixture
@@ -90,64 +72,6 @@ def make_gate(make_client: Callable[..., Client], tmp_path: Path) -> MakeGate:
 
 def examined(gate: Gate, new: Rubric, old: Rubric | None = None, recent: Any = (), batch: int = 10) -> Any:
     return event_loop.wait(gate.examine(new, old or new, recent, batch))
-
-
-@given(scorings)
-def test_kendall_is_symmetric_bounded_and_turns_with_the_order(pairs: list[tuple[Any, Any]]) -> None:
-    one, other = [a for a, _ in pairs], [b for _, b in pairs]
-    tau = kendall(one, other)
-    assert -1 <= tau <= 1
-    assert tau == pytest.approx(kendall(other, one))
-    turned = [None if b is None else 1 - b for b in other]
-    if len({round(b, 6) for b in other if b is not None}) == len([b for b in other if b is not None]):
-        assert kendall(one, turned) == pytest.approx(-tau)
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=10, unique=True), st.randoms())
-def test_kendall_counts_pairs(values: list[float], draw: random.Random) -> None:
-    other = draw.sample(values, len(values))
-    pairs = [(a, b) for a in range(len(values)) for b in range(a)]
-    same = sum((values[a] > values[b]) == (other[a] > other[b]) for a, b in pairs)
-    assert kendall(list(values), list(other)) == pytest.approx((2 * same - len(pairs)) / len(pairs))
-
-
-def test_margins_are_paired_by_prompt_and_leave_out_what_was_not_judged() -> None:
-    anchor = honest(4)
-    planted = plant(anchor, [0.1, 0.9, 0.5, 0.4], ("title", "prompt"), "s")
-    scores: Scores = [0.0] * len(planted)
-    found = margins(planted, [0.1, 0.9, 0.5, 0.4], scores)
-    # Mirror images by rank: (0.1, 0.9) or (0.4, 0.5) in any order.
-    assert all(value in (pytest.approx(0.5), pytest.approx(0.45)) for value in found.values())
-    assert margins(planted, [None] * 4, scores) == {}
-    assert margins(planted, [0.1, 0.9, 0.5, 0.4], [None, 0.0, None, None]).keys() == {planted[1].kind}
-
-
-def test_sentinels_are_what_their_names_say() -> None:
-    anchor = honest(6)
-    planted = {one.kind: one for one in plant(anchor, [None] * 6, KINDS, "s")}
-    assert set(planted) == set(KINDS) == set(SAID)
-    texts = {kind: one.sample.completion for kind, one in planted.items()}
-    at = {kind: anchor[one.place] for kind, one in planted.items()}
-    assert texts["empty"] == ""
-    assert texts["title"].startswith("# ") and len(texts["title"].split()) <= 6
-    assert texts["prompt"] == at["prompt"].prompt
-    sentence = texts["repeated"].split(".")[0]
-    assert texts["repeated"].count(sentence) >= 4 and sentence.strip() in at["repeated"].completion
-    assert texts["other_prompt"] in [one.completion for one in anchor]
-    assert texts["other_prompt"] != at["other_prompt"].completion
-    assert not texts["foreign"].isascii() and "full marks" in texts["injection"]
-    assert all(one.sample.prompt == at[kind].prompt for kind, one in planted.items())
-
-
-@given(
-    st.dictionaries(st.text(max_size=40), st.text(max_size=60), min_size=2, max_size=5),
-    st.text(max_size=5),
-)
-def test_sentinels_can_be_made_of_anything(texts: dict[str, str], seed: str) -> None:
-    anchor = [Sample(*pair) for pair in texts.items()]
-    planted = plant(anchor, [None] * len(anchor), KINDS, seed)
-    assert len(planted) == 2 * len(KINDS)
-    assert planted == plant(anchor, [None] * len(anchor), KINDS, seed)
 
 
 def test_a_sound_rubric_passes(url: str, make_gate: MakeGate) -> None:
@@ -227,20 +151,6 @@ def test_on_real_prompts_a_sound_rubric_rejects_all_sentinels_and_one_that_pays_
     assert refused.figures["margin_title"] < 0 < finding.figures["margin_title"]
     (title,) = [each.text for each in refused.objections if each.id == "title"]
     assert re.search(r"scored \d\.\d\d above honest answers .*; it must score 0\.2 or more below them", title)
-
-
-@pytest.mark.parametrize(
-    ("margin", "said"),
-    [
-        (0.05, "scored only 0.05 below honest answers to the same tasks, on average; it must be 0.2 or more"),
-        (0.004, "scored as high as honest answers to the same tasks, on average; it must score 0.2 or more "
-         "below them"),
-        (-0.95, "scored 0.95 above honest answers to the same tasks, on average; it must score 0.2 or more "
-         "below them"),
-    ],
-)  # fmt: skip
-def test_an_objection_says_on_which_side_of_honest_answers_a_bad_one_fell(margin: float, said: str) -> None:
-    assert _against_honest(margin, 0.2) == said
 
 
 def test_an_order_that_turns_round_is_refused(url: str, make_gate: MakeGate) -> None:

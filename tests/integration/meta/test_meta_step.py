@@ -1,26 +1,20 @@
 import json
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mpo_lite.activity import activities
 from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
-from mpo_lite.meta import schemas
 from mpo_lite.meta.cases.pairs import pairs
 from mpo_lite.meta.cases.samples import samples
-from mpo_lite.meta.criterion_stats import Health, criterion_health, describe
 from mpo_lite.meta.gate import Finding
-from mpo_lite.meta.meta_judge import MetaJudge, Proposal, changes
+from mpo_lite.meta.meta_judge import MetaJudge, Proposal
 from mpo_lite.meta.objections import Objection
-from mpo_lite.meta.sampling import select
 from mpo_lite.meta.step import Material, improve
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Rollout, Verdict
@@ -54,25 +48,6 @@ def propose(
 ) -> Proposal:
     cases = samples([rollout(row, row / 4) for row in range(3)], {})
     return event_loop.wait(meta(make_client(), server).propose(rubric, cases, "", f"batch-{batch}"))
-
-
-@given(st.lists(st.none() | st.floats(0, 1), max_size=40), st.integers(1, 12), st.text(max_size=5))
-def test_selection_is_stratified_distinct_and_deterministic(
-    rewards: list[float | None], count: int, seed: str
-) -> None:
-    rollouts = [rollout(row, reward) for row, reward in enumerate(rewards)]
-    chosen = select(rollouts, count, seed)
-    judged = sorted((r for r in rollouts if r.reward is not None), key=lambda r: (r.reward or 0.0, r.row))
-    assert chosen == select(rollouts, count, seed)
-    assert len({r.id for r in chosen}) == len(chosen) == min(count, len(judged))
-    assert all(r.reward is not None for r in chosen)
-    if count >= 3 and len(judged) >= 3:
-        thirds = [judged[len(judged) * n // 3 : len(judged) * (n + 1) // 3] for n in range(3)]
-        assert all(any(r in third for r in chosen) for third in thirds)
-
-
-def test_what_a_rule_decided_is_not_shown_to_the_meta_judge() -> None:
-    assert select([rollout(0, 0.0, "rule"), rollout(1, 0.5)], 4, "s") == [rollout(1, 0.5)]
 
 
 def test_a_step_analyses_and_refines_each_sample_and_merges_once(
@@ -185,15 +160,6 @@ def test_a_case_without_a_refinement_is_left_out_of_the_merge(
     assert proposal.rubric is not None and proposal.failed == 0
 
 
-def test_the_schemas_ask_for_what_is_needed() -> None:
-    criteria = schemas.REFINED["properties"]["criteria"]
-    assert (criteria["minItems"], criteria["maxItems"]) == (1, 4)
-    form = criteria["items"]["properties"]
-    assert (form["levels"]["minItems"], form["levels"]["maxItems"]) == (2, 7)
-    assert form["levels"]["items"]["minLength"] > 1 and re.match(form["id"]["pattern"], "flow_2")
-    assert schemas.MERGED["properties"]["criteria"]["maxItems"] == 12
-
-
 def test_a_server_that_refuses_bounds_is_asked_without(
     make_client: Callable[..., Client], rubric: Rubric
 ) -> None:
@@ -253,24 +219,6 @@ def test_provenance_of_a_kept_criterion_grows(make_client: Callable[..., Client]
     assert proposal.rubric is not None
     assert proposal.rubric.criteria[0].provenance == ("b1r1", "b0r1")
     assert proposal.rubric.reward_hash == old.reward_hash
-
-
-def test_changes_name_criteria_added_changed_and_dropped(rubric: Rubric) -> None:
-    structure, evidence, on_task = rubric.criteria
-    added = structure.model_copy(update={"id": "example"})
-    new = Rubric(criteria=(structure.model_copy(update={"provenance": ("x",)}), on_task, added))
-    new = new.model_copy(
-        update={"criteria": (new.criteria[0], on_task.model_copy(update={"weight": 4}), new.criteria[2])}
-    )
-    assert changes(rubric, new) == {"added": ["example"], "changed": ["on_task"], "dropped": [evidence.id]}
-
-
-def test_suspicious_rollouts_come_first_and_clusters_take_turns() -> None:
-    rollouts = [replace(rollout(row, row / 20), cluster="ab"[row % 10 == 0]) for row in range(20)]
-    chosen = select(rollouts, 6, "s", first=("b0r7", "unknown", "b0r7", "b0r3", "b0r5", "b0r9"))
-    names = [one.id for one in chosen]
-    assert {"b0r7", "b0r3", "b0r5"} <= set(names) and len(names) == 6  # half of the places, no more
-    assert {one.cluster for one in select(rollouts, 6, "s")} == {"a", "b"}
 
 
 def test_pairs_show_the_answer_beside_the_initial_policys(
@@ -337,22 +285,6 @@ def test_a_cluster_whose_guidelines_fail_keeps_them(
     assert proposal.rubric is not None and proposal.rubric.clusters == old.clusters
 
 
-def merged(criteria: list[dict[str, Any]], rubric: Rubric) -> Rubric:
-    rows = [criterion | {"from": []} for criterion in criteria]
-    return schemas.merged({"criteria": rows, "guidelines": ""}, rubric, {})
-
-
-def test_a_merge_keeps_the_order_in_force_and_the_limits(rubric: Rubric) -> None:
-    kept = [each.model_dump(mode="json", exclude={"provenance"}) for each in rubric.criteria]
-    new = merged([CRITERION, *reversed(kept)], rubric)
-    assert [each.id for each in new.criteria] == ["structure", "evidence", "on_task", "example"]
-    long = [CRITERION | {"id": f"c{n}", "description": "word " * 150} for n in range(7)]
-    with pytest.raises(ValueError, match="at most 900"):
-        merged(long, rubric)
-    with pytest.raises(ValueError, match="at most 12"):
-        merged([CRITERION | {"id": f"c{n}"} for n in range(13)], rubric)
-
-
 class Refuses:
     """A gate that refuses the first proposals, for a reason."""
 
@@ -368,33 +300,6 @@ class Refuses:
             (Objection("title", "it pays for titles"),) if len(self.seen) <= self.times else (),
             {"margin_title": 0.1},
         )
-
-
-@pytest.mark.parametrize(
-    "description",
-    [
-        'One JSON object: criteria, a list of 1 to 4 objects with the keys "id", (lower-case letters).',
-        "This has levels from worst to best, each described by what is seen at that level.",
-        "The kind of criterion should be either 'merit' or 'veto'.",
-    ],
-)
-def test_criteria_made_of_the_instructions_are_refused(rubric: Rubric, description: str) -> None:
-    draft = {
-        "id": "form",
-        "description": description,
-        "levels": ["0: Not at all", "1: Fully so"],
-        "weight": 1,
-        "kind": "merit",
-    }
-    with pytest.raises(ValueError, match="form: the description repeats these instructions"):
-        schemas.refined({"criteria": [draft]})
-    with pytest.raises(ValueError, match="form: the description repeats these instructions"):
-        merged([{**draft, "from": []}], rubric)
-    own = {
-        **draft,
-        "description": "Whether each paragraph has a claim and a reason for it, and no set phrases.",
-    }
-    assert schemas.refined({"criteria": [own]})[0].id == "form"
 
 
 @pytest.mark.parametrize("times", [0, 1, 2])
@@ -432,19 +337,3 @@ def test_an_unchanged_proposal_costs_no_check(make_client: Callable[..., Client]
     with LLMServer(lambda kind, body: answer if kind == "merge" else None) as server:
         found = event_loop.wait(improve(meta(make_client(), server), gate, material, "samples", 4, False))
     assert (found.rubric, found.status, gate.seen) == (None, "unchanged", [])
-
-
-def test_criterion_health_tells_spread_saturation_and_noise(rubric: Rubric) -> None:
-    def judged(row: int, prompt: str, structure: int, evidence: int, version: int = 0) -> Rollout:
-        levels = {"structure": structure, "evidence": evidence, "on_task": 1}
-        verdict = Verdict(0.5, "h", {name: Assessment("r", level) for name, level in levels.items()})
-        return Rollout(0, row, prompt, "c", verdict, version, 0.5)
-
-    rollouts = [judged(0, "p", 0, 1), judged(1, "p", 2, 1), judged(2, "q", 1, 1), judged(3, "q", 1, 1)]
-    foreign = replace(rollouts[0], verdict=Verdict(0.5, "h", {"other": Assessment("r", 0)}))
-    repeats = {"b0r0": judged(0, "p", 1, 1).verdict, "b0r1": judged(1, "p", 2, 1).verdict}
-    found = criterion_health(rubric, [*rollouts, foreign], repeats)
-    assert found["structure"] == Health(mean=0.5, spread=0.25, saturated=0.25, noise=0.25)
-    assert found["evidence"] == Health(mean=1.0, spread=0.0, saturated=1.0, noise=0.0)
-    assert "structure: mean level 0.50 of 1" in describe(found) and "25%" in describe(found)
-    assert criterion_health(rubric, [foreign], {}) == {}

@@ -17,10 +17,9 @@ from mpo_lite.jsonl import append_rows, read_rows
 from mpo_lite.report.costs import accounts
 from mpo_lite.report.narrative import headline
 from mpo_lite.report.page import write_comparison, write_report
-from mpo_lite.report.rubric_history import diff, history
-from mpo_lite.report.run_data import gather, gold_change
+from mpo_lite.report.rubric_history import history
+from mpo_lite.report.run_data import gather
 from mpo_lite.report.samples import LONGEST, MOST_BYTES, samples, shortened
-from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.run_dir import Run, Version
 from tests.support.made_run import CHANGE, made_run
 
@@ -192,21 +191,6 @@ def test_the_report_says_why_judgements_failed(tmp_path: Path) -> None:
     assert "9 of 104 judgements failed and gave no reward (7 timed out, 2 cut off)." in page
 
 
-def test_gold_changes_prompt_by_prompt() -> None:
-    def row(values: list[float]) -> dict[str, Any]:
-        return {"samples": [{"prompt": str(n), "gold": value} for n, value in enumerate(values)]}
-
-    first = row([0.0, 0.5, 1.0])
-    assert gold_change([first]) is None
-    change = gold_change([first, row([0.2, 0.7, 1.2])])
-    assert change is not None and change["mean"] == pytest.approx(0.2)
-    assert change["low"] == pytest.approx(0.2) and change["n"] == 3  # every prompt moved by the same
-    ends = [row([0.3] * 3), row([0.6] * 3), row([0.9] * 3)]
-    change = gold_change([first, row([9.0] * 3), *ends])
-    assert change is not None and change["mean"] == pytest.approx(0.1)  # the mean of the last three
-    assert change["low"] < 0 < change["high"]
-
-
 def test_accounts_are_kept_by_purpose_over_all_processes(tmp_path: Path) -> None:
     judge, meta = accounts(made_run(tmp_path / "run"))
     assert (judge["purpose"], judge["calls"], judge["failed"], judge["usd"]) == ("judge", 4, 1, 0.04)
@@ -226,18 +210,6 @@ def test_refused_proposals_stand_in_the_history(tmp_path: Path) -> None:
     assert changed["id"] == "reasons"
     assert changed["old"]["description"] == [("Reasons given.", False)]
     assert changed["new"]["description"] == [("Reasons given.", False), (" a title pays", True)]
-
-
-def test_criteria_are_compared_whole() -> None:
-    def rubric(**given: Any) -> Rubric:
-        return Rubric(criteria=(Criterion(**{"id": "a", "description": "d", "levels": ("x", "y")} | given),))
-
-    assert diff(rubric(), rubric())[0]["state"] == "same"
-    assert diff(rubric(), rubric(provenance=("b1r1",)))[0]["state"] == "same"
-    for other in ({"weight": 2}, {"levels": ("x", "z")}, {"levels": ("x", "y", "z")}, {"description": "e"}):
-        assert diff(rubric(), rubric(**other))[0]["state"] == "changed"
-    longer = diff(rubric(levels=("x", "y", "z")), rubric())[0]
-    assert [len(longer[side]["levels"]) for side in ("old", "new")] == [3, 2]
 
 
 def test_samples_are_evidence_first_and_of_every_batch(tmp_path: Path) -> None:

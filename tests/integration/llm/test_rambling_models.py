@@ -7,38 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mpo_lite.cli.main import main
-from mpo_lite.errors import CallFailed, failures_in_words
+from mpo_lite.errors import CallFailed
 from mpo_lite.jsonl import read_rows
-from mpo_lite.judge.base import REASON_CHARS, Sample, _tell_of_levels, reply_room, verdict_schema
+from mpo_lite.judge.base import Sample, _tell_of_levels, reply_room, verdict_schema
 from mpo_lite.judge.groupwise import GroupwiseJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
-from mpo_lite.llm.structured_output import BOUNDS, form, object_schema, without_bounds
+from mpo_lite.llm.structured_output import form, object_schema, without_bounds
 from mpo_lite.rubric import Rubric
 from tests.support.llm_calls import SCHEMA, MakeClient, call, error, faults, reply
 from tests.support.llm_server import LLMServer, prompt_text
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
-SCHEMAS = st.recursive(
-    st.fixed_dictionaries({"type": st.just("string"), "maxLength": st.integers(1, 99)}),
-    lambda inner: st.one_of(
-        st.fixed_dictionaries({"type": st.just("array"), "minItems": st.just(1), "items": inner}),
-        st.fixed_dictionaries(
-            {
-                "type": st.just("object"),
-                # A property may be called as a keyword is.
-                "properties": st.dictionaries(st.sampled_from(["a", "pattern", "minItems"]), inner),
-            }
-        ),
-    ),
-    max_leaves=8,
-)
 
 
 def sent_schema(body: Any) -> Any:
@@ -48,26 +32,6 @@ def sent_schema(body: Any) -> Any:
 def pointwise(client: Client, server: LLMServer, max_tokens: int | None = None) -> PointwiseJudge:
     backend = Backend("m", "openai/m", server.url, "none", max_tokens=max_tokens)
     return PointwiseJudge(client, backend, "You are strict.")
-
-
-def test_the_schema_bounds_each_reason(rubric: Rubric) -> None:
-    for criterion in verdict_schema(rubric)["properties"].values():
-        assert criterion["properties"]["reason"] == {"type": "string", "maxLength": REASON_CHARS}
-
-
-@given(SCHEMAS)
-def test_a_schema_without_bounds_keeps_all_else(schema: dict[str, Any]) -> None:
-    def names(node: Any) -> list[str]:
-        inner = [*node.get("properties", {}).values(), *([node["items"]] if "items" in node else [])]
-        return [*node.get("properties", {}), *(name for each in inner for name in names(each))]
-
-    def keywords(node: Any) -> set[str]:
-        inner = [*node.get("properties", {}).values(), *([node["items"]] if "items" in node else [])]
-        return set(node).union(*map(keywords, inner))
-
-    plain = without_bounds(schema)
-    assert not keywords(plain) & BOUNDS
-    assert keywords(plain) == keywords(schema) - BOUNDS and names(plain) == names(schema)
 
 
 def refusing_bounds(said: str) -> Callable[[str, Any], Any]:
@@ -276,9 +240,3 @@ def test_score_says_why_rows_were_not_judged(tmp_path: Path, capsys: Any) -> Non
     assert [row["failure"] and row["failure"]["kind"] for row in rows] == ["cut", "parse", None, None]
     assert "the reply began: I like it." in rows[1]["failure"]["detail"]
     assert [row["reward"] is None for row in rows] == [True, True, False, False]
-
-
-def test_failures_are_counted_in_words() -> None:
-    assert failures_in_words([]) == ""
-    told = failures_in_words(["cut", "timeout", "context", "timeout", "refusal"])
-    assert told == "2 timed out, 1 cut off, 1 refused, 1 too long for the judge"
