@@ -134,9 +134,9 @@ class RunDir:
         if seal.strip() != _sha256(settings).encode():
             raise RunError(
                 f"{self.config_file}: damaged or changed since the run began",
-                "put it back, or begin a new run by it: mpo-lite train "
-                f"{self.config_file} --run-dir NEW (what may change in a run is given to resume by flags, "
-                "such as --max-usd)",
+                "restore it, or start a new run from it: mpo-lite train "
+                f"{self.config_file} --run-dir NEW (resume takes flags for what may change in "
+                "a run, such as --max-usd)",
             )
 
     @property

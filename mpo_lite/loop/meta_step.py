@@ -23,7 +23,7 @@ from mpo_lite.meta.sampling import stratified_sample
 from mpo_lite.meta.step import Attempt, StepInput, StepOutcome, improve_rubric
 from mpo_lite.rubric import Rubric
 from mpo_lite.run_dir import RubricVersion
-from mpo_lite.types import FIRST_PROBE, Rollout, Verdict
+from mpo_lite.types import Rollout, Verdict
 
 AUDITS = 8
 """Rollouts per step that are judged a second time, and by the first rubric."""
@@ -205,7 +205,7 @@ async def _probed(session: Session, snapshot: RunSnapshot) -> tuple[list[Rollout
 
     def rollout(batch: int, row: int, sample: Sample, verdict: Verdict) -> Rollout:
         text, cluster = (sample.prompt, sample.completion), sample.cluster
-        return Rollout(batch, FIRST_PROBE + row, *text, verdict, number, verdict.reward, cluster)
+        return Rollout(batch, row, *text, verdict, number, verdict.reward, cluster, origin="probe")
 
     count = len(paired)
     probes = [
