@@ -86,11 +86,11 @@ def test_an_unknown_key_is_refused_with_file_line_and_suggestion(tmp_path: Path)
         (
             {"judge_api_base": "http://user:secret@host/v1"},
             {},
-            "password; give the key as MPO_JUDGE_API",
+            "password; set the key in MPO_JUDGE_API",
         ),
-        ({"judge_api_base": "http://secret@host/v1"}, {}, "must not carry a password"),
-        ({"judge_api_base": "http://host/v1?api_key=secret"}, {}, "give the key as MPO_JUDGE_API_KEY"),
-        ({"meta_api_base": "http://host/v1?key=secret"}, {}, "give the key as MPO_META_API_KEY"),
+        ({"judge_api_base": "http://secret@host/v1"}, {}, "must not contain a password"),
+        ({"judge_api_base": "http://host/v1?api_key=secret"}, {}, "set the key in MPO_JUDGE_API_KEY"),
+        ({"meta_api_base": "http://host/v1?key=secret"}, {}, "set the key in MPO_META_API_KEY"),
         ({}, {"MPO_META_API_BASE": "http://host/v1#secret"}, "MPO_META_API_BASE: .*MPO_META_API_KEY"),
         (
             {"judge": [{"model": "openai/m", "api_base": "http://host/v1?token=secret"}]},

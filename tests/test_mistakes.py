@@ -117,10 +117,13 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     "another's name for a flag": (flags_of("--lr 1e-4"), "no option --lr; did you mean --learning-rate?"),
     "a key in the path of an address": (
         flags_of("--judge-api-base 'http://h/v1;token=S3CRET'"),
-        "--judge-api-base: must not carry a key, or anything behind a '?' or ';'",
+        "--judge-api-base: must not contain a key, a '?' or a ';'",
     ),
-    "a key in the place of a name": (flags_of("--judge sk-S3CRET"), "looks like a key; name the model here"),
-    "a key in the place of the meta-judge": (flags_of("--meta sk-S3CRET"), "--meta: looks like a key; name"),
+    "a key in the place of a name": (flags_of("--judge sk-S3CRET"), "looks like an API key; give the model"),
+    "a key in the place of the meta-judge": (
+        flags_of("--meta sk-S3CRET"),
+        "--meta: looks like an API key;",
+    ),
     "a function of ours that is no metric": (
         task_of(gold="mpo_lite.jsonl:Path"),
         "mpo_lite/jsonl.py is not in mine; a task's functions are taken from its own folder",
@@ -141,7 +144,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "a meta-judge with its address": (
         yaml_of("meta: {model: m, api_base: 'http://h/v1'}"),
-        "e.yaml:1 meta: give the meta-judge's name alone; its address goes to meta_api_base",
+        "e.yaml:1 meta: must be a model name; meta_api_base sets its address",
     ),
     "a task in the place of settings": (
         ("train mine", {"mine/task.yaml": json.dumps(TASK)}),
@@ -209,7 +212,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "half a price": (
         flags_of("-o judge_price=0.1"),
-        "-o judge_price: give USD per million input and output tokens, such as [0.15, 0.6]",
+        "-o judge_price: must be USD per million input and output tokens, such as [0.15, 0.6]",
     ),
     "a rubric of nothing": (rubric_of("criteria: []\n"), "r.yaml:1 criteria: must have at least 1 entry"),
     "levels that are no words to YAML": (

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Literal
 
-from mpo_lite.config import SANDBOX, Config, Model, Price
+from mpo_lite.config import SANDBOX, Config
 from mpo_lite.errors import ConfigError
+from mpo_lite.model_config import Model, Price
 
 ALIASES = {
     "claude": "anthropic/claude-sonnet-4-5-20250929",
@@ -46,7 +47,7 @@ class Backend:
         api_key: Key to send; never shown. None leaves it to the provider's usual variable.
         temperature: Sampling temperature of the answers.
         max_tokens: Longest answer in tokens; None leaves it to each call.
-        price: See ``mpo_lite.config.Price``; None leaves it to LiteLLM's table.
+        price: See ``mpo_lite.model_config.Price``; None leaves it to LiteLLM's table.
         role: What it is asked as.
         key_variable: Where ``api_key`` was read from; empty where it was not.
     """
