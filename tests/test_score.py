@@ -152,7 +152,7 @@ def test_rows_lost_to_the_server_are_tried_once_more_at_the_end(
     rows, summary = read_rows(out), told(capsys)
     assert [row["reward"] is None for row in rows] == [n == 7 for n in range(9)]
     assert rows[7]["failure"]["kind"] == "transport" and summary["failures"] == {"transport": 1}
-    assert "(500) from a server that is up" in summary["failure"]
+    assert "(500) from a running server" in summary["failure"]
 
 
 def test_an_outage_while_scoring_costs_no_row(
@@ -167,7 +167,7 @@ def test_an_outage_while_scoring_costs_no_row(
         out = tmp_path / "out.jsonl"
         main(["score", *served(server, tmp_path), str(data), "--out", str(out), "--json"])
     assert told(capsys)["rewarded"] == 40
-    assert sum("waiting for it, up to 300 s" in line for line in caplog.messages) == 1
+    assert sum("waiting up to 300 s for it" in line for line in caplog.messages) == 1
 
 
 def test_a_judge_that_is_gone_ends_the_scoring(tmp_path: Path, capsys: Any, quick_retries: None) -> None:
@@ -370,7 +370,7 @@ def no_request(kind: str, body: Any) -> web.Response | None:
         ),
         (
             refusing,
-            "8 rows, none judged: 8 refused; name a judge that does not decline such samples; the first: ",
+            "8 rows, none judged: 8 refused; use a judge that does not decline such samples; the first: ",
         ),
         (
             no_request,
@@ -517,7 +517,7 @@ def test_a_first_task_of_ones_own_trains_as_it_is_written(tmp_path: Path, capsys
         (
             '# must_match: "<answer>.*</answer>"',
             'must_match: "("',
-            "task.yaml:LINE rules.must_match: no regular expression",
+            "task.yaml:LINE rules.must_match: not a valid regular expression",
         ),
         (
             "# gold: my_metrics:quality",
@@ -553,7 +553,7 @@ def test_a_metric_beside_the_task_is_used_and_its_failures_are_told(tmp_path: Pa
     assert read_rows(tmp_path / "out.jsonl")[0]["gold"] == 0.5
     write(data, [{"prompt": "p", "response": "x" * 500}])
     capsys.readouterr()
-    assert "own_metric:share gave 5; it must give a number from 0 to 1" in refused(capsys, *arguments)
+    assert "own_metric:share returned 5; it must return a number from 0 to 1" in refused(capsys, *arguments)
 
 
 def test_a_goal_in_a_sentence_is_a_task(tmp_path: Path, capsys: Any) -> None:
@@ -564,6 +564,6 @@ def test_a_goal_in_a_sentence_is_a_task(tmp_path: Path, capsys: Any) -> None:
         assert all(goal in text for text in server.prompts("judge"))
     assert told(capsys)["steps"] == 1
     assert goal in (tmp_path / "run" / "rubrics" / "v000.yaml").read_text()
-    assert "give prompts by --data" in refused(
+    assert "pass prompts with --data" in refused(
         capsys, "estimate", "--goal", goal, "--judge", "gpt-4o", "--meta", "claude"
     )

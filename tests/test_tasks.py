@@ -139,7 +139,7 @@ def test_columns_are_mapped_and_missing_ones_named() -> None:
     row = mapped([ROWS["qa"](3)], source, "f")[0]
     assert row["prompt"] == "There are 3 dogs.\n\nQuestion: How many?"
     assert (row["reference"], row["cluster"]) == (["3"], "Dogs")
-    with pytest.raises(TaskError, match=r"f: row 2 has no column 'question'; it has: context"):
+    with pytest.raises(TaskError, match=r"f: row 2 has no column 'question'; available: context"):
         mapped([ROWS["qa"](3), {"context": "c"}], source, "f")
     with pytest.raises(TaskError, match=r"has no column 'answers.texts'"):
         mapped([ROWS["qa"](3)], source.model_copy(update={"reference": "answers.texts"}), "f")
@@ -172,7 +172,7 @@ def test_prompts_are_held_out_where_something_uses_them(tmp_path: Path) -> None:
 
     assert [held_out(DataSource(source=twenty, held_out=count)) for count in (None, 0, 18)] == [4, 0, 18]
     for count in (19, 40):
-        with pytest.raises(TaskError, match=rf"held_out {count} of 20 distinct prompts leaves too few"):
+        with pytest.raises(TaskError, match=rf"held_out {count} of 20 distinct prompts leaves fewer than 2"):
             load_prompts(DataSource(source=twenty, held_out=count))
     # A task says whether prompts are needed beside those trained on; of other data it is a fifth at most.
     for names, expected in (({"goal": "x"}, 0), ({"task": "essay"}, 4), ({"task": "math"}, 4)):
@@ -190,7 +190,7 @@ def test_held_out_prompts_may_be_a_file_of_their_own(tmp_path: Path) -> None:
     prompts = load_prompts(load_task(str(tmp_path)).data)
     assert (prompts.train, prompts.held_out) == (("b", "a", "c"), ("e", "d"))
     written(tmp_path / "others.jsonl", "e", "a")
-    with pytest.raises(TaskError, match=r"others.jsonl: holds 1 prompt of .*train.jsonl too"):
+    with pytest.raises(TaskError, match=r"others.jsonl: 1 prompt also in .*train.jsonl"):
         load_prompts(load_task(str(tmp_path)).data)
 
 
@@ -228,6 +228,6 @@ def test_a_hub_out_of_reach_is_said_in_our_own_words(
         with pytest.raises(SystemExit, match="2"):
             main(["train", *flags, *more, "--run-dir", str(tmp_path / "run")])
         said = capsys.readouterr().err.splitlines()[-1]
-        assert "cannot be had from the hub (127.0.0.1 cannot be reached, and there is no copy" in said
+        assert "from the hub (127.0.0.1 cannot be reached and there is no local copy" in said.lower()
         assert "--policy DIR" in said and "HF_HUB_OFFLINE" not in said
     assert "HF_HUB_OFFLINE" not in os.environ
