@@ -1,31 +1,31 @@
 """Configuration: one flat model whose every field is a flag, an environment variable, a YAML key and an
 argument.
 
-``mpo_lite.config_sources`` reads it. API keys are no part of it: they are read from the environment when a
-call is made, so that no saved file can hold one.
+``mpo_lite.config_sources`` reads it. API keys are not part of it: they are read from the environment when a
+call is made, so that no saved file can contain one.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
+from mpo_lite.model_config import Judges, ModelName, NamedModel, Price, Url
 from mpo_lite.validation import Settings
 
 SANDBOX = "sandbox"
 """Name of the simulated judge and meta-judge, of the shipped policy and of its task."""
 
 DATA_ENDINGS = (".jsonl", ".csv", ".parquet")
-"""How the name of a file of prompts ends."""
+"""File name endings of prompt files."""
 DEFAULT_POLICY = "Qwen/Qwen2.5-1.5B-Instruct"
 PRESETS: dict[str, dict[str, Any]] = {
-    # The paper's PPO on 64 completions a batch. Its rewards lie in 0 to 5, ours in 0 to 1: the weights that
-    # meet the reward (KL 0.02, missing EOS 1.0) are a fifth of its own. TRL refuses an adapter on lm_head.
+    # The paper's PPO with 64 completions per batch. Its rewards range from 0 to 5, ours from 0 to 1, so the
+    # weights added to the reward (KL 0.02, missing EOS 1.0) are a fifth of its own. No adapter on lm_head:
+    # TRL rejects it.
     "paper": {
         "algorithm": "ppo",
         "mode": "paper",
@@ -44,111 +44,26 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lora_dropout": 0.1,
     }
 }
-"""Values that a preset stands for (arXiv 2504.20157, section on training; see docs/training.md)."""
+"""Preset → its settings (arXiv 2504.20157, section on training; see docs/training.md)."""
 
-
-_KEY_VARIABLES = {"judge_api_base": "MPO_JUDGE_API_KEY", "meta_api_base": "MPO_META_API_KEY"}
-
-
-_KEY_LIKE = re.compile(r";|%3[bf]|\bsk-\w|\b(?:key|token)=", re.IGNORECASE)
-
-
-def _model_name(name: str) -> str:
-    """Refuses a key in the place of a model's name: names are printed and saved."""
-    if re.match(r"sk-\w", name):
-        raise ValueError("looks like a key; name the model here, and give its key by a variable")
-    return name
-
-
-def _plain_url(url: str, info: ValidationInfo) -> str:
-    """Refuses what is no http(s) URL, and URLs that carry a credential: the configuration is saved with the
-    run.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("must be an http:// or https:// address such as http://localhost:8000/v1")
-    if "@" in parts.netloc or parts.query or parts.fragment or _KEY_LIKE.search(parts.path):
-        variable = _KEY_VARIABLES.get(info.field_name or "", "the variable that api_key_env names")
-        carried = "a password" if "@" in parts.netloc else "a key, or anything behind a '?' or ';'"
-        raise ValueError(f"must not carry {carried}; give the key as {variable}")
-    return url
-
-
-def _prices(value: Any) -> Any:
-    entries = cast(list[Any], value) if isinstance(value, list | tuple) else []
-    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) and one >= 0 for one in entries)
-    if len(entries) not in (2, 3) or not numbers:
-        raise ValueError("give USD per million input and output tokens, such as [0.15, 0.6]")
-    return tuple(entries)
-
-
-# Shells expand ~ in flags; in YAML and variables nobody does.
+# Shells expand ~ in flags, but nothing expands it in YAML files and variables.
 LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]
 PathOrName = Annotated[str, AfterValidator(os.path.expanduser)]
-Url = Annotated[str, AfterValidator(_plain_url)]
-Price = Annotated[
-    tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=2, max_length=3), BeforeValidator(_prices)
-]
-"""USD per million input and output tokens and, if wanted, input tokens from the provider's cache."""
-
-
-class Model(Settings):
-    """A judge: its name alone, or with an address, key, price and cache name of its own.
-
-    Attributes:
-        model: LiteLLM name, short name, or ``sandbox``.
-        api_base: Address of its server.
-        api_key_env: Name of the variable that holds its key; never the key.
-        price: Its price.
-        label: Name in cache and figures; needed where two servers serve different models under one name.
-    """
-
-    model: Annotated[str, Field(min_length=1), AfterValidator(_model_name)]
-    api_base: Url | None = None
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
-    price: Price | None = None
-    label: str | None = None
-
-
-def _named(value: Any) -> Any:
-    return {"model": value} if isinstance(value, str) else value
-
-
-def _listed(value: Any) -> Any:
-    entries = cast(list[Any], value) if isinstance(value, list | tuple) else [] if value is None else [value]
-    return tuple(_named(entry) for entry in entries)
-
-
-def _short(model: Model) -> Any:
-    told = model.model_dump(mode="json", exclude_none=True)
-    return told["model"] if set(told) == {"model"} else told
-
-
-NamedModel = Annotated[
-    Model, BeforeValidator(_named), PlainSerializer(lambda model: _short(model) if model else None)
-]
 Names = Annotated[
     tuple[str, ...],
     BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
     Field(min_length=1),
 ]
-Judges = Annotated[
-    tuple[Model, ...],
-    BeforeValidator(_listed),
-    PlainSerializer(
-        lambda models: _short(models[0]) if len(models) == 1 else [_short(each) for each in models]
-    ),
-]
 
 
 class Ppo(Settings):
-    """What PPO has beyond the other algorithms, by the names of TRL's former PPOConfig.
+    """PPO-only settings, named as in TRL's former PPOConfig.
 
     Attributes:
         gamma: Discount per token.
         lam: Lambda of generalised advantage estimation.
         vf_coef: Weight of the value loss.
-        cliprange_value: How far a value may move from the one sampled under before its loss is clipped.
+        cliprange_value: How far a value may move from its value at sampling time before its loss is clipped.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -158,15 +73,15 @@ class Ppo(Settings):
 
 
 class Thresholds(Settings):
-    """What a proposed rubric must pass before it is trained on.
+    """What a proposed rubric must meet before it is trained on.
 
     Attributes:
-        prompts: Prompts answered by the initial policy before training; these answers anchor every check.
-        margin: How far known-bad answers must score below them, on average.
-        agreement: Kendall's tau between old and new rubric on them, at least.
-        varied: Share of prompt groups whose rewards are not all equal, at least.
-        vetoed: Share of recent answers that fail a veto, at most.
-        share: Judgements the gate, audits and probes may take, as a share of those that training plans.
+        prompts: Prompts that the initial policy answers before training; these answers anchor every check.
+        margin: Minimum mean gap between the anchor answers and known-bad ones.
+        agreement: Minimum Kendall's tau between the old and the new rubric on the anchor answers.
+        varied: Minimum share of prompt groups whose rewards are not all equal.
+        vetoed: Maximum share of recent answers that fail a veto.
+        share: Judge calls for the gate, audits and probes, as a share of those planned for training.
     """
 
     prompts: Annotated[int, Field(ge=4)] = 12
@@ -178,208 +93,219 @@ class Thresholds(Settings):
 
 
 class Config(Settings):
-    """Everything a run can be told. Each description is also the flag's help."""
+    """All settings of a run. Each description is also the flag's help text."""
 
     judge: Judges = Field(
-        (), description="Judge: a LiteLLM model name, a short name, or 'sandbox'. Given again: a panel."
+        (),
+        description="Judge: a LiteLLM model name, a short name, or 'sandbox'. Repeat the flag for a panel.",
     )
     judge_fallback: NamedModel | None = Field(
-        None, description="Judge that takes over for good where the judge is down."
+        None, description="Fallback judge, used for the rest of the run if the judge fails."
     )
     judge_mode: Literal["pointwise", "groupwise", "planned"] | None = Field(
         None,
-        description="Judge answers one by one, all answers to a prompt in one call, or by a plan per prompt; "
-        "default: the task's.",
+        description="pointwise: one call per answer; groupwise: one call per prompt; planned: draft a "
+        "marking plan per prompt, then one call per answer. Default: the task's.",
     )
-    replicates: int = Field(1, ge=1, description="Times each judge is asked; the reward is the mean.")
+    replicates: int = Field(1, ge=1, description="Verdicts per judge and answer; the reward is their mean.")
     judge_temperature: float | None = Field(
-        None, ge=0, description="Sampling temperature of the judge; default 0, or 0.7 with replicates."
+        None, ge=0, description="Sampling temperature of the judge. Default: 0, or 0.7 if replicates > 1."
     )
-    meta: Annotated[str, AfterValidator(_model_name)] | None = Field(
-        None, description="Name of the meta-judge's model."
+    meta: ModelName | None = Field(
+        None, description="Meta-judge: a LiteLLM model name, a short name, or 'sandbox'."
     )
-    judge_api_base: Url | None = Field(None, description="Address of the judge's server.")
-    meta_api_base: Url | None = Field(None, description="Address of the meta-judge's server.")
-    policy: PathOrName = Field(DEFAULT_POLICY, description="Policy: a folder, a hub id, or 'sandbox'.")
-    task: PathOrName = Field("essay", description="Task: a built-in name or a folder.")
+    judge_api_base: Url | None = Field(None, description="Base URL of the judge's server.")
+    meta_api_base: Url | None = Field(None, description="Base URL of the meta-judge's server.")
+    policy: PathOrName = Field(
+        DEFAULT_POLICY, description="Policy: a local model directory, a Hub model ID, or 'sandbox'."
+    )
+    task: PathOrName = Field("essay", description="Task: a built-in name or a task folder.")
     goal: str | None = Field(
-        None, min_length=1, description="Instead of a task: what good answers are, in a sentence."
+        None, min_length=1, description="What a good answer is, in one sentence; replaces the task."
     )
     data: PathOrName | None = Field(
-        None, description="Prompts: a .jsonl, .csv or .parquet file, or the id of a hub data set."
+        None, description="Prompts: a .jsonl, .csv or .parquet file, or a Hub dataset ID."
     )
     prompt_column: str | None = Field(
         None,
         min_length=1,
-        description="Column of the data that holds the prompt, or a template such as '$title: $text'; "
-        "default: the task's.",
+        description="Column that holds the prompt, or a template of columns such as '$title: $text'. "
+        "Default: the task's.",
     )
-    data_subset: str | None = Field(None, min_length=1, description="Subset of a hub data set.")
+    data_subset: str | None = Field(None, min_length=1, description="Subset of a Hub dataset.")
     data_split: str | None = Field(
-        None, min_length=1, description="Split of a hub data set; default: train, or the task's own."
+        None, min_length=1, description="Split of a Hub dataset. Default: the task's, or train."
     )
     rubric: LocalPath | None = Field(
-        None, description="First rubric instead of the task's: a YAML file, or a run, for its last rubric."
+        None,
+        description="First rubric, instead of the task's: a YAML file, or a run, whose last is used.",
     )
     preset: Literal["paper"] | None = Field(
-        None, description="Settings to begin with: those of the paper. What is given beside it wins."
+        None, description="Start from the paper's settings; explicit settings override them."
     )
-    algorithm: Literal["grpo", "rloo", "ppo"] = Field("grpo", description="How rewards move the policy.")
-    steps: int = Field(200, ge=1, description="Generation batches to train.")
+    algorithm: Literal["grpo", "rloo", "ppo"] = Field("grpo", description="RL algorithm.")
+    steps: int = Field(200, ge=1, description="Number of generation batches to train on.")
     group_size: int = Field(8, ge=2, description="Completions per prompt.")
     batch_prompts: int = Field(8, ge=1, description="Prompts per generation batch.")
-    micro_batch: int = Field(8, ge=1, description="Completions per forward pass and process (memory).")
-    num_iterations: int = Field(1, ge=1, description="Passes over each generation batch.")
+    micro_batch: int = Field(
+        8, ge=1, description="Completions per forward pass and process; lower it to save memory."
+    )
+    num_iterations: int = Field(1, ge=1, description="Training passes over each generation batch.")
     learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW.")
-    beta: float = Field(0.02, ge=0, description="Weight of the KL penalty.")
+    beta: float = Field(0.02, ge=0, description="KL penalty coefficient.")
     temperature: float = Field(
-        1.0, ge=0, description="Sampling temperature of the policy; 0, for eval and compare alone, is greedy."
+        1.0, ge=0, description="Sampling temperature of the policy; 0 (greedy) only with eval and compare."
     )
     max_new_tokens: int | None = Field(
-        None, ge=1, description="Longest completion in tokens; default: the task's."
+        None, ge=1, description="Maximum completion length in tokens. Default: the task's."
     )
     missing_eos_penalty: float = Field(
-        0.0, ge=0, description="Taken off the reward of a completion that was cut at its longest."
+        0.0, ge=0, description="Subtracted from the reward of a truncated completion."
     )
     overlap: bool = Field(
-        True, description="Judge each completion as it ends, while others are still generated."
+        True, description="Judge each completion as soon as it ends, while others are still generated."
     )
     interval: int = Field(10, ge=1, description="Generation batches between meta steps.")
-    meta_samples: int = Field(8, ge=1, description="Rollouts shown to the meta-judge per step.")
+    meta_samples: int = Field(8, ge=1, description="Rollouts shown to the meta-judge per meta step.")
     mode: Literal["guarded", "paper"] = Field(
-        "guarded", description="A proposed rubric must pass the gate, or, as in the paper, is taken as it is."
+        "guarded", description="guarded: proposed rubrics must pass the gate; paper: accept every proposal."
     )
     schedule: Literal["alarms", "interval"] = Field(
         "alarms",
-        description="Meta steps at each interval, and early when an alarm is raised; or without these.",
+        description="interval: a meta step every 'interval' batches; alarms: also when an alarm fires.",
     )
     cooldown: int = Field(
-        5, ge=1, description="Generation batches between a meta step and an early one, at least."
+        5, ge=1, description="Minimum batches between a meta step and one that an alarm triggers."
     )
     publish_after: int = Field(
-        0, ge=0, description="Generation batches a meta step may run beside training before it is waited for."
+        0,
+        ge=0,
+        description="Run the meta step asynchronously and apply its rubric this many batches later; 0: wait.",
     )
     meta_timeout: float = Field(
-        900.0, gt=0, description="Seconds a meta step may take; late: the rubric stays."
+        900.0, gt=0, description="Timeout of a meta step in seconds; after it, the rubric stays as it is."
     )
     strategy: Literal["pairs", "samples"] = Field(
         "pairs",
-        description="Show the meta-judge answers beside the initial policy's, or, as in the paper, alone.",
+        description="What the meta-judge sees. pairs: each answer next to the initial policy's; samples: "
+        "answers alone.",
     )
     prescreen: bool = Field(
-        False, description="Have the meta-judge look for badly judged answers first, and analyse those."
+        False, description="Have the meta-judge look for badly judged answers first and analyse only those."
     )
     baseline: Literal["iter0", "expert", "autoprompt", "oracle"] | None = Field(
         None,
-        description="Train against one rubric to the end: the first; the task's expert.yaml; one refined "
-        "before training; the last of the run that --rubric names.",
+        description="Fixed-rubric baseline. iter0: the first rubric; expert: the task's expert.yaml; "
+        "autoprompt: refined before training; oracle: the last rubric of the run given as --rubric.",
     )
     rounds: int = Field(
-        3, ge=1, description="Meta steps of 'mpo-lite refine' and of the baseline autoprompt."
+        3, ge=1, description="Meta steps of 'mpo-lite refine' and of the autoprompt baseline."
     )
     gate: Thresholds = Field(default_factory=Thresholds, description="Thresholds of the gate.")
-    run_dir: LocalPath | None = Field(None, description="Folder of the run; default runs/<task>-<time>.")
-    seed: int = Field(0, ge=0, lt=2**32, description="Seed of data order, sampling and selection.")
+    run_dir: LocalPath | None = Field(None, description="Run directory. Default: runs/<task>-<time>.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Random seed of data order, sampling and selection.")
     save_every: int = Field(10, ge=1, description="Generation batches between checkpoints.")
     eval_every: int = Field(5, ge=1, description="Generation batches between gold evaluations.")
-    max_usd: float | None = Field(None, gt=0, description="Hard cap on spend in USD.")
+    max_usd: float | None = Field(None, gt=0, description="Hard cap on spending in USD.")
     max_calls: int | None = Field(None, gt=0, description="Hard cap on model calls.")
-    max_tokens: int | None = Field(None, gt=0, description="Hard cap on tokens, sent and received.")
+    max_tokens: int | None = Field(None, gt=0, description="Hard cap on input plus output tokens.")
     max_judge_failures: float = Field(
-        0.05, ge=0, le=1, description="Share of a batch whose judging may fail before the run stops."
+        0.05, ge=0, le=1, description="Maximum share of a batch that may fail to be judged."
     )
     breaker_pause: float = Field(
-        30.0, ge=0, description="Seconds to wait before failed judgements are tried again."
+        30.0, ge=0, description="Seconds to wait before failed judgements are retried."
     )
-    concurrency: int = Field(64, ge=1, description="Judge calls in flight, at most, in the whole job.")
+    concurrency: int = Field(64, ge=1, description="Maximum judge calls in flight in the whole job.")
     call_timeout: float = Field(
         120.0,
         gt=0,
-        description="Seconds an attempt of a call may take (more for replies that may have more than 1,024 "
-        "tokens); after one that took longer, twice as long.",
+        description="Timeout of a call attempt in seconds; scaled up for replies that may exceed 1,024 "
+        "tokens, and doubled for the attempts after one that timed out.",
     )
     verdict_timeout: float = Field(
         default_factory=lambda given: 2.5 * given.get("call_timeout", 120.0),
         gt=0,
-        description="Seconds without any answer of a model after which calls to it fail; while it answers, "
-        "they wait. 'score', 'refine' and 'compare' wait so long for a server that is down. Default: 2.5 "
-        "times call_timeout.",
+        description="Calls to a model fail once it has answered none of them for this many seconds. 'score', "
+        "'refine' and 'compare' also wait this long for a server that is down. Default: 2.5 × call_timeout.",
     )
     batch_timeout: float = Field(
         default_factory=lambda given: given.get("verdict_timeout", 300.0) + 100.0,
         gt=0,
-        description="Seconds without any verdict after which what is missing of a batch counts as not "
-        "judged; at nine times that it does in any case. Default: verdict_timeout and 100 more.",
+        description="Seconds without any verdict after which the rest of a batch counts as not judged, and "
+        "nine times that in any case. Default: verdict_timeout + 100.",
     )
     judge_max_tokens: int | None = Field(
         None,
         ge=16,
-        description="Longest reply of the judge in tokens; default: by the number of criteria and answers.",
+        description="Maximum length of a judge's reply in tokens. Default: by the number of criteria and "
+        "answers.",
     )
     meta_max_tokens: int | None = Field(
         None,
         ge=16,
-        description="Longest reply of the meta-judge in tokens; default: by what it is asked for.",
+        description="Maximum length of a meta-judge's reply in tokens. Default: by what it is asked for.",
     )
     judge_price: Price | None = Field(
-        None, description="USD per million input, output and, if wanted, cached input tokens of the judge."
+        None, description="The judge's USD per million input, output and (optionally) cached input tokens."
     )
-    meta_price: Price | None = Field(None, description="The same of the meta-judge.")
+    meta_price: Price | None = Field(None, description="The meta-judge's price; same form as judge_price.")
     log_calls: LocalPath | None = Field(
         None,
-        description="File for whole requests and replies, without keys: it holds prompts and answers. In "
-        "train and resume a relative one lies in the run's folder.",
+        description="Log complete requests and replies, prompts and answers included, to this file; keys are "
+        "left out. With train and resume, a relative path is inside the run directory.",
     )
     cache_dir: LocalPath = Field(
         default_factory=lambda: Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "mpo-lite",
-        description="Disk cache of model answers, shared by all runs.",
+        description="Response cache on disk, shared by all runs.",
     )
-    lora_r: int = Field(32, ge=1, description="Rank of the adapter.")
-    lora_alpha: int = Field(64, ge=1, description="Scale of the adapter.")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout within the adapter.")
+    lora_r: int = Field(32, ge=1, description="LoRA rank.")
+    lora_alpha: int = Field(64, ge=1, description="LoRA scaling factor (alpha).")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout.")
     lora_target_modules: Names = Field(
-        ("all-linear",), description="Modules with an adapter. Given again: several."
+        ("all-linear",), description="LoRA target modules; repeat the flag for several."
     )
-    load_in_4bit: bool = Field(False, description="Hold the frozen weights in 4 bits (QLoRA; needs a GPU).")
+    load_in_4bit: bool = Field(
+        False, description="Load the frozen base weights in 4 bits (QLoRA; needs a GPU)."
+    )
     gradient_checkpointing: bool | None = Field(
-        None, description="Save memory by computing activations twice; default: on a GPU."
+        None, description="Gradient checkpointing. Default: on with a GPU."
     )
-    bf16: bool | None = Field(None, description="Train in bfloat16; default: on a GPU.")
-    use_vllm: bool | None = Field(None, description="Generate by vLLM.")
+    bf16: bool | None = Field(None, description="Train in bfloat16. Default: on with a GPU.")
+    use_vllm: bool | None = Field(None, description="Generate with vLLM.")
     vllm_mode: Literal["colocate", "server"] | None = Field(
-        None, description="vLLM in the training process, or a server of 'trl vllm-serve'."
+        None,
+        description="colocate: vLLM in the training process; server: a server started by 'trl vllm-serve'.",
     )
-    vllm_server_base_url: Url | None = Field(None, description="Address of that server.")
+    vllm_server_base_url: Url | None = Field(None, description="Base URL of the vLLM server.")
     vllm_gpu_memory_utilization: float | None = Field(
-        None, gt=0, le=1, description="Share of GPU memory for a vLLM in the training process."
+        None, gt=0, le=1, description="Share of GPU memory for vLLM in colocate mode."
     )
     report_to: Names | None = Field(
-        None, description="Tracker: tensorboard, wandb, trackio, ... Given again: several."
+        None,
+        description="Experiment tracker: tensorboard, wandb, trackio, ... Repeat the flag for several.",
     )
-    ppo: Ppo = Field(default_factory=Ppo, description="Settings of PPO alone.")
+    ppo: Ppo = Field(default_factory=Ppo, description="PPO-only settings.")
     trainer: dict[str, Any] = Field(
-        default_factory=dict[str, Any], description="Any field of TRL's GRPOConfig (rloo: RLOOConfig)."
+        default_factory=dict[str, Any], description="Any field of TRL's GRPOConfig (with rloo: RLOOConfig)."
     )
 
     @field_validator("meta", mode="before")
     @classmethod
-    def _meta_is_a_name(cls, value: Any) -> Any:
+    def _require_meta_name(cls, value: Any) -> Any:
         if isinstance(value, (dict, list)):
-            raise ValueError(
-                "give the meta-judge's name alone; its address goes to meta_api_base, its price to meta_price"
-            )
+            raise ValueError("must be a model name; meta_api_base sets its address, meta_price its price")
         return value
 
     @property
     def asks_meta(self) -> bool:
-        """Whether a training asks the meta-judge: a frozen rubric needs none."""
+        """Whether a training run asks the meta-judge: a frozen rubric needs none."""
         return self.baseline in (None, "autoprompt")
 
     @property
     def simulated(self) -> tuple[str, ...]:
-        """Which of judge and meta-judge the sandbox plays."""
+        """Which of judge and meta-judge the sandbox simulates."""
         judges = [*self.judge, *([self.judge_fallback] if self.judge_fallback else [])]
-        roles = {"judge": any(each.model == SANDBOX for each in judges), "meta-judge": self.meta == SANDBOX}
+        roles = {"judge": any(judge.model == SANDBOX for judge in judges), "meta-judge": self.meta == SANDBOX}
         return tuple(role for role, is_simulated in roles.items() if is_simulated)
 
     @property

@@ -154,17 +154,17 @@ def _flatten(
 def _folder_problem(path: Path) -> str:
     """What to say of a folder that is given in place of a configuration file."""
     if (path / "config.yaml").is_file():
-        return f"is a run; continue it: mpo-lite resume {path}"
+        return f"is a run; resume it: mpo-lite resume {path}"
     if (path / "experiment.yaml").is_file():
         return f"is a folder; did you mean {path / 'experiment.yaml'}?"
     if (path / "task.yaml").is_file():
-        return f"is a task; name it by --task {path}"
-    return "is a folder; give a YAML file of settings"
+        return f"is a task folder; pass it as --task {path}"
+    return "is a folder; pass a YAML file of settings"
 
 
 def _from_yaml(path: Path) -> dict[str, _Given]:
     if path.suffix in DATA_ENDINGS:
-        raise ConfigError(f"{path}: is data, not a configuration file; name it by --data {path}")
+        raise ConfigError(f"{path}: is a data file, not a configuration; pass it as --data {path}")
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -172,7 +172,7 @@ def _from_yaml(path: Path) -> dict[str, _Given]:
     except IsADirectoryError as error:
         raise ConfigError(f"{path}: {_folder_problem(path)}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot read the configuration ({error})") from error
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
     document = parse_yaml(text, str(path), ConfigError)
     read: Any = document.data
     if read is None:
@@ -199,7 +199,7 @@ def _refuse_goal_with_task(merged: Mapping[str, _Given]) -> None:
     goal, task = merged.get("goal"), merged.get("task")
     if goal and task and goal.value is not None:
         raise ConfigError(
-            f"goal ({goal.origin}) stands in place of a task, but one is named ({task.origin}); leave one out"
+            f"goal ({goal.origin}) replaces the task, but a task is set too ({task.origin}); remove one"
         )
 
 
@@ -226,12 +226,14 @@ def _validate(merged: Mapping[str, _Given]) -> Config:
     for path, entry in merged.items():
         *parents, leaf = path.split(".")
         if parents and leaf in _TOKENS:
-            raise ConfigError(f"{entry.origin} {path}: keys are never read from files or flags; set HF_TOKEN")
+            raise ConfigError(
+                f"{entry.origin} {path}: API keys are read only from the environment; set HF_TOKEN"
+            )
         branch: Any = tree
         for part in parents:
             branch = cast(dict[str, Any], branch).setdefault(part, {})
             if not isinstance(branch, dict):
-                raise ConfigError(f"{entry.origin}: {path} lies below a value that is no mapping")
+                raise ConfigError(f"{entry.origin}: the parent of {path} is not a mapping")
         branch[leaf] = entry.value
     try:
         return Config.model_validate(tree)
@@ -241,7 +243,7 @@ def _validate(merged: Mapping[str, _Given]) -> Config:
         said = _key_complaint(path) if problem["type"] == "extra_forbidden" else ""
         said = said or complaint(problem, Config)
         if said == "unknown key":
-            said += "; mpo-lite config show --all lists those there are"
+            said += "; mpo-lite config show --all lists all keys"
         raise ConfigError(f"{_place(path, merged)}: {said}") from error
 
 
@@ -253,10 +255,10 @@ def _key_complaint(path: str) -> str:
     if leaf in _TOKENS:
         mend = "set HF_TOKEN"
     elif parents:
-        mend = "name the variable that holds it by api_key_env"
+        mend = "name its variable with api_key_env"
     else:
         mend = f"set {_READ_FROM.get(leaf, leaf.upper())}"
-    return f"keys are never read from files or flags; {mend}"
+    return f"API keys are read only from the environment; {mend}"
 
 
 def _place(path: str, merged: Mapping[str, _Given]) -> str:

@@ -186,13 +186,13 @@ def _is_raised_here(error: BaseException) -> bool:
 
 
 _STORAGE = {
-    errno.ENOSPC: "the disk that holds {} is full; free some room",
-    errno.EDQUOT: "{}: the disk quota of this user is used up; free some room",
-    errno.EFBIG: "{}: larger than a file may be here; raise the limit (ulimit -f)",
-    errno.EROFS: "{}: the disk is read-only; make it writable",
-    errno.EACCES: "{}: permission denied; let this user read and write there",
-    errno.EPERM: "{}: permission denied; let this user read and write there",
-    errno.EIO: "{}: the disk reports an error; look after it",
+    errno.ENOSPC: "the disk holding {} is full; free some space",
+    errno.EDQUOT: "{}: your disk quota is used up; free some space",
+    errno.EFBIG: "{}: exceeds the file size limit; raise it (ulimit -f)",
+    errno.EROFS: "{}: the disk is mounted read-only; remount it writable",
+    errno.EACCES: "{}: permission denied; give this user read and write access",
+    errno.EPERM: "{}: permission denied; give this user read and write access",
+    errno.EIO: "{}: the disk reported an I/O error; check the disk",
 }
 """What the system's error codes for writing say, and what helps; ``{}`` is the path."""
 _OS_ERROR = re.compile(r"os error (\d+)|Os \{ code: (\d+)")
@@ -221,7 +221,9 @@ def storage_problem(error: BaseException, path: Path) -> str | None:
         return None
     if shutil.disk_usage(path).free < _FULL:
         return _STORAGE[errno.ENOSPC].format(path)
-    return f"{path}: a file could not be written whole; see that there is room, and no limit (ulimit -f)"
+    return (
+        f"{path}: a file could not be written completely; check free space and file size limits (ulimit -f)"
+    )
 
 
 @contextmanager

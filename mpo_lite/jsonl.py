@@ -77,7 +77,7 @@ def read_rows(path: Path, kind: type[BaseModel] | None = None) -> list[JsonRow]:
             _row(line, kind, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()
         ]
     except RunError as error:
-        raise RunError(error.what, "restore the file from a copy, or take that line out") from None
+        raise RunError(error.what, "restore the file from a copy, or delete that line") from None
 
 
 def count_rows(path: Path) -> int:
@@ -136,13 +136,13 @@ def _is_torn(line: bytes) -> bool:
 
 def _content(path: Path) -> bytes:
     if path.exists() and not path.is_file():  # to read a pipe would wait for whoever writes to it
-        raise RunError(f"{path}: is no regular file", "put the run's own file there")
+        raise RunError(f"{path}: not a regular file", "put the run's own file there")
     try:
         return path.read_bytes()
     except FileNotFoundError:
         return b""
     except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror})", "let this user read it") from error
+        raise RunError(f"{path}: cannot be read ({error.strerror})", "give this user read access") from error
 
 
 def _sealed(row: JsonRow) -> str:

@@ -42,10 +42,10 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event: Any = self.peek_event()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         if isinstance(event, yaml.AliasEvent):
-            raise _refused("aliases (*name) are not read; write the value out", event)
+            raise _refused("aliases (*name) are not supported; write the value out", event)
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise _refused(f"more than {MAX_DEPTH} levels within each other", event)
+            raise _refused(f"nested more than {MAX_DEPTH} levels deep", event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -143,7 +143,7 @@ def _place(node: yaml.Node, place: str, lines: dict[str, int]) -> None:
         for key, value in node.value:
             path, line = f"{prefix}{key.value}", key.start_mark.line + 1
             if path in lines:
-                said = f"'{key.value}' stands here and in line {lines[path]}; keep one of them"
+                said = f"duplicate key '{key.value}' (also in line {lines[path]}); remove one"
                 raise _Refused(problem=said, problem_mark=key.start_mark)
             lines[path] = line
             _place(value, path, lines)

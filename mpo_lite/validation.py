@@ -38,7 +38,7 @@ SYNONYMS = {
 }
 """What other programs call a setting → what it is called here."""
 BATCH_SIZES = (
-    "set batch_prompts (prompts in a batch), group_size (answers to each) or micro_batch (answers at once)"
+    "set batch_prompts (prompts per batch), group_size (answers per prompt) or micro_batch (answers per pass)"
 )
 """Said to who asks for a ``batch_size``."""
 
@@ -131,9 +131,9 @@ def unknown_key(name: str, known: Iterable[str]) -> str:
     if meant := nearest(name, names):
         return f'unknown key, did you mean "{meant}"?'
     if len(names) <= MANY:
-        return f"unknown key; known keys: {', '.join(names)}"
+        return f"unknown key; valid keys: {', '.join(names)}"
     near = difflib.get_close_matches(name, names, n=4, cutoff=0.4)
-    return "unknown key" + (f"; the nearest: {', '.join(near)}" if near else "")
+    return "unknown key" + (f"; similar keys: {', '.join(near)}" if near else "")
 
 
 def nearest(name: str, known: Sequence[str]) -> str | None:

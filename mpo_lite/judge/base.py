@@ -189,6 +189,6 @@ def parse_verdict(data: Mapping[str, Any], rubric: Rubric, model: str = "") -> d
 @cache  # once per model
 def _tell_of_levels(model: str) -> None:
     _log.warning(
-        '%s writes levels as "3" or 3.0 in place of 3; they are taken where they name exactly one level',
+        '%s writes levels as "3" or 3.0 instead of 3; they are accepted if they name exactly one level',
         model,
     )

@@ -17,11 +17,11 @@ JUDGE_FAILURES: tuple[FailureKind, ...] = ("timeout", "transport", "cut", "parse
 
 _ADVICE: dict[FailureKind, str] = {
     "timeout": "lower --concurrency, raise call_timeout, or give the judge a faster server",
-    "transport": "see that the judge's server is up",
-    "cut": "raise judge_max_tokens, or name a judge that keeps to short reasons",
+    "transport": "check that the judge's server is running",
+    "cut": "raise judge_max_tokens, or use a judge that gives shorter reasons",
     "parse": "'mpo-lite doctor' shows what the judge answers",
-    "refusal": "name a judge that does not decline such samples",
-    "context": "name a judge with a longer context",
+    "refusal": "use a judge that does not decline such samples",
+    "context": "use a judge with a longer context",
 }
 
 

@@ -65,7 +65,7 @@ class PairwiseJudge:
         Raises:
             StopRun: A cap is reached, or the judge refuses for good.
         """
-        late = MatchResult(None, "timeout", "not judged when the time for the batch was over")
+        late = MatchResult(None, "timeout", "not judged before the batch timed out")
         return await gather_with_deadline([self._judge_pair(pair) for pair in pairs], late, "pairs")
 
     async def _judge_pair(self, pair: Pair) -> MatchResult:

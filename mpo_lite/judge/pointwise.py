@@ -71,7 +71,7 @@ class PointwiseJudge:
 
     def timed_out(self, rubric: Rubric) -> Verdict:
         """The verdict on what was not judged when the batch had to end."""
-        return self.failed(CallFailed("timeout", "not judged when the time for the batch was over"), rubric)
+        return self.failed(CallFailed("timeout", "not judged before the batch timed out"), rubric)
 
     async def judge_one(self, sample: Sample, rubric: Rubric, plan: str = "") -> Verdict:
         """Judges one sample, by a plan if there is one; shortened as often as it must be to fit."""

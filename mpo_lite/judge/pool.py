@@ -167,13 +167,15 @@ def require_prices(config: Config, models: Sequence[tuple[str, Backend]], is_res
     for role, model in models:
         if transport.pricing(model) is not None:
             continue
-        problem = f"--max-usd {config.max_usd:g}: {model.model} has no known price, so the cap could not hold"
+        problem = (
+            f"--max-usd {config.max_usd:g}: the price of {model.model} is unknown, so the cap cannot hold"
+        )
         if is_resumed:
-            raise ConfigError(f"{problem}; cap calls by --max-calls, or tokens by --max-tokens")
+            raise ConfigError(f"{problem}; use --max-calls or --max-tokens instead")
         key = "its price key" if role == "fallback judge" else f"-o {role.split('-')[0]}_price='[0.15, 0.6]'"
         raise ConfigError(
-            f"{problem}; give it, in USD per million input and output tokens, by {key}, or cap calls by "
-            "--max-calls"
+            f"{problem}; set it with {key} (USD per million input and output tokens), or use --max-calls "
+            "instead"
         )
 
 

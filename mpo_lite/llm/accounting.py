@@ -1,4 +1,4 @@
-"""What an attempt at a call took: for the caps, the ledger and the call log."""
+"""What an attempt cost, for the caps, the ledger and the call log."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from mpo_lite.llm.transport import Reply
 from mpo_lite.types import Message
 
 MARKUP_TOKENS = 512
-"""What chat templates and a provider's own words on tools may add to a prompt."""
+"""Allowance for what chat templates and a provider's own text about tools add to a prompt."""
 LONGEST_TOKEN = 200
-"""Bytes per token, on average, beyond which a count of tokens is none."""
+"""Average bytes per token above which a reported token count is implausible."""
 REPLY_CHARS = 200
 """Characters of an unusable reply that the ledger keeps."""
 
 
 def tokens_at_most(call: Call[Any], messages: list[Message], parameters: dict[str, Any]) -> tuple[int, int]:
-    """Tokens that a call can take at most, sent and received.
-
-    UTF-8 bytes bound the tokens of any byte-level tokenizer from above; a schema, too, is shown to the model.
-    """
+    """Upper bounds on the tokens a call can use: input and output."""
+    # A byte-level tokenizer never makes more tokens than there are UTF-8 bytes; no tokenizer has to be
+    # loaded. Providers show the schema to the model, so it counts as input.
     sent = sum(len(message["content"].encode("utf-8", "replace")) for message in messages)
     shown = len(json.dumps(call.schema)) if call.schema else 0
     received = parameters.get("max_tokens") or parameters["max_completion_tokens"]
@@ -41,8 +40,10 @@ def record_of(
     pricing: transport.Pricing | None,
     most: tuple[int, int],
 ) -> CallRecord:
-    """What an attempt cost. Without usage, and where the model may have worked in vain, the worst case: what
-    may have been charged must not slip past a cap.
+    """What an attempt cost.
+
+    Without reported usage, or if the model may have worked for a lost reply, this is the worst case: what may
+    have been charged must not slip past a cap.
     """
     reading = outcome if isinstance(outcome, Reading) else None
     reply = reading.reply if reading else None
@@ -60,7 +61,7 @@ def record_of(
         purpose=call.purpose,
         model=call.backend.model,
         outcome=_outcome(outcome),
-        reason=reading.problem if reading else str(outcome) or "given up before it was answered",
+        reason=reading.problem if reading else str(outcome) or "cancelled before it was answered",
         reply=_beginning(call, reading) if reading and reading.failure else "",
         seconds=round(seconds, 4),
         input_tokens=sent,
@@ -72,12 +73,13 @@ def record_of(
 
 
 def _is_plausible(reply: Reply, call: Call[Any], most: tuple[int, int]) -> bool:
-    """Whether a server's count of tokens can be: none of it negative, none beyond what the call can take, and
-    none far below the texts: no tokenizer makes one token of ``LONGEST_TOKEN`` bytes on average.
+    """Whether a server's token counts are possible: not negative, not above what the call can use, and not
+    far below the size of the texts.
     """
     sent, received = reply.input_tokens, reply.output_tokens
     if sent is None or received is None:
         return False
+    # Some servers report 1 token, or the count of another request: the caps must not rely on that.
     least = [
         sum(len(message["content"].encode("utf-8", "replace")) for message in call.messages),
         len(reply.text.encode("utf-8", "replace")),
@@ -92,7 +94,7 @@ def _is_plausible(reply: Reply, call: Call[Any], most: tuple[int, int]) -> bool:
 
 
 def _beginning(call: Call[Any], reading: Reading[Any]) -> str:
-    """How a reply that is of no use begins, without what it repeats of the prompt."""
+    """The beginning of an unusable reply, without what it repeats of the prompt."""
     text = provider_message(reading.reply.text[: 10 * REPLY_CHARS], call.backend, call.messages)
     return " ".join(text.split())[:REPLY_CHARS]
 
@@ -104,7 +106,7 @@ def log_row(
     record: CallRecord,
     exchange: wire.Exchange,
 ) -> dict[str, Any]:
-    """An attempt in full."""
+    """The row of the call log for one attempt."""
     return {
         "request": {"messages": messages, **parameters},
         "time": record.time,
@@ -120,7 +122,7 @@ def log_row(
 
 
 def _outcome(outcome: Reading[Any] | BaseException) -> str:
-    """In a word, for the ledger."""
+    """The ledger's word for how an attempt ended."""
     if isinstance(outcome, Reading):
         return "unusable" if outcome.failure else "ok"
     return "overload" if isinstance(outcome, Retryable) and outcome.overload else "failed"

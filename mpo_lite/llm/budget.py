@@ -1,5 +1,5 @@
 """Caps on spend, calls and tokens. A call's worst case is reserved before it is sent, so no cap is ever
-passed.
+exceeded.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from mpo_lite.errors import BudgetReached
 from mpo_lite.llm.ledger import Ledger
 
 WARN_AT = 0.8
-"""Share of a cap that is worth a word."""
+"""Share of a cap at which a warning is printed."""
 
 
 class Budget:
-    """What may still be spent. Lives on the client's event loop.
+    """What may still be spent. Belongs to the client's event loop.
 
     Args:
-        ledger: Knows what was spent so far, also before a resume.
-        max_usd: Cap in USD, or None.
+        ledger: What was spent so far, including before a resume.
+        max_usd: Cap in USD; None for no cap.
         max_calls: Cap on calls sent to a model, retries included, or None.
         max_tokens: Cap on tokens sent and received, or None.
     """
@@ -43,11 +43,10 @@ class Budget:
 
     @asynccontextmanager
     async def reserve(self, worst_usd: float, worst_tokens: int) -> AsyncGenerator[None]:
-        """Holds a call's worst case while it is in flight; what it really cost must be in the
-        ledger before it is released.
+        """Reserves a call's worst case while it is in flight; its real cost must be in the ledger before the
+        reservation is released.
 
-        Near a cap, waits for calls in flight to settle before it refuses: their worst case is seldom
-        reached.
+        Near a cap, waits for calls in flight to settle before it gives up: they rarely cost their worst case.
 
         Raises:
             BudgetReached: The call does not fit under a cap.
@@ -55,6 +54,7 @@ class Budget:
         wanted = {"usd": worst_usd, "calls": 1, "tokens": worst_tokens}
         async with self._settled:
             while blocked := self._blocked(wanted):
+                # With nothing in flight, no settling call can make room any more.
                 if not self._reserved["calls"]:
                     raise blocked
                 await self._settled.wait()
@@ -67,11 +67,11 @@ class Budget:
                 self._settled.notify_all()
 
     def require(self, usd: float, tokens: int) -> None:
-        """Sees that another call can be paid.
+        """Checks that another call fits under the caps.
 
         Args:
-            usd: What it takes at least.
-            tokens: Likewise.
+            usd: What it costs at least.
+            tokens: How many it uses at least.
 
         Raises:
             BudgetReached: It does not fit under a cap.
@@ -80,11 +80,11 @@ class Budget:
             raise blocked
 
     def divide(self, elsewhere: Mapping[str, float], processes: int) -> None:
-        """Leaves the other processes of the job their share of what is not spent yet.
+        """Sets aside the other processes' share of what is left.
 
         Args:
-            elsewhere: What they have spent so far, as ``spent`` tells it, all of them together.
-            processes: How many share the caps, this one included.
+            elsewhere: What they have spent so far, in total, in the form of ``spent``.
+            processes: How many processes share the caps, including this one.
         """
         spent = self.spent()
         self._elsewhere = dict(elsewhere)
@@ -97,7 +97,7 @@ class Budget:
         return {"usd": self._ledger.usd, "calls": self._ledger.total, "tokens": self._ledger.tokens}
 
     def warnings(self) -> list[str]:
-        """One line for each cap of which most is used; each is told once."""
+        """One line for each cap that is nearly used up; each cap is reported once."""
         spent = self._spent()
         near = {
             name: cap
@@ -107,8 +107,7 @@ class Budget:
         fresh = [name for name in near if name not in self._warned]
         self._warned.update(fresh)
         return [
-            f"{spent[name] / near[name]:.0%} of {_flag(name, near[name])} is spent; "
-            "the run stops before passing it"
+            f"{spent[name] / near[name]:.0%} of {_flag(name, near[name])} spent; the run stops at the cap"
             for name in fresh
         ]
 
@@ -125,19 +124,19 @@ class Budget:
             taken = self._reserved[name] + self._left_to_others[name]
             if cap is not None and spent[name] + taken + wanted[name] > cap:
                 return BudgetReached(
-                    f"{_flag(name, cap)} is reached: {_amount(name, spent[name])} spent, and the next call "
-                    f"may take {_amount(name, wanted[name])}; raise it to go on",
+                    f"{_flag(name, cap)} reached: {_amount(name, spent[name])} spent, and the next call may "
+                    f"take up to {_amount(name, wanted[name])}; raise the cap to continue",
                     raised=f"--max-{name} {_raised(name, cap, spent[name] + wanted[name]):g}",
                 )
         return None
 
 
 def _flag(name: str, cap: float) -> str:
-    return f"the cap --max-{name} {cap:g}"
+    return f"--max-{name} {cap:g}"
 
 
 def _raised(name: str, cap: float, needed: float) -> float:
-    """A cap that leaves room: twice the old one, or half as much again as is spent with the next call."""
+    """A cap with room to continue: twice the old one, or 1.5 times what is spent including the next call."""
     most = max(2 * cap, 1.5 * needed)
     return math.ceil(100 * most) / 100 if name == "usd" else math.ceil(most)
 

@@ -1,8 +1,8 @@
-"""Disk cache of model answers: shared by all runs, safe to kill, never unpickled.
+"""Response cache on disk: shared by all runs, safe to kill, never unpickled.
 
-Only validated answers are stored. diskcache brings the transactions; its own serialisation is replaced,
-because both its default and its JSON variant unpickle a tampered row (CVE-2025-69872) and can be made to read
-other files.
+Only validated answers are stored. diskcache provides the transactions; its serialisation is replaced, because
+both its default and its JSON variant unpickle a tampered row (CVE-2025-69872) and can be made to read other
+files.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ import diskcache  # pyright: ignore[reportMissingTypeStubs]
 from mpo_lite.errors import ConfigError
 
 FORMAT = 1
-"""Version of key and value; a change makes all older entries misses."""
-
+"""Version of keys and values; changing it invalidates all older entries."""
 
 LOCK_S = 10
-"""Seconds to wait for another process's transaction before an answer is used without the cache."""
+"""Seconds to wait for another process's transaction before continuing without the cache."""
 OPEN_S = 3
-"""Seconds to wait for it at the start."""
+"""Seconds to wait for it at startup."""
 NONCE_BYTES = 32
 
 _TROUBLE = (sqlite3.Error, OSError, diskcache.Timeout)
@@ -37,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class _BytesDisk(diskcache.Disk):
-    """Keys are text, values are bytes in the row itself; nothing else is ever written or read."""
+    """Stores text keys and, in the row itself, byte values; never reads or writes anything else."""
 
     def put(self, key: str) -> tuple[str, bool]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return key, True
@@ -51,15 +50,16 @@ class _BytesDisk(diskcache.Disk):
         return len(value), diskcache.core.MODE_RAW, None, sqlite3.Binary(value)
 
     def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes | None:
-        honest = mode == diskcache.core.MODE_RAW and filename is None and isinstance(value, bytes)
-        return value if honest else None
+        # A tampered row may name a file or a pickle: it counts as a miss.
+        is_own_row = mode == diskcache.core.MODE_RAW and filename is None and isinstance(value, bytes)
+        return value if is_own_row else None
 
 
 class AnswerCache:
-    """Answers by the hash of everything that could change them.
+    """Answers, keyed by the hash of everything that could change them.
 
     Args:
-        directory: Created with mode 0700 where it is missing.
+        directory: Created with mode 0700 if it is missing.
 
     Raises:
         ConfigError: The directory cannot be used.
@@ -70,7 +70,7 @@ class AnswerCache:
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             _refuse_locked(directory / "answers" / "cache.db")
-            # Nothing is evicted behind the user's back: an evicted answer would be paid for twice.
+            # No eviction: an evicted answer would have to be paid for twice.
             self._cache: Any = diskcache.Cache(
                 str(directory / "answers"),
                 disk=_BytesDisk,
@@ -81,19 +81,21 @@ class AnswerCache:
             self.nonce_key = _nonce_key(directory / "nonce.key")
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(
-                f"{directory}: cannot use the cache ({error}); free some room if the disk is full, delete it "
-                "if it is damaged, or name another folder by --cache-dir or MPO_CACHE_DIR"
+                f"{directory}: cannot use the cache ({error}); free some space if the disk is full, delete "
+                "the folder if it is damaged, or choose another one with --cache-dir or MPO_CACHE_DIR"
             ) from error
         self._warned: set[str] = set()
         if told := _exposed(directory):
-            _log.warning("%s: %s; it decides verdicts, so make it yours alone: chmod 700", directory, told)
+            _log.warning(
+                "%s: %s; the cache decides verdicts, so restrict it to yourself: chmod 700", directory, told
+            )
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The stored answer; None for a miss, which an unreadable or tampered row also is."""
+        """The stored answer; None if there is none, or if its row is unreadable or tampered with."""
         try:
             data: Any = self._cache.get(key)
         except _TROUBLE as error:
-            self._warn("cannot read the answer cache (%s); answers are asked for", error)
+            self._warn("cannot read the answer cache (%s); continuing without it", error)
             return None
         return _entry(data)
 
@@ -108,18 +110,18 @@ class AnswerCache:
     def put_all(self, answers: Sequence[tuple[str, dict[str, Any]]]) -> list[None]:
         """Commits answers in one transaction: once this returns, a kill does not lose them.
 
-        A cache that cannot be written (disk full, locked, read-only) costs its use, and not the answers.
+        If the cache cannot be written (disk full, locked, read-only), the answers are still used.
         """
         try:
             with self._cache.transact():
                 for key, answer in answers:
                     self._cache.set(key, json.dumps(answer).encode())
         except _TROUBLE as error:
-            self._warn("cannot write the answer cache (%s); answers are used, but not kept", error)
+            self._warn("cannot write the answer cache (%s); answers are used but not stored", error)
         return [None] * len(answers)
 
     def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """All keys with their answers, oldest first; rows that hold none are left out."""
+        """All keys with their answers, oldest first; unreadable rows are skipped."""
         for key in self._cache:
             if entry := self.get(key):
                 yield key, entry
@@ -129,10 +131,10 @@ class AnswerCache:
         return len(self._cache), self._cache.volume()
 
     def remove(self, keys: Iterable[str]) -> int:
-        """Removes answers; gives how many there were, and their room back to the disk.
+        """Removes answers, frees their disk space and returns how many there were.
 
         Raises:
-            ConfigError: Another process keeps the cache busy.
+            ConfigError: Another process is using the cache.
         """
         return self._freed(lambda: sum(bool(self._cache.delete(key)) for key in keys))
 
@@ -146,7 +148,7 @@ class AnswerCache:
             self._cache._sql("VACUUM")
         except _TROUBLE as error:
             raise ConfigError(
-                f"{self.directory}: cannot change the cache now ({error}); is a run using it?"
+                f"{self.directory}: cannot modify the cache ({error}); is a run using it?"
             ) from error
         return removed
 
@@ -155,14 +157,14 @@ class AnswerCache:
         self._cache.close()
 
     def _warn(self, text: str, error: Exception) -> None:
-        """Says it once: a cache in trouble is so for every call."""
+        """Warns once per problem: it would recur with every call."""
         if text not in self._warned:
             self._warned.add(text)
             _log.warning(text, error)
 
 
 def _entry(data: Any) -> dict[str, Any] | None:
-    """A row's answer; None where it holds none, e.g. because somebody tampered with it."""
+    """A row's answer; None if the row is not a valid one."""
     if not isinstance(data, bytes):
         return None
     try:
@@ -173,8 +175,8 @@ def _entry(data: Any) -> dict[str, Any] | None:
 
 
 def cache_key(**parts: Any) -> str:
-    """SHA-256 over canonical JSON of everything that decides an answer; API keys and addresses are not in
-    it.
+    """SHA-256 over canonical JSON of everything that decides an answer; API keys and addresses are not part
+    of it.
     """
     canonical = json.dumps(
         {"format": FORMAT, **parts}, sort_keys=True, ensure_ascii=True, separators=(",", ":")
@@ -183,33 +185,34 @@ def cache_key(**parts: Any) -> str:
 
 
 def _nonce_key(path: Path) -> bytes:
-    """The secret behind fence nonces; made once per cache directory, so that prompts, and so keys, stay
-    equal.
+    """The secret for fence nonces; created once per cache directory, so that prompts and thus cache keys stay
+    the same.
     """
     fresh = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     if not path.exists():
+        # Written aside and linked: another process sees either no key or a complete one.
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secrets.token_bytes(NONCE_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # another process was first: its key is the one
+        with contextlib.suppress(FileExistsError):  # another process was first; its key is used
             os.link(fresh, path)
         fresh.unlink()
     key = path.read_bytes()
     if len(key) != NONCE_BYTES:
         raise ConfigError(
-            f"{path}: holds {len(key)} bytes and not {NONCE_BYTES}; delete it, and a new one is made (cached "
-            "answers are then asked for again)"
+            f"{path}: has {len(key)} bytes instead of {NONCE_BYTES}; delete it to create a new one (cached "
+            "answers will then be requested again)"
         )
     return key
 
 
 def _refuse_locked(database: Path) -> None:
-    """Finds out at once what diskcache would try for a minute.
+    """Fails within seconds if the database is locked; diskcache itself would retry for a minute.
 
     Raises:
         ConfigError: Another process keeps the database locked.
-        sqlite3.Error: It is none.
+        sqlite3.Error: The file is not a database.
     """
     if not database.exists():
         return
@@ -221,16 +224,16 @@ def _refuse_locked(database: Path) -> None:
             if "locked" not in str(error):
                 raise
             raise ConfigError(
-                f"{database}: locked by another process for {OPEN_S} s; wait for it, or name another folder "
-                "by --cache-dir or MPO_CACHE_DIR"
+                f"{database}: still locked by another process after {OPEN_S} s; wait for it, or choose "
+                "another folder with --cache-dir or MPO_CACHE_DIR"
             ) from error
 
 
 def _exposed(directory: Path) -> str:
-    """Who else may write to the folder; empty where nobody may."""
+    """Who else can write to the folder, for a warning; empty if nobody can."""
     if os.name != "posix":
         return ""
     found = directory.stat()
     if found.st_uid not in (0, os.geteuid()):
         return "it belongs to another user"
-    return "other users may write to it" if found.st_mode & 0o022 else ""
+    return "other users can write to it" if found.st_mode & 0o022 else ""

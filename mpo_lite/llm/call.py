@@ -1,4 +1,4 @@
-"""One question to a model, as the layers above put it."""
+"""One request to a model, as the layers above state it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One question to a model.
+    """One request to a model.
 
     Attributes:
-        backend: Whom to ask.
-        purpose: What for; the ledger counts by it.
-        prompt: What is said.
+        backend: The model to ask.
+        purpose: Category under which the ledger counts it.
+        prompt: The messages and their template.
         schema: JSON Schema of the answer.
-        parse: Checks the answer's object and makes the value; ValueError for one that is not as asked. Calls
-            that are equal otherwise must have equal ones: they share an answer.
-        room: Longest reply in tokens, unless the backend has a limit of its own.
-        draw: Distinguishes calls with equal text that shall get answers of their own: a batch index, a
-            replicate.
-        objections: Ids of the gate's objections that the prompt tells of.
+        parse: Checks the answer's object and builds the value; raises ValueError for an invalid one. Calls
+            that are equal otherwise must have equal parsers: they share an answer.
+        room: Maximum reply length in tokens, unless the backend has its own limit.
+        draw: Distinguishes calls with equal text that must get separate answers: a batch index, a replicate.
+        objections: IDs of the gate's objections that the prompt quotes.
     """
 
     backend: Backend
@@ -49,19 +48,19 @@ class Call(Generic[T]):
 
     @property
     def marks(self) -> dict[str, Any]:
-        """What a simulated model is told about the prompt, so that it need not guess by its wording."""
+        """What a simulated model is told about the prompt, so that it need not guess from its wording."""
         return {"template": self.prompt.template, "objections": list(self.objections)}
 
     @property
     def max_tokens(self) -> int:
-        """Longest reply in tokens."""
+        """Maximum reply length in tokens."""
         return self.backend.max_tokens or self.room
 
     def key(self, revision: str = "") -> str:
         """Identity in the cache: everything that could change the answer.
 
         Args:
-            revision: What the server says it serves under the model's name; empty where it says nothing else.
+            revision: What the server says it serves under the model's name; empty if it says nothing more.
         """
         return cache_key(
             backend=f"{self.backend.label}{revision and f' = {revision}'}",

@@ -1,4 +1,4 @@
-"""The log of calls, for those who ask for it: whole requests and replies, and never a key."""
+"""The optional log of calls: complete requests and replies, never a key."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from mpo_lite.errors import ConfigError
 
 _BEGINNING = b'{"request": '
-"""Of each row."""
+"""How every row begins."""
 
 _log = logging.getLogger(__name__)
 
 
 class CallLog:
-    """One JSON line per attempt, in a file that its owner alone may read: it holds prompts and answers.
+    """One JSON line per attempt, in a file that only its owner can read: it contains prompts and answers.
 
-    Keeps what it is told until it is opened: the calls that check the models come before a run has a folder.
+    Buffers rows until it is opened: the models are checked before a run has a folder.
     """
 
     def __init__(self) -> None:
@@ -28,23 +28,23 @@ class CallLog:
         self._failed = False
 
     def open(self, path: Path) -> None:
-        """Goes on in ``path``.
+        """Writes the buffered rows to ``path``, and all further ones.
 
         Raises:
-            ConfigError: It cannot be written, or holds something else.
+            ConfigError: The file cannot be written, or is not a call log.
         """
         try:
             if not _is_log(path):
-                raise ConfigError(f"--log-calls {path}: holds something else; name a new file")
+                raise ConfigError(f"--log-calls {path}: exists and is not a call log; choose a new file")
             _append(path, "".join(self._pending))
         except OSError as error:
             raise ConfigError(
-                f"--log-calls {path}: cannot be written ({error.strerror}); name another file"
+                f"--log-calls {path}: cannot be written ({error.strerror}); choose another file"
             ) from error
         self._path, self._pending = path, []
 
     def record(self, row: dict[str, Any]) -> None:
-        """Appends an attempt. A file that cannot be written any more costs its rows, and no answer."""
+        """Appends an attempt. If the file can no longer be written, rows are lost but no answers."""
         line = json.dumps(row, ensure_ascii=True) + "\n"
         if self._path is None:
             self._pending.append(line)
@@ -58,7 +58,7 @@ class CallLog:
 
 
 def _is_log(path: Path) -> bool:
-    """Whether a file may be gone on with: it is empty, not there yet, or begins with a row of ours."""
+    """Whether a file can be appended to: it is missing or empty, or begins with a row of this log."""
     if not path.exists():
         return True
     with path.open("rb") as file:
@@ -66,10 +66,10 @@ def _is_log(path: Path) -> bool:
 
 
 def _append(path: Path, text: str) -> None:
-    """Appends by one write: the processes of a job share the file."""
+    """Appends in one write, because the processes of a job share the file."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.fchmod(file, 0o600)  # it may have been there before
+        os.fchmod(file, 0o600)  # the file may already exist with another mode
         os.write(file, text.encode())
     finally:
         os.close(file)

@@ -1,4 +1,4 @@
-"""What a model has shown to take and to need; learned once, kept for the process, and said once."""
+"""What a model has been seen to support and to need; learned once per process and reported once."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import Any
 from mpo_lite.llm.structured_output import LADDER, OutputMode, Schema, mode_params, without_bounds
 
 THINKING_ROOM = 8192
-"""Tokens added to the limit of a model that thinks: providers count its thoughts against the limit."""
+"""Tokens added to the limit of a reasoning model: providers count its reasoning against the limit."""
 _LOOPS = 3
+"""Whitespace loops after which structured output is turned off for a model."""
 _SAID = {
     "json_schema": "a JSON schema",
     "tool": "a tool call",
     "json_object": "JSON mode",
-    "bounds": "limits in a JSON schema",
+    "bounds": "length limits in a JSON schema",
 }
-"""What else than a parameter a model may refuse, for people."""
+"""Readable names of what a model may reject besides plain parameters."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
 class ModelCapabilities:
-    """What one model accepts, learned from its refusals.
+    """What one model supports, learned from the errors of its server.
 
     Attributes:
         model: Its name.
-        refused: Rungs of the ladder and parameters it does not take; ``bounds`` are those of schemas.
-        room: Tokens to add to the answer's limit.
+        unsupported: Output modes and parameters it rejects; ``bounds`` stands for those of schemas.
+        headroom: Tokens to add to the answer's limit, for reasoning.
     """
 
     model: str
@@ -39,13 +40,13 @@ class ModelCapabilities:
     _loops: int = 0
 
     def output_modes(self) -> list[OutputMode]:
-        """The ways to ask it for an object, strictest first; at least one."""
+        """The supported ways to ask for an object, strictest first; at least one."""
         return [output_mode for output_mode in LADDER if output_mode not in self.refused]
 
     def parameters(
         self, output_mode: OutputMode, schema: Schema, max_tokens: int, temperature: float, seed: int | None
     ) -> dict[str, Any]:
-        """A request's parameters, without those it refuses."""
+        """A request's parameters, without unsupported ones."""
         schema = without_bounds(schema) if "bounds" in self.refused else schema
         limit = "max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"
         wanted = {"temperature": temperature, "seed": seed, **mode_params(output_mode, schema)}
@@ -55,45 +56,45 @@ class ModelCapabilities:
         return {limit: max_tokens, **kept}
 
     def refuses(self, parameter: str, output_mode: OutputMode, bounded: bool) -> OutputMode:
-        """Remembers that the model refused ``parameter``; gives the output mode to continue with.
+        """Remembers that the model rejects ``parameter``; returns the output mode to continue with.
 
         Args:
-            parameter: What the model does not take.
+            parameter: What the model rejected.
             output_mode: How it was asked.
-            bounded: Whether the request's schema had bounds. Messages seldom say that it is those a provider
-                refuses, so a refused schema is tried once more without them.
+            bounded: Whether the request's schema had bounds. Error messages rarely say that the bounds are
+                the problem, so a rejected schema is tried once more without them.
         """
         what: str = parameter
         if parameter in mode_params(output_mode, {}):
             what = "bounds" if bounded and output_mode == "json_schema" else output_mode
         if what not in self.refused:
             self.refused.add(what)
-            _log.warning(
-                "%s does not take %s; asked without it from now on", self.model, _SAID.get(what, what)
-            )
+            _log.warning("%s does not support %s; continuing without it", self.model, _SAID.get(what, what))
         return self.allowed(output_mode)
 
     def allowed(self, output_mode: OutputMode) -> OutputMode:
-        """The output mode, or the next one below it that the model takes."""
+        """The output mode, or the next less strict one that the model supports."""
         return next(each for each in LADDER[LADDER.index(output_mode) :] if each not in self.refused)
 
     def thinks(self) -> None:
-        """Remembers that it thinks before it answers."""
+        """Remembers that the model reasons before it answers, so that replies get headroom."""
         self.room = self._most_room
 
     def fits(self, room: int) -> None:
-        """Remembers how much added room was taken; less than asked for is all that the context has."""
+        """Remembers the headroom that was accepted; less than requested is all that the context has."""
         if room < self.room:
             self.room = self._most_room = room
 
     def loops(self) -> None:
-        """Remembers an answer that ended in endless white space: by and by, guided decoding is given up."""
+        """Counts an answer that ended in endless white space; after ``_LOOPS`` of them, structured output is
+        off.
+        """
         self._loops += 1
         if self._loops == _LOOPS:
             self.refused |= set(LADDER) - {"text"}
             _log.warning(
-                "%s fills its answers with white space under guided decoding; asked by the prompt alone from "
-                "now on. On vLLM, start the server with --structured-outputs-config "
+                "%s pads its answers with white space under guided decoding; structured output is now "
+                "off for it. On vLLM, start the server with --structured-outputs-config "
                 '\'{"backend":"xgrammar","disable_any_whitespace":true}\'',
                 self.model,
             )

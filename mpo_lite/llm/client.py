@@ -1,9 +1,9 @@
-"""The way of a model call: cache → single flight → limiter → budget → attempt → retry → parse → repair.
+"""The path of a model call: cache → single flight → limiter → budget → attempt → retry → parse → repair.
 
-What comes out is a checked value or an error; no step of it can turn a failure into a value. Retried are
-failures that may pass; an answer that does not parse is asked for once more in another form, then mended once
-by the model itself, then given up. Only checked answers are cached, before they are used, so that what was
-paid for is kept.
+The result is a checked value or an error; no step can turn a failure into a value. Transient failures are
+retried. An answer that does not parse is requested once more in another form, then repaired once by the model
+itself, then given up. Only checked answers are cached, and before they are used, so that nothing that was
+paid for is lost.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mpo_lite.prompts import Prompt, fence, render
 from mpo_lite.types import Message
 
 GRACE_S = 10.0
-"""How long closing waits for answers in flight before it gives them up."""
+"""How long closing waits for answers in flight before it cancels them."""
 
 _TOO_LONG = "it was cut off at the token limit; keep every text in it under fifteen words"
 
@@ -44,18 +44,18 @@ class Client:
     """Asks models. One per process, used on the loop of ``mpo_lite.llm.event_loop``.
 
     Args:
-        cache: Where answers are kept.
-        ledger: Where calls are counted.
+        cache: Stores answers.
+        ledger: Counts calls.
         budget: Caps on spend, calls and tokens.
-        concurrency: Attempts in flight per backend, at most.
-        timeout_s: Seconds per attempt.
-        verdict_s: Seconds without any answer of a backend after which calls to it are given up.
-        waits_out: Whether a server that is down is waited for as long.
-        log: Where whole requests and replies are kept; None where they are not.
+        concurrency: Maximum attempts in flight per backend.
+        timeout_s: Timeout of an attempt.
+        verdict_s: Seconds without any answer from a backend after which calls to it fail.
+        waits_out: Whether to wait as long for a server that is down.
+        log: Logs complete requests and replies; None for no log.
 
     Attributes:
         checked_at: When the last checked answer came, on the loop's clock; -inf before the first.
-        stopped: Whether nothing more is sent: what is in the cache, or still comes back, is all there is.
+        stopped: Set to send nothing more: only cached answers and replies already in flight are returned.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Client:
         self.checked_at = -inf
         self._sender = Sender(ledger, budget, concurrency, timeout_s, verdict_s, waits_out, log)
         self._moved: set[str] = set()
-        # SQLite blocks: it never runs on the loop.
+        # SQLite blocks, so it never runs on the loop.
         self._read = Batcher(cache.get_all)
         self._write = Batcher(cache.put_all)
         self._flights: dict[str, asyncio.Task[Any]] = {}
@@ -85,7 +85,7 @@ class Client:
 
         Raises:
             CallFailed: There is no usable answer.
-            EndpointError: The model refuses for good.
+            EndpointError: The model cannot be used (key, name, quota).
             BudgetReached: The call does not fit under a cap.
         """
         key = call.key(await self._sender.revision(call.backend))
@@ -93,19 +93,19 @@ class Client:
             flight = self._flights[key] = asyncio.create_task(self._answer(call, key))
             flight.add_done_callback(lambda done: self._landed(key, done))
         try:
-            # One waiter that gives up must not take the answer from the others.
+            # Equal calls share this task: one cancelled waiter must not cancel it for the others.
             return await asyncio.shield(flight)
         except (StopRun, EndpointError):
-            if self.stopped:  # it was under way when the job stopped, and met the same end
+            if self.stopped:  # in flight when the job stopped: report the stop, not its side effect
                 raise _stopped() from None
             raise
 
     async def check(self, backend: Backend) -> None:
-        """One tiny, uncached call that shows whether the model can be reached and paid for.
+        """Makes one tiny, uncached call to see whether the model can be reached and used.
 
         Raises:
-            CallFailed: It cannot be reached; the message says what was seen.
-            EndpointError: It refuses for good.
+            CallFailed: It cannot be reached; the message says why.
+            EndpointError: It cannot be used (key, name, quota).
         """
         tiny = replace(backend, max_tokens=16)
         call = Call(tiny, "check", _greeting("Reply with the word: ready"), {}, dict)
@@ -116,15 +116,16 @@ class Client:
         try:
             await patience.wait(asked)
         except CallFailed as error:
+            # Any other failure, such as an empty reply, still shows that the model is there.
             if error.kind in ("transport", "timeout"):
                 raise
 
     async def probe(self, backend: Backend) -> OutputMode:
-        """One tiny, uncached verdict; gives the strictest way in which the model was got to give an object.
+        """Asks for one tiny, uncached object; returns the strictest output mode that the model supports.
 
         Raises:
             CallFailed: There was no usable answer.
-            EndpointError: It refuses for good.
+            EndpointError: It cannot be used (key, name, quota).
         """
         schema = object_schema({"ready": {"type": "boolean"}})
         asked = _greeting('Reply with the JSON object {"ready": true} and nothing else.')
@@ -134,7 +135,7 @@ class Client:
         return self._sender.capabilities(backend).output_modes()[0]
 
     async def close(self) -> None:
-        """Closes the connections once what is in flight is back: it is paid for and belongs in the cache."""
+        """Closes the connections once calls in flight are back: they are paid for and belong in the cache."""
         flights = list(self._flights.values())
         if flights:
             _, late = await asyncio.wait(flights, timeout=GRACE_S)
@@ -146,7 +147,7 @@ class Client:
     def _landed(self, key: str, flight: asyncio.Task[Any]) -> None:
         del self._flights[key]
         if not flight.cancelled():
-            flight.exception()  # looked at: its waiters may have given up before it failed
+            flight.exception()  # mark as retrieved: all waiters may have been cancelled
 
     async def _answer(self, call: Call[T], key: str) -> T:
         stored = await self._read(key)
@@ -157,7 +158,7 @@ class Client:
                 self._tell_move(call.backend, stored.get("address"))
                 return value
             except ValueError:
-                _log.warning("an answer in the cache does not parse any more; it is asked for again")
+                _log.warning("a cached answer no longer parses; requesting it again")
         if self.stopped:
             raise _stopped()
         patience = self._sender.patience(call.backend, room=call.room)
@@ -175,20 +176,22 @@ class Client:
         return value
 
     def _tell_move(self, backend: Backend, address: str | None) -> None:
-        """Says once that cached answers came from another address: the name may stand for another model."""
+        """Warns once that cached answers came from another address, where the name may mean another model."""
         moved = address and backend.api_base and address != backend.api_base and not backend.is_simulated
         if moved and backend.label not in self._moved:
             self._moved.add(backend.label)
             _log.warning(
-                "%s: answers given at %s are taken from the cache, while this job names %s; if another model "
-                "is served there, give it a label of its own in the judge's entry",
+                "%s: using cached answers from %s although this job asks %s; if a different model is served "
+                "there, give it its own label in the judge's entry",
                 backend.label,
                 address,
                 backend.api_base,
             )
 
     async def _parsed(self, call: Call[T], patience: Patience) -> tuple[Reply, T]:
-        """Asks, asks once more in another way if the reply is of no use, then has it repaired once."""
+        """Asks; if the reply is unusable, asks once more in another way; then has the model repair it
+        once.
+        """
         capabilities = self._sender.capabilities(call.backend)
         output_mode, limit, messages = capabilities.output_modes()[0], call.max_tokens, call.messages
         reading: Reading[T] | None = None
@@ -203,22 +206,23 @@ class Client:
             if reading.failure == "refusal":
                 _give_up(call, reading)
             if call.purpose == "meta" and seed is None:
-                # Its texts are long: who waits for one minutes more shall know why.
+                # Meta-judge replies take minutes: say why there is a second one.
                 _log.warning(
-                    "%s gave an answer of no use (%s); it is asked again", call.backend.model, reading.problem
+                    "%s gave an unusable answer (%s); asking again", call.backend.model, reading.problem
                 )
-            # At temperature 0 the same request would get the same reply.
+            # At temperature 0 the same request would get the same reply, so the second one differs: in output
+            # mode, token limit or messages, and in its seed.
             if reading.blank:
                 output_mode = "text"
                 capabilities.loops()
             elif not reading.reply.text.strip():
-                limit *= 2  # thoughts that nobody is shown may have taken all of it
+                limit *= 2  # hidden reasoning may have used up the limit
             elif reading.failure == "cut":
                 limit *= 2
                 messages = _again(call.messages, _TOO_LONG)
             else:
                 messages = _again(call.messages, reading.problem)
-                # An object with the right keys shows that this way of asking for it works.
+                # If the keys were right, this output mode works and only a value was wrong.
                 output_mode = (
                     output_mode if reading.formed else _next(capabilities.output_modes(), output_mode)
                 )
@@ -226,7 +230,8 @@ class Client:
         return await self._repaired(call, reading, patience)
 
     async def _repaired(self, call: Call[T], broken: Reading[T], patience: Patience) -> tuple[Reply, T]:
-        # A draft in thinking that was never closed would come back as the answer.
+        # Only what follows the reasoning is repaired: otherwise a draft in unclosed reasoning would come back
+        # as the answer. A truncated reply has nothing to repair.
         shown = final_part(broken.reply.text)
         if not shown or broken.reply.finish_reason == "length":
             _give_up(call, broken)
@@ -236,8 +241,8 @@ class Client:
             schema=json.dumps(call.schema),
             reply=fence("reply", shown[:20_000], self.cache.nonce_key),
         )
-        # By the prompt alone: under guided decoding the model could not say that there is nothing to repair.
-        # The call's own messages stay: what is kept of the reply must not repeat them.
+        # Text mode: under guided decoding the model could not say that there is nothing to repair. The call
+        # keeps its own messages, because excerpts of the reply must not quote them.
         asked = replace(call, prompt=Prompt(prompt.template, call.messages))
         repaired, _ = await self._sender.send(
             asked, prompt.messages, patience, output_mode="text", max_tokens=call.max_tokens
@@ -271,10 +276,10 @@ def _next(output_modes: list[OutputMode], output_mode: OutputMode) -> OutputMode
 
 
 def _again(messages: list[Message], problem: str) -> list[Message]:
-    """The conversation, and at its end why the last reply to it was of no use."""
+    """The conversation, with the problem of the last reply added at its end."""
     *before, last = messages
     wish = render("judge/again", problem=problem).messages[0]["content"]
-    # Not a message of its own: some chat templates take no two of one role in a row.
+    # Not a separate message: some chat templates reject two messages of one role in a row.
     return [*before, Message(role=last["role"], content=f"{last['content']}\n\n{wish}")]
 
 

@@ -1,7 +1,7 @@
-"""What a failed attempt means: retry, ask otherwise, give the sample up, or stop the run.
+"""What a failed attempt means: retry, ask differently, give up on the sample, or stop the run.
 
-Failures are told apart by status code, not by exception class, which differs from provider to provider; only
-where a status leaves it open do class and text decide.
+Failures are classified by status code, not by exception class, which differs between providers; class and
+text decide only where the status is ambiguous.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from mpo_lite.llm.wire import MAX_REPLY, Exchange
 from mpo_lite.types import Message
 
 _PARAMETERS = ("temperature", "seed", "max_tokens")
-# A message may list all parameters: the one that is refused stands beside a word that says so.
+# A message may list all parameters: the rejected one is near a word that says so.
 _REFUSED = (
     r"(?:support|unknown|unexpected|unrecogni[sz]ed|unpermitted|extra|allowed|invalid).{{0,40}}\b{name}\b"
     r"|\b{name}\b.{{0,60}}(?:support|unknown|unexpected|permitted|allowed|deprecated|default|only)"
 )
 _NO_KEY = re.compile(r"Exception - (?:Missing credentials|The api_key client option must be set)")
-"""What OpenAI's client says before it asks anybody; LiteLLM makes an error of the server's of it."""
+"""What OpenAI's client says before it sends anything; LiteLLM reports it as a server error."""
 _UNREACHED = re.compile(r"connection error|cannot connect|connect call failed|connection refused", re.I)
 _CUT = {"ReadError", "RemoteProtocolError", "ReadTimeout", "ClientPayloadError", "ServerDisconnectedError"}
-"""Errors under LiteLLM's that mean: the request had arrived."""
+"""Causes of LiteLLM's errors which mean that the request had arrived."""
 _QUOTA = re.compile(
     r"insufficient_quota|exceeded your current quota|credit balance is too low|insufficient balance", re.I
 )
@@ -47,26 +47,27 @@ _FORMS = {
         re.I,
     ),
 }
-"""What asks for an object → how a refusal of it reads."""
+"""Parameter that asks for an object → how its rejection reads."""
 
 
 _LITELLM = re.compile(r"^(?:litellm\.)?\w+Error: (?:\w+Exception - )?")
-"""What LiteLLM puts before the server's words."""
+"""What LiteLLM puts before the server's message."""
 _QUOTED = 60
-"""Characters of an answer that cannot be read which are told."""
+"""Characters of an unreadable answer that an error quotes."""
 
 
 class Retryable(Exception):
-    """The attempt failed in a way that another may not.
+    """The attempt failed in a way that may not repeat.
 
     Args:
         message: What was seen.
         retry_after: Seconds the server asks to wait, or None.
-        overload: The server is there and has too much to do.
-        billed: The model may have worked for it, so that it may be charged.
-        down: The server cannot be reached, or says that what it stands before cannot be.
-        unsteady: It is there and answers with an error of its own: of this sample, or of a while.
-        kind: What it is where it stays so: ``timeout`` or ``transport``.
+        overload: The server is up but has too much to do.
+        billed: The model may have worked on it, so it may be charged.
+        down: The server cannot be reached, or is a proxy whose backend cannot be reached.
+        unsteady: The server is up and answers with an error of its own, because of this sample or
+            temporarily.
+        kind: The failure to report if it persists: ``timeout`` or ``transport``.
     """
 
     def __init__(
@@ -89,8 +90,8 @@ class ProviderKey(NamedTuple):
     """A provider's key.
 
     Attributes:
-        variables: Where it is read from: from any of these, or, for clouds, from all of them.
-        is_set: Whether it is found there; None where LiteLLM does not say.
+        variables: Where it is read from: any one of these or, for cloud accounts, all of them.
+        is_set: Whether it is set there; None if LiteLLM does not say.
     """
 
     variables: tuple[str, ...]
@@ -98,15 +99,15 @@ class ProviderKey(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is one key, and no account of a cloud that may be found in other ways, too."""
+        """Whether it is a plain key, not a cloud account whose credentials may be found in other ways."""
         return bool(self.variables) and all(name.endswith("_API_KEY") for name in self.variables)
 
 
 class ParameterRefused(Exception):
-    """The model takes the call without ``parameter`` only."""
+    """The model accepts the call only without ``parameter``."""
 
     def __init__(self, parameter: str) -> None:
-        super().__init__(f"does not take {parameter}")
+        super().__init__(f"does not support {parameter}")
         self.parameter = parameter
 
 
@@ -118,13 +119,13 @@ def classify_error(
     exchange: Exchange,
     key: ProviderKey,
 ) -> Exception:
-    """What a failed attempt is to us, in our own words: the provider's may repeat sample or key.
+    """Maps a failed attempt to one of our errors, in our own words: the provider's may repeat sample or key.
 
     Args:
         error: What LiteLLM raised.
-        backend: Who was asked.
+        backend: The model that was asked.
         messages: What was sent.
-        parameters: With which parameters.
+        parameters: The request's parameters.
         exchange: What was seen on the wire.
         key: The provider's key.
 
@@ -134,26 +135,30 @@ def classify_error(
     status, text, where = getattr(error, "status_code", None), str(error), backend.where
     if exchange.redirect:
         return EndpointError(
-            f"{where}: redirects to {exchange.redirect}; give its address as --{backend.role}-api-base"
+            f"{where}: redirects to {exchange.redirect}; set --{backend.role}-api-base to that address"
         )
     if exchange.oversized:
         return Retryable(f"{where}: the reply is longer than {MAX_REPLY >> 20} MiB", billed=True)
+    # 429 means both "slow down" and "no credit left"; only the first is worth a retry.
     if status == 402 or (status == 429 and _QUOTA.search(text)):
         return EndpointError(
-            f"{where}: the account has no quota left ({status}); add credit or name another model"
+            f"{where}: the account has no quota left ({status}); add credit or use another model"
         )
     missing = not backend.api_base and not backend.api_key and key.is_plain and key.is_set is False
     if status in (401, 403) or missing or _NO_KEY.search(text):
         return EndpointError(f"{where}: {_key_problem(backend, key, status)}")
     if status == 404:
         return EndpointError(
-            f"{where}: no such model or address (404); check the name and the --{backend.role}-api-base",
-            may_pass=True,
+            f"{where}: no such model or address (404); check the name and --{backend.role}-api-base",
+            may_pass=True,  # a server that is restarting answers 404 until its model is loaded
         )
     if status == 422 and getattr(error, "body", None) is None:
-        return Retryable(f"{where}: an error object in place of an answer")  # sent with status 200
+        return Retryable(
+            f"{where}: an error object instead of an answer"
+        )  # sent with status 200: LiteLLM makes a 422 without a body of it
     if status in (400, 413, 422):
         return _bad_request(error, backend, messages, parameters)
+    # LiteLLM turns a refused connection into a 500; the wire shows that no answer came.
     unreached = status in (None, 500) and exchange.status is None and bool(_UNREACHED.search(text))
     seen = _no_connection(backend) if unreached else _server_error(error, backend, messages, exchange)
     return Retryable(
@@ -169,8 +174,8 @@ def classify_error(
 
 def _no_connection(backend: Backend) -> str:
     if backend.api_base:
-        return "no connection (is the server up, and the address right?)"
-    return f"cannot reach {backend.model.partition('/')[0]}: see your network or proxy"
+        return "cannot connect; check that the server is running and the address is right"
+    return f"cannot reach {backend.model.partition('/')[0]}: check your network or proxy"
 
 
 def _server_error(error: Exception, backend: Backend, messages: list[Message], exchange: Exchange) -> str:
@@ -178,11 +183,15 @@ def _server_error(error: Exception, backend: Backend, messages: list[Message], e
     seen = f"{type(error).__name__}{f' ({status})' if status else ''}"
     if exchange.status == 200:
         begins = " ".join(provider_message(exchange.body[:2000], backend, messages).split())[:_QUOTED]
-        said = f"an answer that cannot be read, beginning {begins!r}" if begins else "an empty answer"
-        return f"{said}; does the address end in /v1, and speak OpenAI's API?" if backend.api_base else said
+        said = f"an unreadable answer starting with {begins!r}" if begins else "an empty answer"
+        return (
+            f"{said}; check that the address ends in /v1 and serves OpenAI's API"
+            if backend.api_base
+            else said
+        )
     if (exchange.status or 0) < 500:
         return seen
-    return f"{seen} {'from a server that is up (see its log)' if backend.api_base else 'of the provider'}"
+    return f"{seen} {'from a running server (see its log)' if backend.api_base else 'from the provider'}"
 
 
 def _bad_request(
@@ -190,7 +199,7 @@ def _bad_request(
 ) -> Exception:
     text, kind = provider_message(str(error), backend, messages), type(error).__name__
     if kind == "ContentPolicyViolationError" or _POLICY.search(text):
-        return CallFailed("refusal", "the provider's content policy declined the sample")
+        return CallFailed("refusal", "the provider's content policy rejected the sample")
     if kind == "ContextWindowExceededError" or _CONTEXT.search(text):
         return CallFailed("context", "the sample does not fit the model's context window")
     for name, refusal in _FORMS.items():
@@ -200,13 +209,13 @@ def _bad_request(
         if name in parameters and re.search(_REFUSED.format(name=name), text, re.IGNORECASE):
             return ParameterRefused(name)
     said = _LITELLM.sub("", " ".join(text.split()))
-    return CallFailed("transport", f"refused: {said[:300]}")
+    return CallFailed("transport", f"rejected: {said[:300]}")
 
 
 def provider_message(text: str, backend: Backend, messages: list[Message]) -> str:
-    """The server's message without what it repeats of the prompt, and without any key.
+    """The server's message without what it repeats of the prompt, and without keys.
 
-    Neither may be shown, and the prompt's words must not decide what the message means.
+    Neither may be shown, and words of the prompt must not decide what the message means.
     """
     text = redact_keys(text, backend)
     lines = (line.strip() for message in messages for line in message["content"].splitlines())
@@ -217,7 +226,7 @@ def provider_message(text: str, backend: Backend, messages: list[Message]) -> st
 
 
 def redact_keys(text: str, backend: Backend) -> str:
-    """A text that came from a server, without any key of ours that it repeats."""
+    """A server's text without any of our keys that it repeats."""
     keys = [value for name, value in os.environ.items() if name.endswith(("_KEY", "_TOKEN", "_SECRET"))]
     for secret in [*keys, backend.api_key or ""]:
         text = text.replace(secret, "…") if len(secret) >= 8 else text
@@ -225,7 +234,7 @@ def redact_keys(text: str, backend: Backend) -> str:
 
 
 def _lost(error: BaseException, status: Any, text: str) -> bool:
-    """Whether the model may have answered, and the answer was broken or got lost on the way."""
+    """Whether the model may have answered, but the answer was malformed or lost in transit."""
     classes: set[str] = set()
     link: BaseException | None = error
     while link is not None and len(classes) < 20:
@@ -239,7 +248,7 @@ def _retry_after(error: Exception) -> float | None:
     """Seconds by ``Retry-After``, a number or a date (RFC 9110), or by OpenAI's ``retry-after-ms``."""
     headers: Any = getattr(error, "litellm_response_headers", None) or {}
     given = headers.get("retry-after")
-    with suppress(TypeError, ValueError):  # no number: perhaps a date
+    with suppress(TypeError, ValueError):  # not a number: perhaps a date
         if "retry-after-ms" in headers:
             return max(0.0, float(headers["retry-after-ms"]) / 1000)
         return max(0.0, float(given))
@@ -250,16 +259,18 @@ def _retry_after(error: Exception) -> float | None:
 
 
 def _key_problem(backend: Backend, key: ProviderKey, status: int | None) -> str:
-    """Which key is missing or refused, and what to do."""
+    """Which key is missing or rejected, and what to do."""
     own = f"MPO_{backend.role.upper()}_API_KEY"
     told = f" ({status})" if status in (401, 403) else ""
     if backend.key_variable or (key.is_set and not backend.api_base):
         name = backend.key_variable or " or ".join(key.variables)
-        return f"the key in {name} is refused{told}; see that it is whole, valid and may use this model"
+        return (
+            f"the key in {name} was rejected{told}; check that it is complete, valid and may use this model"
+        )
     if backend.api_base:
-        given = "no key was given" if backend.api_key in (None, KEYLESS) else "the key given is refused"
-        return f"{given}{told}; set {own}, or the variable that api_key_env names, to the server's key"
-    missing = "the key is missing" if key.is_set is False else "the key is missing or refused"
+        given = "no key was given" if backend.api_key in (None, KEYLESS) else "the given key was rejected"
+        return f"{given}{told}; set {own}, or the variable named by api_key_env, to the server's key"
+    missing = "the key is missing" if key.is_set is False else "the key is missing or rejected"
     if key.is_plain:
         return f"{missing}{told}; set {', '.join(key.variables)} or {own}"
     return f"{missing}{told}; set {' and '.join(key.variables) or own}"

@@ -1,7 +1,7 @@
 """One event loop on one daemon thread for all model calls of this process.
 
-TRL may call a reward function from any thread or loop; clients bind their sockets to the loop they were made
-on. So there is one loop of our own, and whoever needs an answer hands a coroutine over and waits.
+TRL may call a reward function from any thread or loop, but clients bind their sockets to the loop they were
+created on. So all calls run on one loop of our own, and callers hand over a coroutine and wait.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 
 def submit(work: Coroutine[Any, Any, T]) -> Future[T]:
-    """Starts ``work`` on the loop; the future can be waited for from any other thread."""
+    """Starts ``work`` on the loop; any other thread can wait for the future."""
     return asyncio.run_coroutine_threadsafe(work, _loop())
 
 
@@ -40,14 +40,14 @@ def result(future: Future[T], check: Callable[[], None]) -> T:
 
     Args:
         future: What to wait for.
-        check: Called several times a second; what it raises ends the waiting and cancels the work.
+        check: Called several times a second; if it raises, the wait ends and the work is cancelled.
     """
     try:
         while True:
             try:
                 return future.result(timeout=_POLL_S)
             except FutureTimeout:
-                if future.done():
+                if future.done():  # the work itself raised TimeoutError
                     raise
                 check()
     finally:

@@ -1,5 +1,5 @@
-"""The ledger: one JSON line per call that reached a model. It holds figures, never prompts or keys, and of
-answers only how those began that could not be used.
+"""The ledger: one JSON line per call that reached a model. It contains figures, never prompts or keys, and of
+answers only the beginning of unusable ones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 from mpo_lite.jsonl import JsonRow, journal, read_rows
 
 Purpose = Literal["judge", "gate", "meta", "check"]
-"""``judge``: of what is trained on; ``gate``: of all else that is judged; ``check``: whether one is there."""
+"""``judge``: training rewards; ``gate``: everything else that is judged; ``check``: availability checks."""
 
 
 @dataclass(frozen=True)
@@ -23,20 +23,20 @@ class CallRecord:
 
     Attributes:
         time: Unix time at its end, in seconds.
-        purpose: What it was for.
+        purpose: Category it is counted under.
         model: Full model name.
-        outcome: ``ok``; ``unusable`` where the reply was not what was asked for; ``overload`` where too many
-            requests were under way; ``failed``.
-        reason: Why it was not ``ok``: in our words, or in the server's without what it repeats of prompt or
+        outcome: ``ok``; ``unusable``: the reply was not what was asked for; ``overload``: too many requests;
+            ``failed``.
+        reason: Why it was not ``ok``: in our words, or in the server's without what they repeat of prompt or
             key.
-        reply: How a reply that could not be used began, likewise; empty otherwise.
+        reply: The beginning of an unusable reply, filtered in the same way; empty otherwise.
         seconds: From sending to the answer.
-        input_tokens: Prompt tokens, the provider-cached ones included.
-        output_tokens: Answer tokens, thinking included.
-        usd: What it cost; None where the price is unknown.
+        input_tokens: Prompt tokens, including provider-cached ones.
+        output_tokens: Answer tokens, including reasoning.
+        usd: Its cost; None if the price is unknown.
         cached_tokens: Prompt tokens that were read from the provider's prefix cache.
-        metered: Whether tokens and USD are the server's own count. Where it told none, or one that cannot be,
-            or its answer got lost on the way, they are the most it can have been.
+        metered: Whether tokens and USD are based on the server's own count. If it reported none or an
+            impossible one, or if its answer was lost, they are upper bounds.
     """
 
     time: float
@@ -70,23 +70,22 @@ class _CallRow(BaseModel):
 
 
 def read_calls(path: Path) -> list[JsonRow]:
-    """The calls in a ledger. Raises ``RunError`` where a line is damaged: what was spent must not be lost."""
+    """The calls in a ledger. Raises ``RunError`` if a line is damaged: spending must not be lost."""
     return read_rows(path, _CallRow)
 
 
 class Ledger:
-    """Append-only account of a run's calls. Spend never rolls back: a resumed run goes on counting.
+    """Append-only account of a run's calls. Spend is never rolled back: a resumed run continues counting.
 
-    Counts in memory until it is attached to a file: the calls that check the endpoints come before the run
-    exists.
+    Counts in memory until it is attached to a file: models are checked before the run exists.
 
     Attributes:
         calls: Calls by purpose.
-        usd: What is known to be spent.
-        tokens: Sent and received.
+        usd: Spending of the calls whose price is known.
+        tokens: Input plus output.
         cached_tokens: Of these, read from providers' prefix caches.
         unpriced: Calls whose price is unknown; they are not in ``usd``.
-        unmetered: Calls counted at the most they can have cost.
+        unmetered: Calls counted at an upper bound.
     """
 
     def __init__(self) -> None:
@@ -98,14 +97,14 @@ class Ledger:
         self._pending: list[JsonRow] = []
 
     def attach(self, path: Path, also: Sequence[Path] = ()) -> None:
-        """Goes on with the account in ``path``: counts what it holds, and appends to it from now on.
+        """Continues the account in ``path``: counts its calls, and appends further ones to it.
 
         Args:
             path: The account.
-            also: Accounts that are counted too, and not written to.
+            also: Accounts to count as well, without writing to them.
 
         Raises:
-            RunError: A line of one is damaged.
+            RunError: A line of one of them is damaged.
         """
         for each in (*also, path):
             self.count(each)
@@ -113,7 +112,7 @@ class Ledger:
         journal(path, self._pending, sync=False)
 
     def count(self, path: Path) -> None:
-        """Adds what a file accounts for. Raises ``RunError`` where a line of it is damaged."""
+        """Adds the calls in a file. Raises ``RunError`` if a line of it is damaged."""
         for row in read_calls(path):
             self._count(row)
 
@@ -127,7 +126,7 @@ class Ledger:
             self._pending.append(row)
 
     def spend(self) -> dict[str, Any]:
-        """Calls by purpose, tokens and USD; ``usd`` is None where some answer had no known price."""
+        """Calls by purpose, tokens and USD; ``usd`` is None if the price of some answer is unknown."""
         return {
             "judge_calls": self.calls["judge"],
             "gate_calls": self.calls["gate"],

@@ -1,12 +1,12 @@
-"""How many calls may be in flight at one backend: as many as bring more answers per second.
+"""How many calls may be in flight at one backend: as many as increase its answers per second.
 
-The limit moves by trials. It is raised, or lowered, and kept there if the answers per second say so. Latency
-alone would not do: a server that batches takes longer with each call in flight and yet answers more. Refusals
-(429) and time-outs cut it, once per episode of overload. After a refusal it creeps up instead: a rate limit
-is no queue, and trying costs refused calls.
+The limit moves by trials: it is raised or lowered, and stays there if the throughput justifies it. Latency
+alone would not do: a server that batches takes longer with each call in flight and still answers more. Rate
+limits (429) and timeouts cut the limit, once per episode of overload. After a 429 it only creeps up: a rate
+limit is not a queue, and every probe costs rejected calls.
 
-Sources: TCP congestion control (RFC 5681) for cuts and slow start; BBR (Cardwell et al. 2016) for the idea to
-judge by what is delivered. The figures are tuned on the servers of ``benchmarks/judge.py``.
+Sources: TCP congestion control (RFC 5681) for cuts and slow start; BBR (Cardwell et al. 2016) for the idea of
+going by delivery rate. The constants are tuned on the servers of ``benchmarks/judge.py``.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from mpo_lite.llm.throughput import Meter, Round
 
 START = 16
 CUT, FIRST_CUT = 0.8, 0.5
-"""What an episode of overload leaves of the limit: of refusals after the first one, and of all others. The
-first one ends slow start, which had doubled it; time-outs cost the server work.
+"""Share of the limit that an episode of overload leaves: for 429s after the first, and for all others. The
+first 429 ends slow start, which had doubled the limit; timeouts waste the server's work.
 """
 GROWTH = 0.25
-"""Calls that the limit grows by per round trip, after a refusal."""
+"""Calls by which the limit grows per round trip after a 429."""
 BUSY = 0.8
-"""Share of the limit that must be in use for an answer to say anything of it."""
+"""Share of the limit that must be in use for an answer to say anything about the limit."""
 DOUBLE, RAISE, LOWER = 2.0, 1.5, 0.75
-"""What a trial multiplies the limit by: in slow start, and after it."""
+"""Factors of a trial: raise in slow start, raise after it, and lower."""
 LEAST_ROUND, ROUND = 4, 32
-"""Answers that make a round: as many as may be in flight, but at least 4 in slow start; after it at least 32,
-or four times the limit where that is less.
+"""Answers per round: as many as may be in flight, but at least 4 in slow start, and at least 32 (or four
+times the limit if that is less) after it.
 """
 STEEP, WORTH = 0.5, 0.1
-"""Elasticity of the answers per second at which slow start goes on, and from which a raise is worth it."""
+"""Throughput elasticity needed to continue slow start, and to keep a raise."""
 SLOW = 0.25
-"""Share of an attempt's time below which a queue costs nobody an answer, and is left alone."""
+"""Share of the attempt timeout below which queueing costs no answers, so the limit is not lowered."""
 SAFE, LEAST_RAISE = 0.75, 1.1
-"""Share of an attempt's time that calls may take after a raise; the smallest raise that slow start makes."""
+"""Share of the attempt timeout that calls may take after a raise; the smallest raise in slow start."""
 FIRST_REST, LAST_REST = 2, 8
-"""Rounds between trials: twice as many after each that was not kept."""
+"""Rounds between trials: doubled after each trial that was undone."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A place among those in flight.
+    """One attempt's place among those in flight.
 
     Attributes:
-        taken: When, on the loop's clock.
+        taken: When it was taken, on the loop's clock.
         answers: Answers of the backend until then.
-        in_flight: Places taken then, this one included.
+        in_flight: Places in use then, including this one.
     """
 
     taken: float
@@ -63,16 +63,16 @@ class Place:
 class Limiter:
     """A limit on concurrent attempts at one backend, with a pause shared by all of them.
 
-    One per backend, never shared: a slow one must not hold back another. Waiting for a retry happens outside
-    a slot. Lives on one event loop, and by its clock.
+    One per backend, so that a slow backend does not hold back another. Callers wait for a retry outside the
+    slot. Belongs to one event loop and uses its clock.
 
     Args:
-        ceiling: Attempts in flight that are never exceeded, at least 1.
-        timeout_s: Seconds after which an attempt is given up.
+        ceiling: Hard limit on attempts in flight, at least 1.
+        timeout_s: Timeout of an attempt in seconds.
 
     Attributes:
-        limit: Attempts that may be in flight now; its whole part counts.
-        heard_at: When the backend last answered, on the loop's clock; -inf before.
+        limit: Attempts that may be in flight now, rounded down.
+        heard_at: When the backend last answered, on the loop's clock; -inf before that.
     """
 
     def __init__(self, ceiling: int, timeout_s: float = inf) -> None:
@@ -93,10 +93,10 @@ class Limiter:
 
     @asynccontextmanager
     async def slot(self, urgent: bool = False) -> AsyncGenerator[Place]:
-        """One place among those in flight, once no pause is on.
+        """Waits for a place among those in flight, and for the end of a pause.
 
         Args:
-            urgent: Goes before those that wait: what has begun ends first.
+            urgent: Goes to the front of the queue, so that a call that has begun finishes first.
         """
         place = asyncio.get_running_loop().create_future()
         (self._waiting.appendleft if urgent else self._waiting.append)(place)
@@ -104,7 +104,7 @@ class Limiter:
         try:
             await place
         except asyncio.CancelledError:
-            if not place.cancelled():  # admitted in the same moment
+            if not place.cancelled():  # admitted at the same moment
                 self._leave()
             raise
         try:
@@ -113,7 +113,7 @@ class Limiter:
             self._leave()
 
     def succeeded(self, place: Place) -> None:
-        """An attempt was answered."""
+        """Records an answered attempt."""
         self.heard_at = _now()
         self._answers += 1
         if self._refused:
@@ -132,11 +132,11 @@ class Limiter:
             self._learn(seen)
 
     def overloaded(self, place: Place, retry_after: float | None) -> None:
-        """An attempt was turned away for too many requests.
+        """Records an attempt that was rejected for too many requests.
 
         Args:
-            place: Its own; one from before the last cut is of the same episode and cuts nothing.
-            retry_after: Seconds the server asks to wait, which then holds for all attempts; or None.
+            place: The attempt's; one taken before the last cut is part of the same episode and cuts nothing.
+            retry_after: Seconds the server asks to wait, which then apply to all attempts; or None.
         """
         self._cut(place, CUT if self._refused else FIRST_CUT)
         self._refused = True
@@ -144,8 +144,8 @@ class Limiter:
             self._resume_at = max(self._resume_at, _now() + retry_after)
 
     def timed_out(self, place: Place) -> None:
-        """An attempt was given up: a sign of overload, unless as many as were in flight with it were answered
-        meanwhile; then it was itself the long one.
+        """Records a timeout: a sign of overload, unless as many attempts as were in flight with it have been
+        answered since; then this one was just long.
         """
         if self._answers - place.answers < place.in_flight and self.limit > 1:
             self._cut(place, FIRST_CUT)
@@ -160,7 +160,7 @@ class Limiter:
             self._cut_at = _now()
 
     def _learn(self, seen: Round) -> None:
-        """Ends the trial that is on, if one is; begins the next one when it is time."""
+        """Ends the current trial, if there is one; begins the next one when it is due."""
         if self._before is None:
             if self._resting:
                 self._resting -= 1
@@ -183,8 +183,9 @@ class Limiter:
             self._resting, self._rest = self._rest, min(LAST_REST, 2 * self._rest)
 
     def _try(self, seen: Round) -> None:
-        """Raises or lowers the limit for a trial, where it is in use and there is something to learn."""
-        # Where more calls only queue, latency grows as the limit does; the more they gain, the less it grows.
+        """Raises or lowers the limit for a trial, if it is fully used and there is something to learn."""
+        # If more calls only queue, latency grows in step with the limit; the more throughput they add, the
+        # less.
         room = (SAFE * self._timeout_s / seen.latency) ** (1 / (1 - self._gain))
         may_raise = self.limit < self._ceiling and room >= (LEAST_RAISE if self._slow_start else RAISE)
         may_lower = self.limit >= 2 and seen.latency > SLOW * self._timeout_s
@@ -201,7 +202,7 @@ class Limiter:
     def _move(self, limit: float) -> None:
         self.limit = min(max(1.0, limit), self._ceiling)
         self._meter.restart()
-        # The next answers are to what was sent under the old limit.
+        # The next answers belong to calls sent under the old limit.
         self._settling = 0 if self._slow_start else int(self.limit)
 
     def _enter(self) -> None:
@@ -213,10 +214,10 @@ class Limiter:
         self._meter.changes(self._in_flight, _now())
         self._admit()
         if not self._in_flight:
-            self._meter.restart()  # a burst is over; the next one has nothing in flight either
+            self._meter.restart()  # the burst is over; idle time must not count
 
     def _admit(self) -> None:
-        """Lets in as many as fit, or wakes up again when the pause is over."""
+        """Admits as many as fit, or schedules itself for the end of the pause."""
         while self._waiting and self._in_flight < int(self.limit):
             if (pause := self._resume_at - _now()) > 0:
                 if self._timer is None:

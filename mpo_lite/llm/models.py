@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Literal
 
-from mpo_lite.config import SANDBOX, Config, Model, Price
+from mpo_lite.config import SANDBOX, Config
 from mpo_lite.errors import ConfigError
+from mpo_lite.model_config import Model, Price
 
 ALIASES = {
     "claude": "anthropic/claude-sonnet-4-5-20250929",
@@ -25,30 +26,30 @@ ALIASES = {
     "gemini": "gemini/gemini-2.5-pro",
     "gemini-flash": "gemini/gemini-2.5-flash",
 }
-"""Short name → pinned full name: a run must mean the same model next month. ``mpo-lite train`` prints what it
-took."""
+"""Short name → pinned full name, so that a run means the same model next month. ``mpo-lite train`` prints the
+full name."""
 
 KEYLESS = "none"
-"""Sent as the key to a server of one's own: clients insist on one."""
+"""Sent as the key to a self-hosted server: clients insist on one."""
 
 Role = Literal["judge", "meta"]
-"""Whose settings and variables a model goes by: ``--judge-api-base``, ``MPO_META_API_KEY``."""
+"""Whose settings and variables apply to a model: ``--judge-api-base``, ``MPO_META_API_KEY``."""
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One model at one address, with how it is to be asked.
+    """One model at one address, and how to ask it.
 
     Attributes:
-        label: Identity in the cache: the full model name unless set. Not the address, which may move.
-        model: LiteLLM's name of the model.
+        label: Identity in the cache: the full model name unless set. Not the address, which may change.
+        model: LiteLLM's name for the model.
         api_base: Address of the server, or None for the provider's own.
-        api_key: Key to send; never shown. None leaves it to the provider's usual variable.
+        api_key: Key to send; never printed. None: the provider's usual variable.
         temperature: Sampling temperature of the answers.
-        max_tokens: Longest answer in tokens; None leaves it to each call.
-        price: See ``mpo_lite.config.Price``; None leaves it to LiteLLM's table.
-        role: What it is asked as.
-        key_variable: Where ``api_key`` was read from; empty where it was not.
+        max_tokens: Maximum answer length in tokens; None: set by each call.
+        price: See ``mpo_lite.model_config.Price``; None: LiteLLM's table.
+        role: The role it is asked in.
+        key_variable: Variable that ``api_key`` was read from; empty if from none.
     """
 
     label: str
@@ -63,34 +64,34 @@ class Backend:
 
     @property
     def is_simulated(self) -> bool:
-        """Whether it is the embedded, simulated judge or meta-judge."""
+        """Whether it is the built-in simulated judge or meta-judge."""
         return self.model.startswith(f"openai/{SANDBOX}-")
 
     @property
     def where(self) -> str:
-        """Name and address, as errors begin."""
+        """Name and address, for the beginning of an error."""
         return f"{self.model}{f' at {self.api_base}' if self.api_base else ''}"
 
 
 def full_name(name: str) -> str:
-    """The pinned name that a short name stands for; any other name as it is."""
+    """The pinned name that a short name stands for; any other name unchanged."""
     return ALIASES.get(name, name)
 
 
 def judge_backends(config: Config, environ: Mapping[str, str] | None = None) -> tuple[Backend, ...]:
     """The judges of this configuration; several form a panel.
 
-    ``judge_api_base`` and ``judge_price`` hold for judges without their own; ``MPO_JUDGE_API_KEY`` for a
-    single judge: keys of several are named by ``api_key_env``, or come from their providers' variables.
+    ``judge_api_base`` and ``judge_price`` apply to judges without their own; ``MPO_JUDGE_API_KEY`` applies to
+    a single judge only: several use ``api_key_env`` or their providers' variables.
 
     Raises:
-        ConfigError: No judge is named, or two of them could not be told apart.
+        ConfigError: No judge is given, or two of them have the same label.
     """
     environ = os.environ if environ is None else environ
     if not config.judge:
         raise ConfigError(
-            "no judge: give --judge MODEL (for example gpt-4o), set MPO_JUDGE, "
-            "or see it work without a key: mpo-lite quickstart"
+            "no judge: pass --judge MODEL (for example gpt-4o), set MPO_JUDGE, "
+            "or try it without a key: mpo-lite quickstart"
         )
     common = {"api_base": config.judge_api_base, "price": config.judge_price}
     own = "MPO_JUDGE_API_KEY" if len(config.judge) == 1 else ""
@@ -98,24 +99,24 @@ def judge_backends(config: Config, environ: Mapping[str, str] | None = None) -> 
     labels = [judge.label for judge in judges]
     if repeated := sorted({label for label in labels if labels.count(label) > 1}):
         raise ConfigError(
-            f"judge {repeated[0]}: named twice; ask one judge several times by --replicates, "
-            "or give different servers different labels"
+            f"judge {repeated[0]}: listed twice; to ask one judge several times use --replicates, "
+            "and give different servers different labels"
         )
     return judges
 
 
 def fallback_backend(config: Config, environ: Mapping[str, str] | None = None) -> Backend | None:
-    """The judge that takes over where the others are down, or None."""
+    """The judge that takes over if the others are down, or None."""
     environ = os.environ if environ is None else environ
     return _judge(config.judge_fallback, config, environ) if config.judge_fallback else None
 
 
 def meta_backend(config: Config, environ: Mapping[str, str] | None = None) -> Backend:
-    """The meta-judge. Raises ``ConfigError`` where none is named; says how to name one."""
+    """The meta-judge. Raises ``ConfigError`` if none is given; the message says how to give one."""
     environ = os.environ if environ is None else environ
     if not config.meta:
         raise ConfigError(
-            "no meta-judge: give --meta MODEL (for example claude; it may be the judge's model), "
+            "no meta-judge: pass --meta MODEL (for example claude; it may be the judge's model), "
             "set MPO_META, or train without one: --baseline iter0"
         )
     spec = Model(model=config.meta, api_base=config.meta_api_base, price=config.meta_price)
@@ -125,7 +126,7 @@ def meta_backend(config: Config, environ: Mapping[str, str] | None = None) -> Ba
 def _judge(spec: Model, config: Config, environ: Mapping[str, str], key_variable: str = "") -> Backend:
     if spec.api_key_env and not environ.get(spec.api_key_env):
         raise ConfigError(
-            f"judge {spec.model}: the variable {spec.api_key_env} named by api_key_env is not set"
+            f"judge {spec.model}: the variable {spec.api_key_env} (named by api_key_env) is not set"
         )
     several = config.replicates > 1
     temperature = config.judge_temperature if config.judge_temperature is not None else 0.7 * several
@@ -145,17 +146,17 @@ def _backend(
     simulated = spec.model == SANDBOX
     if simulated and not spec.api_base:
         raise ConfigError(
-            f"{role} {SANDBOX!r}: only the command line serves it by itself; "
-            "run mpo-lite sandbox serve and name what it prints"
+            f"{role} {SANDBOX!r}: only the command line starts it automatically; "
+            "run 'mpo-lite sandbox serve' and use what it prints"
         )
     name = full_name(spec.model)
     key = environ.get(key_variable)
     return Backend(
-        # A simulated model is the program's own: another version of it may answer otherwise.
+        # A simulated model is part of the program: another version may answer differently.
         label=spec.label or (f"{SANDBOX}-{version('mpo-lite')}/{role}-{config.seed}" if simulated else name),
         model=f"openai/{SANDBOX}-{role}" if simulated else name,
         api_base=spec.api_base,
-        # A server of one's own needs no key; the provider's key in the environment is not for it.
+        # Never send a provider's key from the environment to a self-hosted server.
         api_key=key or (KEYLESS if spec.api_base else None),
         temperature=temperature,
         max_tokens=max_tokens,

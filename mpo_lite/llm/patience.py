@@ -1,4 +1,4 @@
-"""How long a call waits: not by a clock of its own, but for as long as its backend answers anybody."""
+"""How long a call waits: not for a fixed time, but for as long as its backend answers any call."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ T = TypeVar("T")
 
 
 class Patience:
-    """What a call waits for.
+    """The timeouts of one call.
 
-    A server may be slow because it is busy; what it has not come to yet is no failure. It is one once the
-    server has answered nothing at all for some time.
+    A server may be slow because it is busy, and a call that is still queued has not failed. It has failed
+    once the server has answered nothing at all for some time.
 
     Args:
-        limiter: The backend's: knows when it last answered.
-        silence_s: Seconds without any answer of the backend after which the call is given up.
-        attempt_s: Seconds that its first attempt may take.
+        limiter: The backend's limiter, which records when it last answered.
+        silence_s: Seconds without any answer from the backend after which the call fails.
+        attempt_s: Timeout of the first attempt.
         model: The backend's model, for the message.
-        waits_out: Whether a server that is down is waited for as well, and not only a busy one.
+        waits_out: Whether to wait for a server that is down, and not only for a busy one.
 
     Attributes:
-        begun: Whether an attempt has been sent.
-        attempt_s: Seconds that the next attempt may take.
-        last: What the last failed attempt ended by, or None.
+        has_begun: Whether an attempt has been sent.
+        attempt_s: Timeout of the next attempt.
+        last: The error of the last failed attempt, or None.
         waits_out: See above.
     """
 
@@ -45,17 +45,19 @@ class Patience:
         self._since = asyncio.get_running_loop().time()
 
     def allow_longer(self) -> None:
-        """Gives further attempts twice the time, once: a long reply of a slow server needs it."""
+        """Doubles the timeout of further attempts, once: a long reply from a slow server needs it."""
         if not self._is_longer:
             self._is_longer = True
             self.attempt_s *= 2
-            self._silence_s = max(self._silence_s, 1.6 * self.attempt_s)  # both attempts, and some more
+            self._silence_s = max(
+                self._silence_s, 1.6 * self.attempt_s
+            )  # time for one long attempt and most of another
 
     async def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of ``work``.
 
         Raises:
-            CallFailed: ``timeout``: the backend has been silent for too long; ``transport``: it was down.
+            CallFailed: ``timeout``: the backend answered nothing for too long; ``transport``: it was down.
         """
         task = asyncio.ensure_future(work)
         try:

@@ -1,4 +1,4 @@
-"""What a reply comes to: the value that was asked for, or why there is none."""
+"""What a reply yields: the requested value, or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from mpo_lite.llm.transport import Reply
 
 @dataclass(frozen=True)
 class Reading(Generic[T]):
-    """A reply and what it comes to.
+    """A reply and what it yields.
 
     Attributes:
-        reply: As it came.
-        value: The checked value; None where there is none, or where the call has no schema.
-        failure: Why there is no value; None where there is one.
-        problem: The same in words, without a word of the reply.
-        formed: Whether the reply is an object with the keys that were asked for, whatever they hold.
+        reply: The reply as received.
+        value: The checked value; None if there is none, or if the call has no schema.
+        failure: Why there is no value; None if there is one.
+        problem: The same in words, without quoting the reply.
+        has_right_keys: Whether the reply is an object with the keys that were asked for, whatever they hold.
     """
 
     reply: Reply
     value: T | None = None
     failure: FailureKind | None = None
     problem: str = ""
-
     formed: bool = False
 
     @property
     def blank(self) -> bool:
-        """Whether the reply trails off in white space: guided decoding allows it."""
+        """Whether the reply ends in endless white space, which guided decoding allows."""
         return self.reply.finish_reason == "length" and blank_loop(self.reply.text)
 
 
@@ -46,7 +45,7 @@ def read(call: Call[T], reply: Reply) -> Reading[T]:
         return Reading(reply, failure="parse" if blank else "cut", problem=problem)
     if not reply.text.strip():
         return Reading(reply, failure="parse", problem="empty")
-    if not call.schema:  # a mere sign of life
+    if not call.schema:  # an availability check: any reply will do
         return Reading(reply)
     formed = False
     try:

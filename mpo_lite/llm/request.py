@@ -1,4 +1,4 @@
-"""One request to a model: limited, reserved, sent, accounted for, and sent again while a failure may pass."""
+"""One request to a model: limited, budgeted, sent, recorded, and retried while a failure may pass."""
 
 from __future__ import annotations
 
@@ -31,20 +31,22 @@ from mpo_lite.sanitize import pluralize
 from mpo_lite.types import Message
 
 ATTEMPTS = 5
-"""Attempts per request at failures that may pass. A refusal for too many requests is none: those end with the
-call's patience.
+"""Failed attempts after which a request is given up. A 429 does not count: those end with the call's
+patience.
 """
 MAX_WAIT_S = 60.0
 DOWN_WAIT_S = 5.0
-"""Seconds between attempts, at most, at a server that is down and waited for."""
+"""Maximum seconds between attempts while waiting for a server that is down."""
 USUAL_ROOM = 1024
-"""Tokens of a reply that the configured times are meant for; a merged rubric may take four times as many."""
+"""Reply length in tokens that the configured timeouts are meant for; a merged rubric may take four times
+it.
+"""
 UNSTEADY = 0.2
-"""What an error of a server that is there counts where outages are waited out: 25 of them end a request, in
-about a minute.
+"""How much an error of a running server counts if outages are waited out: 25 such errors end a request, which
+takes about a minute.
 """
 LEAST_ROOM = 512
-"""Tokens added for thinking that are worth asking for, where a context is too small for more."""
+"""Smallest headroom for reasoning that is worth requesting if a context is too small for more."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,13 +55,13 @@ class Sender:
     """Sends requests for a client.
 
     Args:
-        ledger: Where attempts are counted.
+        ledger: Counts attempts.
         budget: Caps on spend, calls and tokens.
-        concurrency: Attempts in flight per backend, at most.
-        timeout_s: Seconds per attempt; after one that timed out, twice as long.
-        verdict_s: Seconds without any answer of a backend after which calls to it are given up.
-        waits_out: Whether a server that is down is waited for as long.
-        log: Where whole requests and replies are kept; None where they are not.
+        concurrency: Maximum attempts in flight per backend.
+        timeout_s: Timeout of an attempt; doubled for the attempts after one that timed out.
+        verdict_s: Seconds without any answer from a backend after which calls to it fail.
+        waits_out: Whether to wait as long for a server that is down.
+        log: Logs complete requests and replies; None for no log.
     """
 
     def __init__(
@@ -82,17 +84,17 @@ class Sender:
         self._outages: dict[str, float] = {}
 
     def capabilities(self, backend: Backend) -> ModelCapabilities:
-        """What is known of a model's ways."""
+        """What is known about what a model supports."""
         return self._capabilities.setdefault(backend.label, ModelCapabilities(backend.model))
 
     def patience(self, backend: Backend, waits_out: bool = True, room: int = USUAL_ROOM) -> Patience:
-        """How long a new call to a backend waits; longer where its reply may be longer than a verdict."""
+        """The timeouts of a new call to a backend; longer if its reply may be longer than a verdict."""
         limiter, waits_out = self._limiters[backend.label], waits_out and self._waits_out
         scale = max(1.0, room / USUAL_ROOM)
         return Patience(limiter, scale * self._verdict_s, scale * self._timeout_s, backend.model, waits_out)
 
     async def revision(self, backend: Backend) -> str:
-        """See ``transport.revision``; asked for once."""
+        """See ``transport.revision``; requested once per model."""
         place = (backend.model, backend.api_base)
         if place not in self._revisions:
             self._revisions[place] = asyncio.create_task(
@@ -111,23 +113,24 @@ class Sender:
         seed: int | None = None,
         attempts: int = ATTEMPTS,
     ) -> tuple[Reading[T], OutputMode]:
-        """One request, retried while its failure may pass; what the model refuses is left out for good.
+        """Sends one request, retried while its failure may pass; parameters that the model rejects are
+        dropped for the rest of the process.
 
         Args:
-            call: What is asked, of whom.
-            messages: The conversation; not the call's own where an answer is to be mended.
-            patience: The call's.
+            call: What to ask which model.
+            messages: The conversation; not the call's own when an answer is to be repaired.
+            patience: The call's timeouts.
             output_mode: How to ask for the object.
-            max_tokens: Longest answer.
+            max_tokens: Maximum answer length.
             seed: Seed to send, or None.
-            attempts: How many failures end it.
+            attempts: Number of failures that end it.
 
         Returns:
-            The reply with what it comes to, and the output mode it was asked on in the end.
+            The reply with what it yields, and the output mode that was used in the end.
 
         Raises:
-            CallFailed: No reply; or the sample is refused, or too long.
-            EndpointError: The model refuses for good.
+            CallFailed: No reply; or the sample was rejected or is too long.
+            EndpointError: The model cannot be used (key, name, quota).
             BudgetReached: The call does not fit under a cap.
         """
         capabilities = self.capabilities(call.backend)
@@ -158,12 +161,15 @@ class Sender:
                 bounded = bounded and without_bounds(call.schema) != call.schema
                 output_mode = capabilities.refuses(refusal.parameter, output_mode, bounded)
             except CallFailed as failure:
+                # Perhaps only the headroom for reasoning made it too long for the context.
                 if failure.kind != "context" or not room:
                     raise
                 room = room // 2 if room > LEAST_ROOM else 0
             except Retryable as error:
                 tries = retrying.statistics["attempt_number"]
-                raise CallFailed(error.kind, f"{error}, {pluralize(tries, 'time')}") from None
+                raise CallFailed(
+                    error.kind, f"{error}; gave up after {pluralize(tries, 'attempt')}"
+                ) from None
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -183,11 +189,12 @@ class Sender:
         limiter = self._limiters[call.backend.label]
         session = await self._connections()
         async with limiter.slot(urgent=patience.begun) as place:
-            # Made only now: while this call waited, others may have shown what the model refuses.
+            # Built only now: while this call waited, others may have shown what the model does not support.
             parameters = request()
             pricing, most = transport.pricing(call.backend), tokens_at_most(call, messages, parameters)
             async with self._budget.reserve(pricing.worst(*most) if pricing else 0.0, sum(most)):
                 started, patience.begun, exchange = time.monotonic(), True, wire.watch()
+                # What the ledger records if this attempt is cancelled: it may have been billed.
                 outcome: Reading[Any] | BaseException = asyncio.CancelledError()
                 try:
                     reply = await transport.attempt(
@@ -205,16 +212,19 @@ class Sender:
                     elif error.kind == "timeout":
                         limiter.timed_out(place)
                         patience.allow_longer()
-                        patience.begun = False  # it waits its turn again: most likely it is a long one
+                        patience.begun = (
+                            False  # back to the end of the queue: its reply is probably a long one
+                        )
                     raise
                 except EndpointError as error:
                     outcome = error
+                    # A server that has answered before and now gives 404 is probably restarting.
                     if error.may_pass and patience.waits_out and limiter.heard_at > -inf:
                         outcome = patience.last = Retryable(str(error), down=True)
                         raise outcome from None
                     raise
                 except Exception as error:
-                    outcome = error  # turned down: nothing was worked out, and nothing is charged
+                    outcome = error  # rejected before any work: nothing is charged
                     raise
                 finally:
                     record = record_of(call, outcome, time.monotonic() - started, pricing, most)
@@ -227,17 +237,18 @@ class Sender:
         return self._session
 
     def _tell_outage(self, backend: Backend, error: Retryable) -> None:
-        """Says once per outage that it is waited for."""
+        """Warns once per outage that it is being waited for."""
         heard_at = self._limiters[backend.label].heard_at
         if self._outages.get(backend.label) != heard_at:
             self._outages[backend.label] = heard_at
-            _log.warning("%s; waiting for it, up to %g s", error, self._verdict_s)
+            _log.warning("%s; waiting up to %g s for it", error, self._verdict_s)
 
 
 def _stop(attempts: int, waits_out: bool) -> Callable[[RetryCallState], bool]:
-    """Ends a request after so many failures; those that its patience ends are none of them.
+    """Ends a request after so many failures. Overload and awaited outages do not count: its patience ends
+    those.
 
-    Where an outage is waited out, errors of a server that is there count less: they are most often one.
+    If outages are waited out, errors of a running server count less: they are usually part of an outage.
     """
     failures = 0.0
 
@@ -253,10 +264,11 @@ def _stop(attempts: int, waits_out: bool) -> Callable[[RetryCallState], bool]:
 
 
 def _wait(state: RetryCallState) -> float:
-    """Seconds before the next attempt: what the server asked for, or a jittered, growing time."""
+    """Seconds before the next attempt: what the server asked for, or jittered exponential backoff."""
     error = state.outcome.exception() if state.outcome else None
     asked = error.retry_after if isinstance(error, Retryable) else None
     is_out = isinstance(error, Retryable) and (error.down or error.unsteady)
     longest = DOWN_WAIT_S if is_out else MAX_WAIT_S
     backoff = wait_random_exponential(multiplier=0.25, max=longest)(state)
+    # Jitter even on the server's own time: otherwise all rejected calls would come back at the same moment.
     return min(asked, MAX_WAIT_S) + 0.1 * backoff if asked else backoff

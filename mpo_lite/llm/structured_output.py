@@ -1,9 +1,9 @@
-"""From a model's text to checked data. Strict: a value that is not exactly what was asked for is no value.
+"""From a model's text to checked data. Strict: anything that is not exactly what was asked for is rejected.
 
-A model is first asked by JSON Schema; where a server refuses that, by a call of a tool with that schema, then
-by plain JSON mode, then by the prompt alone. Which output modes a model refuses is remembered. Schemas use an
-object with one key per criterion, which leaves guided decoding no room to repeat or drop one, and enums for
-levels, which every provider keeps.
+A model is first asked with a JSON Schema; if the server rejects that, with a tool call of that schema, then
+in plain JSON mode, then by the prompt alone. Rejected output modes are remembered per model. Schemas use an
+object with one key per criterion, so that guided decoding cannot repeat or drop one, and enums for levels,
+which every provider enforces.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from mpo_lite.sanitize import strip_thinking
 Schema = dict[str, Any]
 OutputMode = Literal["json_schema", "tool", "json_object", "text"]
 LADDER: tuple[OutputMode, ...] = ("json_schema", "tool", "json_object", "text")
-"""Ways to ask for an object, strictest first; the last one always works."""
+"""Ways to ask for an object, strictest first; every server supports the last one."""
 
 BOUNDS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "pattern"})
-"""Keywords that bound texts and lists. Guided decoding that honours them keeps a model from rambling; some
-providers refuse a schema that has any."""
+"""Keywords that bound texts and lists. With guided decoding they keep a model from rambling, but some
+providers reject a schema that has any."""
 
 MAX_ANSWER = 256 * 1024
 MAX_DEPTH = 16
@@ -31,16 +31,16 @@ _MARK = re.compile(
     r"[<‹][|｜]?\s?/?\s?[\w▁:.-]{1,48}(?:\s[\w-]{1,20}=[^<>]{0,80})?\s?[|｜]?>"  # <think>, <|think|>, </x>
     r"|\[\s?/?\s?(?:[A-Z][A-Z_ ]{2,40}|think\w*)\s?\]|◁/?\w{1,48}▷"  # [THINK], ◁think▷
 )
-"""What stands around parts of a reply."""
+"""A marker around parts of a reply."""
 _ANSWERS = frozenset({
     "answer", "code", "end", "eos", "eot", "final", "im", "json", "output", "p", "pre", "reply", "response",
     "result", "solution", "unused95", "verdict",
 })  # fmt: skip
-"""Words in a mark that what follows it is meant for good."""
+"""Words in a marker which mean that the final answer follows."""
 
 
 def object_schema(properties: Mapping[str, Schema]) -> Schema:
-    """A closed object with all of ``properties`` required, in order."""
+    """A closed object in which all of ``properties`` are required, in order."""
     return {
         "type": "object",
         "properties": dict(properties),
@@ -50,7 +50,7 @@ def object_schema(properties: Mapping[str, Schema]) -> Schema:
 
 
 def without_bounds(schema: Schema) -> Schema:
-    """The schema without ``BOUNDS``: what a provider takes that refuses those."""
+    """The schema without ``BOUNDS``, for providers that reject those."""
     kept = {key: value for key, value in schema.items() if key not in BOUNDS}
     if isinstance(kept.get("properties"), dict):
         kept["properties"] = {name: without_bounds(each) for name, each in kept["properties"].items()}
@@ -60,7 +60,7 @@ def without_bounds(schema: Schema) -> Schema:
 
 
 def mode_params(output_mode: OutputMode, schema: Schema) -> dict[str, Any]:
-    """The request parameters of an output mode; none for ``text``, where the prompt alone asks."""
+    """The request parameters of an output mode; none for ``text``, which relies on the prompt alone."""
     if output_mode == "json_schema":
         named = {"name": "reply", "strict": True, "schema": schema}
         return {"response_format": {"type": "json_schema", "json_schema": named}}
@@ -74,28 +74,30 @@ def mode_params(output_mode: OutputMode, schema: Schema) -> dict[str, Any]:
 
 
 def blank_loop(text: str) -> bool:
-    """Whether an answer trails off in white space: guided decoding allows it, small models fall for it."""
+    """Whether an answer ends in endless white space: guided decoding allows it, and small models fall for
+    it.
+    """
     return len(text) - len(text.rstrip()) > 64 and len(text.split()) * 8 < len(text)
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """The one JSON object that ``text`` is, or that stands last in it.
+    """The JSON object that ``text`` consists of, or the last one in it.
 
-    Thinking is cut, and what was never closed is thinking to its end: a draft in it is no answer. Raw control
-    characters inside strings are accepted (vLLM writes them); duplicate keys, NaN, infinities, depth over 16
-    and texts over 256 KiB are not.
+    Reasoning is removed; if it was never closed, all of the rest is reasoning, and a draft in it is not an
+    answer. Raw control characters inside strings are accepted (vLLM writes them); duplicate keys, NaN,
+    infinities, depth over 16 and texts over 256 KiB are not.
 
     Raises:
-        ValueError: There is no such object; the message says what was wrong and quotes nothing.
+        ValueError: There is no such object; the message says what was wrong, without quoting the text.
     """
     if len(text) > MAX_ANSWER:
         raise ValueError(f"longer than {MAX_ANSWER // 1024} KiB")
     text = text.strip()
     try:
-        return _load(text)  # whole first: a reason may speak of thinking
+        return _load(text)  # as a whole first: a string in it may contain what looks like a reasoning tag
     except ValueError:
         answer = final_part(text)
-        # A list around the object is no prose around it.
+        # An object inside a list is not an answer surrounded by prose.
         spans = [] if answer.startswith("[") else list(_objects(answer))
         if not spans or answer[slice(*spans[-1])] == text:
             raise
@@ -107,10 +109,10 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def final_part(text: str) -> str:
-    """What a model says for good: without its thinking, and nothing where that was never closed.
+    """A model's final answer, without its reasoning; empty if the reasoning was never closed.
 
-    Models mark their thinking in many ways. Whatever the words: what stands behind an opening mark such as
-    ``<reasoning>`` or ``<|START_THINKING|>``, and before any closing one, is a draft.
+    Models mark reasoning in many ways. Whatever the word: text between an opening marker such as
+    ``<reasoning>`` or ``<|START_THINKING|>`` and a closing one is a draft.
     """
     answer = strip_thinking(text).strip()
     spans = list(_objects(answer))
@@ -118,11 +120,11 @@ def final_part(text: str) -> str:
 
 
 def whole_number(value: Any) -> int | None:
-    """The number that a value of a model's object names without doubt: 3, and also 3.0 and "3"; None else.
+    """The whole number that a value clearly means: 3, and also 3.0 and "3"; None for anything else.
 
-    Without guided decoding models write such forms. Nothing is rounded, and no word is read as a number.
+    Models write such forms without guided decoding. Nothing is rounded, and words are not read as numbers.
     """
-    if type(value) is int:  # True is an int in Python, and no number here
+    if type(value) is int:  # not isinstance: True is an int in Python
         return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -155,7 +157,8 @@ def _no_constant(name: str) -> Any:
 
 
 def _depth(data: Any) -> int:
-    """How deep objects and lists are nested, ``data`` itself counted."""
+    """How deep objects and lists are nested, including ``data`` itself."""
+    # A loop, not recursion: the text comes from a model and may be nested deeper than Python's stack.
     deepest, stack = 0, [(data, 1)]
     while stack:
         node, level = stack.pop()
@@ -166,7 +169,7 @@ def _depth(data: Any) -> int:
 
 
 def _is_open(text: str) -> bool:
-    """Whether the last mark of a text opens something that is no answer."""
+    """Whether the last marker of a text opens something that is not the answer."""
     marks = list(_MARK.finditer(text))
     if not marks:
         return False
@@ -179,7 +182,7 @@ def _is_open(text: str) -> bool:
 
 
 def _contradicts(data: dict[str, Any], other: str) -> bool:
-    """Whether another object has the same keys and says something else."""
+    """Whether another object has the same keys but different values."""
     try:
         told = _load(other)
     except ValueError:
@@ -188,7 +191,7 @@ def _contradicts(data: dict[str, Any], other: str) -> bool:
 
 
 def _objects(text: str) -> Iterator[tuple[int, int]]:
-    """Where each balanced ``{…}`` at top level begins and ends, strings respected."""
+    """Start and end of each balanced ``{…}`` at top level; braces inside strings do not count."""
     start, depth, quoted, escaped = 0, 0, False, False
     for position, char in enumerate(text):
         if quoted:

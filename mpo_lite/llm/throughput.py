@@ -1,4 +1,4 @@
-"""How many answers per second a backend gives, and how many calls in flight it takes for that."""
+"""How many answers per second a backend gives, and with how many calls in flight."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from math import log
 
 @dataclass(frozen=True)
 class Round:
-    """What a number of answers in a row took.
+    """Measurements over a number of consecutive answers.
 
     Attributes:
         rate: Answers per second, above 0.
         in_flight: Calls in flight on average, above 0.
-        latency: Seconds that nine of ten answers took at most.
+        latency: 90th percentile of the seconds that answers took.
     """
 
     rate: float
@@ -21,7 +21,7 @@ class Round:
     latency: float
 
     def gain_over(self, other: Round) -> float:
-        """Elasticity of the rate: 1 where it grew as the calls in flight did, 0 where those only queue."""
+        """Elasticity of the rate: 1 if it grew in step with the calls in flight, 0 if those only queued."""
         return log(self.rate / other.rate) / log(self.in_flight / other.in_flight)
 
 
@@ -38,7 +38,7 @@ class Meter:
         self._latencies: list[float] = []
 
     def changes(self, in_flight: int, now: float) -> None:
-        """Tells how many calls are in flight from ``now`` on."""
+        """Sets how many calls are in flight from ``now`` on."""
         if self._in_flight:
             self._busy_s += now - self._now
             self._call_s += (now - self._now) * self._in_flight
@@ -49,7 +49,7 @@ class Meter:
         self._latencies.append(seconds)
 
     def round_of(self, answers: int) -> Round | None:
-        """The round, once it has so many answers; the next one begins then."""
+        """The round, once it has that many answers, and begins the next one; None before."""
         latencies, busy_s, call_s = sorted(self._latencies), self._busy_s, self._call_s
         if len(latencies) < answers or not call_s:
             return None

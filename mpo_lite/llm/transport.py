@@ -1,7 +1,7 @@
-"""One attempt at one call through LiteLLM, and what it costs.
+"""One attempt at one call through LiteLLM, and its cost.
 
-LiteLLM's part ends at the wire: retries, limits, cache and cost are the client's, because its own retries
-multiply the SDK's and repeat what can never succeed.
+LiteLLM is used for the wire format only: retries, limits, cache and cost are handled by the client, because
+LiteLLM's retries multiply with the SDK's and repeat requests that can never succeed.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from mpo_lite.llm.models import ALIASES, KEYLESS, Backend
 from mpo_lite.types import Message
 
 CONNECTIONS = 512
-"""Sockets per process; above the concurrency ceiling, so that queueing for one never counts as a timeout."""
+"""Sockets per process; more than the concurrency ceiling, so that waiting for a socket never counts as a
+timeout."""
 MARGIN_S = 5.0
-"""Seconds that LiteLLM's own time-out is longer, so that ours is the one that ends an attempt."""
+"""Seconds by which LiteLLM's own timeout is longer, so that ours ends an attempt."""
 
 TALKATIVE = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "openai", "anthropic", "httpx", "httpcore")
-"""Loggers whose debug output holds prompts, addresses with their queries, or keys."""
+"""Loggers whose debug output contains prompts, URLs with their queries, or keys."""
 SELF_SERVED = frozenset({"hosted_vllm", "lm_studio", "xinference", "openai_like", "custom_openai", "triton"})
-"""LiteLLM's providers that have no address of their own."""
+"""LiteLLM providers without a default address."""
 UNGUARDED = frozenset(
     {"aiohttp_openai", "amazon_nova", "custom", "maritalk", "nlp_cloud", "oobabooga", "petals"}
 )
-"""LiteLLM's providers whose clients ``wire.guard`` does not reach."""
+"""LiteLLM providers whose clients bypass ``wire.guard``."""
 MODELS_S = 5.0
-"""Seconds that a server may take to list its models."""
+"""Timeout for a server to list its models."""
 
 _log = logging.getLogger(__name__)
 
 
 class Pricing(NamedTuple):
-    """USD per million tokens: sent, received, read from and written to the provider's prompt cache."""
+    """USD per million tokens: input, output, read from and written to the provider's prompt cache."""
 
     input: float
     output: float
@@ -51,7 +52,7 @@ class Pricing(NamedTuple):
     written: float
 
     def cost(self, reply: Reply) -> float | None:
-        """USD of an answer; None where it came without usage: unknown is not free."""
+        """USD of an answer; None if it came without usage: unknown is not free."""
         if reply.input_tokens is None or reply.output_tokens is None:
             return None
         plain = reply.input_tokens - reply.cached_tokens - reply.written_tokens
@@ -64,23 +65,23 @@ class Pricing(NamedTuple):
         return sum(parts) / 1e6
 
     def worst(self, input_tokens: int, output_tokens: int) -> float:
-        """USD that a call costs at most."""
+        """Maximum USD that a call can cost."""
         return (max(self.input, self.written) * input_tokens + self.output * output_tokens) / 1e6
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back.
+    """A model's reply.
 
     Attributes:
-        text: The answer's text, or the arguments of the tool call; empty where the server sent none.
+        text: The answer's text, or the arguments of the tool call; empty if the server sent none.
         finish_reason: ``stop``, ``length``, ``content_filter`` or the provider's own word.
         refused: The model declined to answer.
-        input_tokens: Prompt tokens, cached ones included; None where no usage was reported.
-        output_tokens: Answer tokens, thinking included; None likewise.
+        input_tokens: Prompt tokens, including cached ones; None if no usage was reported.
+        output_tokens: Answer tokens, including reasoning; None if no usage was reported.
         cached_tokens: Prompt tokens read from the provider's cache.
         written_tokens: Prompt tokens written to the provider's cache.
-        thinks: The model thought before it answered.
+        has_reasoning: The model reasoned before it answered.
     """
 
     text: str
@@ -104,7 +105,7 @@ def _litellm() -> Any:
     # Set before the import, or it fetches its price and header tables from the network.
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     os.environ["LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS"] = "True"
-    # Its other transports are not guarded.
+    # wire.guard covers only the transport that these settings leave.
     os.environ["DISABLE_AIOHTTP_TRANSPORT"] = os.environ["LITELLM_HTTP2"] = "False"
     import litellm
     from litellm.llms.custom_httpx.aiohttp_transport import LiteLLMAiohttpTransport
@@ -112,36 +113,36 @@ def _litellm() -> Any:
     litellm.suppress_debug_info = True
     litellm.disable_aiohttp_transport = False
     wire.guard(LiteLLMAiohttpTransport)
-    if litellm.set_verbose:  # pyright: ignore[reportPrivateImportUsage] - a script had imported it before
+    if litellm.set_verbose:  # pyright: ignore[reportPrivateImportUsage] - a script imported it before
         debugged.append("litellm.set_verbose")
         litellm.set_verbose = False  # pyright: ignore[reportPrivateImportUsage]
     for name in TALKATIVE:
-        # LiteLLM tells what it thinks of a model at warning, and that is no error of ours.
+        # LiteLLM logs its opinions of a model as warnings; those are nothing a user can fix.
         logging.getLogger(name).setLevel(logging.ERROR if name.startswith("LiteLLM") else logging.WARNING)
     if debugged:
         _log.warning(
-            "%s: debug output of the libraries is off, because it holds prompts and keys; --log-calls FILE "
-            "keeps whole requests and replies without keys",
+            "%s: debug output of the libraries is disabled because it contains prompts and keys; "
+            "--log-calls FILE logs complete requests and replies without keys",
             ", ".join(debugged),
         )
     return litellm
 
 
 def provider_key(model: str) -> ProviderKey:
-    """The variables that LiteLLM reads a model's key from, and whether it finds one there."""
+    """The variables that LiteLLM reads a model's key from, and whether one of them is set."""
     litellm = _litellm()
     try:
         _, provider, key, _ = litellm.get_llm_provider(model)
         told: dict[str, Any] = litellm.validate_environment(model)
-    except Exception:  # noqa: BLE001 - of classes of all its providers; it is unknown then
+    except Exception:  # noqa: BLE001 - any of its providers' classes: unknown
         return ProviderKey((), None)
     usual = f"{provider.upper().replace('-', '_')}_API_KEY"
-    # Which variable it was read from, its value says; for some, LiteLLM makes one up.
+    # LiteLLM does not say which variable a key came from: find it by value. Some keys are made up by it.
     if key and (found := [name for name, value in os.environ.items() if value == key]):
         return ProviderKey(tuple(found), True)
     if os.environ.get(usual):
         return ProviderKey((usual,), True)
-    # The variable that is called as the provider is goes first: it is the one that its manual names.
+    # The variable named after the provider comes first: it is the one in the provider's manual.
     names = sorted(told["missing_keys"], key=lambda name: name != usual)
     return ProviderKey(tuple(names), False) if names else ProviderKey((usual,), None)
 
@@ -160,7 +161,7 @@ def _check_name(backend: Backend) -> None:
         raise EndpointError(f"{backend.where}: unknown model name; {_meant(backend.model)}") from None
     if provider in SELF_SERVED and not (backend.api_base or address):
         raise EndpointError(
-            f"{backend.model}: a server of your own has no address that is known; give "
+            f"{backend.model}: a self-hosted server has no default address; set "
             f"--{backend.role}-api-base http://HOST:PORT/v1"
         )
     if provider in UNGUARDED:
@@ -169,32 +170,32 @@ def _check_name(backend: Backend) -> None:
 
 def _unguarded(backend: Backend) -> EndpointError:
     return EndpointError(
-        f"{backend.where}: LiteLLM asks this provider by a client that may follow redirects with the key; "
-        f"where it speaks OpenAI's API, write openai/NAME and --{backend.role}-api-base"
+        f"{backend.where}: LiteLLM's client for this provider may follow redirects and take the key along; "
+        f"if the server speaks OpenAI's API, use openai/NAME and --{backend.role}-api-base"
     )
 
 
 def _meant(name: str) -> str:
-    """What an unknown model name may have been meant to be."""
+    """What an unknown model name was probably meant to be."""
     provider, slash, rest = name.partition("/")
     providers = [str(getattr(each, "value", each)) for each in _litellm().provider_list]
     near = difflib.get_close_matches(provider, providers if slash else ALIASES, n=2, cutoff=0.7)
-    meant = f"did you mean {' or '.join(f'{each}{slash}{rest}' for each in near)}? Else " if near else ""
+    meant = f"did you mean {' or '.join(f'{each}{slash}{rest}' for each in near)}? Otherwise " if near else ""
     return f"{meant}write provider/model as LiteLLM does, e.g. openai/gpt-4o"
 
 
 @cache
 def pricing(backend: Backend) -> Pricing | None:
-    """What a model charges; None where neither the user nor LiteLLM's table knows."""
+    """A model's prices; None if neither the user nor LiteLLM's table has them."""
     if backend.price is not None:
         sent, received, *cached = backend.price
         return Pricing(sent, received, cached[0] if cached else sent, sent)
     if backend.api_base:
-        return None  # a server of one's own: the provider's prices do not hold there
+        return None  # self-hosted: the provider's prices do not apply
     litellm = _litellm()
     try:
         entry: dict[str, Any] = litellm.get_model_info(backend.model)
-    except Exception:  # noqa: BLE001 - it raises bare Exception for a model it does not know
+    except Exception:  # noqa: BLE001 - it raises a bare Exception for unknown models
         return None
     sent, received = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
     if sent is None or received is None:
@@ -214,10 +215,10 @@ async def open_session() -> aiohttp.ClientSession:
 
 
 async def revision(backend: Backend, session: aiohttp.ClientSession) -> str:
-    """What a server of one's own says it serves under the model's name: the model's path or hub id.
+    """What a self-hosted server says it serves under the model's name: a path or Hub ID.
 
-    vLLM tells it as ``root``; its ``id`` is the name, and its ``created`` the time of the request. Empty
-    where the name says it already, or nothing is told.
+    vLLM reports it as ``root``; its ``id`` is the name, and its ``created`` the time of the request. Empty if
+    the name says the same, or if the server reports nothing.
     """
     provider, _, name = backend.model.partition("/")
     if not backend.api_base or provider not in ("hosted_vllm", "openai") or backend.is_simulated:
@@ -251,27 +252,28 @@ async def attempt(
     timeout_s: float,
     exchange: wire.Exchange,
 ) -> Reply:
-    """Sends one request and waits for its whole answer.
+    """Sends one request and waits for its complete answer.
 
     Args:
-        backend: Whom to ask.
+        backend: The model to ask.
         messages: The conversation.
-        parameters: ``max_tokens`` and, where the model takes them, ``temperature``, ``seed`` and what
-            ``structured.form`` asks for.
+        parameters: ``max_tokens`` and, if the model supports them, ``temperature``, ``seed`` and those of
+            ``structured_output.mode_params``.
         session: Connections to use, from ``open_session``.
         timeout_s: Seconds from sending to the last byte.
-        exchange: Of ``wire.watch``; what came back is told there too.
+        exchange: From ``wire.watch``; records what came back.
 
     Raises:
-        Retryable: Overload, server error, lost connection, timeout or an answer that is none.
-        ParameterRefused: 400 that names a parameter.
+        Retryable: Overload, server error, lost connection, timeout or an invalid answer.
+        ParameterRefused: A 400 that names a parameter.
         CallFailed: ``context`` or ``refusal``: this sample cannot be judged.
         EndpointError: Wrong key, no such model or address, no quota: no call can succeed.
     """
     litellm = _litellm()
     _check_name(backend)
     try:
-        # LiteLLM's timeout holds per socket read: a dripping body outlasts it. Ours holds for the whole.
+        # LiteLLM's timeout applies per socket read, so a slow drip of bytes outlasts it. Ours is for the
+        # whole.
         async with asyncio.timeout(timeout_s):
             response = await litellm.acompletion(
                 model=backend.model,
@@ -282,27 +284,28 @@ async def attempt(
                 num_retries=0,
                 max_retries=0,
                 shared_session=session,
-                # Its gateway for MCP tools wants another package, for tools that are none of it.
+                # Its MCP gateway would need another package, and handles our tool calls as if they were
+                # MCP's.
                 _skip_mcp_handler=True,
                 **parameters,
             )
-        if exchange.status is None:  # nothing was seen of it: its client bypasses the guard
+        if exchange.status is None:  # the guard saw nothing: this client bypasses it
             raise _unguarded(backend)
         return _reply(response, by_tool="tools" in parameters)
     except TimeoutError:
-        seen = f"{backend.where}: no whole answer within {timeout_s:g} s"
+        seen = f"{backend.where}: no complete answer within {timeout_s:g} s"
         raise Retryable(seen, billed=True, kind="timeout") from None
     except (asyncio.CancelledError, EndpointError):
         raise
     except Exception as error:  # noqa: BLE001 - LiteLLM raises classes of all its providers
-        # Not chained: a traceback must not print the provider's words, which may repeat prompt and key.
+        # Not chained: a traceback must not print the provider's message, which may repeat prompt and key.
         key = provider_key(backend.model)
         raise classify_error(error, backend, messages, parameters, exchange, key) from None
 
 
 def _cacheable(messages: list[Message], backend: Backend) -> list[Any]:
-    """Marks the system prompt, equal for a whole batch, as the prefix to keep where a provider wants that
-    told; the others find it by themselves.
+    """Marks the system prompt, which is the same for a whole batch, as a cacheable prefix if the provider
+    needs that; others detect it.
     """
     if not backend.model.startswith("anthropic/"):
         return list(messages)
@@ -316,7 +319,7 @@ def _cacheable(messages: list[Message], backend: Backend) -> list[Any]:
 
 
 def _reply(response: Any, by_tool: bool) -> Reply:
-    choice = response.choices[0]  # IndexError for an empty list is retried like any broken answer
+    choice = response.choices[0]  # IndexError for an empty list is retried like any malformed answer
     message: Any = choice.message
     usage: Any = getattr(response, "usage", None)
     extras: dict[str, Any] = getattr(message, "provider_specific_fields", None) or {}
@@ -328,7 +331,7 @@ def _reply(response: Any, by_tool: bool) -> Reply:
         or bool(getattr(details, "reasoning_tokens", None))
         or "<think" in text[:64]
     )
-    # LiteLLM fills in a usage of zeros where the server sent none.
+    # LiteLLM fills in zeros if the server sent no usage.
     counted = bool(getattr(usage, "prompt_tokens", 0))
     prompt = getattr(usage, "prompt_tokens_details", None)
     return Reply(

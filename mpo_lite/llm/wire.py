@@ -1,8 +1,8 @@
-"""What crosses the wire while a model is asked: no redirect is followed, and no body is read without end.
+"""Guards the wire while a model is asked: no redirect is followed, and no body is read without limit.
 
-LiteLLM asks its providers by clients of several kinds, and all of them follow redirects: the sample, and with
-some providers the key, would go to a host that nobody named. Whatever the client, a request ends in the
-transport that ``guard`` wraps.
+LiteLLM uses several kinds of clients, and all of them follow redirects: the sample, and with some providers
+the key, would go to a host that nobody named. Whatever the client, a request ends in the transport that
+``guard`` wraps.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 MAX_REPLY = 4 * 2**20
-"""Bytes of a reply: sixteen times the longest answer that is read, for thoughts and escapes around it."""
+"""Maximum bytes of a reply: 16 times the longest answer, to leave room for reasoning and escapes."""
 MAX_ERROR = 16 * 1024
-"""Bytes of an error that are read: its status and first lines say what it means."""
+"""Bytes read of an error: its status and first lines say what it means."""
 
 _HOST = re.compile(r"[\w.:\[\]-]{1,253}")
 Send = Callable[[Any, httpx.Request], Awaitable[httpx.Response]]
@@ -32,9 +32,9 @@ class Exchange:
     """What was seen of one attempt.
 
     Attributes:
-        status: HTTP status of the answer; None where there was none.
+        status: HTTP status of the answer; None if there was none.
         body: The answer's text, as far as it was read.
-        redirect: Where the server sent us instead, e.g. ``https://example.org``; empty where it did not.
+        redirect: Origin that the server redirected to, e.g. ``https://example.org``; empty if it did not.
         oversized: The answer was longer than ``MAX_REPLY``.
     """
 
@@ -48,14 +48,14 @@ _watched: ContextVar[Exchange | None] = ContextVar("mpo_lite_exchange", default=
 
 
 def watch() -> Exchange:
-    """Begins an attempt of this task: what is sent from now on is guarded, and what came of it is told."""
+    """Begins an attempt of this task: requests sent from now on are guarded and recorded."""
     exchange = Exchange()
     _watched.set(exchange)
     return exchange
 
 
 def guard(transport: type[httpx.AsyncBaseTransport]) -> None:
-    """Wraps a class of transports, for all of its instances; requests that nobody watches pass as they are.
+    """Wraps a transport class, for all of its instances; requests outside of ``watch`` pass unchanged.
 
     Raises, when a guarded request is sent:
         httpx.TransportError: The answer is a redirect, longer than ``MAX_REPLY``, or cannot be decoded.
@@ -66,6 +66,7 @@ def guard(transport: type[httpx.AsyncBaseTransport]) -> None:
         exchange = _watched.get()
         if exchange is None:
             return await send(self, request)
+        # Only encodings that can be decoded with a size limit.
         request.headers["accept-encoding"] = "gzip, deflate"
         response = await send(self, request)
         try:
@@ -77,11 +78,11 @@ def guard(transport: type[httpx.AsyncBaseTransport]) -> None:
 
 
 async def _whole(request: httpx.Request, response: httpx.Response, exchange: Exchange) -> httpx.Response:
-    """The answer with its whole body, decoded."""
+    """The answer with its complete body, decoded."""
     exchange.status = response.status_code
     if 300 <= response.status_code < 400:
         exchange.redirect = _origin(urljoin(str(request.url), response.headers.get("location", "")))
-        raise httpx.TransportError("the server redirects")  # of no class that LiteLLM sends again
+        raise httpx.TransportError("the server redirects")  # not of a class that LiteLLM retries
     is_error = response.status_code >= 400
     limit = MAX_ERROR if is_error else MAX_REPLY
     read = bytearray()
@@ -95,7 +96,7 @@ async def _whole(request: httpx.Request, response: httpx.Response, exchange: Exc
     exchange.body = body[: MAX_ERROR if exchange.oversized else limit].decode("utf-8", "replace")
     if exchange.oversized:
         raise httpx.TransportError("the answer is too long")
-    # It is neither encoded nor in chunks any more, and an error may have been cut.
+    # The body is now decoded and unchunked, and an error may have been truncated.
     gone = ("content-encoding", "content-length", "transfer-encoding")
     headers = [(name, value) for name, value in response.headers.multi_items() if name not in gone]
     content = body[:limit] if is_error else _normalized(body)
@@ -103,8 +104,8 @@ async def _whole(request: httpx.Request, response: httpx.Response, exchange: Exc
 
 
 def _normalized(body: bytes) -> bytes:
-    """The answer with its choices in the order of their numbers, by which LiteLLM does not go, and without
-    counts of tokens that are none, for which it gives the whole answer up.
+    """The answer with its choices sorted by index, which LiteLLM ignores, and without invalid token counts,
+    because of which it would discard the whole answer.
     """
     try:
         data: Any = json.loads(body)
@@ -129,9 +130,9 @@ def _index(choice: Any) -> int:
 
 
 def _sound(usage: Any) -> dict[str, Any] | None:
-    """Counts of tokens without details of which some is no whole number; None where one of its own is none.
+    """Token counts without details that are not whole numbers; None if a main count is not one.
 
-    Which counts can be is for the ledger to say.
+    Whether the counts are plausible is checked for the ledger.
     """
     if not isinstance(usage, dict):
         return None
@@ -148,17 +149,17 @@ def _is_count(value: Any) -> bool:
 
 
 def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
-    """The body without its encoding, one byte more than ``limit`` at most: a bomb is not unpacked."""
+    """The decoded body, at most one byte longer than ``limit``: a zip bomb is not unpacked."""
     if encoding.lower() not in ("gzip", "deflate"):
         return body
     try:
         return zlib.decompressobj(wbits=47).decompress(body, limit + 1)  # 47: by its header, gzip or zlib
     except zlib.error as error:
-        raise httpx.DecodingError(f"the answer is no {encoding}") from error
+        raise httpx.DecodingError(f"the answer is not valid {encoding}") from error
 
 
 def _origin(url: str) -> str:
-    """Scheme, host and port of an address that a server named; nothing else of it may be shown."""
+    """Scheme, host and port of a URL that a server sent; nothing else of it may be shown."""
     try:
         parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 from weakref import WeakValueDictionary
 
-from mpo_lite.config import SANDBOX, Config, Model
+from mpo_lite.config import SANDBOX, Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.llm.models import full_name
@@ -18,6 +18,7 @@ from mpo_lite.loop.context import prepare_run
 from mpo_lite.loop.distributed import run_on_main
 from mpo_lite.loop.environment import environment
 from mpo_lite.loop.session import Session
+from mpo_lite.model_config import Model
 from mpo_lite.run_dir import RunDir, new_folder
 
 _log = logging.getLogger(__name__)

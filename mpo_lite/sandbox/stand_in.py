@@ -9,7 +9,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from mpo_lite.config import SANDBOX, Config, Model
+from mpo_lite.config import SANDBOX, Config
+from mpo_lite.model_config import Model
 
 
 @contextmanager

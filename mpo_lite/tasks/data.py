@@ -27,7 +27,7 @@ from mpo_lite.types import text_hash
 
 Row = dict[str, Any]
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-_NAME_IT = "; name the column that holds the prompt by --prompt-column"
+_NAME_IT = "; name the column of the prompt with --prompt-column"
 MOST_HELD_OUT = 64
 """Prompts that are held out where the task does not say how many."""
 
@@ -68,7 +68,7 @@ def load_prompts(data: DataSource) -> Prompts:
     """
     source = data.source
     if source is None:
-        raise TaskError("the task names no data: give prompts by --data FILE.jsonl")
+        raise TaskError("the task has no data: pass prompts with --data FILE.jsonl")
     rows = _read(source, data)
     texts = list(dict.fromkeys(row["prompt"] for row in rows))
     if len(texts) < 2:
@@ -77,8 +77,10 @@ def load_prompts(data: DataSource) -> Prompts:
         apart = _read(data.held_out_source, data)
         held_out = tuple(dict.fromkeys(row["prompt"] for row in apart))
         if both := set(texts) & set(held_out):
-            said = f"{pluralize(len(both), 'prompt')} of {source} too; held-out prompts are not trained on"
-            raise TaskError(f"{data.held_out_source}: holds {said}")
+            raise TaskError(
+                f"{data.held_out_source}: {pluralize(len(both), 'prompt')} also in {source}; held-out "
+                "prompts must not be trained on"
+            )
         return Prompts(tuple(texts), held_out, _by_prompt([*rows, *apart], data, source))
     count = _held_out(data, texts)
     texts = sorted(texts, key=text_hash)
@@ -97,7 +99,7 @@ def _held_out(data: DataSource, texts: Sequence[str]) -> int:
     if data.held_out > len(texts) - 2:
         raise TaskError(
             f"{data.source}: held_out {data.held_out} of {pluralize(len(texts), 'distinct prompt')} leaves "
-            "too few to train on; at least 2 are needed"
+            "fewer than 2 to train on; lower held_out"
         )
     return data.held_out
 
@@ -133,7 +135,7 @@ def _mapped(row: Row, data: DataSource, where: str, mend: str) -> Row:
 def _text(row: Row, column: str, where: str, mend: str = "") -> str:
     text = _column(row, column, where, mend)
     if not isinstance(text, str) or not text.strip():
-        raise TaskError(f"{where}: {column!r} must be a non-empty text")
+        raise TaskError(f"{where}: {column!r} must be non-empty text")
     return text.strip()
 
 
@@ -144,7 +146,7 @@ def _column(row: Row, path: str, where: str, mend: str = "") -> Any:
     value: Any = row
     for part in path.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise TaskError(f"{where} has no column {path!r}; it has: {', '.join(row)}{mend}")
+            raise TaskError(f"{where} has no column {path!r}; available: {', '.join(row)}{mend}")
         value = cast(Row, value)[part]
     return value
 
@@ -157,7 +159,7 @@ def _by_prompt(rows: Iterable[Row], data: DataSource, source: str) -> dict[str, 
     kinds = len({row["cluster"] for row in found.values()}) if data.cluster else 0
     if kinds > MAX_CLUSTERS:
         raise TaskError(
-            f"{source}: {kinds} kinds in {data.cluster!r}; a rubric tells at most {MAX_CLUSTERS} apart"
+            f"{source}: {kinds} clusters in {data.cluster!r}; a rubric distinguishes at most {MAX_CLUSTERS}"
         )
     return found
 
@@ -180,7 +182,7 @@ def file_rows(path: Path) -> Iterator[Row]:
         TaskError: There is no such file, it is of another kind, or one of its rows is malformed; says which.
     """
     if path.suffix not in DATA_ENDINGS:
-        raise TaskError(f"{path}: give a .jsonl, .csv or .parquet file, or the id of a hub data set")
+        raise TaskError(f"{path}: must be a .jsonl, .csv or .parquet file, or a Hub dataset ID")
     if not path.is_file():
         raise TaskError(f"{path}: no such file")
     return {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[path.suffix](path)
@@ -202,7 +204,7 @@ def responses(path: Path, needs_prompt: bool = True) -> Iterator[tuple[int, Row,
     for number, row in enumerate(file_rows(path), start=1):
         response = row.get("response", row.get("completion"))
         if not isinstance(response, str) or (needs_prompt and not isinstance(row.get("prompt"), str)):
-            texts = "texts in 'prompt' and in 'response'" if needs_prompt else "a text in 'response'"
+            texts = "text in 'prompt' and in 'response'" if needs_prompt else "text in 'response'"
             raise TaskError(f"{path}: row {number} must have {texts} or 'completion'")
         yield number, row, response
 
@@ -237,7 +239,7 @@ def _csv(path: Path) -> Iterator[Row]:
             names = reader.fieldnames or ()
             if len(names) == 1 and (sign := next((one for one in ";\t" if one in names[0]), "")):
                 told = {"\t": "tabs"}.get(sign, f"'{sign}'")
-                raise TaskError(f"{path}: its columns are separated by {told}; save it with commas")
+                raise TaskError(f"{path}: columns are separated by {told}; save it with commas")
             for number, row in enumerate(reader, start=1):
                 if None in row:
                     raise TaskError(f"{path}: row {number} has more fields than the header has columns")
@@ -267,7 +269,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 def _from_hub(source: str, data: DataSource) -> Iterator[Row]:
     if not _HUB_ID.fullmatch(source):
-        raise TaskError(f"data {source!r}: neither a file nor the id of a hub data set, such as me/prompts")
+        raise TaskError(f"data {source!r}: neither a file nor a Hub dataset ID such as me/prompts")
     import datasets  # pyright: ignore[reportMissingTypeStubs]
 
     datasets.disable_progress_bars()  # pyright: ignore
@@ -276,9 +278,9 @@ def _from_hub(source: str, data: DataSource) -> Iterator[Row]:
             yield from datasets.load_dataset(source, data.subset, split=data.split)  # pyright: ignore
     except ValueError as error:  # a subset or split that it does not have, or one that must be named
         said = " ".join(str(error).split())[:300]
-        raise TaskError(f"data {source!r}: {said}; see --data-subset and --data-split") from error
+        raise TaskError(f"data {source!r}: {said}; check --data-subset and --data-split") from error
     except (OSError, RuntimeError) as error:
         raise TaskError(
-            f"data {source!r}: cannot be had from the hub ({hub.why_missing()}); "
-            "give local prompts by --data FILE.jsonl and a local model by --policy DIR"
+            f"data {source!r}: could not be downloaded from the Hub ({hub.why_missing()}); "
+            "use local prompts (--data FILE.jsonl) and a local model (--policy DIR)"
         ) from error

@@ -36,7 +36,7 @@ def load_function(reference: str, where: str, folder: Path) -> Callable[..., Any
     if file is None and not module.startswith(_OURS):
         raise TaskError(
             f"{where}: {module.replace('.', '/')}.py is not in {folder}; "
-            "a task's functions are taken from its own folder"
+            "a task's functions must be in its own folder"
         )
     if file and module in _from_tasks and not _is_from(sys.modules.get(module), file):
         del sys.modules[module]
@@ -49,7 +49,7 @@ def load_function(reference: str, where: str, folder: Path) -> Callable[..., Any
         sys.path.remove(str(folder.absolute()))
     if file:
         if not _is_from(loaded, file):
-            raise TaskError(f"{where}: another module is called {module}; rename {file.name}")
+            raise TaskError(f"{where}: another module is already called {module}; rename {file.name}")
         _from_tasks.add(module)
     function: Any = getattr(loaded, name, None)
     if not callable(function) or (not file and getattr(function, "__module__", "") != module):

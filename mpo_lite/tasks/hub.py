@@ -22,11 +22,11 @@ def copies_alone(name: str) -> bool:
 def why_missing() -> str:
     """Why something is to be had neither from the hub nor from this machine."""
     if _switched_off():
-        return "HF_HUB_OFFLINE is set, and there is no copy on this machine"
+        return "HF_HUB_OFFLINE is set and there is no local copy"
     host = _address()[0]
     if not _answers(_address()):
-        return f"{host} cannot be reached, and there is no copy on this machine"
-    return f"{host} has none of this name that you may read; private ones need HF_TOKEN"
+        return f"{host} cannot be reached and there is no local copy"
+    return f"{host} has nothing of this name that you can access; private ones need HF_TOKEN"
 
 
 @contextmanager

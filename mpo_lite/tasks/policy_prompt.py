@@ -26,21 +26,23 @@ def check_policy_prompt(text: str, where: str) -> None:
     for number, line in enumerate(text.splitlines(), start=1):
         heading = _ROLE.match(line)
         if heading and line not in ("=== system", "=== user"):
-            raise TaskError(f"{where}:{number}: '{line}' is no role; write '=== user' or '=== system'")
+            raise TaskError(f"{where}:{number}: '{line}' is not a role; write '=== user' or '=== system'")
         if heading:
             roles.append(heading[1])
         elif not roles and line.strip():
             raise TaskError(f"{where}:{number}: text before the first role; begin with a line '=== user'")
         _check_slots(line, f"{where}:{number}")
     if "user" not in roles:
-        raise TaskError(f"{where}: has no message of the user; add a line '=== user'")
+        raise TaskError(f"{where}: has no user message; add a line '=== user'")
     if "prompt" not in Template(text).get_identifiers():
-        raise TaskError(f"{where}: has no $prompt, so the policy would never see what it is asked; add it")
+        raise TaskError(f"{where}: has no $prompt, so the policy would never see the prompt; add it")
 
 
 def _check_slots(line: str, where: str) -> None:
     template = Template(line)
     if not template.is_valid():
-        raise TaskError(f"{where}: a '$' that stands for itself is written '$$'")
+        raise TaskError(f"{where}: write '$$' for a literal '$'")
     if other := [name for name in template.get_identifiers() if name != "prompt"]:
-        raise TaskError(f"{where}: ${other[0]} is unknown; $prompt alone is filled in, and '$$' makes a '$'")
+        raise TaskError(
+            f"{where}: ${other[0]} is unknown; only $prompt is filled in, and '$$' is a literal '$'"
+        )

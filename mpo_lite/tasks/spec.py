@@ -37,7 +37,7 @@ def _pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        raise ValueError(f"no regular expression ({error})") from error
+        raise ValueError(f"not a valid regular expression ({error})") from error
     return text
 
 
@@ -159,7 +159,7 @@ class Task(Settings):
         """The rubric an expert wrote for the task. Raises ``TaskError`` where it has none."""
         path = self._folder / "expert.yaml"
         if not path.is_file():
-            raise TaskError(f"{path}: task {self.name} has no expert rubric; write one there")
+            raise TaskError(f"{path}: task {self.name} has no expert rubric; write one to this file")
         return load_rubric(path)
 
     def policy_messages(self, prompt: str) -> list[Message]:
@@ -201,7 +201,9 @@ class Task(Settings):
                 said = f"{type(error).__name__}: {error}"
                 raise TaskError(f"{where}: {reference} failed on a completion ({said})") from error
             if not 0 <= value <= 1:
-                raise TaskError(f"{where}: {reference} gave {value:g}; it must give a number from 0 to 1")
+                raise TaskError(
+                    f"{where}: {reference} returned {value:g}; it must return a number from 0 to 1"
+                )
             return value
 
         return metric
@@ -230,7 +232,7 @@ def task_of(config: Config) -> Task:
     for name in ("data_subset", "data_split"):
         if is_file and getattr(config, name) is not None:
             flag = f"--{name.replace('_', '-')} {getattr(config, name)}"
-            raise TaskError(f"{flag}: is for hub data sets, and {config.data} is a file; leave it out")
+            raise TaskError(f"{flag}: applies to Hub datasets, but {config.data} is a file; remove it")
     given = {"prompt": config.prompt_column, "subset": config.data_subset, "split": config.data_split}
     update |= {name: value for name, value in given.items() if value is not None}
     return task.model_copy(update={"data": data.model_copy(update=update)})

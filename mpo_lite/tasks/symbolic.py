@@ -88,7 +88,7 @@ class _Child:
     def _start(self) -> subprocess.Popen[str]:
         package = importlib.util.find_spec("math_verify")
         if package is None or package.origin is None:
-            raise TaskError("mathematical answers are compared by math-verify: pip install math-verify")
+            raise TaskError("comparing mathematical answers needs math-verify: pip install math-verify")
         # Without the working directory (-P) and Python's variables (-E): a stray queue.py must not be run.
         process = subprocess.Popen(
             [sys.executable, "-E", "-P", str(_PROGRAM), str(Path(package.origin).parent.parent)],
@@ -116,7 +116,7 @@ class _Child:
     def _await_ready(self, process: subprocess.Popen[str]) -> None:
         try:
             said = self._answers.get(timeout=START_S)
-            reason = "it ended at once"
+            reason = "it exited immediately"
         except queue.Empty:
             said, reason = _ENDED, f"it was not ready after {START_S:g} s"
         if said == "ready":
@@ -127,7 +127,7 @@ class _Child:
         self.end()
         raise TaskError(
             f"the process that compares mathematical answers cannot start ({last[0] if last else reason}); "
-            f"see that this works: {sys.executable} -c 'import math_verify'"
+            f"check that this works: {sys.executable} -c 'import math_verify'"
         )
 
 

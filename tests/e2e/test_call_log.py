@@ -49,5 +49,5 @@ main({scored(server, tmp_path)!r})
     said = done.stdout + done.stderr
     assert "3 rows, 3 with a reward" in said
     assert SECRET not in said and "an answer 1" not in said
-    assert said.count("debug output of the libraries is off") == 1
+    assert said.count("debug output of the libraries is disabled") == 1
     assert "LITELLM_LOG, OPENAI_LOG: debug output" in said

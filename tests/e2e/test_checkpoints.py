@@ -95,8 +95,8 @@ def full(code: int, run: Path) -> Callable[[int], None]:
 @pytest.mark.parametrize(
     ("code", "what"),
     [
-        (errno.ENOSPC, "the disk that holds {} is full; free some room"),
-        (errno.EROFS, "{}: the disk is read-only; make it writable"),
+        (errno.ENOSPC, "the disk holding {} is full; free some space"),
+        (errno.EROFS, "{}: the disk is mounted read-only; remount it writable"),
     ],
 )
 def test_a_disk_that_takes_nothing_more_is_named_and_the_run_goes_on(

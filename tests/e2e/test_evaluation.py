@@ -120,6 +120,6 @@ def test_a_goal_in_a_sentence_is_a_task(tmp_path: Path, capsys: Any) -> None:
         assert all(goal in text for text in server.prompts("judge"))
     assert told(capsys)["steps"] == 1
     assert goal in (tmp_path / "run" / "rubrics" / "v000.yaml").read_text()
-    assert "give prompts by --data" in refused(
+    assert "pass prompts with --data" in refused(
         capsys, "estimate", "--goal", goal, "--judge", "gpt-4o", "--meta", "claude"
     )

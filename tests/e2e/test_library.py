@@ -241,7 +241,7 @@ def test_a_closed_or_forgotten_run_is_free(make_mpo: MakeMPO, server: LLMServer,
     assert not run.locked()
     with pytest.raises(ConfigError, match=r"MPO\(judge_mode=…\): must be"):
         MPO(**options, judge_mode="unknown")
-    with pytest.raises(UsageError, match="no connection"):
+    with pytest.raises(UsageError, match="cannot connect"):
         MPO(**options | {"judge_api_base": "http://127.0.0.1:9/v1"})
     assert not run.locked()
 

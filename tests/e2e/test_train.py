@@ -101,8 +101,8 @@ def test_a_panel_at_two_addresses_stops_at_its_cap_on_tokens_and_resumes(
         with pytest.raises(SystemExit, match="3"):
             train("--baseline", "iter0", "--max-tokens", "19400")
         errors = capsys.readouterr().err
-        assert "is spent; the run stops before passing it" in errors
-        assert "the cap --max-tokens 19400 is reached" in errors
+        assert "spent; the run stops at the cap" in errors
+        assert "--max-tokens 19400 reached" in errors
         main(["resume", str(tmp_path / "run"), "--max-tokens", "1000000", "--json"])
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 6
         for server in (one, other):
@@ -150,7 +150,7 @@ def test_a_cap_stops_with_exit_code_3_and_more_budget_resumes_to_the_same_bits(
         capped = start(tmp_path, prompts, "capped", server, max_calls=60)
         code, errors = ended(capped)
         assert code == 3
-        assert "the cap --max-calls 60 is reached" in errors
+        assert "--max-calls 60 reached" in errors
         assert "Traceback" not in errors
         assert last_checkpoint(RunDir(tmp_path / "capped")) is not None
         assert len(read_rows(tmp_path / "capped" / "calls.jsonl")) == 60
@@ -486,7 +486,7 @@ def test_a_cap_that_is_used_up_stops_a_resumed_run_at_once(
         with pytest.raises(SystemExit, match="3"):
             main(["resume", str(tmp_path / "run")])
         said = capsys.readouterr().err
-        assert "the cap --max-calls 20 is reached: 20 calls spent" in said
+        assert "--max-calls 20 reached: 20 calls spent" in said
         assert server.requests == [] and "loading" not in said
         main(["resume", str(tmp_path / "run"), "--max-calls", "500", "--json"])
     assert told(capsys)["steps"] == 4

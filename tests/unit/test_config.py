@@ -86,11 +86,11 @@ def test_an_unknown_key_is_refused_with_file_line_and_suggestion(tmp_path: Path)
         (
             {"judge_api_base": "http://user:secret@host/v1"},
             {},
-            "password; give the key as MPO_JUDGE_API",
+            "password; set the key in MPO_JUDGE_API",
         ),
-        ({"judge_api_base": "http://secret@host/v1"}, {}, "must not carry a password"),
-        ({"judge_api_base": "http://host/v1?api_key=secret"}, {}, "give the key as MPO_JUDGE_API_KEY"),
-        ({"meta_api_base": "http://host/v1?key=secret"}, {}, "give the key as MPO_META_API_KEY"),
+        ({"judge_api_base": "http://secret@host/v1"}, {}, "must not contain a password"),
+        ({"judge_api_base": "http://host/v1?api_key=secret"}, {}, "set the key in MPO_JUDGE_API_KEY"),
+        ({"meta_api_base": "http://host/v1?key=secret"}, {}, "set the key in MPO_META_API_KEY"),
         ({}, {"MPO_META_API_BASE": "http://host/v1#secret"}, "MPO_META_API_BASE: .*MPO_META_API_KEY"),
         (
             {"judge": [{"model": "openai/m", "api_base": "http://host/v1?token=secret"}]},
@@ -106,7 +106,7 @@ def test_wrong_values_name_their_source(given: dict, environ: dict, message: str
 
 
 def test_keys_are_refused_in_files(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"never read from files.*MPO_JUDGE_API_KEY") as caught:
+    with pytest.raises(ConfigError, match=r"only from the environment.*MPO_JUDGE_API_KEY") as caught:
         load_config(write(tmp_path, "judge_api_key: sk-123\n"), environ={})
     assert "sk-123" not in str(caught.value)
 
@@ -169,7 +169,7 @@ judge_fallback: {model: openai/last, api_base: "http://localhost:9000/v1"}
     [
         (
             "judge: [{model: a/b, api_key: sk-1234567890}]",
-            r"essay.yaml:1 judge.0.api_key: keys are never.*api_key_env",
+            r"essay.yaml:1 judge.0.api_key: API keys are read only.*api_key_env",
         ),
         ("judge: [{model: a/b, api_key_env: sk-1234567890}]", r"judge.0.api_key_env: must match the pattern"),
         ("judge: [{model: a/b, api_bas: x}]", r'did you mean "api_base"'),
@@ -183,7 +183,7 @@ def test_a_wrong_judge_is_refused_without_its_key(tmp_path: Path, text: str, mes
 
 
 def test_judges_that_could_not_be_told_apart_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"named twice.*--replicates"):
+    with pytest.raises(ConfigError, match=r"listed twice.*--replicates"):
         judge_backends(Config(judge=("gpt-4o", "gpt-4o")), {})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match=r"MY_KEY.*is not set"):
         judge_backends(
@@ -226,13 +226,13 @@ def test_yaml_reads_back_what_was_written(data: object) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("steps: 3\nsteps: 4\n", r"essay.yaml:2: 'steps' stands here and in line 1"),
-        ("gate:\n  margin: 0.1\n  margin: 0.2\n", r"essay.yaml:3: 'margin' stands here and in line 2"),
+        ("steps: 3\nsteps: 4\n", r"essay.yaml:2: duplicate key 'steps' .also in line 1"),
+        ("gate:\n  margin: 0.1\n  margin: 0.2\n", r"essay.yaml:3: duplicate key 'margin' .also in line 2"),
         ("a: &a [x, x]\nb: [*a, *a]\n", r"essay.yaml:2: aliases"),
-        ("trainer: " + "[" * 100_000, r"essay.yaml: more than 32 levels"),
+        ("trainer: " + "[" * 100_000, r"essay.yaml: nested more than 32 levels"),
         (
             "trainer:\n" + "".join(" " * n + "-\n" for n in range(1, 600)),
-            r"essay.yaml:33: more than 32 levels",
+            r"essay.yaml:33: nested more than 32 levels",
         ),
         ("steps: 3\n" + "# x\n" * 100_000, r"larger than 256 KiB"),
         ("steps: !!int ten\n", r"not valid YAML"),

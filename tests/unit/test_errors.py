@@ -40,15 +40,15 @@ def test_what_libraries_say_of_a_full_disk_is_understood(
         Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
         Exception('IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'),
     ):
-        assert storage_problem(error, tmp_path) == f"the disk that holds {tmp_path} is full; free some room"
-    assert "could not be written whole" in (storage_problem(torch, tmp_path) or "")
+        assert storage_problem(error, tmp_path) == f"the disk holding {tmp_path} is full; free some space"
+    assert "could not be written completely" in (storage_problem(torch, tmp_path) or "")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=0))
-    assert storage_problem(torch, tmp_path) == f"the disk that holds {tmp_path} is full; free some room"
+    assert storage_problem(torch, tmp_path) == f"the disk holding {tmp_path} is full; free some space"
     then = "then try again"
     for error in (OSError(errno.ENOENT, "gone"), ValueError("torch"), RuntimeError("(os error 2)")):
         assert storage_problem(error, tmp_path) is None
         with pytest.raises(type(error)), storage_errors(tmp_path, then):
             raise error
-    with pytest.raises(StorageError, match=f"some room, {then}"), storage_errors(tmp_path, then):
+    with pytest.raises(StorageError, match=f"some space, {then}"), storage_errors(tmp_path, then):
         raise torch

@@ -205,7 +205,7 @@ def test_what_is_damaged_is_named_with_its_line(whole: Path, tmp_path: Path) -> 
     good = (whole / "run" / "metrics.jsonl").read_bytes().splitlines()
     row = json.loads(good[0])
     del row["crc"]
-    mend = "; restore the file from a copy, or take that line out"
+    mend = "; restore the file from a copy, or delete that line"
     for line, what in {
         b'{"batch": 1': "not JSON (Expecting ',' delimiter)",
         b"\0\0": "not JSON (Expecting value)",
@@ -283,5 +283,5 @@ def test_a_pipe_in_place_of_a_file_is_told_and_not_waited_for(name: str, tmp_pat
     run = made_run(tmp_path / "run")
     (run.path / name).unlink(missing_ok=True)
     os.mkfifo(run.path / name)
-    with pytest.raises(RunError, match="is no regular file"):
+    with pytest.raises(RunError, match="not a regular file"):
         READERS[name](run)

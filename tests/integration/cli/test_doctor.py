@@ -99,7 +99,7 @@ def test_a_wrong_key(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         code, found = diagnosis(capsys, "--judge-api-base", server.url)
     one = found["judge openai/m"]
     assert code == 1 and one["state"] == "bad"
-    assert "the key in MPO_JUDGE_API_KEY is refused (401); see that it is whole" in one["detail"]
+    assert "the key in MPO_JUDGE_API_KEY was rejected (401); check that it is complete" in one["detail"]
     assert "sk-wrong" not in json.dumps(found)
 
 
@@ -134,14 +134,14 @@ def test_a_dead_endpoint(capsys: Any, quick_retries: None) -> None:
     code, found = diagnosis(capsys, "--judge-api-base", url)
     one = found["judge openai/m"]
     assert code == 1 and one["state"] == "bad" and one["detail"].count(url) == 1
-    assert "no connection (is the server up, and the address right?)" in one["detail"]
+    assert "cannot connect; check that the server is running and the address is right" in one["detail"]
 
 
 def test_a_server_that_is_up_and_fails(capsys: Any, quick_retries: None) -> None:
     with LLMServer(lambda kind, body: web.Response(status=500)) as server:
         code, found = diagnosis(capsys, "--judge-api-base", server.url)
     one = found["judge openai/m"]
-    assert code == 1 and "(500) from a server that is up (see its log)" in one["detail"]
+    assert code == 1 and "(500) from a running server (see its log)" in one["detail"]
     assert "start" not in one["detail"] + one["fix"]
 
 

@@ -18,7 +18,7 @@ from tests.support.scoring import refused, write
         (
             '# must_match: "<answer>.*</answer>"',
             'must_match: "("',
-            "task.yaml:LINE rules.must_match: no regular expression",
+            "task.yaml:LINE rules.must_match: not a valid regular expression",
         ),
         (
             "# gold: my_metrics:quality",
@@ -54,4 +54,4 @@ def test_a_metric_beside_the_task_is_used_and_its_failures_are_told(tmp_path: Pa
     assert read_rows(tmp_path / "out.jsonl")[0]["gold"] == 0.5
     write(data, [{"prompt": "p", "response": "x" * 500}])
     capsys.readouterr()
-    assert "own_metric:share gave 5; it must give a number from 0 to 1" in refused(capsys, *arguments)
+    assert "own_metric:share returned 5; it must return a number from 0 to 1" in refused(capsys, *arguments)

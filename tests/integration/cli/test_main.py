@@ -55,8 +55,8 @@ def test_a_hub_out_of_reach_is_one_line_that_names_policy_and_data(
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ('{"text": "x"}\n', "row 1 has no column 'prompt'; it has: text"),
-        ('{"prompt": "x"}\n{"prompt": 3}\n', "row 2: 'prompt' must be a non-empty text"),
+        ('{"text": "x"}\n', "row 1 has no column 'prompt'; available: text"),
+        ('{"prompt": "x"}\n{"prompt": 3}\n', "row 2: 'prompt' must be non-empty text"),
         ('{"prompt": "x"}\nnot json\n', ":2: not JSON"),
         ('["x"]\n', ":1: must be an object"),
         ('{"prompt": "x"}\n', "1 distinct prompt; at least 2 are needed"),
@@ -79,8 +79,8 @@ def test_wrong_data_is_refused_before_anything_is_loaded(
         ("latin.csv", "prompt\ncafé\n".encode("latin-1"), "latin.csv: cannot be read"),
         ("latin.jsonl", '{"prompt": "café"}\n'.encode("latin-1"), "latin.jsonl: cannot be read"),
         ("huge.csv", b"prompt\n" + b"a" * 200_000 + b"\n", "huge.csv: not a csv file"),
-        (":x", b"", "data ':x': neither a file nor the id of a hub data set"),
-        ("semicolon.csv", b"prompt;x\nhello;1\n", "semicolon.csv: its columns are separated by ';'"),
+        (":x", b"", "data ':x': neither a file nor a Hub dataset ID"),
+        ("semicolon.csv", b"prompt;x\nhello;1\n", "semicolon.csv: columns are separated by ';'"),
         ("long.csv", b"prompt\nhello\nhello, world\n", "long.csv: row 2 has more fields than the header"),
     ],
 )
@@ -115,7 +115,7 @@ def test_an_endpoint_that_does_not_answer_is_named(
     output = capsys.readouterr()
     assert stopped.value.code == 2
     said = output.err.splitlines()[-1]
-    assert "judge openai/x at http://127.0.0.1:9/v1: no connection (is the server up" in said
+    assert "judge openai/x at http://127.0.0.1:9/v1: cannot connect; check that the server" in said
     assert said.count("127.0.0.1") == 1
     assert output.out == ""
 
@@ -165,6 +165,6 @@ def test_a_hub_out_of_reach_is_said_in_our_own_words(
         with pytest.raises(SystemExit, match="2"):
             main(["train", *flags, *more, "--run-dir", str(tmp_path / "run")])
         said = capsys.readouterr().err.splitlines()[-1]
-        assert "cannot be had from the hub (127.0.0.1 cannot be reached, and there is no copy" in said
+        assert "from the hub (127.0.0.1 cannot be reached and there is no local copy" in said.lower()
         assert "--policy DIR" in said and "HF_HUB_OFFLINE" not in said
     assert "HF_HUB_OFFLINE" not in os.environ

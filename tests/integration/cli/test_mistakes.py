@@ -78,11 +78,11 @@ def task_of(files: dict[str, str] | None = None, **changes: Any) -> tuple[str, d
 MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     "a key in a file": (
         yaml_of("openai_api_key: sk-1"),
-        "e.yaml:1 openai_api_key: keys are never read from files or flags; set OPENAI_API_KEY",
+        "e.yaml:1 openai_api_key: API keys are read only from the environment; set OPENAI_API_KEY",
     ),
     "a token for the trainer": (
         flags_of("-o trainer.hub_token=hf_1"),
-        "-o trainer.hub_token trainer.hub_token: keys are never read from files or flags; set HF_TOKEN",
+        "-o trainer.hub_token trainer.hub_token: API keys are read only from the environment; set HF_TOKEN",
     ),
     "no such data": (data_of("none.jsonl", None), "none.jsonl: no such file"),
     "no data in it": (data_of("a.jsonl", ""), "a.jsonl: 0 distinct prompts; at least 2 are needed"),
@@ -92,21 +92,21 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "another column": (
         data_of("a.jsonl", '{"question": "x"}\n'),
-        "a.jsonl: row 1 has no column 'prompt'; it has: question; name the column that holds the prompt by "
+        "a.jsonl: row 1 has no column 'prompt'; available: question; name the column of the prompt with "
         "--prompt-column",
     ),
     "a misspelt column": (
         data_of("a.jsonl", '{"prompt": "x"}\n{"promt": "y"}\n'),
-        "a.jsonl: row 2 has no column 'prompt'; it has: promt",
+        "a.jsonl: row 2 has no column 'prompt'; available: promt",
     ),
     "semicolons": (
         data_of("a.csv", "prompt;stars\nx;1\n"),
-        "a.csv: its columns are separated by ';'; save it with commas",
+        "a.csv: columns are separated by ';'; save it with commas",
     ),
-    "tabs": (data_of("a.csv", "prompt\tstars\nx\t1\n"), "a.csv: its columns are separated by tabs"),
+    "tabs": (data_of("a.csv", "prompt\tstars\nx\t1\n"), "a.csv: columns are separated by tabs"),
     "data that are code": (
         data_of("shutil:rmtree", None),
-        "data 'shutil:rmtree': neither a file nor the id of a hub data set",
+        "data 'shutil:rmtree': neither a file nor a Hub dataset ID",
     ),
     "no steps": (flags_of("--steps 0"), "mpo-lite: --steps: must be 1 or more"),
     "negative steps": (flags_of("--steps -5"), "mpo-lite: --steps: must be 1 or more"),
@@ -117,13 +117,16 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     "another's name for a flag": (flags_of("--lr 1e-4"), "no option --lr; did you mean --learning-rate?"),
     "a key in the path of an address": (
         flags_of("--judge-api-base 'http://h/v1;token=S3CRET'"),
-        "--judge-api-base: must not carry a key, or anything behind a '?' or ';'",
+        "--judge-api-base: must not contain a key, a '?' or a ';'",
     ),
-    "a key in the place of a name": (flags_of("--judge sk-S3CRET"), "looks like a key; name the model here"),
-    "a key in the place of the meta-judge": (flags_of("--meta sk-S3CRET"), "--meta: looks like a key; name"),
+    "a key in the place of a name": (flags_of("--judge sk-S3CRET"), "looks like an API key; give the model"),
+    "a key in the place of the meta-judge": (
+        flags_of("--meta sk-S3CRET"),
+        "--meta: looks like an API key;",
+    ),
     "a function of ours that is no metric": (
         task_of(gold="mpo_lite.jsonl:Path"),
-        "mpo_lite/jsonl.py is not in mine; a task's functions are taken from its own folder",
+        "mpo_lite/jsonl.py is not in mine; a task's functions must be in its own folder",
     ),
     "what a module of ours has imported": (
         task_of(gold="mpo_lite.tasks.metrics:Path"),
@@ -137,15 +140,15 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     "a flag with an underscore": (flags_of("--lora_r 4"), "no option --lora_r; did you mean --lora-r?"),
     "a split of a file": (
         flags_of("--data-split test"),
-        "--data-split test: is for hub data sets, and prompts.jsonl is a file; leave it out",
+        "--data-split test: applies to Hub datasets, but prompts.jsonl is a file; remove it",
     ),
     "a meta-judge with its address": (
         yaml_of("meta: {model: m, api_base: 'http://h/v1'}"),
-        "e.yaml:1 meta: give the meta-judge's name alone; its address goes to meta_api_base",
+        "e.yaml:1 meta: must be a model name; meta_api_base sets its address",
     ),
     "a task in the place of settings": (
         ("train mine", {"mine/task.yaml": json.dumps(TASK)}),
-        "mine: is a task; name it by --task mine",
+        "mine: is a task folder; pass it as --task mine",
     ),
     "a folder of settings": (
         ("train mine", {"mine/experiment.yaml": "steps: 3"}),
@@ -153,7 +156,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "data in the place of settings": (
         ("train prompts.jsonl", {}),
-        "prompts.jsonl: is data, not a configuration file; name it by --data prompts.jsonl",
+        "prompts.jsonl: is a data file, not a configuration; pass it as --data prompts.jsonl",
     ),
     "no meta-judge to refine by": (
         ("refine prompts.jsonl --judge openai/m --out r.yaml", {}),
@@ -165,7 +168,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "a batch size": (
         flags_of("--batch-size 8"),
-        "no option --batch-size; set --batch-prompts (prompts in a batch), --group-size",
+        "no option --batch-size; set --batch-prompts (prompts per batch), --group-size",
     ),
     "a setting without a flag": (
         flags_of("--judge-price 1"),
@@ -178,15 +181,15 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "no setting at all": (
         flags_of("-o foo.bar=1"),
-        "mpo-lite: -o foo.bar: unknown key; mpo-lite config show --all lists those there are",
+        "mpo-lite: -o foo.bar: unknown key; mpo-lite config show --all lists all keys",
     ),
     "a goal and a task": (
         flags_of("--goal x --task math"),
-        "goal (--goal) stands in place of a task, but one is named (--task); leave one out",
+        "goal (--goal) replaces the task, but a task is set too (--task); remove one",
     ),
     "a task in a file and a goal": (
         (f"estimate e.yaml {JUDGE} --goal x", {"e.yaml": "task: math\n"}),
-        "goal (--goal) stands in place of a task, but one is named (e.yaml:1); leave one out",
+        "goal (--goal) replaces the task, but a task is set too (e.yaml:1); remove one",
     ),
     "an oracle of nothing": (
         (f"estimate {JUDGE.replace('iter0', 'oracle')} --data none/at-all", {}),
@@ -201,7 +204,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     "a tab": (yaml_of("seed: 1\n\tsteps: 2\n"), "e.yaml:2: not valid YAML ("),
     "code in YAML": (yaml_of("steps: !!python/name:os.system\n"), "e.yaml:1: not valid YAML ("),
     "a list": (yaml_of("- a\n"), "e.yaml: must be a mapping of keys to values, like 'steps: 200'"),
-    "a key twice": (yaml_of("steps: 1\nsteps: 2\n"), "e.yaml:2: 'steps' stands here and in line 1"),
+    "a key twice": (yaml_of("steps: 1\nsteps: 2\n"), "e.yaml:2: duplicate key 'steps' (also in line 1"),
     "true steps": (yaml_of("steps: true\n"), "e.yaml:1 steps: must be a number, not true or false"),
     "a number for a mapping": (
         yaml_of("gate: 5\n"),
@@ -209,7 +212,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "half a price": (
         flags_of("-o judge_price=0.1"),
-        "-o judge_price: give USD per million input and output tokens, such as [0.15, 0.6]",
+        "-o judge_price: must be USD per million input and output tokens, such as [0.15, 0.6]",
     ),
     "a rubric of nothing": (rubric_of("criteria: []\n"), "r.yaml:1 criteria: must have at least 1 entry"),
     "levels that are no words to YAML": (
@@ -238,7 +241,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "gold in no file": (
         task_of(gold="my_metrics:quality"),
-        "task.yaml: gold: my_metrics.py is not in mine; a task's functions are taken from its own folder",
+        "task.yaml: gold: my_metrics.py is not in mine; a task's functions must be in its own folder",
     ),
     "gold of somebody else's": (task_of(gold="shutil:rmtree"), "gold: shutil.py is not in mine"),
     "gold that is no Python": (
@@ -251,7 +254,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "too many held out": (
         task_of(data={"source": "prompts.jsonl", "held_out": 40}),
-        "held_out 40 of 20 distinct prompts leaves too few to train on",
+        "held_out 40 of 20 distinct prompts leaves fewer than 2 to train on",
     ),
     "no prompt in the policy's prompt": (
         task_of({"policy.md": "=== user\nTell me a story.\n"}),
@@ -259,7 +262,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "a role that is none": (
         task_of({"policy.md": "=== userr\n$prompt\n"}),
-        "mine/policy.md:1: '=== userr' is no role; write '=== user' or '=== system'",
+        "mine/policy.md:1: '=== userr' is not a role; write '=== user' or '=== system'",
     ),
     "no role": (
         task_of({"policy.md": "Answer this:\n$prompt\n"}),
@@ -271,7 +274,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "a dollar": (
         task_of({"policy.md": "=== user\n$prompt for 5 $\n"}),
-        "mine/policy.md:2: a '$' that stands for itself is written '$$'",
+        "mine/policy.md:2: write '$$' for a literal '$'",
     ),
     "a folder that holds other files": (
         ("train --run-dir mine --judge sandbox --baseline iter0", task_of()[1]),
@@ -333,7 +336,7 @@ def test_a_misspelt_variable_is_told(refused: Refused, monkeypatch: pytest.Monke
         ("policy=prompts.jsonl", "policy 'prompts.jsonl': is a file; name the folder of a model"),
         ("policy=bare", "policy 'bare': holds no weights"),
         ("policy=base", "policy 'base': its tokenizer has no chat template; name a chat or instruct model"),
-        ("policy=me/none", "is no folder here and cannot be had from the hub (HF_HUB_OFFLINE is set, and"),
+        ("policy=me/none", "is no folder here and cannot be had from the hub (HF_HUB_OFFLINE is set and"),
     ],
 )
 def test_what_cannot_be_trained_is_told_before_anything_is_asked(
@@ -356,7 +359,7 @@ def test_numbers_with_an_exponent_reach_the_trainer(place: Path, refused: Refuse
     said = refused(
         f"train {JUDGE} --data prompts.jsonl -o trainer.learning_rate=1e-4 -o trainer.epsilon=2E-1"
     )
-    assert "judge openai/m at http://127.0.0.1:9/v1: no connection" in said
+    assert "judge openai/m at http://127.0.0.1:9/v1: cannot connect" in said
 
 
 def test_settings_that_peers_have_as_flags_are_flags(place: Path, capsys: Any) -> None:
@@ -403,8 +406,8 @@ def test_a_cap_that_cannot_hold_is_not_made_the_runs(place: Path, capsys: Any) -
     before = run.config_file.read_bytes()
     code, said = resumed(place, capsys, "--max-usd", "5", "--steps", "40")
     assert code == 2 and said.endswith(
-        "--max-usd 5: openai/m has no known price, so the cap could not hold; cap calls by --max-calls, or "
-        "tokens by --max-tokens"
+        "--max-usd 5: the price of openai/m is unknown, so the cap cannot hold; use --max-calls or "
+        "--max-tokens instead"
     )
     assert run.config_file.read_bytes() == before
 
@@ -426,7 +429,7 @@ def test_a_setting_of_a_run_is_not_changed_by_resume(place: Path, capsys: Any) -
 
 def test_a_run_in_the_place_of_settings_is_gone_on_with(place: Path, refused: Refused) -> None:
     run = made_run(place / "run")
-    assert refused("train run").endswith(f"{run.path.name}: is a run; continue it: mpo-lite resume run")
+    assert refused("train run").endswith(f"{run.path.name}: is a run; resume it: mpo-lite resume run")
 
 
 def test_a_misspelt_command_is_told(refused: Refused) -> None:
@@ -437,7 +440,7 @@ def test_a_misspelt_command_is_told(refused: Refused) -> None:
     ("setting", "message"),
     [
         ("log_calls=/none/calls.jsonl", "--log-calls /none/calls.jsonl: cannot be written"),
-        ("task=mine", "own:gold gave 7"),
+        ("task=mine", "own:gold returned 7"),
     ],
 )
 def test_what_a_run_writes_and_measures_by_is_tried_before_anything_is_asked(

@@ -106,7 +106,7 @@ def test_rows_lost_to_the_server_are_tried_once_more_at_the_end(
     rows, summary = read_rows(out), told(capsys)
     assert [row["reward"] is None for row in rows] == [n == 7 for n in range(9)]
     assert rows[7]["failure"]["kind"] == "transport" and summary["failures"] == {"transport": 1}
-    assert "(500) from a server that is up" in summary["failure"]
+    assert "(500) from a running server" in summary["failure"]
 
 
 def test_an_outage_while_scoring_costs_no_row(
@@ -121,7 +121,7 @@ def test_an_outage_while_scoring_costs_no_row(
         out = tmp_path / "out.jsonl"
         main(["score", *served(server, tmp_path), str(data), "--out", str(out), "--json"])
     assert told(capsys)["rewarded"] == 40
-    assert sum("waiting for it, up to 300 s" in line for line in caplog.messages) == 1
+    assert sum("waiting up to 300 s for it" in line for line in caplog.messages) == 1
 
 
 def test_a_judge_that_is_gone_ends_the_scoring(tmp_path: Path, capsys: Any, quick_retries: None) -> None:
@@ -172,7 +172,7 @@ def no_request(kind: str, body: Any) -> web.Response | None:
         ),
         (
             refusing,
-            "8 rows, none judged: 8 refused; name a judge that does not decline such samples; the first: ",
+            "8 rows, none judged: 8 refused; use a judge that does not decline such samples; the first: ",
         ),
         (
             no_request,

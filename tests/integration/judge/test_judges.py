@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpo_lite.config import Config, Model
+from mpo_lite.config import Config
 from mpo_lite.errors import EndpointError
 from mpo_lite.judge.base import Judge, Sample, shortened
 from mpo_lite.judge.groupwise import GroupwiseJudge
@@ -20,6 +20,7 @@ from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
+from mpo_lite.model_config import Model
 from mpo_lite.prompts import fenced
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Verdict

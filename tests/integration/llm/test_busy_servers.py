@@ -48,7 +48,7 @@ def test_a_time_out_lowers_the_limit(make_client: MakeClient) -> None:
         client = make_client(timeout_s=0.4, verdict_s=90)
         found = ask_all(client, [call(server, text=f"n {n}") for n in range(4)])
     assert {(type(each), each.kind) for each in found} == {(CallFailed, "timeout")}
-    assert "no whole answer within 0.8 s, 5 times" in str(found[0])
+    assert "no complete answer within 0.8 s; gave up after 5 attempts" in str(found[0])
     assert client._sender._limiters["m"].limit <= 2
 
 

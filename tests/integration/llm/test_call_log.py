@@ -65,7 +65,7 @@ def test_a_log_is_gone_on_with_and_nothing_else_is_written_to(tmp_path: Path) ->
         log.open(path)
         log.record({"request": {}, "number": number})
     assert [row["number"] for row in read_rows(path)] == [0, 1]
-    with pytest.raises(ConfigError, match=r"prompts\.jsonl: holds something else; name a new file"):
+    with pytest.raises(ConfigError, match=r"prompts\.jsonl: exists and is not a call log; choose a new file"):
         CallLog().open(other)
     assert other.read_text() == '{"prompt": "mine"}\n'
 

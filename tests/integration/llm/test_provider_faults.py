@@ -412,8 +412,8 @@ def test_an_outage_is_waited_out_where_that_is_wanted(
     assert not asked.done()
     with server:
         assert len(asked.result(20)) == 40
-    assert sum("waiting for it, up to 60 s" in line for line in caplog.messages) == 1
-    assert "no connection" in caplog.text
+    assert sum("waiting up to 60 s for it" in line for line in caplog.messages) == 1
+    assert "cannot connect" in caplog.text
 
 
 def test_an_outage_is_not_waited_out_for_ever(make_client: MakeClient) -> None:
@@ -432,8 +432,8 @@ def test_errors_of_a_server_that_is_there_are_waited_out_for_a_while(make_client
     with LLMServer(faults(*[error(500)] * 12)) as server:
         assert event_loop.wait(make_client(waits_out=True).ask(call(server))) in (0, 1, 2)
         server.fault = lambda kind, body: error(500)()
-        assert "25 times" in str(failure(make_client(waits_out=True), call(server, text="other")))
-        assert "5 times" in str(failure(make_client(), call(server, text="another")))
+        assert "25 attempts" in str(failure(make_client(waits_out=True), call(server, text="other")))
+        assert "5 attempts" in str(failure(make_client(), call(server, text="another")))
 
 
 @pytest.mark.usefixtures("quick_retries")
@@ -460,7 +460,8 @@ def test_a_cache_that_others_may_write_to_is_told(tmp_path: Path, caplog: pytest
     (tmp_path / "own").chmod(0o777)
     AnswerCache(tmp_path / "own").close()
     assert (
-        "other users may write to it; it decides verdicts, so make it yours alone: chmod 700" in caplog.text
+        "other users can write to it; the cache decides verdicts, so restrict it to yourself: chmod 700"
+        in caplog.text
     )
     if os.geteuid() == 0:
         caplog.clear()
@@ -474,7 +475,7 @@ def test_a_cache_that_others_may_write_to_is_told(tmp_path: Path, caplog: pytest
 def test_a_damaged_nonce_key_is_refused(tmp_path: Path, damaged: bytes) -> None:
     AnswerCache(tmp_path).close()
     (tmp_path / "nonce.key").write_bytes(damaged)
-    with pytest.raises(ConfigError, match=rf"nonce\.key: holds {len(damaged)} bytes and not 32; delete it"):
+    with pytest.raises(ConfigError, match=rf"nonce\.key: has {len(damaged)} bytes instead of 32; delete it"):
         AnswerCache(tmp_path)
 
 
@@ -484,7 +485,7 @@ def test_a_locked_cache_is_named_at_once(tmp_path: Path, monkeypatch: pytest.Mon
     other = sqlite3.connect(tmp_path / "answers" / "cache.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     started = time.monotonic()
-    with pytest.raises(ConfigError, match=r"locked by another process for 0\.2 s; wait for it"):
+    with pytest.raises(ConfigError, match=r"locked by another process after 0\.2 s; wait for it"):
         AnswerCache(tmp_path)
     assert time.monotonic() - started < 3
     other.close()
@@ -535,12 +536,12 @@ def test_answers_from_another_address_are_told_once(
         first = make_client()
         for text in "ab":
             event_loop.wait(first.ask(call(server, text=text)))
-        assert "taken from the cache" not in caplog.text
+        assert "using cached answers" not in caplog.text
         second = make_client()
         for text in "ab":
             event_loop.wait(second.ask(call(other, text=text)))
         assert not other.requests
-        (line,) = [line for line in caplog.messages if "taken from the cache" in line]
+        (line,) = [line for line in caplog.messages if "using cached answers" in line]
         assert server.url in line and other.url in line and "label" in line
 
 

@@ -32,7 +32,7 @@ def test_a_key_that_is_missing_is_named(make_client: MakeClient, model: str, sai
         ({"api_key": KEYLESS, "role": "meta"}, r"no key was given \(401\); set MPO_META_API_KEY"),
         (
             {"api_key": "sk-wrong-key", "key_variable": "MY_KEY"},
-            r"the key in MY_KEY is refused \(401\); see that it is whole, valid and may use this model",
+            r"the key in MY_KEY was rejected \(401\); check that it is complete, valid",
         ),
     ],
 )
@@ -48,7 +48,7 @@ def test_a_providers_own_key_that_is_refused_is_named(
         monkeypatch.setenv("OPENAI_API_KEY", "sk-wrong-key")
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         hosted = call(server, model="openai/gpt-4o", api_base=None, api_key=None)
-        with pytest.raises(EndpointError, match=r"gpt-4o: the key in OPENAI_API_KEY is refused \(401\)"):
+        with pytest.raises(EndpointError, match=r"gpt-4o: the key in OPENAI_API_KEY was rejected \(401\)"):
             event_loop.wait(make_client().ask(hosted))
 
 
@@ -59,7 +59,7 @@ def test_a_provider_that_cannot_be_reached_is_no_server_of_ones_own(
         pass
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     hosted = call(server, model="openai/gpt-4o", api_base=None, api_key="sk-some-key")
-    with pytest.raises(CallFailed, match="openai/gpt-4o: cannot reach openai: see your network or proxy"):
+    with pytest.raises(CallFailed, match="openai/gpt-4o: cannot reach openai: check your network or proxy"):
         event_loop.wait(make_client().ask(hosted))
 
 
@@ -68,14 +68,14 @@ def test_a_provider_that_cannot_be_reached_is_no_server_of_ones_own(
 def test_a_server_of_ones_own_needs_an_address(make_client: MakeClient, model: str, role: str) -> None:
     with LLMServer() as server:
         nowhere = call(server, model=model, api_base=None, api_key=None, role=role)
-        with pytest.raises(EndpointError, match=rf"{model}: .*give --{role}-api-base http://HOST:PORT/v1"):
+        with pytest.raises(EndpointError, match=rf"{model}: .*set --{role}-api-base http://HOST:PORT/v1"):
             event_loop.wait(make_client().ask(nowhere))
 
 
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("gpt4o", "did you mean gpt-4o? Else write provider/model"),
+        ("gpt4o", "did you mean gpt-4o? Otherwise write provider/model"),
         ("claud", "did you mean claude"),
         ("opnai/gpt-4o", "did you mean openai/gpt-4o"),
         ("antropic/claude", "did you mean anthropic/claude"),

@@ -185,7 +185,7 @@ def test_levels_in_another_form_cost_one_call_and_one_notice(
         (reply("", "stop"), "unusable", "empty"),
         (error(500), "failed", "InternalServerError (500)"),
         (error(429), "overload", "RateLimitError (429)"),
-        (error(400, "seed is not supported"), "failed", "does not take seed"),
+        (error(400, "seed is not supported"), "failed", "does not support seed"),
     ],
 )
 def test_every_call_that_failed_has_its_reason_in_the_ledger(

@@ -200,7 +200,7 @@ def test_a_changed_answer_is_judged_anew_on_resume(open_session: Callable[..., S
 
 def test_a_cap_in_usd_is_refused_for_a_model_without_a_price(open_session: Callable[..., Session]) -> None:
     with LLMServer() as server:
-        with pytest.raises(ConfigError, match=r"no known price.*judge_price.*--max-calls"):
+        with pytest.raises(ConfigError, match=r"is unknown.*judge_price.*--max-calls"):
             open_session(server, max_usd=1.0)
         open_session(server, max_usd=1.0, judge_price=[0.1, 0.2])
 
@@ -249,7 +249,7 @@ def test_a_cap_that_comes_near_is_said_once(open_session: Callable[..., Session]
         session = open_session(server, lambda kind, row: notes.append(row["text"]), max_calls=18)
         score_batch(session, batch(), GROUP)
         score_batch(session, batch(), GROUP)  # from the cache
-        assert notes == ["89% of the cap --max-calls 18 is spent; the run stops before passing it"]
+        assert notes == ["89% of --max-calls 18 spent; the run stops at the cap"]
         lower = open_session(server, max_calls=4)  # a cap below what is spent stops the run: no warning
         assert lower.models.client.budget.warnings() == []
 

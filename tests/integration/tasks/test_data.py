@@ -19,7 +19,7 @@ def test_clusters_are_read_with_the_prompts(tmp_path: Path) -> None:
     assert all(prompts.cluster(f"p{n}") == f"s{n % 3}" for n in range(12))
     assert load_prompts(DataSource(source=str(path))).cluster("p1") == ""
     path.write_text("".join(f'{{"prompt": "p{n}", "subject": "s{n}"}}\n' for n in range(80)))
-    with pytest.raises(TaskError, match="80 kinds in 'subject'"):
+    with pytest.raises(TaskError, match="80 clusters in 'subject'"):
         load_prompts(DataSource(source=str(path), cluster="subject"))
 
 
@@ -50,7 +50,7 @@ def test_prompts_are_held_out_where_something_uses_them(tmp_path: Path) -> None:
 
     assert [held_out(DataSource(source=twenty, held_out=count)) for count in (None, 0, 18)] == [4, 0, 18]
     for count in (19, 40):
-        with pytest.raises(TaskError, match=rf"held_out {count} of 20 distinct prompts leaves too few"):
+        with pytest.raises(TaskError, match=rf"held_out {count} of 20 distinct prompts leaves fewer than 2"):
             load_prompts(DataSource(source=twenty, held_out=count))
     # A task says whether prompts are needed beside those trained on; of other data it is a fifth at most.
     for names, expected in (({"goal": "x"}, 0), ({"task": "essay"}, 4), ({"task": "math"}, 4)):
@@ -68,7 +68,7 @@ def test_held_out_prompts_may_be_a_file_of_their_own(tmp_path: Path) -> None:
     prompts = load_prompts(load_task(str(tmp_path)).data)
     assert (prompts.train, prompts.held_out) == (("b", "a", "c"), ("e", "d"))
     written(tmp_path / "others.jsonl", "e", "a")
-    with pytest.raises(TaskError, match=r"others.jsonl: holds 1 prompt of .*train.jsonl too"):
+    with pytest.raises(TaskError, match=r"others.jsonl: 1 prompt also in .*train.jsonl"):
         load_prompts(load_task(str(tmp_path)).data)
 
 

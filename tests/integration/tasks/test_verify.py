@@ -172,7 +172,7 @@ def test_stray_modules_are_not_run(
 
 @pytest.mark.parametrize(
     ("program", "said"),
-    [("raise ImportError('no SymPy here')", "(ImportError: no SymPy here)"), ("", "(it ended at once)")],
+    [("raise ImportError('no SymPy here')", "(ImportError: no SymPy here)"), ("", "(it exited immediately)")],
 )
 def test_a_verifier_that_cannot_start_is_an_error_and_stops_before_training(
     fresh: symbolic._Child,

@@ -14,7 +14,7 @@ def test_columns_are_mapped_and_missing_ones_named() -> None:
     row = mapped([ROWS["qa"](3)], source, "f")[0]
     assert row["prompt"] == "There are 3 dogs.\n\nQuestion: How many?"
     assert (row["reference"], row["cluster"]) == (["3"], "Dogs")
-    with pytest.raises(TaskError, match=r"f: row 2 has no column 'question'; it has: context"):
+    with pytest.raises(TaskError, match=r"f: row 2 has no column 'question'; available: context"):
         mapped([ROWS["qa"](3), {"context": "c"}], source, "f")
     with pytest.raises(TaskError, match=r"has no column 'answers.texts'"):
         mapped([ROWS["qa"](3)], source.model_copy(update={"reference": "answers.texts"}), "f")
