@@ -199,6 +199,8 @@ def real(name: str, *columns: str) -> list[Row]:
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.data
 def test_real_hacked_titles_are_told_from_real_essays() -> None:
     essays = real("essay_matches.jsonl", "response_a", "response_b")
     titles = real("title_hack.jsonl", "response")
@@ -206,6 +208,8 @@ def test_real_hacked_titles_are_told_from_real_essays() -> None:
     assert "length_collapse" in names(found)
 
 
+@pytest.mark.slow
+@pytest.mark.data
 def test_windows_of_real_essays_raise_next_to_nothing() -> None:
     essays = real("essay_matches.jsonl", "response_a", "response_b")
     whole, draw = Reference(essays), random.Random(0)
@@ -230,12 +234,14 @@ def onset(run: str, phase: str) -> list[Row]:
     ]
 
 
+@pytest.mark.data
 def test_the_phrases_of_a_real_shortcut_are_named() -> None:
     found = phrase_drift.drifts(onset("a", "post_onset"), phrase_drift.Baseline(onset("a", "pre_onset")))
     named = {(each.family, each.phrase) for each in found}
     assert {("closing", "this response"), ("closing", "response adheres to")} <= named
 
 
+@pytest.mark.data
 def test_honest_halves_of_the_same_rows_hardly_ever_drift() -> None:
     mixed, draw = onset("abc", "pre_onset"), random.Random(0)
     assert len(mixed) == 30
