@@ -29,7 +29,6 @@ from tests.support.jobs import Train, arguments
 from tests.support.llm_calls import MakeClient
 from tests.support.llm_server import LLMServer
 
-
 # How long one example takes says how loaded the machine is.
 settings.register_profile("mpo-lite", deadline=None)
 settings.load_profile("mpo-lite")
