@@ -12,6 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from collections.abc import Callable
 
 import pytest
+from hypothesis import settings
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
@@ -28,6 +29,20 @@ from mpo_lite.run_dir import RunDir
 from tests.support.jobs import Train, arguments
 from tests.support.llm_calls import MakeClient
 from tests.support.llm_server import LLMServer
+
+# How long one example takes says how loaded the machine is.
+settings.register_profile("mpo-lite", deadline=None)
+settings.load_profile("mpo-lite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks each test by the folder it is in: unit, integration or e2e."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in ("unit", "integration", "e2e"):
+            item.add_marker(folder)
+        else:  # published models and servers warn of what they like
+            item.add_marker(pytest.mark.filterwarnings("default"))
 
 
 @pytest.fixture(autouse=True)

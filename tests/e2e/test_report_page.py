@@ -11,7 +11,7 @@ from mpo_lite.report.page import write_comparison, write_report
 from tests.support.browser import needs_browser, opened
 from tests.support.made_run import made_run
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.browser]
 
 SECTIONS = ["verdict", "story", "signs", "reward", "rubric", "criteria", "alarms", "cost", "health", "time",
             "samples", "reproduce"]  # fmt: skip

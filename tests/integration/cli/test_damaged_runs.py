@@ -168,6 +168,7 @@ def readers(run: Path) -> dict[str, tuple[object, ...]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGES)
 def test_every_reader_says_in_one_line_what_is_wrong(
     how: str, damaged: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str]
@@ -182,6 +183,7 @@ def test_every_reader_says_in_one_line_what_is_wrong(
                 assert code == 0, (name, reader, errors)  # the other run is shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGES)
 def test_no_run_goes_on_from_a_damaged_file(
     how: str, damaged: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str]
@@ -241,6 +243,7 @@ def test_a_damaged_run_hides_no_other(
     assert said(capsys, "report", run, run.parent / "none", "--out", out)[0] == 2  # a name mistyped
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_random_damage_is_told_too(whole: Path, tmp_path: Path, data: st.DataObject) -> None:

@@ -323,6 +323,7 @@ def test_a_misspelt_variable_is_told(refused: Refused, monkeypatch: pytest.Monke
     assert refused(*flags_of("")) == "mpo-lite: MPO_STEP: unknown setting; did you mean MPO_STEPS?"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -354,6 +355,7 @@ def test_what_cannot_be_trained_is_told_before_anything_is_asked(
     assert not (place / "new").exists()
 
 
+@pytest.mark.slow
 def test_numbers_with_an_exponent_reach_the_trainer(place: Path, refused: Refused) -> None:
     """What is wrong comes after the trainer has taken them: nobody answers at the judge's address."""
     said = refused(

@@ -22,6 +22,7 @@ def real() -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.data
 @pytest.mark.parametrize("run", [1, 2, 3])
 def test_real_matches_give_the_published_elo_and_the_winner_of_the_matches_first(
     run: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -42,6 +43,7 @@ def test_real_matches_give_the_published_elo_and_the_winner_of_the_matches_first
     assert sum(one["elo"] for one in told["ratings"].values()) == pytest.approx(2000)
 
 
+@pytest.mark.data
 def test_the_first_position_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "matches.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in real()))

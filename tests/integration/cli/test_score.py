@@ -109,6 +109,7 @@ def test_rows_lost_to_the_server_are_tried_once_more_at_the_end(
     assert "(500) from a running server" in summary["failure"]
 
 
+@pytest.mark.slow
 def test_an_outage_while_scoring_costs_no_row(
     tmp_path: Path, capsys: Any, quick_retries: None, caplog: Any
 ) -> None:

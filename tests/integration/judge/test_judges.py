@@ -180,6 +180,7 @@ def test_a_panels_reward_lies_between_those_of_its_judges(given_: list[tuple[flo
     assert whole.assessments["a"].level in [level for _, level in given_]
 
 
+@pytest.mark.slow
 def test_stragglers_are_not_judged_and_the_others_are(make_client: MakeClient, rubric: Rubric) -> None:
     full = threading.Event()
     full.set()

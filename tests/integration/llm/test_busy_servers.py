@@ -42,6 +42,7 @@ def test_a_call_outlasts_its_patience_while_others_are_answered(make_client: Mak
     assert found == [1] * 16 and time.monotonic() - began > 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_retries")
 def test_a_time_out_lowers_the_limit(make_client: MakeClient) -> None:
     with LLMServer(delay=3.0) as server:

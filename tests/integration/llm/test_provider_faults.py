@@ -514,7 +514,7 @@ def test_the_cache_knows_what_is_served_under_a_name(make_client: MakeClient) ->
         lambda: web.Response(text="<html>"),
         lambda: web.json_response([1]),
         lambda: web.json_response({"data": [None, {"id": 3}]}),
-        lambda: web.HTTPTemporaryRedirect("http://127.0.0.1:9/v1/models"),
+        lambda: web.Response(status=307, headers={"Location": "http://127.0.0.1:9/v1/models"}),
         models_told(id="m", root=None),
         models_told(id="m", root="m"),
         models_told(id="m", root=["m"]),

@@ -114,6 +114,7 @@ def test_an_endless_body_is_not_read_to_its_end(make_client: MakeClient, model: 
     assert sent < 5 * 4 * MAX_REPLY  # what sockets hold beyond it
 
 
+@pytest.mark.slow
 def test_a_bomb_is_not_unpacked(make_client: MakeClient) -> None:
     bomb = gzip.compress(b" " * 2**28)
 

@@ -126,6 +126,7 @@ def test_refusals_are_counted_apart_and_do_not_open_the_breaker(open_session: Ca
     assert (session.state.metrics["judge_failures"], session.state.metrics["refusals"]) == (8, 8)
 
 
+@pytest.mark.slow
 def test_time_outs_open_the_breaker_and_are_counted_by_kind(open_session: Callable[..., Session]) -> None:
     with HangingOn("HANGS") as server:
         session = open_session(server, call_timeout=0.3)
@@ -140,6 +141,7 @@ def test_time_outs_open_the_breaker_and_are_counted_by_kind(open_session: Callab
             score_batch(session, samples, GROUP)
 
 
+@pytest.mark.slow
 def test_a_batch_waits_for_a_judge_that_is_slow_but_answers(open_session: Callable[..., Session]) -> None:
     with OneAtATime(delay=0.15) as server:
         session = open_session(server, verdict_timeout=1.2, batch_timeout=1.2)
@@ -147,6 +149,7 @@ def test_a_batch_waits_for_a_judge_that_is_slow_but_answers(open_session: Callab
         assert None not in rewards and session.state.metrics["judge_seconds"] > 16 * 0.15
 
 
+@pytest.mark.slow
 def test_a_judge_that_has_stopped_answering_opens_the_breaker(open_session: Callable[..., Session]) -> None:
     with HangingOn("answer") as server:
         session = open_session(server, verdict_timeout=60, batch_timeout=1.0)

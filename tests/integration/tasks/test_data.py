@@ -23,6 +23,7 @@ def test_clusters_are_read_with_the_prompts(tmp_path: Path) -> None:
         load_prompts(DataSource(source=str(path), cluster="subject"))
 
 
+@pytest.mark.data
 def test_real_problems_are_read_with_solutions_and_subjects() -> None:
     folder = os.environ.get("MPO_TEST_DATA")
     if not folder:

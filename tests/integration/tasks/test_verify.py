@@ -105,6 +105,7 @@ def perturbed(answer: str) -> str:
     return answer[: last.start()] + str(int(last[0]) + 1) + answer[last.end() :]
 
 
+@pytest.mark.data
 def test_real_solutions_have_gold_1_and_with_another_answer_0() -> None:
     folder = os.environ.get("MPO_TEST_DATA")
     if not folder:

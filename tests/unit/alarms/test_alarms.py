@@ -205,6 +205,8 @@ def real(name: str, *columns: str) -> list[ResponseFeatures]:
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.data
 def test_real_hacked_titles_are_told_from_real_essays() -> None:
     essays = real("essay_matches.jsonl", "response_a", "response_b")
     titles = real("title_hack.jsonl", "response")
@@ -212,6 +214,8 @@ def test_real_hacked_titles_are_told_from_real_essays() -> None:
     assert "length_collapse" in names(found)
 
 
+@pytest.mark.slow
+@pytest.mark.data
 def test_windows_of_real_essays_raise_next_to_nothing() -> None:
     essays = real("essay_matches.jsonl", "response_a", "response_b")
     whole, draw = ReferenceWindow(essays), random.Random(0)
@@ -236,6 +240,7 @@ def onset(run: str, phase: str) -> list[ResponseFeatures]:
     ]
 
 
+@pytest.mark.data
 def test_the_phrases_of_a_real_shortcut_are_named() -> None:
     found = phrase_drift.find_phrase_drift(
         onset("a", "post_onset"), phrase_drift.PhraseCounts(onset("a", "pre_onset"))
@@ -244,6 +249,7 @@ def test_the_phrases_of_a_real_shortcut_are_named() -> None:
     assert {("closing", "this response"), ("closing", "response adheres to")} <= named
 
 
+@pytest.mark.data
 def test_honest_halves_of_the_same_rows_hardly_ever_drift() -> None:
     mixed, draw = onset("abc", "pre_onset"), random.Random(0)
     assert len(mixed) == 30

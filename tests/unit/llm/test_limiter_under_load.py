@@ -110,6 +110,7 @@ def test_without_a_queue_the_ceiling_is_reached_and_kept(seconds: float, spread:
     assert next(at for at, limit in found.limits if limit > START) <= 1.5 * seconds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bursts", [[2000], [64] * 20, [96] * 15])
 def test_a_server_that_batches_is_given_what_it_gains_by(bursts: list[int]) -> None:
     ours = traffic(Batching(0.5, 16, 0.4), bursts, timeout_s=20)
@@ -171,6 +172,7 @@ def test_time_outs_of_one_episode_cut_once() -> None:
     assert simulate(work()) == [START / 2] * START
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(
     st.integers(1, 40),

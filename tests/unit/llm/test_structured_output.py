@@ -90,6 +90,7 @@ def test_what_is_no_sound_object_is_refused(text: str, message: str) -> None:
         parse_object(text)
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None)
 @given(st.text() | JSON.map(json.dumps))
 def test_the_parser_gives_an_object_or_a_value_error(text: str) -> None:
