@@ -19,7 +19,7 @@ from mpo_lite.sandbox.stand_in import sandboxed
 
 SHOWN = (
     "judge", "meta", "judge_api_base", "meta_api_base", "judge_mode", "replicates", "task", "goal", "data",
-    "rubric", "baseline", "preset", "steps", "group_size", "interval", "meta_samples", "mode", "schedule",
+    "rubric", "baseline", "method", "steps", "group_size", "interval", "meta_samples", "use_gate", "schedule",
     "strategy", "prescreen",
 )  # fmt: skip
 """Settings that a run's cost depends on; the others are taken too: a command of ``train`` fits as it is."""

@@ -257,7 +257,7 @@ class _Model:
         config = self._context.config
         if self._context.meta is None or config.baseline:
             return 0.0
-        if config.mode == "guarded":
+        if config.use_gate:
             return config.gate.share
         # Without a gate there are the probes that pairs are made of, and what the initial policy answered.
         return config.meta_samples / (config.interval * config.batch_completions)
@@ -280,7 +280,7 @@ class _Model:
         config, prompts = self._context.config, self._context.prompts
         least = 2 * config.meta_samples + 1 + 2 * config.meta_samples * config.prescreen
         kinds = len({prompts.cluster(prompt) for prompt in prompts.train} - {""})
-        most = least + (config.mode == "guarded") + min(config.meta_samples, kinds)
+        most = least + (config.use_gate) + min(config.meta_samples, kinds)
         return least, (least + most) / 2, most
 
     def assumptions(self) -> list[str]:

@@ -111,7 +111,7 @@ def gate_budget(context: RunContext, anchor: Sequence[Sample] = ()) -> GateBudge
         anchor: The initial policy's answers; before there are any, texts that break no rule stand in.
     """
     config = context.config
-    if context.meta is None or config.baseline or config.mode == "paper":
+    if context.meta is None or config.baseline or not config.use_gate:
         return None
     if not anchor:
         anchor = tuple(Sample(prompt, _ANSWER) for prompt in context.prompts.train[: config.gate.prompts])

@@ -95,8 +95,8 @@ class Session:
 
     @property
     def gate(self) -> Gate | None:
-        """Checks proposals; None in paper mode, and before the initial policy has answered."""
-        if self.config.mode == "paper" or not self.state.anchor:
+        """Checks proposals; None without a gate, and before the initial policy has answered."""
+        if not self.config.use_gate or not self.state.anchor:
             return None
         return Gate(self.gate_judge, self.state.anchor, self.task, self.config.gate)
 
@@ -114,7 +114,7 @@ class Session:
     def record_anchor(self, answer: Answer) -> None:
         """Has the initial policy answer fixed prompts, once per run: what every gate check rests on."""
         path, config, train = self.run.anchor, self.config, self.state.prompts.train
-        if self.meta is None or (config.mode == "paper" and config.strategy == "samples"):
+        if self.meta is None or (not config.use_gate and config.strategy == "samples"):
             return
         count = min(config.gate.prompts, len(train))
         if len(self.run.rows(path)) < count:  # only at the first batch: later checkpoints count these rows

@@ -84,7 +84,7 @@ def gather(run: RunDir, config: Config) -> JsonRow:
 
 def _unprobed(config: Config, lineage: Sequence[JsonRow]) -> str:
     """Why answers to fixed prompts were not scored by the first rubric, where they were not."""
-    if config.mode == "paper":
+    if not config.use_gate:
         return "the gate, whose calls it takes, was off"
     if not any(row["kind"] in ("meta", "rollback") for row in lineage):
         return "no meta step was held"

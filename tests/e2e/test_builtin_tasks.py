@@ -25,7 +25,8 @@ def data(tmp_path: Path, task: str, count: int = 24) -> Path:
 def train(tmp_path: Path, server: LLMServer, task: str, *flags: str, **settings: Any) -> RunDir:
     options = {
         "steps": 4, "interval": 2, "meta_samples": 2, "batch_prompts": 2, "group_size": 4, "micro_batch": 8,
-        "max_new_tokens": 8, "mode": "paper", "schedule": "interval", "strategy": "samples", "eval_every": 4,
+        "max_new_tokens": 8, "use_gate": False, "schedule": "interval", "strategy": "samples",
+        "eval_every": 4,
     }  # fmt: skip
     given = [part for key, value in (options | settings).items() for part in ("-o", f"{key}={value}")]
     models = ["--judge", "openai/j", "--judge-api-base", server.url, "--meta", "openai/m"]

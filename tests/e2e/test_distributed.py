@@ -43,7 +43,7 @@ class Injected(GRPO):
 
 mpo = MPO(policy=sys.argv[4], task="sandbox", judge="openai/sandbox-j", judge_api_base=url,
           meta="openai/sandbox-m", meta_api_base=url, run_dir=f"{out}/mpo", cache_dir=f"{out}/cache",
-          mode="paper", schedule="interval", strategy="samples", steps=5, interval=2, batch_prompts=4,
+          use_gate=False, schedule="interval", strategy="samples", steps=5, interval=2, batch_prompts=4,
           group_size=4)
 args = GRPOConfig(out, num_generations=4, per_device_train_batch_size=16 // world, max_completion_length=24,
                   max_steps=5, shuffle_dataset=False, bf16=False, use_cpu=True, report_to=[],

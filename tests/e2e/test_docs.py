@@ -110,7 +110,7 @@ def prepare(arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch)
         if own:  # it makes this run itself
             shutil.rmtree(folder / name, ignore_errors=True)
         elif not (folder / name).exists():
-            settings = ["--judge", "gpt-4o", "--meta", "claude", "--mode", "paper", "--schedule", "interval"]
+            settings = ["--judge", "gpt-4o", "--meta", "claude", "--no-use-gate", "--schedule", "interval"]
             small = ["--strategy", "samples", "--steps", "5", "--run-dir", name]
             main(["train", *settings, *small, *(["--task", "math"] if "math" in name else [])])
             versions = list((folder / name / "rubrics").glob("*"))

@@ -12,7 +12,7 @@ def test_the_estimate_holds_what_a_run_then_takes(tmp_path: Path, capsys: pytest
     flags = (
         "--judge sandbox --meta sandbox --policy sandbox --task sandbox --steps 7 --interval 3 --group-size 4"
     )
-    flags += f" --meta-samples 4 --mode paper -o batch_prompts=4 --cache-dir {tmp_path / 'cache'} --json"
+    flags += f" --meta-samples 4 --no-use-gate -o batch_prompts=4 --cache-dir {tmp_path / 'cache'} --json"
     main(["estimate", *flags.split()])
     told = json.loads(capsys.readouterr().out)
     main(["train", *flags.split(), "--run-dir", str(tmp_path / "run")])

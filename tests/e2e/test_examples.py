@@ -86,8 +86,7 @@ def test_the_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
         "2",
         "--interval",
         "1",
-        "--mode",
-        "paper",
+        "--no-use-gate",
     ]
     command = [
         sys.executable,

@@ -221,7 +221,7 @@ def test_a_resumed_run_of_a_short_budget_decides_as_it_did(
 
 
 def test_in_paper_mode_nothing_is_judged_besides(train: Train, tmp_path: Path) -> None:
-    summary = train("--mode", "paper", "--strategy", "samples", "--schedule", "interval", interval=4)
+    summary = train("--no-use-gate", "--strategy", "samples", "--schedule", "interval", interval=4)
     run = RunDir(tmp_path / "run")
     assert summary["gate_calls"] == 0 and not run.anchor.exists() and not run.probes.exists()
     (row,) = read_rows(run.lineage)

@@ -24,7 +24,7 @@ SETTINGS = {
     "save_every": 2,
     "breaker_pause": 0.0,
     # Models that judge nothing: no gate would let their rubrics pass.
-    "mode": "paper",
+    "use_gate": False,
     "schedule": "interval",
     "strategy": "samples",
 }

@@ -6,7 +6,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mpo_lite.config import PRESETS, Config
+from mpo_lite.config import METHODS, Config
 from mpo_lite.config_sources import explained, load_config, save_config
 from mpo_lite.errors import ConfigError
 from mpo_lite.llm.models import fallback_backend, judge_backends, meta_backend
@@ -57,16 +57,16 @@ def test_overrides_reach_nested_keys_and_beat_the_file(tmp_path: Path) -> None:
     assert config.trainer == {"num_iterations": 2, "epsilon": 0.3}
 
 
-def test_a_preset_is_weaker_than_anything_given(tmp_path: Path) -> None:
-    path = write(tmp_path, "preset: paper\nlora_r: 8\n")
+def test_a_method_is_weaker_than_anything_given(tmp_path: Path) -> None:
+    path = write(tmp_path, "method: paper\nlora_r: 8\n")
     config = load_config(path, environ={"MPO_BETA": "0.1"})
     assert (config.algorithm, config.num_iterations, config.missing_eos_penalty) == ("ppo", 4, 0.2)
     assert (config.lora_r, config.beta) == (8, 0.1)
     assert load_config(write(tmp_path, save_config(config)), environ={}) == config
-    for name, value in PRESETS["paper"].items():
-        assert getattr(load_config(given={"preset": "paper"}, environ={}), name) == value
-    with pytest.raises(ConfigError, match="--preset: must be 'paper'"):
-        load_config(given={"preset": "papper"}, environ={})
+    for name, value in METHODS["paper"].items():
+        assert getattr(load_config(given={"method": "paper"}, environ={}), name) == value
+    with pytest.raises(ConfigError, match="--method: must be 'guarded' or 'paper'"):
+        load_config(given={"method": "papper"}, environ={})
 
 
 def test_an_unknown_key_is_refused_with_file_line_and_suggestion(tmp_path: Path) -> None:

@@ -23,14 +23,14 @@ def test_each_value_is_shown_with_its_source(
     tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "experiment.yaml"
-    path.write_text("preset: paper\nsteps: 7\ngate:\n  margin: 0.1\n")
+    path.write_text("method: paper\nsteps: 7\ngate:\n  margin: 0.1\n")
     monkeypatch.setenv("MPO_JUDGE", "gpt-4o")
     main(["config", "show", str(path), "--seed", "3", "-o", "gate.share=0.2", "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told["steps"] == {"value": 7, "from": f"{path}:2"}
     assert told["seed"] == {"value": 3, "from": "--seed"}
     assert told["judge"] == {"value": "gpt-4o", "from": "MPO_JUDGE"}
-    assert told["beta"] == {"value": 0.004, "from": "preset paper"}
+    assert told["beta"] == {"value": 0.004, "from": "method paper"}
     assert told["gate"]["from"] == f"{path}:4, -o gate.share" and "meta" not in told
     main(["config", "show", str(path), "--all"])
     lines = capsys.readouterr().out.splitlines()

@@ -17,7 +17,7 @@ def test_refine_fails_where_nothing_is_judged_or_proposed(tmp_path: Path, capsys
     data, out = eight(tmp_path / "in.jsonl"), tmp_path / "rubric.yaml"
 
     def command(server: LLMServer, cache: str) -> list[str]:
-        meta = ["--meta", "openai/n", "--meta-api-base", server.url, "--mode", "paper", "--rounds", "2"]
+        meta = ["--meta", "openai/n", "--meta-api-base", server.url, "--no-use-gate", "--rounds", "2"]
         return ["refine", str(data), *served(server, tmp_path / cache), *meta, "--out", str(out)]
 
     with LLMServer(malformed(*range(8))) as server:
@@ -36,7 +36,7 @@ def test_refine_fails_where_nothing_is_judged_or_proposed(tmp_path: Path, capsys
 def test_a_goal_in_a_sentence_is_refined_for(tmp_path: Path, capsys: Any) -> None:
     data, out = eight(tmp_path / "in.jsonl"), tmp_path / "rubric.yaml"
     with LLMServer() as server:
-        meta = ["--meta", "openai/n", "--meta-api-base", server.url, "--mode", "paper", "--rounds", "1"]
+        meta = ["--meta", "openai/n", "--meta-api-base", server.url, "--no-use-gate", "--rounds", "1"]
         goal = ["--goal", "Letters that a landlord answers.", "--out", str(out)]
         main(["refine", str(data), *served(server, tmp_path), *meta, *goal])
         assert all("Letters that a landlord answers." in text for text in server.prompts("judge"))

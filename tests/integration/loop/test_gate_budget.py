@@ -88,11 +88,11 @@ def test_what_is_told_beforehand(tmp_path: Path) -> None:
     assert "--interval 4" in told(tmp_path, steps=8)["summary"]
 
 
-@pytest.mark.parametrize("options", [{"mode": "paper"}, {"baseline": "iter0"}, {"baseline": "autoprompt"}])
+@pytest.mark.parametrize("options", [{"use_gate": False}, {"baseline": "iter0"}, {"baseline": "autoprompt"}])
 def test_without_a_gate_there_is_no_budget(tmp_path: Path, options: dict[str, Any]) -> None:
     found = told(tmp_path, **options)
     assert found["gate_budget"] is None and not found["summary"]
-    assert found["planned"] == (5 if options.get("mode") else 0)
+    assert found["planned"] == (5 if "use_gate" in options else 0)
 
 
 def test_a_step_that_is_done_again_is_charged_as_it_was(tmp_path: Path, make_client: Any) -> None:

@@ -259,7 +259,7 @@ def test_a_report_can_be_written_at_any_time(tmp_path: Path, capsys: pytest.Capt
     [
         ({}, True, "no meta step had calls to spare for it"),
         ({}, False, "no meta step was held"),
-        ({"mode": "paper"}, True, "the gate, whose calls it takes, was off"),
+        ({"use_gate": False}, True, "the gate, whose calls it takes, was off"),
     ],
 )
 def test_the_report_says_why_the_first_rubric_was_not_asked_again(
