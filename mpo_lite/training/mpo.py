@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from mpo_lite.errors import ConfigError
 from mpo_lite.loop.begin import open_session
@@ -14,6 +14,7 @@ from mpo_lite.loop.judging import judge_samples
 from mpo_lite.loop.prefetch import Prefetcher
 from mpo_lite.loop.reward import Reward, groups, has_spread, score_batch
 from mpo_lite.loop.session import Session
+from mpo_lite.options import Options
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sanitize import pluralize, strip_thinking
 from mpo_lite.tasks.data import training_order
@@ -68,11 +69,11 @@ class MPO:
     """
 
     def __init__(
-        self, extra: Sequence[ExtraReward] = (), session: Session | None = None, **options: Any
+        self, extra: Sequence[ExtraReward] = (), session: Session | None = None, **options: Unpack[Options]
     ) -> None:
         resumes = False
         if session is None:
-            session, resumes = open_session(options)
+            session, resumes = open_session({**options})
             weakref.finalize(self, session.close, wait=False).atexit = False  # open_session sees to that
         self.session = session
         self.callback = MPOCallback(session, must_resume=resumes)
