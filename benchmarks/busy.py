@@ -48,13 +48,13 @@ class RunDir:
             if fixed:
                 limiter.limit = CEILING
             of._sender._limiters["m"] = limiter
-            timed_out, self.began = limiter.timed_out, time.monotonic()
+            timed_out, self.began = limiter.record_timeout, time.monotonic()
 
             def counted(place: Any) -> None:
                 self.timeouts.append(time.monotonic() - self.began)
                 timed_out(place)
 
-            limiter.timed_out = counted
+            limiter.record_timeout = counted
             event_loop.wait(self._watched(of, server, samples(calls), most_s))
             self.seconds = time.monotonic() - self.began
             self.work = server.stats()["worked"]

@@ -145,9 +145,9 @@ class BudgetReached(StopRun):
 
     exit_code = 3
 
-    def __init__(self, message: str, raised: str = "") -> None:
+    def __init__(self, message: str, suggested_flag: str = "") -> None:
         super().__init__(message)
-        self.raised = raised
+        self.suggested_flag = suggested_flag
 
 
 class JudgeDown(StopRun):

@@ -104,7 +104,7 @@ def test_many_refusals_of_bounds_at_once_do_not_cost_the_schema(
         client = make_client(concurrency=16)
         judge = pointwise(client, server)
         event_loop.wait(judge.verdicts([Sample("p", f"a{n}") for n in range(12)], rubric))
-        assert client._sender.capabilities(judge.backend).refused == {"bounds"}
+        assert client._sender.capabilities(judge.backend).unsupported == {"bounds"}
 
 
 def test_a_model_that_takes_no_schema_at_all_steps_down(make_client: MakeClient, rubric: Rubric) -> None:
@@ -176,9 +176,9 @@ def test_a_server_without_tools_costs_a_model_no_bounds(make_client: MakeClient)
         bounded = replace(
             asked, schema=object_schema({"level": SCHEMA["properties"]["level"] | {"pattern": "1"}})
         )
-        client._sender.capabilities(asked.backend).refused.add("json_schema")
+        client._sender.capabilities(asked.backend).unsupported.add("json_schema")
         event_loop.wait(client.ask(bounded))
-        assert client._sender.capabilities(asked.backend).refused == {"json_schema", "tool"}
+        assert client._sender.capabilities(asked.backend).unsupported == {"json_schema", "tool"}
 
 
 def test_a_reply_that_stays_cut_is_called_cut(make_client: MakeClient) -> None:

@@ -106,8 +106,8 @@ class Ledger:
         Raises:
             RunError: A line of one of them is damaged.
         """
-        for each in (*also, path):
-            self.count(each)
+        for account in (*also, path):
+            self.count(account)
         self._path = path
         journal(path, self._pending, sync=False)
 

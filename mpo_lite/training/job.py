@@ -97,8 +97,8 @@ def train(
 
 def resume_command(run: RunDir, stop: StopRun) -> str:
     """The command that goes on with a stopped run, with a higher cap where one stopped it."""
-    raised = stop.raised if isinstance(stop, BudgetReached) else ""
-    return f"mpo-lite resume {run.path} {raised}".rstrip()
+    flag = stop.suggested_flag if isinstance(stop, BudgetReached) else ""
+    return f"mpo-lite resume {run.path} {flag}".rstrip()
 
 
 def _train(
@@ -149,7 +149,7 @@ def _require_room(session: Session, run: RunDir, least: tuple[float, int]) -> No
     try:
         session.client.budget.require(*least)
     except BudgetReached as stop:
-        raise BudgetReached(f"{stop}: {resume_command(run, stop)}", stop.raised) from None
+        raise BudgetReached(f"{stop}: {resume_command(run, stop)}", stop.suggested_flag) from None
 
 
 def _tell_plan(session: Session, estimated: JsonRow) -> None:
