@@ -15,7 +15,7 @@ from test_client import SCHEMA, call, error, faults, reply
 from mpo_lite.cli.main import main
 from mpo_lite.errors import CallFailed, failures_in_words
 from mpo_lite.jsonl import read_rows
-from mpo_lite.judge.base import REASON_CHARS, Sample, _tell_of_levels, reply_token_limit, verdict_schema
+from mpo_lite.judge.base import REASON_CHARS, Sample, _warn_level_format, reply_token_limit, verdict_schema
 from mpo_lite.judge.groupwise import GroupwiseJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import event_loop
@@ -204,7 +204,7 @@ def test_a_failed_verdict_says_what_was_wrong_and_how_the_reply_began(
 def test_levels_in_another_form_cost_one_call_and_one_notice(
     make_client: MakeClient, rubric: Rubric, caplog: pytest.LogCaptureFixture, form: Callable[[int], Any]
 ) -> None:
-    _tell_of_levels.cache_clear()
+    _warn_level_format.cache_clear()
     right = {one.id: {"reason": "so", "level": form(1)} for one in rubric.criteria}
     with LLMServer(lambda kind, body: json.dumps(right)) as server:
         verdicts = event_loop.wait(

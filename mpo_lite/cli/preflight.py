@@ -232,7 +232,7 @@ def _summary(session: Session, found: Trial) -> dict[str, Any]:
 
 def _problems(session: Session, found: Trial, summary: dict[str, Any]) -> list[str]:
     """What would keep a policy from learning by this judge, rubric and meta-judge."""
-    if said := FailureTally.of(found.first, session.config.max_judge_failures).complaint("answer"):
+    if said := FailureTally.of(found.first, session.config.max_judge_failures).describe_problem("answer"):
         return [said]
     problems: list[str] = []
     judged = pluralize(summary["judged"], "answer")

@@ -125,8 +125,8 @@ class Budget:
             if cap is not None and spent[name] + taken + wanted[name] > cap:
                 used, needed = _format_amount(name, spent[name]), _format_amount(name, wanted[name])
                 return BudgetReached(
-                    f"{_cap_flag(name, cap)} reached: {used} spent, and the next call may take up to {needed}; "
-                    "raise the cap to continue",
+                    f"{_cap_flag(name, cap)} reached: {used} spent, and the next call may take up to "
+                    f"{needed}; raise the cap to continue",
                     suggested_flag=f"--max-{name} {_suggest_cap(name, cap, spent[name] + wanted[name]):g}",
                 )
         return None

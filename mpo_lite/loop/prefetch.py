@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 from mpo_lite.judge.base import Sample
-from mpo_lite.judge.groupwise import groups
+from mpo_lite.judge.groupwise import group_by_prompt
 from mpo_lite.llm import event_loop
 from mpo_lite.loop.distributed import rank
 from mpo_lite.loop.session import Session
@@ -82,6 +82,6 @@ class Prefetcher:
 def judging_units(session: Session, samples: Sequence[Sample]) -> Iterator[JudgingUnit]:
     """The samples as they are judged together, in order."""
     if session.config.judge_mode == "groupwise":
-        yield from map(tuple, groups(samples, session.config.group_size))
+        yield from map(tuple, group_by_prompt(samples, session.config.group_size))
     else:
         yield from ((sample,) for sample in samples)
