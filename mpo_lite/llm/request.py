@@ -215,7 +215,7 @@ class Sender:
                     elif error.kind == "timeout":
                         limiter.record_timeout(place)
                         patience.allow_longer()
-                        # Back to the end of the queue: its reply is probably a long one.
+                        # Not urgent any more, so it queues again: its reply is probably a long one.
                         patience.has_begun = False
                     raise
                 except EndpointError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpo_lite.activity import activity, activity_named
+from mpo_lite.activity import activity, find_activity
 from mpo_lite.checkpoints import discard_after, read_state
 from mpo_lite.config import Config
 from mpo_lite.errors import BudgetReached, ConfigError, StopRun
@@ -80,7 +80,7 @@ def train(
         run_on_main(lambda: check_vacant(folder))
 
     def tell(kind: str, row: JsonRow) -> None:
-        if kind == "step" and (batches := activity_named(TRAINING)):
+        if kind == "step" and (batches := find_activity(TRAINING)):
             batches.advance(row["batch"] - batches.done)
         if is_main():
             observe(kind, row)
