@@ -87,6 +87,7 @@ def load_with_sources(
     merged: dict[str, _Setting] = _load_yaml(path) if path else {}
     for name in Config.model_fields:
         variable = f"MPO_{name.upper()}"
+        # An empty variable counts as not set.
         if value := environ.get(variable):
             value = _parse_value(name, value, variable)
             origin = f"{_DOTENV} {variable}" if variable in from_dotenv else variable
@@ -189,9 +190,7 @@ def _load_yaml(path: Path) -> dict[str, _Setting]:
 
 
 def _resolve_path(folder: Path, name: str, value: Any) -> Any:
-    """Makes a path in a file of ``folder`` absolute; names, such as that of a built-in task, stay as they
-    are.
-    """
+    """Makes a path in a file of ``folder`` absolute; other names, such as a built-in task, stay."""
     if not isinstance(value, str) or (name in _PATHS_OR_NAMES and value in builtin_tasks()):
         return value
     path = folder.absolute() / Path(value).expanduser()
@@ -208,9 +207,7 @@ def _refuse_goal_with_task(merged: Mapping[str, _Setting]) -> None:
 
 
 def _refuse_misspelt_variables(environ: Mapping[str, str], config: Config) -> None:
-    """Refuses an ``MPO_*`` variable that is nearly a setting: it would be ignored without anybody
-    noticing.
-    """
+    """Refuses an ``MPO_*`` variable that is nearly a setting: it would be ignored silently."""
     fields = [name.upper() for name in Config.model_fields]
     models = [*config.judge, *([config.judge_fallback] if config.judge_fallback else [])]
     names = {f"MPO_{name}" for name in fields} | {model.api_key_env for model in models}

@@ -168,8 +168,7 @@ def refusals(what: str) -> Generator[None]:
         what: The setting or file, for the beginning of the message.
 
     Raises:
-        ConfigError: Instead of the library's error. An error raised by our own code is a bug and passes
-            unchanged.
+        ConfigError: Instead of the library's error. Errors raised by our own code are bugs and pass.
     """
     try:
         yield

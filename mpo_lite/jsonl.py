@@ -33,6 +33,7 @@ def write_atomically(path: Path, text: str) -> None:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+            # Synced before it is renamed: otherwise a power cut could leave an empty file.
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)  # exists only after an error
@@ -112,9 +113,7 @@ def _append(path: Path, text: str, sync: bool) -> None:
 
 
 def _end_last_line(file: BinaryIO) -> None:
-    """Removes an incomplete last line, and terminates any other, so that what is appended starts a new
-    line.
-    """
+    """Removes an incomplete last line or terminates a complete one, so that a new line can follow."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 1))
     if file.read() in (b"", b"\n"):

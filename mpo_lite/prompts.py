@@ -105,6 +105,7 @@ def fence(tag: str, text: str, key: bytes) -> str:
     """
     clean = neutralize(text)
     nonce = hmac.new(key, clean.encode(), hashlib.sha256).hexdigest()[:12]
+    # All but impossible, but such a text could close its own fence.
     clean = clean.replace(nonce, "")
     return f"<{tag}-{nonce}>\n{clean}\n</{tag}-{nonce}>"
 

@@ -172,6 +172,7 @@ class Rubric(Settings):
                 weight += criterion.weight
             elif level == 0:
                 factor = VETO_FACTOR
+        # min: rounding may put the mean just above 1.
         return min(1.0, total / weight) * factor
 
 
@@ -203,9 +204,7 @@ def dump_rubric(rubric: Rubric) -> str:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first problem of an invalid rubric draft, as ``place: problem``; shown to the meta-judge that wrote
-    it.
-    """
+    """The first problem of an invalid draft, as ``place: problem``; the meta-judge gets to see it."""
     problem = validation.first_problem(error)
     place = dotted_path(problem)
     message = "unknown key" if problem["type"] == "extra_forbidden" else describe_problem(problem, Rubric)

@@ -19,6 +19,7 @@ from mpo_lite.errors import MPOError
 MAX_CHARACTERS = 256 * 1024
 MAX_DEPTH = 32
 """Maximum nesting of mappings and lists."""
+# YAML 1.1, as PyYAML reads it, wants a dot and a sign in a float: 1e-4 would be text.
 _EXPONENT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
 _DROPPED_TAGS = {"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:merge"}
 _RESOLVERS = {

@@ -84,8 +84,7 @@ async def gather_with_deadline(
     Args:
         works: What to run; an error in one of them cancels all.
         late: Result of those that miss the deadline.
-        unit: What each of them judges, in the plural, for the progress display; empty if they report their
-            own.
+        unit: What each of them judges, in the plural, for the progress display; empty: shown elsewhere.
         silence_s: Seconds without any result after which unfinished ones are cancelled; after
             ``LONGEST_BATCH`` times as long they are in any case. None waits for all.
         heard_at: When a result was last seen elsewhere, on the loop's clock: a batch does not time out while
@@ -101,6 +100,7 @@ async def gather_with_deadline(
     def seconds_left() -> float | None:
         if silence_s is None:
             return None
+        # Two limits: on silence, and in all, for a server that lets one answer through now and then.
         return min(max(last, heard_at()) + silence_s, started + LONGEST_BATCH * silence_s) - loop.time()
 
     # A single one, such as an answer judged while others are generated, is shown by the caller that waits.
@@ -124,6 +124,7 @@ async def gather_with_deadline(
                     task.result()  # raises if it failed
             return [task.result() if task.done() else late for task in tasks]
         finally:
+            # Also after an error or when cancelled: no call may outlive its batch.
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -143,6 +144,7 @@ def verdict_schema(rubric: Rubric) -> Schema:
 def _cached_schema(levels: tuple[tuple[str, int], ...]) -> Schema:
     return object_schema(
         {
+            # The reason comes first: a level written first would only be justified afterwards.
             name: object_schema({"reason": REASON, "level": {"type": "integer", "enum": list(range(count))}})
             for name, count in levels
         }
@@ -181,8 +183,10 @@ def parse_verdict(data: Mapping[str, Any], rubric: Rubric, model: str = "") -> d
             raise ValueError(
                 f"{criterion.id}: the level must be a whole number from 0 to {len(criterion.levels) - 1}"
             )
+        # Accepted, but worth a warning: the model ignores the schema.
         if type(level) is not int:
             _warn_level_format(model)
+        # The schema bounds reasons only under guided decoding.
         verdict[criterion.id] = Assessment(reason[:MAX_REASON], number)
     return verdict
 

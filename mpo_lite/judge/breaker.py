@@ -73,6 +73,7 @@ class FailureTally:
     @property
     def advice(self) -> str:
         """How to fix the most frequent kind of failure."""
+        # If only the samples were at fault, advise about those.
         return _ADVICE[max(_ADVICE, key=(self._judge_failures or self.failures).count)]
 
     def __str__(self) -> str:
@@ -80,8 +81,7 @@ class FailureTally:
         return f"{len(failures)} of {self.size} not judged: {failures_in_words(failures)}"
 
     def describe_problem(self, singular: str = "", plural: str = "") -> str:
-        """Describes the problem if too little, or nothing, was judged: how much failed, why, and how to fix
-        it.
+        """Describes the problem if too little was judged: how much failed, why, and how to fix it.
 
         Args:
             singular: What was judged, in the singular; empty: the message has numbers only.

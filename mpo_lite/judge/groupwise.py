@@ -55,6 +55,7 @@ class GroupwiseJudge:
         ]
 
     async def _judge_group(self, group: list[Sample], rubric: Rubric) -> list[Verdict]:
+        # Nothing to compare it with; judged alone, it shares its cache entry with pointwise runs.
         if len(group) == 1:
             return await self.single.verdicts(group, rubric)
         order = list(range(len(group)))
@@ -93,6 +94,7 @@ class GroupwiseJudge:
         prompt = render(
             "judge/groupwise",
             persona=single.persona,
+            # One prompt, so one cluster.
             rubric=rubric.render(shown[0].cluster),
             ids=", ".join(criterion.id for criterion in rubric.criteria),
             task=fence("task", shown[0].prompt, key),

@@ -66,6 +66,7 @@ class PairwiseJudge:
             StopRun: A cap is reached, or the judge cannot be used any more.
         """
         late = MatchResult(None, "timeout", "not judged before the batch timed out")
+        # No deadline: no training waits for these, and each call has its own timeouts.
         return await gather_with_deadline([self._judge_pair(pair) for pair in pairs], late, "pairs")
 
     async def _judge_pair(self, pair: Pair) -> MatchResult:

@@ -50,6 +50,7 @@ def combine_verdicts(verdicts: dict[str, Verdict]) -> Verdict:
     """
     panel = list(verdicts.values())
     judges = " + ".join(dict.fromkeys(verdict.judge for verdict in panel))
+    # One missing reward makes the whole panel's missing; see Panel.
     if missing := next((verdict for verdict in panel if verdict.reward is None), None):
         return replace(missing, judge=judges)
     rewards = [verdict.reward or 0.0 for verdict in panel]
@@ -59,6 +60,7 @@ def combine_verdicts(verdicts: dict[str, Verdict]) -> Verdict:
                 f"{judge} ({verdict.assessments[name].level}): {verdict.assessments[name].reason}"
                 for judge, verdict in verdicts.items()
             ),
+            # With an even number of judges, the stricter of the two middle levels.
             statistics.median_low(verdict.assessments[name].level for verdict in panel),
         )
         for name in panel[0].assessments
@@ -89,6 +91,7 @@ def build_judge(
     members: dict[str, Judge] = {}
     for backend in backends:
         for replicate in range(config.replicates):
+            # The first one keeps the plain cache key: more replicates reuse the verdicts of fewer.
             replicate_draw = f"{draw}replicate-{replicate}" if replicate else draw
             single = PointwiseJudge(client, backend, persona, config.batch_timeout, replicate_draw, purpose)
             name = backend.label + (f" #{replicate + 1}" if config.replicates > 1 else "")

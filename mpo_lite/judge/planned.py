@@ -47,6 +47,7 @@ class PlannedJudge:
 
     async def _judge_by_plan(self, sample: Sample, rubric: Rubric) -> Verdict:
         try:
+            # The calls of one prompt are equal, so the client sends one of them and shares its answer.
             plan = await self.single.client.ask(self.build_plan_call(sample, rubric))
         except CallFailed as failure:
             _log.debug("no plan: %s", failure)

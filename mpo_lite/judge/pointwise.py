@@ -74,9 +74,7 @@ class PointwiseJudge:
         return self.failed(CallFailed("timeout", "not judged before the batch timed out"), rubric)
 
     async def judge_one(self, sample: Sample, rubric: Rubric, plan: str = "") -> Verdict:
-        """Judges one sample, by a plan if there is one; shortens it up to ``CUTS`` times if it does not
-        fit.
-        """
+        """Judges one sample, by a plan if there is one; shortens it if it does not fit the context."""
         failed: CallFailed | None = None
         for _ in range(1 + CUTS):
             try:
@@ -84,6 +82,7 @@ class PointwiseJudge:
             except CallFailed as failure:
                 _log.debug("not judged: %s", failure)
                 failed = failure
+            # Shortening helps only a sample that is too long.
             if failed.kind != "context":
                 break
             sample = shorten_sample(sample)
@@ -102,6 +101,7 @@ class PointwiseJudge:
             "judge/planned" if plan else "judge/pointwise",
             persona=self.persona,
             rubric=rubric.render(sample.cluster),
+            # Written by a model that read the prompt, so it is fenced like any other text.
             plan=fence("plan", plan, key),
             ids=", ".join(criterion.id for criterion in rubric.criteria),
             task=fence("task", sample.prompt, key),

@@ -56,6 +56,7 @@ class ModelPool:
         self.meta = next((model for role, model in self.all if role == "meta-judge"), None)
         self.fell_back = False
         self.ledger = Ledger()
+        # Made on the loop, because its limiters and locks belong to the loop they are made on.
         self.client = event_loop.wait(self._make_client(waits_out))
 
     def judge(self, purpose: Purpose = "judge", draw: str = "") -> Judge:
@@ -81,11 +82,11 @@ class ModelPool:
             Why the fallback judge takes over; empty if it does not.
 
         Raises:
-            EndpointError: A model cannot be used and has no fallback; the message says which, and how to fix
-                it.
+            EndpointError: A model cannot be used and has no fallback; says which, and how to fix it.
         """
         roles: dict[Backend, str] = {}
         for role, model in self.all:
+            # A model in two roles is checked once, under the first.
             roles.setdefault(model, role)
         down = ""
         for model, role in roles.items():
@@ -95,6 +96,7 @@ class ModelPool:
                 if self.fallback is None or model not in self.judges or model == self.fallback:
                     raise
                 down = down or str(error)
+        # Never undone: rewards of one run must not alternate between judges.
         self.fell_back = self.fell_back or bool(down)
         return down
 
@@ -129,11 +131,11 @@ class ModelPool:
         """Saves the answers still in flight, then closes connections and cache.
 
         Args:
-            wait: Whether to wait for that; otherwise it is left to the loop, and the cache to garbage
-                collection.
+            wait: Whether to wait for that; otherwise it continues in the background.
         """
         closing = event_loop.submit(self.client.close())
         if wait:
+            # In this order: answers that come back while the client closes are still written to the cache.
             event_loop.result(closing, lambda: None)
             self.client.cache.close()
 

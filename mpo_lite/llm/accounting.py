@@ -48,6 +48,7 @@ def build_record(
     reading = outcome if isinstance(outcome, Reading) else None
     reply = reading.reply if reading else None
     retry = outcome if isinstance(outcome, Retryable) else None
+    # A cancelled attempt may have reached the model, and is charged then.
     lost = isinstance(outcome, asyncio.CancelledError) or (retry is not None and retry.billed)
     sent, received = bounds if reply or lost else (0, 0)
     metered = reply is not None and _is_plausible(reply, call, bounds)

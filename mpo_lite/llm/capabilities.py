@@ -48,6 +48,7 @@ class ModelCapabilities:
     ) -> dict[str, Any]:
         """A request's parameters, without unsupported ones."""
         schema = without_bounds(schema) if "bounds" in self.unsupported else schema
+        # OpenAI's reasoning models reject max_tokens and want max_completion_tokens.
         limit = "max_completion_tokens" if "max_tokens" in self.unsupported else "max_tokens"
         wanted = {"temperature": temperature, "seed": seed, **mode_params(output_mode, schema)}
         kept = {

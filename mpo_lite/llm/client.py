@@ -153,6 +153,7 @@ class Client:
         stored = await self._load_cached(key)
         if stored is not None:
             try:
+                # Parsed again: the parser may be stricter than the one that the answer was stored under.
                 value = call.parse(parse_object(stored["text"]))
                 self.cache_hits += 1
                 self._warn_moved(call.backend, stored.get("address"))
@@ -189,9 +190,7 @@ class Client:
             )
 
     async def _ask_and_parse(self, call: Call[T], patience: Patience) -> tuple[Reply, T]:
-        """Asks; if the reply is unusable, asks once more in another way; then has the model repair it
-        once.
-        """
+        """Asks; if the reply is unusable, asks again in another way; then has the model repair it."""
         capabilities = self._sender.capabilities(call.backend)
         output_mode, limit, messages = capabilities.output_modes()[0], call.max_tokens, call.messages
         reading: Reading[T] | None = None

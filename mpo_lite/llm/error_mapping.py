@@ -65,8 +65,7 @@ class Retryable(Exception):
         overload: The server is up but has too much to do.
         billed: The model may have worked on it, so it may be charged.
         down: The server cannot be reached, or is a proxy whose backend cannot be reached.
-        unsteady: The server is up and answers with an error of its own, because of this sample or
-            temporarily.
+        unsteady: The server is up and answers with an error of its own; it may be due to this sample.
         kind: The failure to report if it persists: ``timeout`` or ``transport``.
     """
 
@@ -144,6 +143,7 @@ def classify_error(
         return EndpointError(
             f"{where}: the account has no quota left ({status}); add credit or use another model"
         )
+    # Without a key, some of LiteLLM's clients fail before they send anything, with errors of any class.
     missing = not backend.api_base and not backend.api_key and key.is_plain and key.is_set is False
     if status in (401, 403) or missing or _NO_KEY.search(text):
         return EndpointError(f"{where}: {_describe_key_problem(backend, key, status)}")
@@ -153,9 +153,8 @@ def classify_error(
             may_pass=True,  # a server that is restarting answers 404 until its model is loaded
         )
     if status == 422 and getattr(error, "body", None) is None:
-        return Retryable(
-            f"{where}: an error object instead of an answer"
-        )  # sent with status 200: LiteLLM makes a 422 without a body of it
+        # Sent with status 200: LiteLLM turns it into a 422 without a body.
+        return Retryable(f"{where}: an error object instead of an answer")
     if status in (400, 413, 422):
         return _classify_bad_request(error, backend, messages, parameters)
     # LiteLLM turns a refused connection into a 500; the wire shows that no answer came.
@@ -226,6 +225,7 @@ def provider_message(text: str, backend: Backend, messages: list[Message]) -> st
     text = redact_keys(text, backend)
     lines = (line.strip() for message in messages for line in message["content"].splitlines())
     for line in lines:
+        # Providers quote the prompt as it is, or as JSON with or without escapes. Short lines may be chance.
         for form in (line, json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1]):
             text = text.replace(form, "…") if len(form) >= 16 else text
     return text
@@ -235,6 +235,7 @@ def redact_keys(text: str, backend: Backend) -> str:
     """A server's text without any of our keys that it repeats."""
     keys = [value for name, value in os.environ.items() if name.endswith(("_KEY", "_TOKEN", "_SECRET"))]
     for secret in [*keys, backend.api_key or ""]:
+        # A short value, such as "none", would remove ordinary words.
         text = text.replace(secret, "…") if len(secret) >= 8 else text
     return text
 
@@ -243,6 +244,7 @@ def _may_have_answered(error: BaseException, status: Any, text: str) -> bool:
     """Whether the model may have answered, but the answer was malformed or lost in transit."""
     classes: set[str] = set()
     link: BaseException | None = error
+    # Bounded, because a chain of causes may be a cycle.
     while link is not None and len(classes) < 20:
         classes.add(type(link).__name__)
         link = link.__cause__ or link.__context__

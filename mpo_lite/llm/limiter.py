@@ -156,6 +156,7 @@ class Limiter:
             self._slow_start = True
 
     def _cut(self, place: Place, share: float) -> None:
+        # Attempts from before the last cut were sent under the old limit: they say nothing about the new one.
         if place.taken >= self._cut_at:
             self._slow_start = False
             self._set_limit(share * min(self.limit, self._in_flight))
@@ -188,8 +189,7 @@ class Limiter:
 
     def _begin_trial(self, seen: Round) -> None:
         """Raises or lowers the limit for a trial, if it is fully used and there is something to learn."""
-        # If more calls only queue, latency grows in step with the limit; the more throughput they add, the
-        # less.
+        # If more calls only queue, latency grows with the limit; the more throughput they add, the less.
         room = (SAFE * self._timeout_s / seen.latency) ** (1 / (1 - self._gain))
         may_raise = self.limit < self._ceiling and room >= (LEAST_RAISE if self._slow_start else RAISE)
         may_lower = self.limit >= 2 and seen.latency > SLOW * self._timeout_s

@@ -130,6 +130,7 @@ def _judge(spec: Model, config: Config, environ: Mapping[str, str], key_variable
         raise ConfigError(
             f"judge {spec.model}: the variable {spec.api_key_env} (named by api_key_env) is not set"
         )
+    # At temperature 0, replicates would repeat the same verdict.
     several = config.replicates > 1
     temperature = config.judge_temperature if config.judge_temperature is not None else 0.7 * several
     variable = spec.api_key_env or key_variable

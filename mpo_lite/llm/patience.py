@@ -49,9 +49,8 @@ class Patience:
         if not self._is_doubled:
             self._is_doubled = True
             self.attempt_s *= 2
-            self._silence_s = max(
-                self._silence_s, 1.6 * self.attempt_s
-            )  # time for one long attempt and most of another
+            # Time for one short and one long attempt, and some more.
+            self._silence_s = max(self._silence_s, 1.6 * self.attempt_s)
 
     async def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of ``work``.
@@ -66,6 +65,7 @@ class Patience:
                 if done:
                     return task.result()
         finally:
+            # Waited for after cancelling, so that the ledger records what the attempt may have cost.
             if not task.done():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)

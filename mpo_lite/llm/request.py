@@ -38,9 +38,7 @@ MAX_WAIT_S = 60.0
 DOWN_WAIT_S = 5.0
 """Maximum seconds between attempts while waiting for a server that is down."""
 USUAL_REPLY_TOKENS = 1024
-"""Reply length in tokens that the configured timeouts are meant for; a merged rubric may take four times
-it.
-"""
+"""Reply tokens that the configured timeouts are meant for; a merged rubric may take four times as many."""
 UNSTEADY = 0.2
 """How much an error of a running server counts if outages are waited out: 25 such errors end a request, which
 takes about a minute.
@@ -102,6 +100,7 @@ class Sender:
             self._revisions[place] = asyncio.create_task(
                 transport.revision(backend, await self._get_session())
             )
+        # Shared by all calls: a cancelled one must not cancel it for the others.
         return await asyncio.shield(self._revisions[place])
 
     async def send(
@@ -247,8 +246,7 @@ class Sender:
 
 
 def _stop_after(attempts: int, waits_out: bool) -> Callable[[RetryCallState], bool]:
-    """Ends a request after so many failures. Overload and awaited outages do not count: its patience ends
-    those.
+    """Ends a request after so many failures; overload and awaited outages end with its patience instead.
 
     If outages are waited out, errors of a running server count less: they are usually part of an outage.
     """

@@ -76,9 +76,7 @@ def mode_params(output_mode: OutputMode, schema: Schema) -> dict[str, Any]:
 
 
 def is_whitespace_loop(text: str) -> bool:
-    """Whether an answer ends in endless white space: guided decoding allows it, and small models fall for
-    it.
-    """
+    """Whether an answer ends in endless white space, which guided decoding allows small models to do."""
     return len(text) - len(text.rstrip()) > 64 and len(text.split()) * 8 < len(text)
 
 
@@ -103,6 +101,7 @@ def parse_object(text: str) -> dict[str, Any]:
         spans = [] if answer.startswith("[") else list(_find_objects(answer))
         if not spans or answer[slice(*spans[-1])] == text:
             raise
+    # A draft may precede the answer: the last object counts, unless an earlier one with its keys differs.
     objects = [answer[slice(*span)] for span in spans]
     data = _load(objects[-1])
     if any(_contradicts(data, other) for other in objects[:-1]):
@@ -134,6 +133,7 @@ def whole_number(value: Any) -> int | None:
 
 
 def _load(text: str) -> dict[str, Any]:
+    # These messages are sent back to the model when it is asked again: their wording is part of a prompt.
     try:
         data: Any = json.loads(
             text, strict=False, object_pairs_hook=_reject_duplicate_keys, parse_constant=_reject_constant

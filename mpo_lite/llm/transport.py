@@ -189,6 +189,7 @@ def _suggest_name(name: str) -> str:
 def pricing(backend: Backend) -> Pricing | None:
     """A model's prices; None if neither the user nor LiteLLM's table has them."""
     if backend.price is not None:
+        # Without a price of its own, cached input costs as much as any other.
         sent, received, *cached = backend.price
         return Pricing(sent, received, cached[0] if cached else sent, sent)
     if backend.api_base:
@@ -273,8 +274,7 @@ async def attempt(
     litellm = _load_litellm()
     _check_name(backend)
     try:
-        # LiteLLM's timeout applies per socket read, so a slow drip of bytes outlasts it. Ours is for the
-        # whole.
+        # LiteLLM's timeout is per socket read, so a slow drip of bytes outlasts it. Ours is for all.
         async with asyncio.timeout(timeout_s):
             response = await litellm.acompletion(
                 model=backend.model,
@@ -285,8 +285,7 @@ async def attempt(
                 num_retries=0,
                 max_retries=0,
                 shared_session=session,
-                # Its MCP gateway would need another package, and handles our tool calls as if they were
-                # MCP's.
+                # Its MCP gateway needs another package, and would take our tool for one of MCP's.
                 _skip_mcp_handler=True,
                 **parameters,
             )

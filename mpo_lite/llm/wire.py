@@ -44,6 +44,7 @@ class Exchange:
     oversized: bool = False
 
 
+# A context variable, because clients pass nothing through that says which attempt a request belongs to.
 _watched: ContextVar[Exchange | None] = ContextVar("mpo_lite_exchange", default=None)
 
 

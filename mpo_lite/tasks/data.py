@@ -83,6 +83,7 @@ def load_prompts(data: DataSource) -> Prompts:
             )
         return Prompts(tuple(texts), held_out, _index_by_prompt([*rows, *held_out_rows], data, source))
     count = _held_out_count(data, texts)
+    # By hash: the split depends on the texts, not on their order in the file.
     texts = sorted(texts, key=text_hash)
     return Prompts(tuple(texts[count:]), tuple(texts[:count]), _index_by_prompt(rows, data, source))
 

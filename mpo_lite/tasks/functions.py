@@ -29,8 +29,7 @@ def load_function(reference: str, where: str, folder: Path) -> Callable[..., Any
         folder: The task's folder.
 
     Raises:
-        TaskError: There is no such function in the task's folder or in mpo-lite, or importing its module
-            fails.
+        TaskError: There is no such function in the task's folder or in mpo-lite, or its import fails.
     """
     module, _, name = reference.partition(":")
     file = None if module.startswith(_OURS) else _find_file(module, folder)
@@ -42,6 +41,7 @@ def load_function(reference: str, where: str, folder: Path) -> Callable[..., Any
     # Forget a module of the same name from another task: Python would return that one.
     if file and module in _from_tasks and not _is_from(sys.modules.get(module), file):
         del sys.modules[module]
+    # First on the path only during the import, so that the module can import its neighbours.
     sys.path.insert(0, str(folder.absolute()))
     try:
         loaded = importlib.import_module(module)
@@ -54,6 +54,7 @@ def load_function(reference: str, where: str, folder: Path) -> Callable[..., Any
             raise TaskError(f"{where}: another module is already called {module}; rename {file.name}")
         _from_tasks.add(module)
     function: Any = getattr(loaded, name, None)
+    # Of our own modules only what they define: not, say, the os.system that one of them could import.
     if not callable(function) or (not file and getattr(function, "__module__", "") != module):
         raise TaskError(f"{where}: {module} has no function {name}")
     return function

@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 
 
 def is_local_only(name: str) -> bool:
-    """Whether a model or dataset must be read from this machine: it is a folder, or the Hub cannot be
-    reached.
+    """Whether a model or dataset must be read from this machine: a folder, or the Hub is out of reach.
 
     Checked here because the Hub's libraries retry for half a minute.
     """

@@ -13,6 +13,7 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff
 
 def rule_results(completion: str, rules: Rules) -> dict[str, bool]:
     """Rule name → whether the completion follows it."""
+    # Stops at the minimum: a completion may be long.
     enough = any(count >= rules.min_words for count, _ in enumerate(_WORD.finditer(completion), start=1))
     results = {"min_words": enough}
     if rules.must_match is not None:

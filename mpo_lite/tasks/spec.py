@@ -52,8 +52,7 @@ class DataSource(Settings):
         reference: Column that contains the correct answer, for verifier and gold metric, or None; a dotted
             path reaches into nested columns.
         cluster: Column that contains the kind of prompt, or None.
-        held_out: Number of prompts kept out of training; None: a fifth, at most 64, if a gold metric needs
-            them.
+        held_out: Prompts kept out of training; None: a fifth, at most 64, if a gold metric needs them.
         held_out_source: A file of held-out prompts instead.
     """
 
@@ -195,6 +194,7 @@ class Task(Settings):
                 value = float(function(completion, row))
             except TaskError:
                 raise
+            # Unknown is not wrong: no reward instead of 0.
             except NotCompared:
                 return None
             except Exception as error:

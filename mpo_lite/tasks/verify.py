@@ -86,9 +86,7 @@ def _is_equal(left: str, right: str) -> bool:
 
 
 def _have_same_parts(left: tuple[str, list[str]] | None, right: tuple[str, list[str]] | None) -> bool:
-    """Whether two collections are of the same kind with the same parts in the same order; sets in any
-    order.
-    """
+    """Whether two collections have the same kind and parts, in the same order; sets in any order."""
     if left is None or right is None or left[0] != right[0] or len(left[1]) != len(right[1]):
         return False
     if left[0] not in ("set", "union"):
