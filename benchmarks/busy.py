@@ -21,7 +21,7 @@ Traced = list[tuple[float, float, int]]
 class Fixed(Limiter):
     """A limit that stays: what a semaphore is."""
 
-    def _move(self, limit: float) -> None:
+    def _set_limit(self, limit: float) -> None:
         self.limit = float(self._ceiling)
 
 

@@ -89,7 +89,7 @@ class Fixed(Limiter):
         super().__init__(ceiling, timeout_s)
         self.limit = float(ceiling)
 
-    def _move(self, limit: float) -> None:
+    def _set_limit(self, limit: float) -> None:
         pass
 
 

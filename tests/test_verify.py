@@ -144,7 +144,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[symbolic._Child]:
     """A process that compares, not started yet, and nothing known of earlier comparisons."""
     child = symbolic._Child()
     monkeypatch.setattr(symbolic, "_child", child)
-    verify._equal.cache_clear()
+    verify._is_equal.cache_clear()
     yield child
     child.end()
 
