@@ -21,7 +21,7 @@ Traced = list[tuple[float, float, int]]
 class Fixed(Limiter):
     """A limit that stays: what a semaphore is."""
 
-    def _move(self, limit: float) -> None:
+    def _set_limit(self, limit: float) -> None:
         self.limit = float(self._ceiling)
 
 
@@ -48,13 +48,13 @@ class RunDir:
             if fixed:
                 limiter.limit = CEILING
             of._sender._limiters["m"] = limiter
-            timed_out, self.began = limiter.timed_out, time.monotonic()
+            timed_out, self.began = limiter.record_timeout, time.monotonic()
 
             def counted(place: Any) -> None:
                 self.timeouts.append(time.monotonic() - self.began)
                 timed_out(place)
 
-            limiter.timed_out = counted
+            limiter.record_timeout = counted
             event_loop.wait(self._watched(of, server, samples(calls), most_s))
             self.seconds = time.monotonic() - self.began
             self.work = server.stats()["worked"]

@@ -1,7 +1,7 @@
-"""What this process is doing right now, and how far it is: read by whoever shows progress.
+"""What this process is doing right now, and its progress, for a display to read.
 
-Work that may take longer than a few seconds runs inside ``activity``. Nothing is shown by that alone, as with
-``logging``: a command line that wants to show it looks at ``activities`` from a thread of its own.
+Work that may take more than a few seconds runs inside ``activity``. As with ``logging``, that alone shows
+nothing: a command line reads ``activities`` from a separate thread.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 _MARK_S, _MARKS = 1.0, 60
-"""Seconds between two marks, and marks kept: the pace is that of the last minute or more."""
+"""Seconds between two marks, and number of marks kept: the pace is measured over the last minute or more."""
 
 
 @dataclass(eq=False)
 class Activity:
-    """One piece of work under way.
+    """One piece of work in progress.
 
     Attributes:
-        name: What is done, as a person reads it: ``judging``, ``generating``.
-        total: Steps it takes; None where that is not known.
-        unit: What a step is, in the plural: ``answers``, ``tokens``; empty where the name says it.
+        name: What is being done, for display: ``judging``, ``generating``.
+        total: Total number of steps; None if unknown.
+        unit: What a step is, in the plural: ``answers``, ``tokens``; empty if the name says it.
         done: Steps done.
-        started: On ``time.monotonic``.
+        started: When it began, by ``time.monotonic``.
         marks: Recent times with the steps done by then.
-        users: Blocks that are doing it.
+        users: Number of blocks that are working on it.
     """
 
     name: str
@@ -48,25 +48,25 @@ class Activity:
                 self.marks.append((now, self.done))
 
     def seconds_left(self) -> float | None:
-        """Seconds to the end at the recent pace; None while that is not known."""
+        """Remaining seconds at the recent pace; None while unknown."""
         if not self.marks or self.total is None:
             return None
-        # The first mark stands at the first step done: what came before it was warm-up.
+        # The first mark is set at the first step done, so warm-up does not count.
         since, before = self.marks[0]
         steps, seconds = self.done - before, time.monotonic() - since
         return seconds / steps * max(0, self.total - self.done) if steps and seconds >= _MARK_S else None
 
 
-# Reentrant: a signal handler may write while the thread it interrupted is counting.
+# Reentrant: a signal handler may write while the thread that it interrupted holds the lock.
 _lock = threading.RLock()
-_under_way: dict[str, Activity] = {}
+_in_progress: dict[str, Activity] = {}
 
 
 @contextmanager
 def activity(name: str, total: int | None = None, unit: str = "") -> Generator[Activity]:
-    """Marks a piece of work as under way for as long as the block runs.
+    """Marks a piece of work as in progress while the block runs.
 
-    Blocks of the same name that overlap are one activity: their totals add up, until the last of them ends.
+    Overlapping blocks with the same name are one activity: their totals add up until the last of them ends.
 
     Args:
         name: See ``Activity``; so are the others.
@@ -74,35 +74,35 @@ def activity(name: str, total: int | None = None, unit: str = "") -> Generator[A
         unit: See there.
     """
     with _lock:
-        one = _under_way.get(name)
-        if one is None:
-            one = _under_way[name] = Activity(name, total, unit, started=time.monotonic())
+        current = _in_progress.get(name)
+        if current is None:
+            current = _in_progress[name] = Activity(name, total, unit, started=time.monotonic())
         else:
-            one.total = None if one.total is None or total is None else one.total + total
-        one.users += 1
+            current.total = None if current.total is None or total is None else current.total + total
+        current.users += 1
     try:
-        yield one
+        yield current
     finally:
         with _lock:
-            one.users -= 1
-            if not one.users:
-                del _under_way[name]
+            current.users -= 1
+            if not current.users:
+                del _in_progress[name]
 
 
-def activity_named(name: str) -> Activity | None:
-    """The activity of that name; None where nobody is at it."""
+def find_activity(name: str) -> Activity | None:
+    """The activity of that name; None if it is not in progress."""
     with _lock:
-        return _under_way.get(name)
+        return _in_progress.get(name)
 
 
 def activities() -> list[Activity]:
-    """What is under way, oldest first."""
+    """The activities in progress, oldest first."""
     with _lock:
-        return list(_under_way.values())
+        return list(_in_progress.values())
 
 
 @contextmanager
 def hold() -> Generator[None]:
-    """Lets nothing begin, advance or end while the block runs: so what it writes is of work under way."""
+    """Keeps activities from beginning, advancing or ending while the block runs, for a consistent display."""
     with _lock:
         yield

@@ -223,7 +223,7 @@ def _with_offer(run: RunDir, checkpoint: Path | None, error: RunError) -> RunErr
     if intact is None:
         return error
     return RunError(
-        error.what, f"{error.mend}, or go on from before it: mpo-lite resume {run.path} --from {intact}"
+        error.what, f"{error.fix}, or go on from before it: mpo-lite resume {run.path} --from {intact}"
     )
 
 

@@ -1,7 +1,7 @@
-"""Resolves a configuration from flags, environment, ``.env`` and YAML, and names the source of what is wrong.
+"""Resolves a configuration from flags, environment, ``.env`` and YAML; errors name the source of a value.
 
 Precedence: explicit argument or flag > ``MPO_*`` environment (``.env`` included) > YAML > method > default,
-in the command line and in ``MPO(...)`` alike. Paths in a file are relative to that file, all others to the
+both for the command line and for ``MPO(...)``. Paths in a file are relative to that file, all others to the
 working directory.
 """
 
@@ -21,7 +21,7 @@ from mpo_lite.config import DATA_ENDINGS, METHODS, Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.prompts import builtin_tasks
 from mpo_lite.strict_yaml import Document, dump_yaml, parse_yaml
-from mpo_lite.validation import SYNONYMS, bare_type, complaint, dotted, first_problem
+from mpo_lite.validation import SYNONYMS, bare_type, describe_yaml_problem, dotted_path, first_problem
 
 _DOTENV = Path(".env")
 _PATHS = ("rubric", "run_dir", "cache_dir")
@@ -31,14 +31,14 @@ _READ_FROM = {
     "judge_api_key": "MPO_JUDGE_API_KEY",
     "meta_api_key": "MPO_META_API_KEY",
 }
-"""A key that somebody gives as a setting → the variable that it is read from; others: a provider's own."""
+"""API key given as a setting → the variable it is read from; others have their provider's own variable."""
 _TOKENS = ("token", "hub_token", "push_to_hub_token", "use_auth_token")
-"""Names under which libraries take a token of the Hugging Face hub."""
+"""Names that libraries use for a Hugging Face token."""
 
 
 @dataclass(frozen=True)
-class _Given:
-    """One value somebody gave, and where: the place that an error names."""
+class _Setting:
+    """A value that was set, and the place to name in errors about it."""
 
     value: Any
     origin: str
@@ -52,58 +52,59 @@ def load_config(
     environ: Mapping[str, str] | None = None,
     named: str = "--{}",
 ) -> Config:
-    """Resolves a configuration from all its sources; see ``explained``."""
-    return explained(path, given, overrides, environ, named)[0]
+    """Resolves a configuration from all its sources; see ``load_with_sources``."""
+    return load_with_sources(path, given, overrides, environ, named)[0]
 
 
-def explained(
+def load_with_sources(
     path: Path | None = None,
     given: Mapping[str, Any] | None = None,
     overrides: Sequence[str] = (),
     environ: Mapping[str, str] | None = None,
     named: str = "--{}",
 ) -> tuple[Config, dict[str, str]]:
-    """Resolves a configuration from all its sources, and says which of them each value came from.
+    """Resolves a configuration from all its sources, and says where each value came from.
 
     Args:
         path: A YAML file, or None.
         given: Explicit arguments or flags by field name; None values count as not given.
-        overrides: ``key.path=value`` texts, as strong as flags; values are read as YAML.
-        environ: The environment; None means the process's, after reading ``.env`` in the working directory.
+        overrides: ``key.path=value`` texts with the precedence of flags; values are parsed as YAML.
+        environ: The environment; None: the process's, after reading ``.env`` in the working directory.
         named: How errors name an entry of ``given``: a flag, or an argument of a function.
 
     Returns:
-        The configuration, and dotted key → source of all that is no default.
+        The configuration, and dotted key → source of every value that is not a default.
 
     Raises:
-        ConfigError: A source is unreadable, or a value is unknown or out of range; names the place and the
-            mend.
+        ConfigError: A source is unreadable, or a value is unknown or out of range; says where, and how to
+            fix it.
     """
     from_dotenv: set[str] = set()
     if environ is None:
         from_dotenv = dotenv_values(_DOTENV).keys() - os.environ.keys()
         load_dotenv(_DOTENV)
         environ = os.environ
-    merged: dict[str, _Given] = _from_yaml(path) if path else {}
+    merged: dict[str, _Setting] = _load_yaml(path) if path else {}
     for name in Config.model_fields:
         variable = f"MPO_{name.upper()}"
+        # An empty variable counts as not set.
         if value := environ.get(variable):
-            read = _value(name, value, variable)
+            value = _parse_value(name, value, variable)
             origin = f"{_DOTENV} {variable}" if variable in from_dotenv else variable
-            merged = _without(merged, name) | _flatten({name: read}, origin)
+            merged = _drop(merged, name) | _flatten({name: value}, origin)
     for name, value in (given or {}).items():
         if value is not None:
             origin = named.format(name.replace("_", "-") if named.startswith("--") else name)
-            merged = _without(merged, name) | _flatten({name: value}, origin)
+            merged = _drop(merged, name) | _flatten({name: value}, origin)
     for text in overrides:
         name, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"-o {text}: write key.path=value, for example -o gate.margin=0.1")
-        merged = _without(merged, name) | _flatten({name: _value(name, value, f"-o {name}")}, f"-o {name}")
+        merged = _drop(merged, name) | _flatten({name: _parse_value(name, value, f"-o {name}")}, f"-o {name}")
     _refuse_goal_with_task(merged)
     method = str(merged["method"].value) if "method" in merged else ""
     for name, value in METHODS.get(method, {}).items():
-        merged.setdefault(name, _Given(value, f"method {method}"))
+        merged.setdefault(name, _Setting(value, f"method {method}"))
     config = _validate(merged)
     _refuse_misspelt_variables(environ, config)
     return config, {name: entry.origin for name, entry in merged.items()}
@@ -113,12 +114,12 @@ def save_config(config: Config) -> str:
     """The resolved configuration as YAML; ``load_config`` reads it back to an equal value."""
     values = config.model_dump(mode="json")
     if config.goal is not None:
-        del values["task"]  # which a goal stands in place of
+        del values["task"]  # a goal replaces the task, and both together are refused
     return dump_yaml(values)
 
 
-def _value(name: str, text: str, where: str) -> Any:
-    """Reads a value from a variable or ``-o``: YAML, but texts and paths as they are."""
+def _parse_value(name: str, text: str, where: str) -> Any:
+    """Parses a value from a variable or ``-o`` as YAML, except for fields of text and paths."""
     field = Config.model_fields.get(name)
     if field and text and bare_type(field.annotation) in (str, Path):
         return text
@@ -130,29 +131,29 @@ def _value(name: str, text: str, where: str) -> Any:
         return text
 
 
-def _without(merged: Mapping[str, _Given], name: str) -> dict[str, _Given]:
-    """Drops ``name`` and what lies below it: a stronger source replaces the whole value."""
+def _drop(merged: Mapping[str, _Setting], name: str) -> dict[str, _Setting]:
+    """Drops ``name`` and everything nested in it: a source of higher precedence replaces the whole value."""
     return {key: value for key, value in merged.items() if key != name and not key.startswith(f"{name}.")}
 
 
 def _flatten(
     data: Mapping[str, Any], origin: str, document: Document | None = None, prefix: str = ""
-) -> dict[str, _Given]:
-    """Dotted key → value; a file's values are placed by their lines."""
-    flat: dict[str, _Given] = {}
+) -> dict[str, _Setting]:
+    """Dotted key → value; the place of a file's value is its line."""
+    flat: dict[str, _Setting] = {}
     for key, value in data.items():
         path = f"{prefix}{key}"
         if isinstance(value, dict) and value:
             flat |= _flatten(cast(dict[str, Any], value), origin, document, f"{path}.")
         elif document:
-            flat[path] = _Given(value, f"{origin}:{document.line(path)}", in_file=True)
+            flat[path] = _Setting(value, f"{origin}:{document.line(path)}", in_file=True)
         else:
-            flat[path] = _Given(value, origin)
+            flat[path] = _Setting(value, origin)
     return flat
 
 
-def _folder_problem(path: Path) -> str:
-    """What to say of a folder that is given in place of a configuration file."""
+def _explain_folder(path: Path) -> str:
+    """Explains a folder that is given instead of a configuration file."""
     if (path / "config.yaml").is_file():
         return f"is a run; resume it: mpo-lite resume {path}"
     if (path / "experiment.yaml").is_file():
@@ -162,7 +163,7 @@ def _folder_problem(path: Path) -> str:
     return "is a folder; pass a YAML file of settings"
 
 
-def _from_yaml(path: Path) -> dict[str, _Given]:
+def _load_yaml(path: Path) -> dict[str, _Setting]:
     if path.suffix in DATA_ENDINGS:
         raise ConfigError(f"{path}: is a data file, not a configuration; pass it as --data {path}")
     try:
@@ -170,24 +171,26 @@ def _from_yaml(path: Path) -> dict[str, _Given]:
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
     except IsADirectoryError as error:
-        raise ConfigError(f"{path}: {_folder_problem(path)}") from error
+        raise ConfigError(f"{path}: {_explain_folder(path)}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from error
     document = parse_yaml(text, str(path), ConfigError)
-    read: Any = document.data
-    if read is None:
+    value: Any = document.data
+    if value is None:
         return {}
-    if not isinstance(read, dict):
+    if not isinstance(value, dict):
         raise ConfigError(f"{path}: must be a mapping of keys to values, like 'steps: 200'")
-    data = cast(dict[str, Any], read)
-    beside = {
-        name: _beside(path.parent, name, data[name]) for name in _PATHS + _PATHS_OR_NAMES if name in data
+    data = cast(dict[str, Any], value)
+    absolute_paths = {
+        name: _resolve_path(path.parent, name, data[name])
+        for name in _PATHS + _PATHS_OR_NAMES
+        if name in data
     }
-    return _flatten(data | beside, str(path), document)
+    return _flatten(data | absolute_paths, str(path), document)
 
 
-def _beside(folder: Path, name: str, value: Any) -> Any:
-    """A path of a file in ``folder``, from there; what is the name of something stays so."""
+def _resolve_path(folder: Path, name: str, value: Any) -> Any:
+    """Makes a path in a file of ``folder`` absolute; other names, such as a built-in task, stay."""
     if not isinstance(value, str) or (name in _PATHS_OR_NAMES and value in builtin_tasks()):
         return value
     path = folder.absolute() / Path(value).expanduser()
@@ -195,7 +198,7 @@ def _beside(folder: Path, name: str, value: Any) -> Any:
     return str(path) if is_path else value
 
 
-def _refuse_goal_with_task(merged: Mapping[str, _Given]) -> None:
+def _refuse_goal_with_task(merged: Mapping[str, _Setting]) -> None:
     goal, task = merged.get("goal"), merged.get("task")
     if goal and task and goal.value is not None:
         raise ConfigError(
@@ -204,24 +207,24 @@ def _refuse_goal_with_task(merged: Mapping[str, _Given]) -> None:
 
 
 def _refuse_misspelt_variables(environ: Mapping[str, str], config: Config) -> None:
-    """A variable of ours that nobody reads would be noticed late, or never."""
+    """Refuses an ``MPO_*`` variable that is nearly a setting: it would be ignored silently."""
     fields = [name.upper() for name in Config.model_fields]
     models = [*config.judge, *([config.judge_fallback] if config.judge_fallback else [])]
-    known = {f"MPO_{name}" for name in fields} | {one.api_key_env for one in models}
+    names = {f"MPO_{name}" for name in fields} | {model.api_key_env for model in models}
     for variable in sorted(environ):
-        if not variable.startswith("MPO_") or variable in known or variable.endswith("_API_KEY"):
+        if not variable.startswith("MPO_") or variable in names or variable.endswith("_API_KEY"):
             continue
         name = variable.removeprefix("MPO_")
-        meant = SYNONYMS.get(name.lower(), "").upper() or _close(name, fields)
-        if meant:
-            raise ConfigError(f"{variable}: unknown setting; did you mean MPO_{meant}?")
+        suggestion = SYNONYMS.get(name.lower(), "").upper() or _closest_name(name, fields)
+        if suggestion:
+            raise ConfigError(f"{variable}: unknown setting; did you mean MPO_{suggestion}?")
 
 
-def _close(name: str, known: Iterable[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), None)
+def _closest_name(name: str, names: Iterable[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.8)), None)
 
 
-def _validate(merged: Mapping[str, _Given]) -> Config:
+def _validate(merged: Mapping[str, _Setting]) -> Config:
     tree: dict[str, Any] = {}
     for path, entry in merged.items():
         *parents, leaf = path.split(".")
@@ -239,37 +242,37 @@ def _validate(merged: Mapping[str, _Given]) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         problem = first_problem(error)
-        path = dotted(problem)
-        said = _key_complaint(path) if problem["type"] == "extra_forbidden" else ""
-        said = said or complaint(problem, Config)
-        if said == "unknown key":
-            said += "; mpo-lite config show --all lists all keys"
-        raise ConfigError(f"{_place(path, merged)}: {said}") from error
+        path = dotted_path(problem)
+        problem_text = _explain_key(path) if problem["type"] == "extra_forbidden" else ""
+        problem_text = problem_text or describe_yaml_problem(problem, Config)
+        if problem_text == "unknown key":
+            problem_text += "; mpo-lite config show --all lists all keys"
+        raise ConfigError(f"{_describe_place(path, merged)}: {problem_text}") from error
 
 
-def _key_complaint(path: str) -> str:
-    """What to say of an unknown name that is to hold a key; empty for any other."""
+def _explain_key(path: str) -> str:
+    """Explains an unknown setting that is meant for an API key; empty for any other."""
     *parents, leaf = path.split(".")
     if not leaf.endswith("api_key") and leaf not in _TOKENS:
         return ""
     if leaf in _TOKENS:
-        mend = "set HF_TOKEN"
+        fix = "set HF_TOKEN"
     elif parents:
-        mend = "name its variable with api_key_env"
+        fix = "name its variable with api_key_env"
     else:
-        mend = f"set {_READ_FROM.get(leaf, leaf.upper())}"
-    return f"API keys are read only from the environment; {mend}"
+        fix = f"set {_READ_FROM.get(leaf, leaf.upper())}"
+    return f"API keys are read only from the environment; {fix}"
 
 
-def _place(path: str, merged: Mapping[str, _Given]) -> str:
-    """Where the value at a dotted path came from, and the path where that does not say it."""
+def _describe_place(path: str, merged: Mapping[str, _Setting]) -> str:
+    """Where the value at a dotted path came from, with the path if that is not obvious."""
     key, entry = next(
-        ((key, entry) for key, entry in merged.items() if _related(path, key)),
-        ("", _Given(None, "configuration")),
+        ((key, entry) for key, entry in merged.items() if _overlaps(path, key)),
+        ("", _Setting(None, "configuration")),
     )
     whole = key == path or key.startswith(f"{path}.")
     return entry.origin if whole and not entry.in_file else f"{entry.origin} {path}"
 
 
-def _related(path: str, key: str) -> bool:
+def _overlaps(path: str, key: str) -> bool:
     return path == key or path.startswith(f"{key}.") or key.startswith(f"{path}.")

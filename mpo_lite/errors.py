@@ -1,19 +1,19 @@
 """Every error a user can meet, as one tree.
 
-    MPOError                     base; its text is the one line a user reads
-    ├── UsageError               what the user gave cannot work (exit code 2)
+    MPOError                     base; its text is the one line that a user reads
+    ├── UsageError               the user's input cannot work (exit code 2)
     │   ├── ConfigError          a configuration file, flag or variable
     │   ├── TaskError            a task folder, rubric or data file
-    │   ├── RunError             a file of a run that is missing, damaged or changed
+    │   ├── RunError             a run's file that is missing, damaged or changed
     │   └── EndpointError        a judge or meta-judge that cannot be reached or used
     ├── StorageError             a file cannot be written: the disk is full or read-only (exit code 1)
     ├── CallFailed               one model call gave no usable answer: no score, never a 0
     └── StopRun                  the run ends now; its state is saved and it can be resumed
         ├── BudgetReached        a cap on USD or calls (exit code 3)
-        ├── JudgeDown            too many failed judgements, or an error no retry can mend (exit code 1)
+        ├── JudgeDown            too many failed judgements, or an error that no retry can fix (exit code 1)
         └── Interrupted          Ctrl-C or SIGTERM (exit code 130)
 
-A message says what happened, where, and how to mend it. The command line prints it without a traceback.
+A message says what happened, where, and how to fix it. The command line prints it without a traceback.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from typing import Literal
 
 FailureKind = Literal["timeout", "transport", "cut", "parse", "refusal", "context", "stopped"]
 """Why a call gave no answer: it took too long; the server did not answer or answered with an error; the reply
-was cut at the token limit; it was not what was asked for; the model refused; the sample is too long; the
-job stopped before it. The breaker counts all but the last three, which say nothing of the judge."""
+was truncated at the token limit; it was not what was asked for; the model declined; the sample is too long;
+the job stopped before it. The breaker counts all but the last three, which say nothing about the judge."""
 
 LOST: tuple[FailureKind, ...] = ("transport", "timeout")
-"""Failures of the server and not of the answer: another try may end otherwise."""
+"""Failures of the server, not of the answer: another try may succeed."""
 
 _FAILURES: dict[FailureKind, str] = {
     "timeout": "timed out",
@@ -48,10 +48,10 @@ _FAILURES: dict[FailureKind, str] = {
 
 
 def failures_in_words(kinds: Iterable[FailureKind] | Mapping[FailureKind, int]) -> str:
-    """Failures by kind, e.g. ``7 timed out, 2 cut off``, in a fixed order; empty where there are none.
+    """Failures by kind, e.g. ``7 timed out, 2 cut off``, in a fixed order; empty if there are none.
 
     Args:
-        kinds: That of each failure, or how many there are of each kind.
+        kinds: The kind of each failure, or the number of failures per kind.
     """
     counts = Counter(kinds)
     return ", ".join(f"{counts[kind]} {words}" for kind, words in _FAILURES.items() if counts[kind])
@@ -64,7 +64,7 @@ class MPOError(Exception):
 
 
 class UsageError(MPOError):
-    """Something the user gave cannot work; nothing was trained or paid."""
+    """The user's input cannot work; nothing was trained or paid for."""
 
     exit_code = 2
 
@@ -78,27 +78,27 @@ class TaskError(UsageError):
 
 
 class RunError(UsageError):
-    """A file of a run is missing, damaged or changed.
+    """A run's file is missing, damaged or changed.
 
     Args:
-        what: The file, the line where that is known, and what is wrong.
-        mend: What helps.
+        what: The file, the line if known, and what is wrong.
+        fix: How to fix it.
     """
 
-    def __init__(self, what: str, mend: str = "restore it from a copy") -> None:
-        super().__init__(what, mend)
-        self.what, self.mend = what, mend
+    def __init__(self, what: str, fix: str = "restore it from a copy") -> None:
+        super().__init__(what, fix)
+        self.what, self.fix = what, fix
 
     def __str__(self) -> str:
-        return f"{self.what}; {self.mend}"
+        return f"{self.what}; {self.fix}"
 
 
 class EndpointError(UsageError):
     """A model cannot be used: wrong key, no such model or address, no quota.
 
     Args:
-        message: What, and what to do.
-        may_pass: Whether a server that has answered before may answer again, as one that starts anew does.
+        message: What is wrong, and how to fix it.
+        may_pass: Whether a server that has answered before may answer again, e.g. because it is restarting.
     """
 
     def __init__(self, message: str, may_pass: bool = False) -> None:
@@ -116,8 +116,8 @@ class CallFailed(MPOError):
     Args:
         kind: Why; decides whether the breaker counts it.
         message: What was seen, without prompt or completion text.
-        reply: How the model's last reply begins, in one line of at most 200 characters; empty without one. It
-            may repeat the prompt: it is for the user's own screen and files, not for logs.
+        reply: The beginning of the model's last reply, in one line of at most 200 characters; empty without
+            one. It may repeat the prompt, so it is for the user's own screen and files, not for logs.
     """
 
     def __init__(self, kind: FailureKind, message: str, reply: str = "") -> None:
@@ -127,7 +127,7 @@ class CallFailed(MPOError):
 
     @property
     def detail(self) -> str:
-        """The message, with the beginning of the reply where there is one."""
+        """The message, with the beginning of the reply if there is one."""
         return f"{self}; the reply began: {self.reply}" if self.reply else str(self)
 
 
@@ -136,22 +136,22 @@ class StopRun(MPOError):
 
 
 class BudgetReached(StopRun):
-    """A hard cap would be passed by the next call.
+    """The next call could exceed a hard cap.
 
     Args:
-        message: Which, and by how much.
-        raised: The flag with a cap that leaves room to go on, e.g. ``--max-usd 4``.
+        message: Which cap, and by how much.
+        suggested_flag: The flag with a cap that is high enough to continue, e.g. ``--max-usd 4``.
     """
 
     exit_code = 3
 
-    def __init__(self, message: str, raised: str = "") -> None:
+    def __init__(self, message: str, suggested_flag: str = "") -> None:
         super().__init__(message)
-        self.raised = raised
+        self.suggested_flag = suggested_flag
 
 
 class JudgeDown(StopRun):
-    """The judge or meta-judge cannot serve this run any more."""
+    """The judge or meta-judge cannot be used any more."""
 
 
 class Interrupted(StopRun):
@@ -162,25 +162,25 @@ class Interrupted(StopRun):
 
 @contextmanager
 def refusals(what: str) -> Generator[None]:
-    """Makes one line of what libraries raise for input they cannot use.
+    """Turns what libraries raise for unusable input into a one-line error.
 
     Args:
-        what: The setting or file, as the message begins.
+        what: The setting or file, for the beginning of the message.
 
     Raises:
-        ConfigError: In place of theirs. What code of ours raises is a bug and passes as it is.
+        ConfigError: Instead of the library's error. Errors raised by our own code are bugs and pass.
     """
     try:
         yield
     except (OSError, ValueError, TypeError, RuntimeError, ImportError, ArithmeticError) as error:
         if not isinstance(error, OSError | ImportError) and _is_raised_here(error):
             raise
-        said = " ".join(str(error).split())
-        raise ConfigError(f"{what}: {said[:300] or type(error).__name__}") from error
+        message = " ".join(str(error).split())
+        raise ConfigError(f"{what}: {message[:300] or type(error).__name__}") from error
 
 
 def _is_raised_here(error: BaseException) -> bool:
-    """Whether the innermost code that an error came from is of this package."""
+    """Whether the code that raised an error is part of this package."""
     *_, (frame, _) = walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).partition(".")[0] == "mpo_lite"
 
@@ -194,32 +194,32 @@ _STORAGE = {
     errno.EPERM: "{}: permission denied; give this user read and write access",
     errno.EIO: "{}: the disk reported an I/O error; check the disk",
 }
-"""What the system's error codes for writing say, and what helps; ``{}`` is the path."""
+"""System error code for writing → what is wrong and how to fix it; ``{}`` is the path."""
 _OS_ERROR = re.compile(r"os error (\d+)|Os \{ code: (\d+)")
-"""How Rust, in which safetensors are written, tells the system's error code."""
+"""How Rust, in which safetensors is written, reports the system's error code."""
 _TORCH = re.compile(r"inline_container|PytorchStreamWriter")
-"""What torch says of a file that it could not write; it does not tell the system's error code."""
-_FULL = 2**20
-"""Bytes: a disk with less room is full, whatever was written last."""
+"""How torch reports a file that it could not write; without the system's error code."""
+_MIN_FREE = 2**20
+"""Bytes of free space below which a disk counts as full."""
 
 
 def storage_problem(error: BaseException, path: Path) -> str | None:
-    """What is wrong with the disk, and what helps; None where the error is of another kind.
+    """What is wrong with the disk, and how to fix it; None for any other error.
 
     Args:
-        error: Raised while something was written, by Python, torch or safetensors.
-        path: What was written, or the folder that it was written to.
+        error: Raised by Python, torch or safetensors while writing.
+        path: The file that was written, or its folder.
     """
     if isinstance(error, OSError):
-        said = _STORAGE.get(error.errno or 0)
-        return said and said.format(error.filename or path)
+        message = _STORAGE.get(error.errno or 0)
+        return message and message.format(error.filename or path)
     text = str(error)
-    if told := _OS_ERROR.search(text):
-        said = _STORAGE.get(int(told[1] or told[2]))
-        return said and said.format(path)
+    if match := _OS_ERROR.search(text):
+        message = _STORAGE.get(int(match[1] or match[2]))
+        return message and message.format(path)
     if not _TORCH.search(text):
         return None
-    if shutil.disk_usage(path).free < _FULL:
+    if shutil.disk_usage(path).free < _MIN_FREE:
         return _STORAGE[errno.ENOSPC].format(path)
     return (
         f"{path}: a file could not be written completely; check free space and file size limits (ulimit -f)"
@@ -228,20 +228,20 @@ def storage_problem(error: BaseException, path: Path) -> str | None:
 
 @contextmanager
 def storage_errors(path: Path, then: str) -> Generator[None]:
-    """Makes one line of what a full or read-only disk causes.
+    """Turns errors caused by a full or read-only disk into a one-line error.
 
     Args:
         path: The folder that is written to.
-        then: What to do after that, as the message ends: ``then try again``.
+        then: What to do afterwards, for the end of the message: ``then try again``.
 
     Raises:
-        StorageError: In place of what Python, torch or safetensors raise.
+        StorageError: Instead of what Python, torch or safetensors raise.
     """
     try:
         yield
     except MPOError:
         raise
     except Exception as error:
-        if said := storage_problem(error, path):
-            raise StorageError(f"{said}, {then}") from error
+        if message := storage_problem(error, path):
+            raise StorageError(f"{message}, {then}") from error
         raise

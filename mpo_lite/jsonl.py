@@ -1,5 +1,5 @@
-"""Files that a kill at any moment leaves whole: replaced at once, or JSON lines of which only the last may be
-torn. What is damaged is told with its line, and never read as something else.
+"""Files that survive a kill at any moment: replaced atomically, or JSON lines of which only the last may be
+incomplete. Damage is reported with its line, and never read as something else.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ _SEAL = re.compile(r', "crc": "([0-9a-f]{8})"\}$')
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file as a whole: a reader, or a kill, finds the old one or the new one."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with _named(path):
+    """Replaces a file atomically: a reader, or a kill, finds either the old or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    with _name_file_in_errors(path):
         try:
-            with fresh.open("w", encoding="utf-8") as file:
+            with temporary.open("w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(fresh, path)
+            # Synced before it is renamed: otherwise a power cut could leave an empty file.
+            os.replace(temporary, path)
         finally:
-            fresh.unlink(missing_ok=True)  # there only after an error
+            temporary.unlink(missing_ok=True)  # exists only after an error
 
 
 def append_rows(path: Path, rows: Iterable[JsonRow]) -> None:
-    """Appends JSON lines and syncs them; a torn last line, which a kill may have left, is cut off."""
+    """Appends JSON lines and syncs them; an incomplete last line, which a kill may have left, is removed."""
     _append(path, "".join(f"{json.dumps(row)}\n" for row in rows), sync=True)
 
 
@@ -47,42 +48,44 @@ def journal(path: Path, rows: Iterable[JsonRow], sync: bool = True) -> None:
     """Appends JSON lines that carry a checksum, as ``append_rows`` does.
 
     Args:
-        path: The file; made if it is not there.
+        path: The file; created if missing.
         rows: What to append.
-        sync: Whether they are on the disk when this returns.
+        sync: Whether to sync them to disk before returning.
     """
-    _append(path, "".join(map(_sealed, rows)), sync)
+    _append(path, "".join(map(_seal_row, rows)), sync)
 
 
 def write_journal(path: Path, rows: Iterable[JsonRow]) -> None:
-    """Replaces a journal as a whole."""
-    write_atomically(path, "".join(map(_sealed, rows)))
+    """Replaces a journal atomically."""
+    write_atomically(path, "".join(map(_seal_row, rows)))
 
 
 def read_rows(path: Path, kind: type[BaseModel] | None = None) -> list[JsonRow]:
-    """All rows of a JSON-lines file, in order; none where there is no file. A torn last line is left out.
+    """Reads all rows of a JSON-lines file, in order; none if there is no file. Skips an incomplete last line.
 
     Args:
         path: The file.
-        kind: What each row must hold; None for any object.
+        kind: Model of each row; None for any object.
 
     Raises:
-        RunError: A line was damaged or changed, or is of another kind; says which.
+        RunError: A line was damaged or changed, or does not match the model; says which.
     """
-    lines = _content(path).split(b"\n")
+    lines = _read_bytes(path).split(b"\n")
     if _is_torn(lines[-1]):
         del lines[-1]
     try:
         return [
-            _row(line, kind, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip()
+            _parse_row(line, kind, f"{path}:{number}")
+            for number, line in enumerate(lines, start=1)
+            if line.strip()
         ]
     except RunError as error:
         raise RunError(error.what, "restore the file from a copy, or delete that line") from None
 
 
 def count_rows(path: Path) -> int:
-    """Rows of a JSON-lines file, without a look into them."""
-    return sum(bool(line.strip()) for line in _content(path).split(b"\n")[:-1])
+    """Number of rows in a JSON-lines file, without parsing them."""
+    return sum(bool(line.strip()) for line in _read_bytes(path).split(b"\n")[:-1])
 
 
 def read_object(path: Path, kind: type[BaseModel]) -> JsonRow:
@@ -90,18 +93,18 @@ def read_object(path: Path, kind: type[BaseModel]) -> JsonRow:
 
     Args:
         path: The file.
-        kind: What the object must hold.
+        kind: Model of the object.
 
     Raises:
-        RunError: It is missing, damaged, or holds something else.
+        RunError: It is missing, damaged, or does not match the model.
     """
     if not path.exists():
         raise RunError(f"{path}: missing")
-    return _row(_content(path), kind, str(path))
+    return _parse_row(_read_bytes(path), kind, str(path))
 
 
 def _append(path: Path, text: str, sync: bool) -> None:
-    with _named(path), path.open("ab+") as file:
+    with _name_file_in_errors(path), path.open("ab+") as file:
         _end_last_line(file)
         file.write(text.encode())
         if sync:
@@ -110,7 +113,7 @@ def _append(path: Path, text: str, sync: bool) -> None:
 
 
 def _end_last_line(file: BinaryIO) -> None:
-    """Cuts a torn last line off, and ends any other: what is appended starts on a line of its own."""
+    """Removes an incomplete last line or terminates a complete one, so that a new line can follow."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 1))
     if file.read() in (b"", b"\n"):
@@ -124,7 +127,7 @@ def _end_last_line(file: BinaryIO) -> None:
 
 
 def _is_torn(line: bytes) -> bool:
-    """Whether a last line without an end is the beginning of a row, as a kill leaves it."""
+    """Whether a last line without a newline is the beginning of a row, as a kill leaves it."""
     if not line.startswith(b"{"):
         return False
     try:
@@ -134,8 +137,8 @@ def _is_torn(line: bytes) -> bool:
     return False
 
 
-def _content(path: Path) -> bytes:
-    if path.exists() and not path.is_file():  # to read a pipe would wait for whoever writes to it
+def _read_bytes(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # reading a pipe would block
         raise RunError(f"{path}: not a regular file", "put the run's own file there")
     try:
         return path.read_bytes()
@@ -145,13 +148,13 @@ def _content(path: Path) -> bytes:
         raise RunError(f"{path}: cannot be read ({error.strerror})", "give this user read access") from error
 
 
-def _sealed(row: JsonRow) -> str:
-    """A row as a line of a journal: what it says, and the CRC-32 of that."""
+def _seal_row(row: JsonRow) -> str:
+    """A row as a line of a journal: its JSON, with the CRC-32 of that JSON as the last key."""
     text = json.dumps(row)
     return f'{text[:-1]}, "crc": "{zlib.crc32(text.encode()):08x}"}}\n'
 
 
-def _row(line: bytes, kind: type[BaseModel] | None, where: str) -> JsonRow:
+def _parse_row(line: bytes, kind: type[BaseModel] | None, where: str) -> JsonRow:
     try:
         text = line.decode("utf-8")
         if seal := _SEAL.search(text):
@@ -167,7 +170,7 @@ def _row(line: bytes, kind: type[BaseModel] | None, where: str) -> JsonRow:
     except UnicodeDecodeError:
         what = "not UTF-8"
     except ValidationError as error:
-        what = _in_words(error)
+        what = _describe_error(error)
     except json.JSONDecodeError as error:
         what = f"not JSON ({error.msg})"
     except ValueError as error:
@@ -177,16 +180,16 @@ def _row(line: bytes, kind: type[BaseModel] | None, where: str) -> JsonRow:
     raise RunError(f"{where}: {what}")
 
 
-def _in_words(error: ValidationError) -> str:
-    """The first thing that pydantic finds wrong with a row, e.g. ``reward must be a number``."""
+def _describe_error(error: ValidationError) -> str:
+    """The first problem that pydantic finds in a row, e.g. ``reward must be a number``."""
     problem = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in problem["loc"])
     return f"{place} {problem_in_words(problem)}".strip()
 
 
 @contextmanager
-def _named(path: Path) -> Generator[None]:
-    """Tells errors of writing which file they are about: the system's own do not know."""
+def _name_file_in_errors(path: Path) -> Generator[None]:
+    """Adds the file name to write errors: the system's own do not always have it."""
     try:
         yield
     except OSError as error:

@@ -23,9 +23,7 @@ def _refuse_key(name: str) -> str:
 
 
 def _refuse_unsafe_url(url: str, info: ValidationInfo) -> str:
-    """Refuses URLs that are not http(s) or that contain a credential: the configuration is saved with the
-    run.
-    """
+    """Refuses URLs that are not http(s), and those with a credential: runs save the configuration."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("must be an http:// or https:// URL such as http://localhost:8000/v1")

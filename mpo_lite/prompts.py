@@ -1,8 +1,8 @@
-"""Fixed prompt templates, and the fence around text that may be hostile.
+"""Fixed prompt templates, and fences around text that may be hostile.
 
-A template is a file of ours with ``$name`` slots and one ``=== system`` and ``=== user`` heading per message.
-Values are filled in once and never read as templates. What a policy or a user wrote is fenced by a nonce it
-cannot guess, so it cannot pretend that the fence ended.
+A template is a shipped file with ``$name`` slots and an ``=== system`` or ``=== user`` heading per message.
+Values are filled in once and never read as templates. Text from a policy or a user is fenced with a nonce
+that it cannot guess, so it cannot fake the end of the fence.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Prompt:
     """A filled-in template.
 
     Attributes:
-        template: Its name, e.g. ``judge/pointwise``; empty where the messages are of no template.
-        messages: What is sent.
+        template: Its name, e.g. ``judge/pointwise``; empty if the messages do not come from a template.
+        messages: The messages to send.
     """
 
     template: str
@@ -38,7 +38,7 @@ class Prompt:
 
 @cache
 def prompts_dir() -> Path:
-    """The folder of shipped prompts: inside an installed wheel, or beside the package in a checkout."""
+    """The folder of shipped prompts: inside an installed wheel, or next to the package in a checkout."""
     package = Path(__file__).parent
     installed = package / "prompts"
     return installed if installed.is_dir() else package.parent / "prompts"
@@ -59,7 +59,7 @@ def render(name: str, **values: str) -> Prompt:
     """Fills the template ``prompts/<name>.md``.
 
     Args:
-        name: Path below ``prompts/`` without its ending, e.g. ``judge/pointwise``.
+        name: Path in ``prompts/`` without its suffix, e.g. ``judge/pointwise``.
         values: One text per slot.
 
     Raises:
@@ -69,14 +69,14 @@ def render(name: str, **values: str) -> Prompt:
 
 
 def repeats_template(name: str, text: str, run: int = 8) -> bool:
-    """Whether a text has ``run`` words or more in a row in common with a template's own words."""
+    """Whether a text shares at least ``run`` consecutive words with a template."""
     parts = _SLOT_OR_HEADING.split(_template(name))
-    own = {window for part in parts for window in _windows(part, run)}
-    return not own.isdisjoint(_windows(text, run))
+    template_windows = {window for part in parts for window in _word_windows(part, run)}
+    return not template_windows.isdisjoint(_word_windows(text, run))
 
 
-def _windows(text: str, size: int) -> list[tuple[str, ...]]:
-    """Every ``size`` words in a row, without regard to case and punctuation."""
+def _word_windows(text: str, size: int) -> list[tuple[str, ...]]:
+    """Every run of ``size`` words, ignoring case and punctuation."""
     words = re.findall(r"\w+", text.lower())
     return [tuple(words[start : start + size]) for start in range(len(words) - size + 1)]
 
@@ -95,8 +95,8 @@ def render_text(template: str, **values: str) -> list[Message]:
 def fence(tag: str, text: str, key: bytes) -> str:
     """Wraps text in ``<tag-nonce>`` lines that the text cannot forge.
 
-    The nonce is an HMAC of the text: unpredictable without the key, yet equal for equal text, so that caches
-    work. The text is defused (``mpo_lite.sanitize``).
+    The nonce is an HMAC of the text: unpredictable without the key, but the same for the same text, so that
+    caches work. The text is neutralised (``mpo_lite.sanitize``).
 
     Args:
         tag: What the text is: ``task``, ``completion``, ...
@@ -105,19 +105,20 @@ def fence(tag: str, text: str, key: bytes) -> str:
     """
     clean = neutralize(text)
     nonce = hmac.new(key, clean.encode(), hashlib.sha256).hexdigest()[:12]
+    # All but impossible, but such a text could close its own fence.
     clean = clean.replace(nonce, "")
     return f"<{tag}-{nonce}>\n{clean}\n</{tag}-{nonce}>"
 
 
 def fenced(tag: str, content: str) -> list[str]:
-    """The texts that ``content`` holds between fences of this tag, in order; the inverse of ``fence``."""
-    found: list[str] = []
+    """The texts between fences with this tag, in order; the inverse of ``fence``."""
+    texts: list[str] = []
     position = 0
     while match := _BEGIN.search(content, position):
         end = content.find(f"\n</{match[1]}-{match[2]}>", match.end() - 1)
         if end < 0:
             break
         if match[1] == tag:
-            found.append(content[match.end() : end])
+            texts.append(content[match.end() : end])
         position = end + 1
-    return found
+    return texts

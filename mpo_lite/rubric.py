@@ -1,9 +1,9 @@
 """Rubrics: what the judge judges by, and how its levels become a reward.
 
-A rubric is an ordered list of criteria plus optional guidelines. It is a value: a change makes a new one. Its
-text form (``render``) is what a judge reads and what ``judge_hash`` identifies; weights, kinds and history
-are not in that text, so they cannot sway the judge. Rubric text is written by models: it only ever fills a
-slot in a fixed prompt and is never used as a template.
+A rubric is an ordered list of criteria plus optional guidelines. It is immutable: a change makes a new one.
+Its text form (``render``) is what a judge reads and what ``judge_hash`` identifies; weights, kinds and
+history are not part of that text, so they cannot influence the judge. Rubric text is written by models: it
+only ever fills a slot in a fixed prompt and is never used as a template.
 
 Source: the rubric of Meta Policy Optimization (arXiv 2504.20157, section 3); the reward differs from the
 paper's sum of points: a weighted mean keeps its range when the rubric grows.
@@ -24,10 +24,10 @@ from mpo_lite.errors import TaskError
 from mpo_lite.sanitize import neutralize
 from mpo_lite.strict_yaml import dump_yaml
 from mpo_lite.types import Assessment, text_hash
-from mpo_lite.validation import Settings, complaint, dotted, load_model
+from mpo_lite.validation import Settings, describe_problem, dotted_path, load_model
 
 VETO_FACTOR = 0.1
-"""What a failed veto leaves of the reward."""
+"""Factor on the reward after a failed veto."""
 MAX_VETOES = 3
 MAX_CRITERIA = 12
 MAX_LEVELS = 7
@@ -35,19 +35,20 @@ CRITERION_ID = r"^[a-z][a-z0-9_]{0,39}$"
 MAX_CLUSTERS = 64
 
 
-def _neutralized(value: Any) -> Any:
+def _neutralize_text(value: Any) -> Any:
     return neutralize(value) if isinstance(value, str) else value
 
 
-# Rubrics are written by models that have read what the policy wrote. What defusing leaves may be empty.
+# Rubrics are written by models that have read what the policy wrote, so special tokens are neutralised. What
+# is left may be empty, so this comes before the length check.
 Text = Annotated[
     str,
     StringConstraints(strip_whitespace=True, min_length=1, max_length=1000),
-    BeforeValidator(_neutralized),
+    BeforeValidator(_neutralize_text),
 ]
 
 Guidelines = Annotated[
-    str, StringConstraints(strip_whitespace=True, max_length=4000), BeforeValidator(_neutralized)
+    str, StringConstraints(strip_whitespace=True, max_length=4000), BeforeValidator(_neutralize_text)
 ]
 
 
@@ -55,12 +56,12 @@ class Criterion(Settings):
     """One thing the judge looks at.
 
     Attributes:
-        id: Lower-case name, at most 40 characters; the key of the judge's answer.
+        id: Lower-case name, at most 40 characters; its key in the judge's answer.
         description: What to look at.
         levels: Anchor texts, worst first; 2 to 7 of them, exactly 2 for a veto.
         weight: 1 to 5.
         kind: ``merit`` adds to the reward; a failed ``veto`` (level 0) cuts it to a tenth.
-        provenance: Ids of the rollouts that asked for this criterion.
+        provenance: IDs of the rollouts that led to this criterion.
     """
 
     id: Annotated[str, StringConstraints(pattern=CRITERION_ID)]
@@ -82,8 +83,8 @@ class Rubric(Settings):
 
     Attributes:
         criteria: 1 to 12 criteria with distinct ids, at least one merit, at most three vetoes.
-        guidelines: Further advice to the judge, or empty.
-        clusters: Cluster of prompts → what is to be looked at in these alone.
+        guidelines: Further advice for the judge, or empty.
+        clusters: Cluster of prompts → what to look at in those prompts only.
     """
 
     criteria: Annotated[tuple[Criterion, ...], Field(min_length=1, max_length=MAX_CRITERIA)]
@@ -105,11 +106,11 @@ class Rubric(Settings):
         return self
 
     def render(self, cluster: str = "") -> str:
-        """The exact text a judge reads, for a prompt of ``cluster``."""
-        own = self.clusters.get(cluster)
-        return f"{self._text}\n\n### For this kind of task\n{own}" if own else self._text
+        """The exact text that a judge reads for a prompt of ``cluster``."""
+        cluster_text = self.clusters.get(cluster)
+        return f"{self._text}\n\n### For this kind of task\n{cluster_text}" if cluster_text else self._text
 
-    @cached_property  # asked for with every answer that is judged
+    @cached_property  # needed for every answer that is judged
     def _text(self) -> str:
         blocks = [
             "\n".join(
@@ -124,7 +125,7 @@ class Rubric(Settings):
 
     @property
     def judge_hash(self) -> str:
-        """Identity of the text judged by: two rubrics with one ``judge_hash`` get the same verdicts."""
+        """Identity of the rendered text: two rubrics with the same ``judge_hash`` get the same verdicts."""
         return text_hash(self.render())
 
     @cached_property
@@ -134,7 +135,7 @@ class Rubric(Settings):
 
     @cached_property
     def set_hash(self) -> str:
-        """Identity of the rubric in all clusters; without clusters there is the one cluster ``""``."""
+        """Identity of the rubric over all clusters; without clusters, there is only the cluster ``""``."""
         return text_hash(
             json.dumps([(name, self._reward_hash(name)) for name in sorted({"", *self.clusters})])
         )
@@ -144,22 +145,22 @@ class Rubric(Settings):
         return text_hash(json.dumps([text_hash(self.render(cluster)), scale]))
 
     def reward(self, assessments: Mapping[str, Assessment]) -> float:
-        """Weighted mean of the merits' ranks, cut by failed vetoes.
+        """Weighted mean of the merits' levels, reduced by failed vetoes.
 
         Args:
-            assessments: Every criterion id exactly once, each level within its criterion's range.
+            assessments: Every criterion ID exactly once, each level within its criterion's range.
 
         Returns:
             R = Σ w·s / Σ w × (0.1 if any veto failed else 1), in [0, 1], with s = rank / (levels − 1).
 
         Raises:
-            ValueError: The ids are not exactly the rubric's, or a level is out of range. There is no partial
+            ValueError: The IDs are not exactly the rubric's, or a level is out of range. There is no partial
                 reward.
         """
         if set(assessments) != {criterion.id for criterion in self.criteria}:
             raise ValueError("a verdict must assess every criterion exactly once")
         total = weight = 0.0
-        factor = 1.0
+        factor = 1.0  # not multiplied per veto: several failed vetoes reduce the reward as much as one
         for criterion in self.criteria:
             level = assessments[criterion.id].level
             if not 0 <= level < len(criterion.levels):
@@ -171,21 +172,22 @@ class Rubric(Settings):
                 weight += criterion.weight
             elif level == 0:
                 factor = VETO_FACTOR
+        # min: rounding may put the mean just above 1.
         return min(1.0, total / weight) * factor
 
 
 def load_rubric(path: Path) -> Rubric:
-    """Reads a rubric file: a mapping with ``criteria`` and, if wanted, ``guidelines``.
+    """Reads a rubric file: a mapping with ``criteria`` and, optionally, ``guidelines``.
 
     Raises:
-        TaskError: The file is missing, too large, not YAML or no valid rubric; says where and what.
+        TaskError: The file is missing, too large, not YAML or not a valid rubric; says where and why.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise TaskError(f"{path}: no such file; a rubric is a YAML file with criteria") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"{path}: cannot read the rubric ({error})") from error
+        raise TaskError(f"{path}: cannot be read ({error})") from error
     return parse_rubric(text, where=str(path))
 
 
@@ -197,13 +199,13 @@ def parse_rubric(text: str, where: str) -> Rubric:
 
 
 def dump_rubric(rubric: Rubric) -> str:
-    """The rubric as YAML; ``parse_rubric`` gives back an equal value."""
+    """The rubric as YAML; ``parse_rubric`` returns an equal rubric."""
     return dump_yaml(rubric.model_dump(mode="json", exclude_defaults=True))
 
 
 def first_problem(error: ValidationError) -> str:
-    """What to tell of an invalid rubric, or of a model's draft of one, as ``place: what``."""
+    """The first problem of an invalid draft, as ``place: problem``; the meta-judge gets to see it."""
     problem = validation.first_problem(error)
-    place = dotted(problem)
-    said = "unknown key" if problem["type"] == "extra_forbidden" else complaint(problem, Rubric)
-    return f"{place}: {said}" if place else said
+    place = dotted_path(problem)
+    message = "unknown key" if problem["type"] == "extra_forbidden" else describe_problem(problem, Rubric)
+    return f"{place}: {message}" if place else message

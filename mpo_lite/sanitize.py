@@ -1,19 +1,19 @@
-"""Texts: counts in sentences, and what a model wrote, made visible, harmless and without its thinking."""
+"""Text helpers: counts in sentences; making model output visible and harmless, and removing its reasoning."""
 
 from __future__ import annotations
 
 import re
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-"""What reasoning models put around their thinking; as tokens of their own, where they have such."""
+"""Tags around a model's reasoning; single tokens in models that have them."""
 _THINK = (
     r"(?:<\s?{0}(?:think|thinking|thoughts?|reasoning|seed:think|longcat_think)(?:\s[^<>]{{0,80}})?>"
     r"|\[{0}THINK\]|◁{0}think▷)"
 )
-_OPENED, _CLOSED = (re.compile(_THINK.format(sign), re.IGNORECASE) for sign in ("", "/"))
-_UNSEEN = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f"
-_HALVES = r"\ud800-\udfff"  # halves of characters, which cannot be sent
-_SUSPECT = re.compile(rf"[<>\[\]◁‹｟{_UNSEEN}{_HALVES}]")
+_OPENED, _CLOSED = (re.compile(_THINK.format(slash), re.IGNORECASE) for slash in ("", "/"))
+_INVISIBLE = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f"
+_SURROGATES = r"\ud800-\udfff"  # lone surrogates, which cannot be encoded
+_SUSPECT = re.compile(rf"[<>\[\]◁‹｟{_INVISIBLE}{_SURROGATES}]")
 _HTML = (
     "a|abbr|article|aside|b|blockquote|body|br|button|caption|cite|code|dd|del|details|dfn|div|dl|dt|em|figcaption"
     "|figure|footer|form|h[1-6]|head|header|hr|html|i|img|input|ins|kbd|label|li|link|main|mark|meta|nav|ol|option"
@@ -21,7 +21,7 @@ _HTML = (
     "|textarea|tfoot|th|thead|time|title|tr|u|ul|var"
 )
 _NAME = r"[\w▁][\w▁:+#-]{0,79}"
-_MARK = re.compile(
+_TOKEN_SHAPE = re.compile(
     r"(?<=[<‹\[◁])(?=/?[|｜][^\s>])|(?<=[^\s<][|｜])(?=[>\]▷])"  # <|im_end|>, <｜User｜>, [|endofturn|]
     rf"|(?<=[<‹])(?=/?(?!(?:{_HTML})>){_NAME}/?>)"  # <s>, </think>, <start_of_turn>, <seed:eos>
     r"|(?<=\[)(?=/?(?=\w{0,40}[A-Z]{2}|unused)\w{2,48}\])"  # [INST], [/THINK], [gMASK]
@@ -31,62 +31,62 @@ _MARK = re.compile(
     r"|(?<=\])(?=~)|(?<=~)(?=[!\[])|(?<=\])(?=[<‹]\])|(?<=\[)(?=>\[)"  # ]~b], [e~[, ]<]image[>[
     r"|(?<=｟)(?=\w)"  # ｟user｠
     r"|(?<=>)(?=>[A-Z]{2,48}<<)"  # >>ANSWER<<
-    rf"|[{_UNSEEN}{_HALVES}]"
+    rf"|[{_INVISIBLE}{_SURROGATES}]"
 )
-"""Where a space goes, by the shapes that special tokens have. What shares a shape, such as the type in
-``List<int>``, is as readable with it; tags of HTML are left alone."""
+"""Where to insert a space, by the shapes of special tokens. Other text of such a shape, like the type in
+``List<int>``, stays readable with it; HTML tags are left alone."""
 
 
-def pluralize(number: int, one: str, several: str = "") -> str:
+def pluralize(number: int, singular: str, plural: str = "") -> str:
     """A count and its noun, e.g. ``1 batch`` or ``2,000 batches``.
 
     Args:
-        number: How many.
-        one: The noun for one.
-        several: The noun for none or several; empty: ``one`` with an s.
+        number: The count.
+        singular: The noun for one.
+        plural: The noun for none or several; empty: ``singular`` with an s.
     """
-    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+    return f"{number:,} {singular if number == 1 else plural or f'{singular}s'}"
 
 
 def escape_controls(text: str) -> str:
-    """A text with pictures or numbers in the place of characters that nobody sees."""
-    return "".join(map(_visible, text))
+    """Replaces invisible characters by pictures or numbers."""
+    return "".join(map(_show_char, text))
 
 
-def _visible(sign: str) -> str:
-    code = ord(sign)
-    if sign in "\n\t":
-        return sign
+def _show_char(char: str) -> str:
+    code = ord(char)
+    if char in "\n\t":
+        return char
     if code < 0x20:
         return chr(0x2400 + code)  # the pictures of control characters
-    # Joiners and marks of direction (200C to 200F) stay: scripts and emoji need them, and they turn nothing.
+    # Joiners and direction marks (200C to 200F) stay: scripts and emoji need them, and they reorder nothing.
     unseen = code in (0x7F, 0x200B, 0xFEFF) or 0x80 <= code < 0xA0
     turning = 0x202A <= code <= 0x202E or 0x2060 <= code <= 0x206F
-    return f"[U+{code:04X}]" if unseen or turning or 0xD800 <= code < 0xE000 or code >= 0xE0000 else sign
+    return f"[U+{code:04X}]" if unseen or turning or 0xD800 <= code < 0xE000 or code >= 0xE0000 else char
 
 
 def neutralize(text: str) -> str:
-    """Breaks what a chat template may take for a token of its own, and takes out text that nobody sees.
+    """Breaks up what a chat template could read as a special token, and removes invisible text.
 
-    A server's template must not take a sample's ``<|im_end|>`` or ``[/INST]`` for the end of its turn: a
-    space goes behind the opening bracket. Control characters, marks that turn text round and halves of
-    surrogate pairs become spaces.
+    A server's template must not read a sample's ``<|im_end|>`` or ``[/INST]`` as the end of its turn: a space
+    is inserted after the opening bracket. Control characters, bidirectional overrides and lone surrogates
+    become spaces.
     """
-    # Most texts hold nothing that could matter, and a search for single characters is quick.
-    return _MARK.sub(" ", text) if _SUSPECT.search(text) else text
+    # Fast path: most texts contain none of these characters.
+    return _TOKEN_SHAPE.sub(" ", text) if _SUSPECT.search(text) else text
 
 
 def strip_thinking(text: str, opened: bool = False) -> str:
-    """The answer of a reasoning model: what follows the last ``</think>``, or its like in other models.
+    """The answer of a reasoning model: what follows the last ``</think>``, or its equivalent in other models.
 
     Args:
-        text: What it wrote.
-        opened: The prompt ended with ``<think>``, so that the text begins inside of it.
+        text: The model's output.
+        opened: Whether the prompt ended with ``<think>``, so that the text begins inside the reasoning.
 
     Returns:
-        The text as it is where nothing was thought; nothing where the thinking was never closed.
+        The unchanged text if it has no reasoning; empty if the reasoning was never closed.
     """
-    end = max((mark.end() for mark in _CLOSED.finditer(text)), default=0)
+    end = max((match.end() for match in _CLOSED.finditer(text)), default=0)
     answer = text[end:]
     if _OPENED.search(answer) or (opened and not end):
         return ""

@@ -1,6 +1,4 @@
-"""The values that travel between layers. Plain frozen data: no behaviour beyond what a value knows about
-itself.
-"""
+"""The values that are passed between layers: plain frozen data without behaviour."""
 
 from __future__ import annotations
 
@@ -13,13 +11,13 @@ from mpo_lite.errors import FailureKind
 Origin = Literal["train", "probe"]
 """Where an answer is from: a generation batch, or the fixed prompts that are answered outside of training."""
 StepStatus = Literal["accepted", "unchanged", "refused", "unchecked", "failed"]
-"""What became of a proposed rubric: put in force; equal to the one in force; refused by the gate or by
-people's labels; not put in force because the gate could not check it; never made, or overtaken.
+"""What became of a proposed rubric: now current; equal to the current one; rejected by the gate or by human
+labels; not used because the gate could not check it; never made, or superseded.
 """
 
 
 class Message(TypedDict):
-    """One chat message, as every provider's API takes it."""
+    """One chat message, in the form of every provider's API."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -27,11 +25,11 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class Assessment:
-    """The judge's word on one criterion.
+    """The judge's assessment of one criterion.
 
     Attributes:
         reason: One or two sentences, written before the level.
-        level: Rank in ``Criterion.levels``: 0 is the worst.
+        level: Index in ``Criterion.levels``: 0 is the worst.
     """
 
     reason: str
@@ -40,17 +38,17 @@ class Assessment:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One completion judged, or the record that it could not be judged.
+    """The judgement of one completion, or the record that it could not be judged.
 
     Attributes:
-        reward: In [0, 1]; None when the completion was not judged. A failure is never a number.
-        assessments: Criterion id → assessment; empty where a rule decided or the judgement failed.
-        source: Who decided: the judge, a rule that needs no judge, or the task's verifier by the reference.
-        failure: Why there is no reward; None when there is one.
-        detail: What was seen of the failure, in words; empty when there is a reward.
-        disagreement: Largest minus smallest reward of a panel's judges, in [0, 1]; None where one judged.
-        set_hash: Identity of the rubric that was in force.
-        judge: Label of the model that judged; those of a panel joined by " + "; empty where a rule decided.
+        reward: In [0, 1]; None if the completion was not judged. A failure is never a number.
+        assessments: Criterion ID → assessment; empty if a rule decided or the judgement failed.
+        source: What decided: the judge, a rule, or the task's verifier.
+        failure: Why there is no reward; None if there is one.
+        detail: Details of the failure; empty if there is a reward.
+        disagreement: Largest minus smallest reward of a panel's judges, in [0, 1]; None for a single judge.
+        set_hash: Identity of the rubric that was used.
+        judge: Label of the judge's model; those of a panel joined by " + "; empty if a rule decided.
     """
 
     reward: float | None
@@ -70,13 +68,13 @@ class Rollout:
     Attributes:
         batch: Number of the generation batch, from 1; of a probe, how many batches were done.
         row: Index within the batch, from 0; a prompt group takes consecutive rows.
-        prompt: The task prompt, as the judge is shown it.
+        prompt: The task prompt, as shown to the judge.
         completion: The policy's answer.
-        verdict: What the judge said.
-        version: Rubric version the verdict was given under.
-        reward: The verdict's reward, or None where its prompt group has too few verdicts.
-        cluster: The kind of prompt, where the task tells kinds apart.
-        label: What a person said of it, in a line for the meta-judge; None where nobody did.
+        verdict: The judge's verdict.
+        version: Rubric version of the verdict.
+        reward: The verdict's reward; None if its prompt group has too few verdicts.
+        cluster: The kind of prompt, if the task has clusters.
+        label: A person's rating, as a line for the meta-judge; None without one.
         truncated: The completion reached its token limit before an end-of-sequence token.
         origin: Where the answer is from.
     """

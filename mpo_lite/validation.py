@@ -1,4 +1,4 @@
-"""What users write, held against its model, and what is wrong with it in their words."""
+"""Validates what users write, and describes problems in their terms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 MANY = 12
-"""Keys that are more than this are not listed in an error."""
+"""Maximum number of valid keys that an error lists."""
 SYNONYMS = {
     "lr": "learning_rate",
     "model": "policy",
@@ -36,33 +36,33 @@ SYNONYMS = {
     "subset": "data_subset",
     "split": "data_split",
 }
-"""What other programs call a setting → what it is called here."""
+"""Name of a setting in other programs → its name here."""
 BATCH_SIZES = (
     "set batch_prompts (prompts per batch), group_size (answers per prompt) or micro_batch (answers per pass)"
 )
-"""Said to who asks for a ``batch_size``."""
+"""Advice for ``batch_size``, which is ambiguous."""
 
 _MAPPINGS = {"model_type", "model_attributes_type", "dict_type", "mapping_type"}
 M = TypeVar("M", bound=BaseModel)
 
 
 class Settings(BaseModel):
-    """Base of what users write: immutable, without unknown keys, and true is no number."""
+    """Base of what users write: immutable, unknown keys refused, and true is not a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+    def _refuse_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None
-        wanted = bare_type(cls.model_fields[info.field_name].annotation)
-        if isinstance(value, bool) and wanted in (int, float):
+        expected = bare_type(cls.model_fields[info.field_name].annotation)
+        if isinstance(value, bool) and expected in (int, float):
             raise ValueError("must be a number, not true or false")
         return value
 
 
 def bare_type(annotation: Any) -> Any:
-    """The one type that a field holds apart from None, without what refines it."""
+    """A field's type without None and without annotations."""
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
@@ -71,49 +71,52 @@ def bare_type(annotation: Any) -> Any:
 def load_model(
     text: str, where: str, model: type[M], refuse: Callable[[str], MPOError], context: Any = None
 ) -> M:
-    """Reads a YAML text into a model.
+    """Parses a YAML text into a model.
 
     Args:
-        text: What to read.
+        text: The YAML text.
         where: Its file, for errors.
-        model: What it must be.
-        refuse: The error to raise.
-        context: Passed on to the model's validators.
+        model: The model to validate against.
+        refuse: Makes the error to raise.
+        context: Passed to the model's validators.
 
     Raises:
-        MPOError: That of ``refuse``, in one line: where, which key, what is wrong.
+        MPOError: Made by ``refuse``, in one line: where, which key, what is wrong, how to fix it.
     """
     document = parse_yaml(text, where, refuse)
     try:
         return model.model_validate(document.data, context=context)
     except ValidationError as error:
         problem = first_problem(error)
-        place = dotted(problem)
+        place = dotted_path(problem)
         at = f"{where}:{document.line(place)} {place}" if place else where
-        raise refuse(f"{at}: {complaint(problem, model)}") from error
+        raise refuse(f"{at}: {describe_yaml_problem(problem, model)}") from error
 
 
 def first_problem(error: ValidationError) -> ErrorDetails:
-    """The problem to tell: a misspelt key comes before what is missing for it."""
+    """The problem to report: a misspelt key before the key that is missing because of it."""
     problems = error.errors(include_url=False)
-    return next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
+    return next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
 
 
-def dotted(problem: ErrorDetails) -> str:
-    """The place of a problem, such as ``criteria.0.levels``; empty for the whole."""
+def dotted_path(problem: ErrorDetails) -> str:
+    """The path of a problem, such as ``criteria.0.levels``; empty for the whole document."""
     return ".".join(map(str, problem["loc"]))
 
 
-def complaint(problem: ErrorDetails, model: type[BaseModel]) -> str:
-    """What is wrong and how to mend it, without the place."""
+def describe_problem(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    """What is wrong and how to fix it, without the place.
+
+    A meta-judge whose draft is malformed is shown this text, too: its wording is part of a prompt.
+    """
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
-        return unknown_key(str(problem["loc"][-1]), _fields_at(model, problem["loc"][:-1]))
+        return describe_unknown_key(str(problem["loc"][-1]), _fields_at(model, problem["loc"][:-1]))
     if kind in _MAPPINGS:
-        return f"give keys and values such as '{_example(model, problem['loc'])}'"
+        return f"give keys and values such as '{_example_entry(model, problem['loc'])}'"
     if kind == "string_type" and isinstance(problem["input"], bool):
-        words = "yes, on or true as true" if problem["input"] else "no, off or false as false"
-        return f"YAML reads {words}; put it in quotes"
+        spellings = "yes, on or true as true" if problem["input"] else "no, off or false as false"
+        return f"YAML reads {spellings}; put it in quotes"
     if kind == "too_short":
         return f"must have at least {pluralize(context['min_length'], 'entry', 'entries')}"
     if kind == "too_long":
@@ -123,34 +126,45 @@ def complaint(problem: ErrorDetails, model: type[BaseModel]) -> str:
     return problem_in_words(problem)
 
 
-def unknown_key(name: str, known: Iterable[str]) -> str:
-    """What is wrong with a key, and which was meant."""
-    names = list(known)
+def describe_yaml_problem(problem: ErrorDetails, model: type[BaseModel]) -> str:
+    """What is wrong with a value in a YAML file, and how to fix it, without the place."""
+    if problem["type"] == "string_type" and isinstance(problem["input"], bool):
+        *_, key = (part for part in problem["loc"] if isinstance(part, str))
+        if isinstance(problem["loc"][-1], int):
+            return f"YAML reads no and yes as booleans; quote them: {key}: ['no', 'yes']"
+        spelling = "yes" if problem["input"] else "no"
+        return f"YAML reads {spelling} as a boolean; quote it: {key}: '{spelling}'"
+    return describe_problem(problem, model)
+
+
+def describe_unknown_key(name: str, valid_names: Iterable[str]) -> str:
+    """Describes an unknown key, with the one that was probably meant."""
+    names = list(valid_names)
     if name == "batch_size" and "batch_prompts" in names:
         return f"unknown key; {BATCH_SIZES}"
-    if meant := nearest(name, names):
-        return f'unknown key, did you mean "{meant}"?'
+    if suggestion := nearest_name(name, names):
+        return f'unknown key, did you mean "{suggestion}"?'
     if len(names) <= MANY:
         return f"unknown key; valid keys: {', '.join(names)}"
-    near = difflib.get_close_matches(name, names, n=4, cutoff=0.4)
-    return "unknown key" + (f"; similar keys: {', '.join(near)}" if near else "")
+    similar = difflib.get_close_matches(name, names, n=4, cutoff=0.4)
+    return "unknown key" + (f"; similar keys: {', '.join(similar)}" if similar else "")
 
 
-def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The one of the names that was meant by another; None where none is near."""
-    if SYNONYMS.get(name) in known:
+def nearest_name(name: str, valid_names: Sequence[str]) -> str | None:
+    """The name that was probably meant; None if none is close."""
+    if SYNONYMS.get(name) in valid_names:
         return SYNONYMS[name]
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, valid_names, n=1)
     return close[0] if close else None
 
 
 def _fields_at(model: type[BaseModel], place: Sequence[int | str]) -> list[str]:
-    """Names of the keys that the mapping at a place of the model may have."""
+    """Valid keys of the mapping at a place of the model."""
     return list(_model_at(model, place).model_fields)
 
 
-def _example(model: type[BaseModel], place: Sequence[int | str]) -> str:
-    """A key that the mapping at a place of the model may have, with its default."""
+def _example_entry(model: type[BaseModel], place: Sequence[int | str]) -> str:
+    """A valid key of the mapping at a place of the model, with its default."""
     name, field = next(iter(_model_at(model, place).model_fields.items()))
     return f"{name}: {'…' if field.is_required() else field.default}"
 
@@ -165,4 +179,4 @@ def _model_at(model: type[BaseModel], place: Sequence[int | str]) -> type[BaseMo
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+    return next((inner for part in get_args(annotation) if (inner := _model_in(part))), None)

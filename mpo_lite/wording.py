@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, in words for people who do not write Python."""
+"""Pydantic's errors in words for people who do not write Python."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _WORDS = {
     "string_too_long": "must have at most {max_length} characters",
     "string_pattern_mismatch": "must match the pattern {pattern}",
 }
-"""Kind of an error → what to say of the value."""
+"""Kind of an error → what to say about the value."""
 
 
 def problem_in_words(problem: ErrorDetails) -> str:
@@ -43,12 +43,12 @@ def problem_in_words(problem: ErrorDetails) -> str:
     context = problem.get("ctx", {})
     if problem["type"] == "value_error":
         return str(context["error"])
-    said = _WORDS.get(problem["type"])
-    return said.format(**context) if said else problem["msg"].replace("Input should be", "must be")
+    template = _WORDS.get(problem["type"])
+    return template.format(**context) if template else problem["msg"].replace("Input should be", "must be")
 
 
 def simulated_note(roles: Sequence[str]) -> str:
-    """What figures are worth that a simulated judge or meta-judge (``Config.simulated``) gave."""
+    """The caveat for figures from a simulated judge or meta-judge (``Config.simulated``)."""
     if len(roles) == 1:
         return f"the {roles[0]} is simulated: no evidence about real ones"
     return f"{' and '.join(roles)} are simulated: no evidence about real ones"

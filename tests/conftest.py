@@ -57,7 +57,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits between attempts are not what is tested."""
-    monkeypatch.setattr("mpo_lite.llm.request._wait", lambda state: 0.01)
+    monkeypatch.setattr("mpo_lite.llm.request._retry_delay", lambda state: 0.01)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from mpo_lite.activity import Activity, activity_named
+from mpo_lite.activity import Activity, find_activity
 from mpo_lite.cli.judging import spend_in_words
 from mpo_lite.cli.status import Status, sentence
 from mpo_lite.errors import failures_in_words
@@ -101,7 +101,7 @@ class Display:
 
     def _left(self) -> str:
         """Time left at the recent pace; the first batch, which warms up, does not count."""
-        training = activity_named(TRAINING)
+        training = find_activity(TRAINING)
         seconds = training.seconds_left() if training else None
         return "…" if seconds is None else f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 

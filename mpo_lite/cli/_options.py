@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 import click
 
 from mpo_lite.config import Config
-from mpo_lite.validation import BATCH_SIZES, bare_type, nearest
+from mpo_lite.validation import BATCH_SIZES, bare_type, nearest_name
 
 Decorated = Callable[..., Any]
 
@@ -89,7 +89,7 @@ def explain_unknown(error: click.NoSuchOption) -> str:
             f"no option {error.option_name}: a run is resumed with the settings it began with; to train with "
             "others, begin a new one: mpo-lite train RUN/config.yaml --run-dir NEW"
         )
-    meant = nearest(name, [flag[2:].replace("-", "_") for flag in flags])
+    meant = nearest_name(name, [flag[2:].replace("-", "_") for flag in flags])
     return f"no option {error.option_name}" + (
         f"; did you mean --{meant.replace('_', '-')}?" if meant else ""
     )

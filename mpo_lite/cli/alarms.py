@@ -19,7 +19,7 @@ from mpo_lite.errors import TaskError
 from mpo_lite.loop.alarm_window import WINDOW
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sanitize import pluralize
-from mpo_lite.tasks.data import responses
+from mpo_lite.tasks.data import read_responses
 
 _SHOWN = 5
 
@@ -95,7 +95,7 @@ def _baseline(path: Path) -> list[ResponseFeatures]:
 
 
 def _read(path: Path) -> list[ResponseFeatures]:
-    rows = [_row(path, *each) for each in responses(path)]
+    rows = [_row(path, *each) for each in read_responses(path)]
     if not rows:
         raise TaskError(f"{path}: holds no responses")
     return rows

@@ -31,7 +31,7 @@ from mpo_lite.llm import event_loop
 from mpo_lite.report.figures import not_judged
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.stand_in import sandboxed
-from mpo_lite.tasks.data import load_prompts, responses
+from mpo_lite.tasks.data import load_prompts, read_responses
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.wording import simulated_note
 
@@ -209,7 +209,7 @@ def _play(config: Config, task: Task, told: Answers, file: Path) -> tuple[Failur
 
 def _read(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
-    for _, row, response in responses(path):
+    for _, row, response in read_responses(path):
         found.setdefault(row["prompt"], response)
     return found
 

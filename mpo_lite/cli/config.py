@@ -11,7 +11,7 @@ import click
 from mpo_lite.cli._options import FLAGS, config_options, json_option, overrides_option
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
-from mpo_lite.config_sources import explained
+from mpo_lite.config_sources import load_with_sources
 from mpo_lite.strict_yaml import dump_yaml
 
 SCHEMA = "mpo-lite.schema.json"
@@ -61,7 +61,7 @@ def show(
     mpo-lite config show experiment.yaml
     MPO_JUDGE=gpt-4o mpo-lite config show --method paper --all
     """
-    config, origins = explained(config_file, flags, overrides)
+    config, origins = load_with_sources(config_file, flags, overrides)
     values = config.model_dump(mode="json")
     told = {
         name: {"value": value, "from": _origin(name, origins)}

@@ -30,7 +30,7 @@ from mpo_lite.meta.sentinels import COMPLAINTS, plant_sentinels
 from mpo_lite.meta.step import StepOutcome
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import pluralize
-from mpo_lite.tasks.data import Prompts, cluster_of, responses
+from mpo_lite.tasks.data import Prompts, read_responses, response_cluster
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
 from mpo_lite.wording import simulated_note
@@ -130,8 +130,8 @@ def command(
 
 def _given(file: Path, count: int, task: Task) -> list[Sample]:
     """The first answers of a file; those to one prompt stand together."""
-    rows = islice(responses(file), count)
-    samples = [Sample(row["prompt"], text, cluster_of(row, task.data)) for _, row, text in rows]
+    rows = islice(read_responses(file), count)
+    samples = [Sample(row["prompt"], text, response_cluster(row, task.data)) for _, row, text in rows]
     if len({one.prompt for one in samples}) < 2:
         raise ConfigError(
             f"{file}: answers to at least two prompts are needed; take more rows, or a larger -n"
@@ -232,7 +232,7 @@ def _summary(run: RunContext, found: Trial) -> dict[str, Any]:
 
 def _problems(run: RunContext, found: Trial, summary: dict[str, Any]) -> list[str]:
     """What would keep a policy from learning by this judge, rubric and meta-judge."""
-    if said := FailureTally.of(found.first, run.config.max_judge_failures).complaint("answer"):
+    if said := FailureTally.of(found.first, run.config.max_judge_failures).describe_problem("answer"):
         return [said]
     problems: list[str] = []
     judged = pluralize(summary["judged"], "answer")

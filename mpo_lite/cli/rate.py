@@ -12,7 +12,7 @@ import click
 from mpo_lite.cli._options import json_option
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import TaskError
-from mpo_lite.tasks.data import file_rows
+from mpo_lite.tasks.data import read_data_file
 
 # numpy is loaded on use: the command line must be instant.
 COLUMNS = ("prompt", "model_a", "model_b", "winner")
@@ -56,7 +56,7 @@ def rated(file: Path, online_k: float | None = None) -> dict[str, Any]:
     """
     from mpo_lite.stats.rating import Match, fit_ratings, online_elo
 
-    matches = [Match(*_match(row, f"{file}: row {n}")) for n, row in enumerate(file_rows(file), start=1)]
+    matches = [Match(*_match(row, f"{file}: row {n}")) for n, row in enumerate(read_data_file(file), start=1)]
     if not matches:
         raise TaskError(f"{file}: no matches in it")
     table = fit_ratings(matches)

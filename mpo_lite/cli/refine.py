@@ -29,7 +29,7 @@ from mpo_lite.rubric import dump_rubric
 from mpo_lite.run_dir import rubric_at
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import pluralize
-from mpo_lite.tasks.data import cluster_of, responses
+from mpo_lite.tasks.data import read_responses, response_cluster
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.wording import simulated_note
 
@@ -125,8 +125,8 @@ def _refine(
 def _read(path: Path, labels: str | None, task: Task) -> tuple[list[Sample], list[float | None]]:
     samples: list[Sample] = []
     given: list[float | None] = []
-    for number, row, response in responses(path):
-        samples.append(Sample(row["prompt"], response, cluster_of(row, task.data)))
+    for number, row, response in read_responses(path):
+        samples.append(Sample(row["prompt"], response, response_cluster(row, task.data)))
         given.append(_label(path, number, row, labels) if labels else None)
     if len({sample.prompt for sample in samples}) < 2:
         raise TaskError(f"{path}: at least two answers to different prompts are needed")

@@ -32,7 +32,7 @@ from mpo_lite.rubric import Rubric
 from mpo_lite.run_dir import rubric_at
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import pluralize
-from mpo_lite.tasks.data import cluster_of, mapped, responses
+from mpo_lite.tasks.data import map_columns, read_responses, response_cluster
 from mpo_lite.tasks.rules import rule_results, rule_verdict
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
@@ -170,13 +170,15 @@ def _read(path: Path, task: Task) -> list[Row]:
     it was given.
     """
     rows: list[Row] = []
-    for number, row, response in responses(path, needs_prompt=False):
+    for number, row, response in read_responses(path, needs_prompt=False):
         where = f"{path}: row {number}"
         # A file of responses names its columns plainly, or as the task's own data do.
         plainly = {"prompt": "prompt"} if "prompt" in row else {}
         columns = {"cluster": None, "reference": _reference(row, task.data.reference), **plainly}
-        told = mapped([row], task.data.model_copy(update=columns), where)[0]
-        rows.append({**told, "cluster": cluster_of(row, task.data), "response": response, "_given": row})
+        told = map_columns([row], task.data.model_copy(update=columns), where)[0]
+        rows.append(
+            {**told, "cluster": response_cluster(row, task.data), "response": response, "_given": row}
+        )
     if not rows:
         raise TaskError(f"{path}: no rows in it")
     return rows

@@ -1,4 +1,4 @@
-"""What a judge is, the form of a verdict that all judges share, and how a batch of them ends in time."""
+"""The judge protocol, the verdict format that all judges share, and the deadline of a batch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mpo_lite.types import Assessment, Verdict
 MAX_REASON = 2000
 """Characters of a reason that are kept."""
 REASON_CHARS = 300
-"""Characters of a reason that are asked for: without a bound, small models ramble up to the token limit."""
+"""Characters of a reason that are asked for: without a limit, small models ramble up to the token limit."""
 TOKENS_PER_REASON, TOKENS_PER_REPLY = 160, 64
-"""Room for a reason with its level, and for what is around them. Half of a reason's characters: English takes
-a quarter, other scripts more; what is cut all the same is asked for again with twice the room."""
+"""Tokens for a reason with its level, and for what surrounds them: about half a token per character. English
+needs a quarter, other scripts more; a truncated reply is requested again with twice the limit."""
 LONGEST_BATCH = 9
-"""A batch that keeps getting verdicts may take so many times the silence that ends one."""
+"""A batch that keeps getting verdicts may take this many times the silence that ends one."""
 
 REASON: Schema = {"type": "string", "maxLength": REASON_CHARS}
 
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """What is judged: a task prompt, one answer to it, and the cluster of the prompt if it has one."""
+    """What is judged: a task prompt, one answer to it, and the cluster of the prompt, if any."""
 
     prompt: str
     completion: str
@@ -48,22 +48,22 @@ class Judge(Protocol):
         """Judges all samples at once.
 
         Args:
-            samples: N samples; the completions of one prompt stand together.
+            samples: N samples; the completions of one prompt are adjacent.
             rubric: What to judge by.
 
         Returns:
-            N verdicts in the same order; one without a reward where the judgement failed.
+            N verdicts in the same order; those of failed judgements have no reward.
 
         Raises:
-            StopRun: A cap is reached, or the judge refuses for good.
+            StopRun: A cap is reached, or the judge cannot be used any more.
         """
         ...
 
 
-def shortened(sample: Sample) -> Sample:
-    """The sample with half of its longer text left out, from the middle, for a model it does not fit.
+def shorten_sample(sample: Sample) -> Sample:
+    """Removes the middle half of a sample's longer text, for a model whose context it does not fit.
 
-    The judge is told what is missing; opening and ending stay, where a text shows what it is.
+    The judge is told how much is missing. Beginning and end stay, where a text shows what it is.
     """
     name = "completion" if len(sample.completion) >= len(sample.prompt) else "prompt"
     text: str = getattr(sample, name)
@@ -79,70 +79,72 @@ async def gather_with_deadline(
     silence_s: float | None = None,
     heard_at: Callable[[], float] = lambda: -inf,
 ) -> list[T]:
-    """Runs all works at once.
+    """Runs awaitables concurrently, with a deadline that moves as long as results come in.
 
     Args:
-        works: What to run; an error of one of them ends all.
-        late: Stands in place of those that are given up.
-        unit: What a work judges, in the plural, for those who show progress; empty where the works mark
-            their own.
-        silence_s: Seconds without any result after which those that are not done are given up; so they are
-            after ``LONGEST_BATCH`` times as long in any case. None waits for all.
-        heard_at: When a result was last seen elsewhere, on the loop's clock: batches that share a backend
-            wait for each other.
+        works: What to run; an error in one of them cancels all.
+        late: Result of those that miss the deadline.
+        unit: What each of them judges, in the plural, for the progress display; empty: shown elsewhere.
+        silence_s: Seconds without any result after which unfinished ones are cancelled; after
+            ``LONGEST_BATCH`` times as long they are in any case. None waits for all.
+        heard_at: When a result was last seen elsewhere, on the loop's clock: a batch does not time out while
+            its backend is busy with another.
 
     Returns:
-        One result per work, in order.
+        One result per awaitable, in order.
     """
     loop = asyncio.get_running_loop()
     tasks = [asyncio.ensure_future(work) for work in works]
-    began = last = loop.time()
+    started = last = loop.time()
 
-    def left() -> float | None:
+    def seconds_left() -> float | None:
         if silence_s is None:
             return None
-        return min(max(last, heard_at()) + silence_s, began + LONGEST_BATCH * silence_s) - loop.time()
+        # Two limits: on silence, and in all, for a server that lets one answer through now and then.
+        return min(max(last, heard_at()) + silence_s, started + LONGEST_BATCH * silence_s) - loop.time()
 
-    # One alone, such as an answer that is judged while others are generated, is shown by who waits for it.
-    with activity("judging", len(tasks), unit) if unit and len(tasks) > 1 else nullcontext() as shown:
+    # A single one, such as an answer judged while others are generated, is shown by the caller that waits.
+    with activity("judging", len(tasks), unit) if unit and len(tasks) > 1 else nullcontext() as progress:
 
-        def count(_: object) -> None:
+        def note_result(_: object) -> None:
             nonlocal last
             last = loop.time()
-            if shown:
-                shown.advance()
+            if progress:
+                progress.advance()
 
         for task in tasks:
-            task.add_done_callback(count)
+            task.add_done_callback(note_result)
         pending = set(tasks)
         try:
-            while pending and ((seconds := left()) is None or seconds > 0):
+            while pending and ((timeout_s := seconds_left()) is None or timeout_s > 0):
                 done, pending = await asyncio.wait(
-                    pending, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION
+                    pending, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION
                 )
                 for task in done:
-                    task.result()  # raises what ended it
+                    task.result()  # raises if it failed
             return [task.result() if task.done() else late for task in tasks]
         finally:
+            # Also after an error or when cancelled: no call may outlive its batch.
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def reply_token_limit(reasons: int) -> int:
-    """Tokens that a reply with so many reasons may take."""
+    """Maximum tokens of a reply with this many reasons."""
     return TOKENS_PER_REPLY + TOKENS_PER_REASON * reasons
 
 
 def verdict_schema(rubric: Rubric) -> Schema:
-    """Schema of a verdict: per criterion id a reason, then a level. Shared: not to be changed."""
-    return _schema(tuple((criterion.id, len(criterion.levels)) for criterion in rubric.criteria))
+    """Schema of a verdict: per criterion ID a reason, then a level. Cached, so callers must not change it."""
+    return _cached_schema(tuple((criterion.id, len(criterion.levels)) for criterion in rubric.criteria))
 
 
-@lru_cache(maxsize=64)  # thousands of calls wait with one rubric's schema
-def _schema(levels: tuple[tuple[str, int], ...]) -> Schema:
+@lru_cache(maxsize=64)  # thousands of pending calls share one rubric's schema
+def _cached_schema(levels: tuple[tuple[str, int], ...]) -> Schema:
     return object_schema(
         {
+            # The reason comes first: a level written first would only be justified afterwards.
             name: object_schema({"reason": REASON, "level": {"type": "integer", "enum": list(range(count))}})
             for name, count in levels
         }
@@ -154,16 +156,17 @@ def parse_verdict(data: Mapping[str, Any], rubric: Rubric, model: str = "") -> d
 
     Args:
         data: The model's object.
-        rubric: What was judged by.
-        model: Who judged, for a notice where levels are no JSON integers.
+        rubric: The rubric it was judged by.
+        model: The judge's model, for a warning if levels are not JSON integers.
 
     Returns:
         Every criterion's assessment, in the rubric's order.
 
     Raises:
-        ValueError: An id is missing or foreign, or a level is no whole number of its criterion's range. There
-            is no partial verdict.
+        ValueError: An ID is missing or unknown, or a level is not a whole number in its criterion's range.
+            There is no partial verdict.
     """
+    # These messages are sent back to the judge when it is asked again: their wording is part of the prompt.
     ids = [criterion.id for criterion in rubric.criteria]
     if sorted(data) != sorted(ids):
         raise ValueError(f"the keys must be exactly: {', '.join(ids)}")
@@ -180,14 +183,16 @@ def parse_verdict(data: Mapping[str, Any], rubric: Rubric, model: str = "") -> d
             raise ValueError(
                 f"{criterion.id}: the level must be a whole number from 0 to {len(criterion.levels) - 1}"
             )
+        # Accepted, but worth a warning: the model ignores the schema.
         if type(level) is not int:
-            _tell_of_levels(model)
+            _warn_level_format(model)
+        # The schema bounds reasons only under guided decoding.
         verdict[criterion.id] = Assessment(reason[:MAX_REASON], number)
     return verdict
 
 
 @cache  # once per model
-def _tell_of_levels(model: str) -> None:
+def _warn_level_format(model: str) -> None:
     _log.warning(
         '%s writes levels as "3" or 3.0 instead of 3; they are accepted if they name exactly one level',
         model,

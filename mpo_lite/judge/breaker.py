@@ -1,4 +1,4 @@
-"""How many judgements of a batch may fail: beyond that a judge is down, and going on would be in vain."""
+"""How many judgements of a batch may fail before the judge counts as down and the run stops."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from mpo_lite.errors import FailureKind, JudgeDown, failures_in_words
 from mpo_lite.sanitize import pluralize
 
 TOLERATED_FAILURES = 3
-"""Failures per batch that do not open the breaker, unless nothing else is in the batch."""
+"""Failures per batch that never open the breaker, unless the whole batch failed."""
 
 JUDGE_FAILURES: tuple[FailureKind, ...] = ("timeout", "transport", "cut", "parse")
-"""What the breaker counts. A refusal says something of the sample, not of the judge."""
+"""Failures that the breaker counts. A refusal is due to the sample, not to the judge."""
 
 _ADVICE: dict[FailureKind, str] = {
     "timeout": "lower --concurrency, raise call_timeout, or give the judge a faster server",
@@ -26,28 +26,28 @@ _ADVICE: dict[FailureKind, str] = {
 
 
 class JudgingResult(Protocol):
-    """What came of one judgement."""
+    """The outcome of one judgement."""
 
     @property
     def failure(self) -> FailureKind | None:
-        """Why it failed; None where it did not."""
+        """Why it failed; None if it did not."""
         ...
 
     @property
     def detail(self) -> str:
-        """What was seen of the failure."""
+        """Details of the failure."""
         ...
 
 
 @dataclass(frozen=True)
 class FailureTally:
-    """What came of the judgements of a batch.
+    """The outcomes of the judgements of a batch.
 
     Attributes:
-        size: How many there were.
-        failures: The kind of each that failed.
+        size: Number of judgements.
+        failures: The kind of each failure.
         share: Share of them that may fail; see ``Config.max_judge_failures``.
-        first: What was seen of the first failure; empty where that is not known.
+        first: Details of the first failure; empty if unknown.
     """
 
     size: int
@@ -56,53 +56,56 @@ class FailureTally:
     first: str = ""
 
     @classmethod
-    def of(cls, judged: Iterable[JudgingResult], share: float) -> FailureTally:
+    def of(cls, results: Iterable[JudgingResult], share: float) -> FailureTally:
         """Counts judgements."""
-        all_of_them = list(judged)
-        kinds: tuple[FailureKind, ...] = tuple(one.failure for one in all_of_them if one.failure)
-        return cls(
-            len(all_of_them), kinds, share, next((one.detail for one in all_of_them if one.failure), "")
-        )
+        judgements = list(results)
+        failed = [judgement for judgement in judgements if judgement.failure]
+        kinds: tuple[FailureKind, ...] = tuple(judgement.failure for judgement in failed if judgement.failure)
+        return cls(len(judgements), kinds, share, failed[0].detail if failed else "")
 
     @property
     def broken(self) -> bool:
-        """Whether more failed than may."""
+        """Whether too many failed."""
+        # A single judgement that fails is the whole batch, so it is not tolerated.
         tolerated = min(TOLERATED_FAILURES, self.size - 1)
-        return len(self._counted) > max(tolerated, self.share * self.size)
+        return len(self._judge_failures) > max(tolerated, self.share * self.size)
 
     @property
     def advice(self) -> str:
-        """What helps against the most frequent kind of failure."""
-        return _ADVICE[max(_ADVICE, key=(self._counted or self.failures).count)]
+        """How to fix the most frequent kind of failure."""
+        # If only the samples were at fault, advise about those.
+        return _ADVICE[max(_ADVICE, key=(self._judge_failures or self.failures).count)]
 
     def __str__(self) -> str:
-        return f"{len(self._counted)} of {self.size} not judged: {failures_in_words(self._counted)}"
+        failures = self._judge_failures
+        return f"{len(failures)} of {self.size} not judged: {failures_in_words(failures)}"
 
-    def complaint(self, one: str = "", several: str = "") -> str:
-        """What is wrong where too little, or nothing, was judged: how much failed, why, and what helps.
+    def describe_problem(self, singular: str = "", plural: str = "") -> str:
+        """Describes the problem if too little was judged: how much failed, why, and how to fix it.
 
         Args:
-            one: What was judged, in the singular; empty: told in figures alone.
-            several: The same in the plural; empty: ``one`` with an s.
+            singular: What was judged, in the singular; empty: the message has numbers only.
+            plural: The same in the plural; empty: ``singular`` with an s.
 
         Returns:
-            A sentence; empty where enough was judged.
+            A sentence; empty if enough was judged.
         """
-        nothing = bool(self.size) and len(self.failures) == self.size
-        if not nothing and not self.broken:
+        all_failed = bool(self.size) and len(self.failures) == self.size
+        if not all_failed and not self.broken:
             return ""
-        said = str(self)
-        if nothing and one:
-            said = f"{pluralize(self.size, one, several)}, none judged: {failures_in_words(self.failures)}"
+        message = str(self)
+        if all_failed and singular:
+            kinds = failures_in_words(self.failures)
+            message = f"{pluralize(self.size, singular, plural)}, none judged: {kinds}"
         if self.broken:
-            said += f", more than --max-judge-failures {self.share:g} allows"
-        return f"{said}; {self.advice}" + (f"; the first: {self.first}" if self.first else "")
+            message += f", more than --max-judge-failures {self.share:g} allows"
+        return f"{message}; {self.advice}" + (f"; the first: {self.first}" if self.first else "")
 
-    def check(self, one: str = "", several: str = "") -> None:
-        """Raises ``JudgeDown`` where there is a ``complaint``."""
-        if said := self.complaint(one, several):
-            raise JudgeDown(said)
+    def check(self, singular: str = "", plural: str = "") -> None:
+        """Raises ``JudgeDown`` if too little was judged."""
+        if message := self.describe_problem(singular, plural):
+            raise JudgeDown(message)
 
     @property
-    def _counted(self) -> tuple[FailureKind, ...]:
+    def _judge_failures(self) -> tuple[FailureKind, ...]:
         return tuple(kind for kind in self.failures if kind in JUDGE_FAILURES)

@@ -1,4 +1,4 @@
-"""Groupwise judging: one structured call for all completions of a prompt, which also compares them."""
+"""Groupwise judging: one structured call for all completions of a prompt, so that they are compared."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _log = logging.getLogger(__name__)
 class GroupwiseJudge:
     """A judge that sees the completions of a prompt side by side.
 
-    They are shown in an order drawn from their own text, so that no place in a batch is favoured, and found
-    again by their names. A group that cannot be judged at once, because it does not fit or its answer stays
-    broken, is judged one by one.
+    They are shown in a random order derived from their own text, so that no place in a batch is favoured. If
+    a group cannot be judged in one call, because it does not fit or the reply stays malformed, its answers
+    are judged one by one.
 
     Attributes:
-        single: Judges one by one; its model, persona and time hold for groups too.
-        group_size: Completions per prompt, at most.
+        single: Judges one by one; its model, persona and timeout apply to groups too.
+        group_size: Maximum completions per call.
     """
 
     single: PointwiseJudge
@@ -44,36 +44,41 @@ class GroupwiseJudge:
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
-        parts = groups(samples, self.group_size)
-        # A group that is late is as many verdicts that are.
-        works = [self._group(group, rubric) for group in parts]
+        groups = group_by_prompt(samples, self.group_size)
+        # A late group yields one timed-out verdict per answer.
+        works = [self._judge_group(group, rubric) for group in groups]
         judged = await self.single.gather_with_deadline(works, list[Verdict](), "groups of answers")
         return [
             verdict
-            for group, verdicts in zip(parts, judged, strict=True)
+            for group, verdicts in zip(groups, judged, strict=True)
             for verdict in verdicts or [self.single.timed_out(rubric)] * len(group)
         ]
 
-    async def _group(self, group: list[Sample], rubric: Rubric) -> list[Verdict]:
+    async def _judge_group(self, group: list[Sample], rubric: Rubric) -> list[Verdict]:
+        # Nothing to compare it with; judged alone, it shares its cache entry with pointwise runs.
         if len(group) == 1:
             return await self.single.verdicts(group, rubric)
         order = list(range(len(group)))
+        # Seeded by the text: the same group gets the same order, and so the same cache key.
         random.Random(text_hash("\x1f".join(sample.completion for sample in group))).shuffle(order)
         try:
-            found = await self.single.client.ask(self.build_call([group[place] for place in order], rubric))
+            group_assessments = await self.single.client.ask(
+                self.build_call([group[place] for place in order], rubric)
+            )
         except CallFailed as failure:
             _log.debug("a group was not judged: %s", failure)
+            # One by one only helps if the group was the problem, not if the server is down.
             if failure.kind not in ("transport", "timeout"):
                 return await self.single.verdicts(group, rubric)
             return [self.single.failed(failure, rubric)] * len(group)
         verdicts = {
             place: self.single.to_verdict(assessments, rubric)
-            for place, assessments in zip(order, found, strict=True)
+            for place, assessments in zip(order, group_assessments, strict=True)
         }
         return [verdicts[place] for place in range(len(group))]
 
     def build_call(self, shown: Sequence[Sample], rubric: Rubric) -> Call[list[dict[str, Assessment]]]:
-        """The question about all answers to one prompt, in the order shown."""
+        """The call that judges all answers to one prompt, in the order shown."""
         single, key = self.single, self.single.client.cache.nonce_key
         names = [f"answer_{number}" for number, _ in enumerate(shown, start=1)]
 
@@ -89,6 +94,7 @@ class GroupwiseJudge:
         prompt = render(
             "judge/groupwise",
             persona=single.persona,
+            # One prompt, so one cluster.
             rubric=rubric.render(shown[0].cluster),
             ids=", ".join(criterion.id for criterion in rubric.criteria),
             task=fence("task", shown[0].prompt, key),
@@ -100,10 +106,10 @@ class GroupwiseJudge:
         return Call(single.backend, single.purpose, prompt, schema, parse, single.draw, room)
 
 
-def groups(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
-    """Neighbours with one prompt, ``size`` at most."""
-    found: list[list[Sample]] = []
+def group_by_prompt(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
+    """Splits samples into groups of adjacent ones with the same prompt, at most ``size`` each."""
+    groups: list[list[Sample]] = []
     for _, neighbours in groupby(samples, key=lambda sample: sample.prompt):
         run = list(neighbours)
-        found += [run[start : start + size] for start in range(0, len(run), size)]
-    return found
+        groups += [run[start : start + size] for start in range(0, len(run), size)]
+    return groups

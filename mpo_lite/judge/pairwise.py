@@ -1,4 +1,4 @@
-"""Pairwise matches: a judge says which of two answers to a prompt is better. For comparison, not for
+"""Pairwise judging: a judge says which of two answers to a prompt is better. For comparisons, not for
 training.
 """
 
@@ -33,7 +33,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class MatchResult:
-    """How a match ended: its winner, or why it was not judged, and what was seen of that."""
+    """The result of a match: its winner, or why it was not judged, with details."""
 
     winner: Winner | None
     failure: FailureKind | None = None
@@ -42,30 +42,31 @@ class MatchResult:
 
 @dataclass(frozen=True)
 class PairwiseJudge:
-    """A judge of matches.
+    """A judge of pairs.
 
     Attributes:
         client: Asks the model.
         backend: The judge's model.
-        persona: Who the judge is to be, from the task.
-        purpose: What readers of the answers want, from the task.
+        persona: The role that the judge plays, from the task.
+        audience_goal: What readers of the answers want; the task's ``purpose``.
     """
 
     client: Client
     backend: Backend
     persona: str
-    purpose: str
+    audience_goal: str
 
     async def judge_pairs(self, pairs: Sequence[Pair]) -> list[MatchResult]:
         """Judges all pairs at once.
 
         Returns:
-            How each match ended, in order.
+            One result per pair, in order.
 
         Raises:
-            StopRun: A cap is reached, or the judge refuses for good.
+            StopRun: A cap is reached, or the judge cannot be used any more.
         """
         late = MatchResult(None, "timeout", "not judged before the batch timed out")
+        # No deadline: no training waits for these, and each call has its own timeouts.
         return await gather_with_deadline([self._judge_pair(pair) for pair in pairs], late, "pairs")
 
     async def _judge_pair(self, pair: Pair) -> MatchResult:
@@ -76,7 +77,7 @@ class PairwiseJudge:
             return MatchResult(None, failure.kind, failure.detail)
 
     def build_call(self, pair: Pair) -> Call[Winner]:
-        """The question about a pair."""
+        """The call that judges a pair."""
         key = self.client.cache.nonce_key
 
         def parse(data: dict[str, Any]) -> Winner:
@@ -89,7 +90,7 @@ class PairwiseJudge:
         prompt = render(
             "judge/match",
             persona=self.persona,
-            purpose=self.purpose,
+            purpose=self.audience_goal,
             task=fence("task", pair.prompt, key),
             first=fence("completion", pair.first, key),
             second=fence("completion", pair.second, key),

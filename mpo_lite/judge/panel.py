@@ -1,4 +1,4 @@
-"""Several judgements of one completion: by several judges, or by one judge asked again."""
+"""Several judgements of one completion: by several judges, or by one judge asked several times."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from mpo_lite.types import Assessment, Verdict
 class Panel:
     """The mean of several judges.
 
-    All of them must judge a completion: in a mean over those that happened to answer, rewards would move by
-    who was missing.
+    All of them must judge a completion: in a mean over those that happened to answer, rewards would depend on
+    which judge was missing.
 
     Attributes:
         members: Name → judge.
@@ -34,35 +34,40 @@ class Panel:
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
         works = [judge.verdicts(samples, rubric) for judge in self.members.values()]
-        found = await gather_with_deadline(works, list[Verdict]())
-        return [combine(dict(zip(self.members, each, strict=True))) for each in zip(*found, strict=True)]
+        verdicts_by_judge = await gather_with_deadline(works, list[Verdict]())
+        return [
+            combine_verdicts(dict(zip(self.members, row, strict=True)))
+            for row in zip(*verdicts_by_judge, strict=True)
+        ]
 
 
-def combine(verdicts: dict[str, Verdict]) -> Verdict:
-    """One verdict out of those of all judges.
+def combine_verdicts(verdicts: dict[str, Verdict]) -> Verdict:
+    """Combines the verdicts of all judges into one.
 
     Returns:
-        The mean reward, and per criterion the lower median of the levels with every judge's reason; without a
-        reward where any judge gave none.
+        The mean reward, and per criterion the lower median of the levels with every judge's reason; no reward
+        if any judge gave none.
     """
-    given = list(verdicts.values())
-    judges = " + ".join(dict.fromkeys(verdict.judge for verdict in given))
-    if missing := next((verdict for verdict in given if verdict.reward is None), None):
+    panel = list(verdicts.values())
+    judges = " + ".join(dict.fromkeys(verdict.judge for verdict in panel))
+    # One missing reward makes the whole panel's missing; see Panel.
+    if missing := next((verdict for verdict in panel if verdict.reward is None), None):
         return replace(missing, judge=judges)
-    rewards = [verdict.reward or 0.0 for verdict in given]
+    rewards = [verdict.reward or 0.0 for verdict in panel]
     assessments = {
         name: Assessment(
             "\n".join(
                 f"{judge} ({verdict.assessments[name].level}): {verdict.assessments[name].reason}"
                 for judge, verdict in verdicts.items()
             ),
-            statistics.median_low(verdict.assessments[name].level for verdict in given),
+            # With an even number of judges, the stricter of the two middle levels.
+            statistics.median_low(verdict.assessments[name].level for verdict in panel),
         )
-        for name in given[0].assessments
+        for name in panel[0].assessments
     }
-    spread = max(rewards) - min(rewards)
-    mean, identity = statistics.fmean(rewards), given[0].set_hash
-    return Verdict(mean, identity, assessments, judge=judges, disagreement=spread)
+    disagreement = max(rewards) - min(rewards)
+    mean, set_hash = statistics.fmean(rewards), panel[0].set_hash
+    return Verdict(mean, set_hash, assessments, judge=judges, disagreement=disagreement)
 
 
 def build_judge(
@@ -73,27 +78,28 @@ def build_judge(
     purpose: Purpose = "judge",
     draw: str = "",
 ) -> Judge:
-    """The judge that a configuration asks for: one model asked once, or a panel.
+    """Builds the judge that a configuration describes: one model asked once, or a panel.
 
     Args:
-        config: Decides mode, replicates and time.
+        config: Sets mode, replicates and timeout.
         client: Asks the models.
         backends: The panel's models, at least one.
-        persona: Who they are to be.
-        purpose: What the ledger counts their calls as.
-        draw: Gives a second judgement of the same answers a draw of its own.
+        persona: The role that they play.
+        purpose: Category under which the ledger counts their calls.
+        draw: Distinguishes a second judgement of the same answers from the first.
     """
     members: dict[str, Judge] = {}
-    for which in backends:
+    for backend in backends:
         for replicate in range(config.replicates):
-            own = f"{draw}replicate-{replicate}" if replicate else draw
-            single = PointwiseJudge(client, which, persona, config.batch_timeout, own, purpose)
-            name = which.label + (f" #{replicate + 1}" if config.replicates > 1 else "")
-            members[name] = _in_mode(config, single)
+            # The first one keeps the plain cache key: more replicates reuse the verdicts of fewer.
+            replicate_draw = f"{draw}replicate-{replicate}" if replicate else draw
+            single = PointwiseJudge(client, backend, persona, config.batch_timeout, replicate_draw, purpose)
+            name = backend.label + (f" #{replicate + 1}" if config.replicates > 1 else "")
+            members[name] = _apply_mode(config, single)
     return Panel(members) if len(members) > 1 else next(iter(members.values()))
 
 
-def _in_mode(config: Config, single: PointwiseJudge) -> Judge:
+def _apply_mode(config: Config, single: PointwiseJudge) -> Judge:
     if config.judge_mode == "groupwise":
         return GroupwiseJudge(single, config.group_size)
     return PlannedJudge(single) if config.judge_mode == "planned" else single

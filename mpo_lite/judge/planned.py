@@ -1,8 +1,8 @@
-"""Planned judging: first a plan of how to judge answers to a prompt, then each answer by that plan.
+"""Planned judging: first a plan for judging answers to a prompt, then each answer by that plan.
 
-Source: arXiv 2504.20157, mathematical reasoning: the judge solves the problem once, and marks what it must
-find, before it looks at an answer. The plan depends on prompt and rubric alone: one call, shared by the
-prompt's whole group, so that all of its answers are held to the same.
+Source: arXiv 2504.20157, mathematical reasoning: the judge solves the problem once, and notes what an answer
+must contain, before it looks at any answer. The plan depends only on prompt and rubric: one call, shared by
+all answers to the prompt, so that they are judged by the same standard.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mpo_lite.types import Verdict
 
 MAX_PLAN = 4000
 PLAN_TOKENS = 1024
-"""Room for a plan."""
+"""Maximum tokens of a plan."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 class PlannedJudge:
     """A judge that makes a plan per prompt and rubric before it judges.
 
-    An answer whose plan failed is not judged: without it, it would be held to something else than its group.
+    If the plan failed, the answer is not judged: without it, the standard would differ from its group's.
 
     Attributes:
         single: Makes the plans and judges by them.
@@ -42,24 +42,26 @@ class PlannedJudge:
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
-        works = [self._verdict(sample, rubric) for sample in samples]
+        works = [self._judge_by_plan(sample, rubric) for sample in samples]
         return await self.single.gather_with_deadline(works, self.single.timed_out(rubric), "answers")
 
-    async def _verdict(self, sample: Sample, rubric: Rubric) -> Verdict:
+    async def _judge_by_plan(self, sample: Sample, rubric: Rubric) -> Verdict:
         try:
-            plan = await self.single.client.ask(self.plan(sample, rubric))
+            # The calls of one prompt are equal, so the client sends one of them and shares its answer.
+            plan = await self.single.client.ask(self.build_plan_call(sample, rubric))
         except CallFailed as failure:
             _log.debug("no plan: %s", failure)
             return self.single.failed(failure, rubric)
         return await self.single.judge_one(sample, rubric, plan)
 
-    def plan(self, sample: Sample, rubric: Rubric) -> Call[str]:
-        """The question for a plan; it does not show the answer."""
+    def build_plan_call(self, sample: Sample, rubric: Rubric) -> Call[str]:
+        """The call that asks for a plan; it does not show the answer."""
         single = self.single
 
         def parse(data: dict[str, Any]) -> str:
             plan = data.get("plan")
             if set(data) != {"plan"} or not isinstance(plan, str) or not plan.strip():
+                # sent to the judge: see parse_verdict
                 raise ValueError("must hold exactly the key plan, a text")
             return plan.strip()[:MAX_PLAN]
 

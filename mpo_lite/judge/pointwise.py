@@ -1,4 +1,4 @@
-"""Pointwise judging: one structured call per completion for all criteria."""
+"""Pointwise judging: one structured call per completion, for all criteria."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mpo_lite.judge.base import (
     gather_with_deadline,
     parse_verdict,
     reply_token_limit,
-    shortened,
+    shorten_sample,
     verdict_schema,
 )
 from mpo_lite.llm.call import Call
@@ -26,7 +26,7 @@ from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Verdict
 
 CUTS = 3
-"""How often a sample that does not fit the judge's context is halved before it is given up."""
+"""How often a sample that does not fit the judge's context is shortened before it counts as failed."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +38,10 @@ class PointwiseJudge:
     Attributes:
         client: Asks the model.
         backend: The judge's model.
-        persona: Who the judge is to be, from the task.
-        batch_s: Seconds without any verdict after which what is missing counts as not judged; None waits.
-        draw: Tells replicates of one judge apart.
-        purpose: What the ledger counts its calls as.
+        persona: The role that the judge plays, from the task.
+        batch_s: Seconds without any verdict after which the rest counts as not judged; None waits.
+        draw: Distinguishes replicates of one judge.
+        purpose: Category under which the ledger counts its calls.
     """
 
     client: Client
@@ -57,24 +57,24 @@ class PointwiseJudge:
         return await self.gather_with_deadline(works, self.timed_out(rubric), "answers")
 
     async def gather_with_deadline(self, works: Sequence[Awaitable[T]], late: T, unit: str) -> list[T]:
-        """Runs works of this judge for as long as there are verdicts; see ``base.gather_with_deadline``."""
+        """Runs this judge's calls for as long as verdicts come in; see ``base.gather_with_deadline``."""
         return await gather_with_deadline(works, late, unit, self.batch_s, lambda: self.client.checked_at)
 
     def to_verdict(self, assessments: dict[str, Assessment], rubric: Rubric) -> Verdict:
-        """The verdict that assessments of all criteria make."""
+        """The verdict for assessments of all criteria."""
         return Verdict(rubric.reward(assessments), rubric.set_hash, assessments, judge=self.backend.label)
 
     def failed(self, failure: CallFailed, rubric: Rubric) -> Verdict:
-        """The record that there is no verdict, and why."""
+        """A verdict without a reward, which records why."""
         kind, detail = failure.kind, failure.detail
         return Verdict(None, rubric.set_hash, failure=kind, detail=detail, judge=self.backend.label)
 
     def timed_out(self, rubric: Rubric) -> Verdict:
-        """The verdict on what was not judged when the batch had to end."""
+        """The verdict for an answer that was not judged before the batch timed out."""
         return self.failed(CallFailed("timeout", "not judged before the batch timed out"), rubric)
 
     async def judge_one(self, sample: Sample, rubric: Rubric, plan: str = "") -> Verdict:
-        """Judges one sample, by a plan if there is one; shortened as often as it must be to fit."""
+        """Judges one sample, by a plan if there is one; shortens it if it does not fit the context."""
         failed: CallFailed | None = None
         for _ in range(1 + CUTS):
             try:
@@ -82,24 +82,26 @@ class PointwiseJudge:
             except CallFailed as failure:
                 _log.debug("not judged: %s", failure)
                 failed = failure
+            # Shortening helps only a sample that is too long.
             if failed.kind != "context":
                 break
-            sample = shortened(sample)
+            sample = shorten_sample(sample)
         assert failed
         return self.failed(failed, rubric)
 
     def build_call(self, sample: Sample, rubric: Rubric, plan: str = "") -> Call[dict[str, Assessment]]:
-        """The question about one sample."""
+        """The call that judges one sample."""
         key = self.client.cache.nonce_key
 
         def parse(data: dict[str, Any]) -> dict[str, Assessment]:
             return parse_verdict(data, rubric, self.backend.model)
 
-        # What stays equal comes first: providers cache prompts by prefix.
+        # Unchanging parts come first, because providers cache prompts by prefix.
         prompt = render(
             "judge/planned" if plan else "judge/pointwise",
             persona=self.persona,
             rubric=rubric.render(sample.cluster),
+            # Written by a model that read the prompt, so it is fenced like any other text.
             plan=fence("plan", plan, key),
             ids=", ".join(criterion.id for criterion in rubric.criteria),
             task=fence("task", sample.prompt, key),

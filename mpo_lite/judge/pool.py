@@ -1,6 +1,6 @@
-"""The models of a job and the way to them: judges, fallback judge and meta-judge, with client and account.
+"""The models of a job: judges, fallback judge and meta-judge, with their client and ledger.
 
-What can be wrong with them is found here, before torch is loaded or a call is paid.
+Problems with them are found here, before torch is loaded or a call is paid for.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ class ModelPool:
     """The models of a job.
 
     Args:
-        config: Names them.
-        persona: Who the judges are to be.
+        config: The settings that name them.
+        persona: The role that the judges play.
         with_meta: Whether a meta-judge is needed.
         processes: Processes that share the limit on calls in flight.
-        waits_out: Whether servers that are down are waited for, as long as ``verdict_timeout``, before a call
-            fails; a run, which can be resumed, stops instead.
+        waits_out: Whether to wait up to ``verdict_timeout`` for a server that is down before a call fails;
+            a run, which can be resumed, stops instead.
 
     Attributes:
-        judges: The judges; several are a panel.
-        fallback: Takes over where they are down; or None.
+        judges: The judges; several form a panel.
+        fallback: The judge that takes over if they are down; or None.
         meta: The meta-judge, or None.
-        fell_back: Whether the fallback judges.
+        fell_back: Whether the fallback judge has taken over.
 
     Raises:
-        ConfigError: One is not named, or a cap in USD meets a model without a known price.
+        ConfigError: A model is not given, or there is a cap in USD and the price of a model is unknown.
     """
 
     def __init__(
@@ -56,63 +56,65 @@ class ModelPool:
         self.meta = next((model for role, model in self.all if role == "meta-judge"), None)
         self.fell_back = False
         self.ledger = Ledger()
+        # Made on the loop, because its limiters and locks belong to the loop they are made on.
         self.client = event_loop.wait(self._make_client(waits_out))
 
     def judge(self, purpose: Purpose = "judge", draw: str = "") -> Judge:
-        """The judge in charge; see ``build_judge``."""
-        return build_judge(self._config, self.client, self._in_charge, self._persona, purpose, draw)
+        """The active judge; see ``build_judge``."""
+        return build_judge(self._config, self.client, self._active_judges, self._persona, purpose, draw)
 
     @property
     def judged_by(self) -> str:
-        """Names of the judges in charge."""
-        return " + ".join(which.label for which in self._in_charge)
+        """Names of the active judges."""
+        return " + ".join(judge.label for judge in self._active_judges)
 
     @property
-    def _in_charge(self) -> tuple[Backend, ...]:
+    def _active_judges(self) -> tuple[Backend, ...]:
         return (self.fallback,) if self.fallback and self.fell_back else self.judges
 
     def check(self, interrupt: Callable[[], None] = lambda: None) -> str:
-        """Sends one tiny call to every model; where a judge cannot be used, the fallback judge takes over.
+        """Sends one tiny call to every model; if a judge cannot be used, the fallback judge takes over.
 
         Args:
-            interrupt: Called while waiting; what it raises ends it.
+            interrupt: Called while waiting; if it raises, the check ends.
 
         Returns:
-            Why the fallback judge takes over; empty where it does not.
+            Why the fallback judge takes over; empty if it does not.
 
         Raises:
-            EndpointError: One of them cannot be used, and nobody takes its place; says which, and how to mend
-                it.
+            EndpointError: A model cannot be used and has no fallback; says which, and how to fix it.
         """
         roles: dict[Backend, str] = {}
-        for role, which in self.all:
-            roles.setdefault(which, role)
+        for role, model in self.all:
+            # A model in two roles is checked once, under the first.
+            roles.setdefault(model, role)
         down = ""
-        for which, role in roles.items():
+        for model, role in roles.items():
             try:
-                self._check_one(which, role, interrupt)
+                self._check_model(model, role, interrupt)
             except EndpointError as error:
-                if self.fallback is None or which not in self.judges or which == self.fallback:
+                if self.fallback is None or model not in self.judges or model == self.fallback:
                     raise
                 down = down or str(error)
+        # Never undone: rewards of one run must not alternate between judges.
         self.fell_back = self.fell_back or bool(down)
         return down
 
-    def _check_one(self, which: Backend, role: str, interrupt: Callable[[], None]) -> None:
+    def _check_model(self, model: Backend, role: str, interrupt: Callable[[], None]) -> None:
         try:
-            with activity(f"checking {role} {which.where}"):
-                event_loop.wait(self.client.check(which), interrupt)
+            with activity(f"checking {role} {model.where}"):
+                event_loop.wait(self.client.check(model), interrupt)
         except CallFailed as error:
             raise EndpointError(f"{role} {error}") from None
 
     def log_calls(self, folder: Path) -> None:
-        """Keeps whole requests and replies, where ``log_calls`` names a file for them.
+        """Opens the log of complete requests and replies, if ``log_calls`` is set.
 
         Args:
-            folder: Where a relative path begins.
+            folder: Base of a relative path.
 
         Raises:
-            ConfigError: It cannot be written.
+            ConfigError: The file cannot be written.
         """
         if self._call_log and self._config.log_calls:
             self._call_log.open(folder / self._config.log_calls)
@@ -120,19 +122,20 @@ class ModelPool:
     def spend(self) -> dict[str, Any]:
         """Calls, tokens, cache hits and USD so far.
 
-        ``usd`` is None where some answer had no known price (``unpriced`` calls); ``unmetered`` calls are
-        counted at the most they can have cost.
+        ``usd`` is None if the price of some answer is unknown (``unpriced`` calls); ``unmetered`` calls are
+        counted at an upper bound.
         """
         return {**self.ledger.spend(), "cache_hits": self.client.cache_hits}
 
     def close(self, wait: bool = True) -> None:
-        """Keeps the answers still in flight, then closes connections and cache.
+        """Saves the answers still in flight, then closes connections and cache.
 
         Args:
-            wait: Until that is done; else it is left to the loop, and the cache to garbage collection.
+            wait: Whether to wait for that; otherwise it continues in the background.
         """
         closing = event_loop.submit(self.client.close())
         if wait:
+            # In this order: answers that come back while the client closes are still written to the cache.
             event_loop.result(closing, lambda: None)
             self.client.cache.close()
 
@@ -142,7 +145,7 @@ class ModelPool:
             AnswerCache(config.cache_dir),
             self.ledger,
             Budget(self.ledger, config.max_usd, config.max_calls, config.max_tokens),
-            # The ceiling holds for the job: its processes share it, and so do the judges of a panel.
+            # The ceiling applies to the whole job: its processes and the judges of a panel share it.
             concurrency=max(1, config.concurrency // (self._processes * len(self.judges))),
             timeout_s=config.call_timeout,
             verdict_s=config.verdict_timeout,
@@ -152,15 +155,15 @@ class ModelPool:
 
 
 def require_prices(config: Config, models: Sequence[tuple[str, Backend]], is_resumed: bool = False) -> None:
-    """Refuses a cap in USD over models whose price is not known: it could not hold.
+    """Refuses a cap in USD if the price of a model is unknown, because the cap could not hold.
 
     Args:
-        config: The settings; ``max_usd`` None asks for nothing.
+        config: The settings; without ``max_usd`` nothing is required.
         models: From ``models_of``.
-        is_resumed: Whether they are those of a run, whose prices cannot be set any more.
+        is_resumed: Whether they are those of a resumed run, whose prices can no longer be set.
 
     Raises:
-        ConfigError: One has none; says which, and what to do.
+        ConfigError: The price of a model is unknown; says which, and what to do.
     """
     if config.max_usd is None:
         return
@@ -180,7 +183,7 @@ def require_prices(config: Config, models: Sequence[tuple[str, Backend]], is_res
 
 
 def models_of(config: Config, with_meta: bool) -> list[tuple[str, Backend]]:
-    """The models that a job asks, each with its role. Raises ``ConfigError`` where one is not named."""
+    """The models that a job asks, each with its role. Raises ``ConfigError`` if one is not given."""
     named = [
         *(("judge", judge) for judge in judge_backends(config)),
         ("fallback judge", fallback_backend(config)),

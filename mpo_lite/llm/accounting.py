@@ -23,22 +23,22 @@ REPLY_CHARS = 200
 """Characters of an unusable reply that the ledger keeps."""
 
 
-def tokens_at_most(call: Call[Any], messages: list[Message], parameters: dict[str, Any]) -> tuple[int, int]:
+def bound_tokens(call: Call[Any], messages: list[Message], parameters: dict[str, Any]) -> tuple[int, int]:
     """Upper bounds on the tokens a call can use: input and output."""
     # A byte-level tokenizer never makes more tokens than there are UTF-8 bytes; no tokenizer has to be
     # loaded. Providers show the schema to the model, so it counts as input.
     sent = sum(len(message["content"].encode("utf-8", "replace")) for message in messages)
-    shown = len(json.dumps(call.schema)) if call.schema else 0
+    schema_bytes = len(json.dumps(call.schema)) if call.schema else 0
     received = parameters.get("max_tokens") or parameters["max_completion_tokens"]
-    return sent + shown + MARKUP_TOKENS, received
+    return sent + schema_bytes + MARKUP_TOKENS, received
 
 
-def record_of(
+def build_record(
     call: Call[Any],
     outcome: Reading[Any] | BaseException,
     seconds: float,
     pricing: transport.Pricing | None,
-    most: tuple[int, int],
+    bounds: tuple[int, int],
 ) -> CallRecord:
     """What an attempt cost.
 
@@ -48,9 +48,10 @@ def record_of(
     reading = outcome if isinstance(outcome, Reading) else None
     reply = reading.reply if reading else None
     retry = outcome if isinstance(outcome, Retryable) else None
+    # A cancelled attempt may have reached the model, and is charged then.
     lost = isinstance(outcome, asyncio.CancelledError) or (retry is not None and retry.billed)
-    sent, received = most if reply or lost else (0, 0)
-    metered = reply is not None and _is_plausible(reply, call, most)
+    sent, received = bounds if reply or lost else (0, 0)
+    metered = reply is not None and _is_plausible(reply, call, bounds)
     if reply and metered:
         sent, received = reply.input_tokens or 0, reply.output_tokens or 0
     usd = None if sent else 0.0
@@ -60,9 +61,9 @@ def record_of(
         time=time.time(),
         purpose=call.purpose,
         model=call.backend.model,
-        outcome=_outcome(outcome),
+        outcome=_outcome_word(outcome),
         reason=reading.problem if reading else str(outcome) or "cancelled before it was answered",
-        reply=_beginning(call, reading) if reading and reading.failure else "",
+        reply=_excerpt(call, reading) if reading and reading.failure else "",
         seconds=round(seconds, 4),
         input_tokens=sent,
         cached_tokens=reply.cached_tokens if reply and metered else 0,
@@ -72,7 +73,7 @@ def record_of(
     )
 
 
-def _is_plausible(reply: Reply, call: Call[Any], most: tuple[int, int]) -> bool:
+def _is_plausible(reply: Reply, call: Call[Any], bounds: tuple[int, int]) -> bool:
     """Whether a server's token counts are possible: not negative, not above what the call can use, and not
     far below the size of the texts.
     """
@@ -84,7 +85,9 @@ def _is_plausible(reply: Reply, call: Call[Any], most: tuple[int, int]) -> bool:
         sum(len(message["content"].encode("utf-8", "replace")) for message in call.messages),
         len(reply.text.encode("utf-8", "replace")),
     ]
-    within = least[0] / LONGEST_TOKEN <= sent <= most[0] and least[1] / LONGEST_TOKEN <= received <= most[1]
+    within = (
+        least[0] / LONGEST_TOKEN <= sent <= bounds[0] and least[1] / LONGEST_TOKEN <= received <= bounds[1]
+    )
     return (
         within
         and sent > 0
@@ -93,13 +96,13 @@ def _is_plausible(reply: Reply, call: Call[Any], most: tuple[int, int]) -> bool:
     )
 
 
-def _beginning(call: Call[Any], reading: Reading[Any]) -> str:
+def _excerpt(call: Call[Any], reading: Reading[Any]) -> str:
     """The beginning of an unusable reply, without what it repeats of the prompt."""
     text = provider_message(reading.reply.text[: 10 * REPLY_CHARS], call.backend, call.messages)
     return " ".join(text.split())[:REPLY_CHARS]
 
 
-def log_row(
+def build_log_row(
     call: Call[Any],
     messages: list[Message],
     parameters: dict[str, Any],
@@ -121,7 +124,7 @@ def log_row(
     }
 
 
-def _outcome(outcome: Reading[Any] | BaseException) -> str:
+def _outcome_word(outcome: Reading[Any] | BaseException) -> str:
     """The ledger's word for how an attempt ended."""
     if isinstance(outcome, Reading):
         return "unusable" if outcome.failure else "ok"

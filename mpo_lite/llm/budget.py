@@ -35,8 +35,8 @@ class Budget:
     ) -> None:
         self._caps = {"usd": max_usd, "calls": max_calls, "tokens": max_tokens}
         self._reserved = {"usd": 0.0, "calls": 0.0, "tokens": 0.0}
-        self._elsewhere = {"usd": 0.0, "calls": 0.0, "tokens": 0.0}
-        self._left_to_others = {"usd": 0.0, "calls": 0.0, "tokens": 0.0}
+        self._spent_elsewhere = {"usd": 0.0, "calls": 0.0, "tokens": 0.0}
+        self._reserved_for_others = {"usd": 0.0, "calls": 0.0, "tokens": 0.0}
         self._ledger = ledger
         self._warned: set[str] = set()
         self._settled = asyncio.Condition()
@@ -53,10 +53,10 @@ class Budget:
         """
         wanted = {"usd": worst_usd, "calls": 1, "tokens": worst_tokens}
         async with self._settled:
-            while blocked := self._blocked(wanted):
+            while exceeded := self._find_exceeded_cap(wanted):
                 # With nothing in flight, no settling call can make room any more.
                 if not self._reserved["calls"]:
-                    raise blocked
+                    raise exceeded
                 await self._settled.wait()
             self._reserve(wanted, 1)
         try:
@@ -76,8 +76,8 @@ class Budget:
         Raises:
             BudgetReached: It does not fit under a cap.
         """
-        if blocked := self._blocked({"usd": usd, "calls": 1, "tokens": tokens}):
-            raise blocked
+        if exceeded := self._find_exceeded_cap({"usd": usd, "calls": 1, "tokens": tokens}):
+            raise exceeded
 
     def divide(self, elsewhere: Mapping[str, float], processes: int) -> None:
         """Sets aside the other processes' share of what is left.
@@ -87,10 +87,10 @@ class Budget:
             processes: How many processes share the caps, including this one.
         """
         spent = self.spent()
-        self._elsewhere = dict(elsewhere)
+        self._spent_elsewhere = dict(elsewhere)
         for name, cap in self._caps.items():
             left = max(0.0, (cap or 0.0) - spent[name] - elsewhere[name])
-            self._left_to_others[name] = left * (processes - 1) / processes
+            self._reserved_for_others[name] = left * (processes - 1) / processes
 
     def spent(self) -> dict[str, float]:
         """What this process has spent: ``usd``, ``calls`` and ``tokens``."""
@@ -104,42 +104,43 @@ class Budget:
             for name, cap in self._caps.items()
             if cap is not None and WARN_AT * cap <= spent[name] < cap
         }
-        fresh = [name for name in near if name not in self._warned]
-        self._warned.update(fresh)
+        new = [name for name in near if name not in self._warned]
+        self._warned.update(new)
         return [
-            f"{spent[name] / near[name]:.0%} of {_flag(name, near[name])} spent; the run stops at the cap"
-            for name in fresh
+            f"{spent[name] / near[name]:.0%} of {_cap_flag(name, near[name])} spent; the run stops at the cap"
+            for name in new
         ]
 
     def _spent(self) -> dict[str, float]:
-        return {name: amount + self._elsewhere[name] for name, amount in self.spent().items()}
+        return {name: amount + self._spent_elsewhere[name] for name, amount in self.spent().items()}
 
     def _reserve(self, wanted: dict[str, float], sign: int) -> None:
         for name, amount in wanted.items():
             self._reserved[name] += sign * amount
 
-    def _blocked(self, wanted: dict[str, float]) -> BudgetReached | None:
+    def _find_exceeded_cap(self, wanted: dict[str, float]) -> BudgetReached | None:
         spent = self._spent()
         for name, cap in self._caps.items():
-            taken = self._reserved[name] + self._left_to_others[name]
+            taken = self._reserved[name] + self._reserved_for_others[name]
             if cap is not None and spent[name] + taken + wanted[name] > cap:
+                used, needed = _format_amount(name, spent[name]), _format_amount(name, wanted[name])
                 return BudgetReached(
-                    f"{_flag(name, cap)} reached: {_amount(name, spent[name])} spent, and the next call may "
-                    f"take up to {_amount(name, wanted[name])}; raise the cap to continue",
-                    raised=f"--max-{name} {_raised(name, cap, spent[name] + wanted[name]):g}",
+                    f"{_cap_flag(name, cap)} reached: {used} spent, and the next call may take up to "
+                    f"{needed}; raise the cap to continue",
+                    suggested_flag=f"--max-{name} {_suggest_cap(name, cap, spent[name] + wanted[name]):g}",
                 )
         return None
 
 
-def _flag(name: str, cap: float) -> str:
+def _cap_flag(name: str, cap: float) -> str:
     return f"--max-{name} {cap:g}"
 
 
-def _raised(name: str, cap: float, needed: float) -> float:
+def _suggest_cap(name: str, cap: float, needed: float) -> float:
     """A cap with room to continue: twice the old one, or 1.5 times what is spent including the next call."""
-    most = max(2 * cap, 1.5 * needed)
-    return math.ceil(100 * most) / 100 if name == "usd" else math.ceil(most)
+    roomy = max(2 * cap, 1.5 * needed)
+    return math.ceil(100 * roomy) / 100 if name == "usd" else math.ceil(roomy)
 
 
-def _amount(name: str, value: float) -> str:
+def _format_amount(name: str, value: float) -> str:
     return f"${value:.4f}" if name == "usd" else f"{value:.0f} {name if value != 1 else name[:-1]}"

@@ -78,16 +78,18 @@ class AnswerCache:
                 cull_limit=0,
                 timeout=LOCK_S,
             )
-            self.nonce_key = _nonce_key(directory / "nonce.key")
+            self.nonce_key = _load_nonce_key(directory / "nonce.key")
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(
                 f"{directory}: cannot use the cache ({error}); free some space if the disk is full, delete "
                 "the folder if it is damaged, or choose another one with --cache-dir or MPO_CACHE_DIR"
             ) from error
         self._warned: set[str] = set()
-        if told := _exposed(directory):
+        if problem := _find_exposure(directory):
             _log.warning(
-                "%s: %s; the cache decides verdicts, so restrict it to yourself: chmod 700", directory, told
+                "%s: %s; the cache decides verdicts, so restrict it to yourself: chmod 700",
+                directory,
+                problem,
             )
 
     def get(self, key: str) -> dict[str, Any] | None:
@@ -97,7 +99,7 @@ class AnswerCache:
         except _TROUBLE as error:
             self._warn("cannot read the answer cache (%s); continuing without it", error)
             return None
-        return _entry(data)
+        return _decode_answer(data)
 
     def get_all(self, keys: Sequence[str]) -> list[dict[str, Any] | None]:
         """See ``get``."""
@@ -136,13 +138,13 @@ class AnswerCache:
         Raises:
             ConfigError: Another process is using the cache.
         """
-        return self._freed(lambda: sum(bool(self._cache.delete(key)) for key in keys))
+        return self._remove_and_vacuum(lambda: sum(bool(self._cache.delete(key)) for key in keys))
 
     def clear(self) -> int:
         """Removes all answers, unreadable rows too; see ``remove``."""
-        return self._freed(lambda: int(self._cache.clear()))
+        return self._remove_and_vacuum(lambda: int(self._cache.clear()))
 
-    def _freed(self, remove: Callable[[], int]) -> int:
+    def _remove_and_vacuum(self, remove: Callable[[], int]) -> int:
         try:
             removed = remove()
             self._cache._sql("VACUUM")
@@ -163,7 +165,7 @@ class AnswerCache:
             _log.warning(text, error)
 
 
-def _entry(data: Any) -> dict[str, Any] | None:
+def _decode_answer(data: Any) -> dict[str, Any] | None:
     """A row's answer; None if the row is not a valid one."""
     if not isinstance(data, bytes):
         return None
@@ -184,7 +186,7 @@ def cache_key(**parts: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _nonce_key(path: Path) -> bytes:
+def _load_nonce_key(path: Path) -> bytes:
     """The secret for fence nonces; created once per cache directory, so that prompts and thus cache keys stay
     the same.
     """
@@ -229,11 +231,11 @@ def _refuse_locked(database: Path) -> None:
             ) from error
 
 
-def _exposed(directory: Path) -> str:
+def _find_exposure(directory: Path) -> str:
     """Who else can write to the folder, for a warning; empty if nobody can."""
     if os.name != "posix":
         return ""
-    found = directory.stat()
-    if found.st_uid not in (0, os.geteuid()):
+    status = directory.stat()
+    if status.st_uid not in (0, os.geteuid()):
         return "it belongs to another user"
-    return "other users can write to it" if found.st_mode & 0o022 else ""
+    return "other users can write to it" if status.st_mode & 0o022 else ""

@@ -62,6 +62,7 @@ class Call(Generic[T]):
         Args:
             revision: What the server says it serves under the model's name; empty if it says nothing more.
         """
+        # Seed and output mode are left out: they are ways of asking for the same answer.
         return cache_key(
             backend=f"{self.backend.label}{revision and f' = {revision}'}",
             messages=self.messages,

@@ -74,10 +74,10 @@ class Client:
         self.stopped = False
         self.checked_at = -inf
         self._sender = Sender(ledger, budget, concurrency, timeout_s, verdict_s, waits_out, log)
-        self._moved: set[str] = set()
+        self._reported_moves: set[str] = set()
         # SQLite blocks, so it never runs on the loop.
-        self._read = Batcher(cache.get_all)
-        self._write = Batcher(cache.put_all)
+        self._load_cached = Batcher(cache.get_all)
+        self._store = Batcher(cache.put_all)
         self._flights: dict[str, asyncio.Task[Any]] = {}
 
     async def ask(self, call: Call[T]) -> T:
@@ -91,13 +91,13 @@ class Client:
         key = call.key(await self._sender.revision(call.backend))
         if not (flight := self._flights.get(key)):
             flight = self._flights[key] = asyncio.create_task(self._answer(call, key))
-            flight.add_done_callback(lambda done: self._landed(key, done))
+            flight.add_done_callback(lambda done: self._finish_flight(key, done))
         try:
             # Equal calls share this task: one cancelled waiter must not cancel it for the others.
             return await asyncio.shield(flight)
         except (StopRun, EndpointError):
             if self.stopped:  # in flight when the job stopped: report the stop, not its side effect
-                raise _stopped() from None
+                raise _stopped_error() from None
             raise
 
     async def check(self, backend: Backend) -> None:
@@ -107,14 +107,14 @@ class Client:
             CallFailed: It cannot be reached; the message says why.
             EndpointError: It cannot be used (key, name, quota).
         """
-        tiny = replace(backend, max_tokens=16)
-        call = Call(tiny, "check", _greeting("Reply with the word: ready"), {}, dict)
+        short_backend = replace(backend, max_tokens=16)
+        call = Call(short_backend, "check", _user_prompt("Reply with the word: ready"), {}, dict)
         patience = self._sender.patience(backend, waits_out=False)
-        asked = self._sender.send(
+        request = self._sender.send(
             call, call.messages, patience, output_mode="text", max_tokens=16, attempts=2
         )
         try:
-            await patience.wait(asked)
+            await patience.wait(request)
         except CallFailed as error:
             # Any other failure, such as an empty reply, still shows that the model is there.
             if error.kind in ("transport", "timeout"):
@@ -128,10 +128,10 @@ class Client:
             EndpointError: It cannot be used (key, name, quota).
         """
         schema = object_schema({"ready": {"type": "boolean"}})
-        asked = _greeting('Reply with the JSON object {"ready": true} and nothing else.')
-        call = Call(replace(backend, max_tokens=64), "check", asked, schema, _ready)
+        request = _user_prompt('Reply with the JSON object {"ready": true} and nothing else.')
+        call = Call(replace(backend, max_tokens=64), "check", request, schema, _parse_ready)
         patience = self._sender.patience(backend, waits_out=False)
-        await patience.wait(self._parsed(call, patience))
+        await patience.wait(self._ask_and_parse(call, patience))
         return self._sender.capabilities(backend).output_modes()[0]
 
     async def close(self) -> None:
@@ -144,25 +144,26 @@ class Client:
             await asyncio.gather(*flights, return_exceptions=True)
         await self._sender.close()
 
-    def _landed(self, key: str, flight: asyncio.Task[Any]) -> None:
+    def _finish_flight(self, key: str, flight: asyncio.Task[Any]) -> None:
         del self._flights[key]
         if not flight.cancelled():
             flight.exception()  # mark as retrieved: all waiters may have been cancelled
 
     async def _answer(self, call: Call[T], key: str) -> T:
-        stored = await self._read(key)
+        stored = await self._load_cached(key)
         if stored is not None:
             try:
+                # Parsed again: the parser may be stricter than the one that the answer was stored under.
                 value = call.parse(parse_object(stored["text"]))
                 self.cache_hits += 1
-                self._tell_move(call.backend, stored.get("address"))
+                self._warn_moved(call.backend, stored.get("address"))
                 return value
             except ValueError:
                 _log.warning("a cached answer no longer parses; requesting it again")
         if self.stopped:
-            raise _stopped()
-        patience = self._sender.patience(call.backend, room=call.room)
-        reply, value = await patience.wait(self._parsed(call, patience))
+            raise _stopped_error()
+        patience = self._sender.patience(call.backend, reply_tokens=call.room)
+        reply, value = await patience.wait(self._ask_and_parse(call, patience))
         self.checked_at = asyncio.get_running_loop().time()
         entry = {
             "text": reply.text,
@@ -172,14 +173,14 @@ class Client:
             "output_tokens": reply.output_tokens,
             "time": time.time(),
         }
-        await self._write((key, entry))
+        await self._store((key, entry))
         return value
 
-    def _tell_move(self, backend: Backend, address: str | None) -> None:
+    def _warn_moved(self, backend: Backend, address: str | None) -> None:
         """Warns once that cached answers came from another address, where the name may mean another model."""
-        moved = address and backend.api_base and address != backend.api_base and not backend.is_simulated
-        if moved and backend.label not in self._moved:
-            self._moved.add(backend.label)
+        is_moved = address and backend.api_base and address != backend.api_base and not backend.is_simulated
+        if is_moved and backend.label not in self._reported_moves:
+            self._reported_moves.add(backend.label)
             _log.warning(
                 "%s: using cached answers from %s although this job asks %s; if a different model is served "
                 "there, give it its own label in the judge's entry",
@@ -188,10 +189,8 @@ class Client:
                 backend.api_base,
             )
 
-    async def _parsed(self, call: Call[T], patience: Patience) -> tuple[Reply, T]:
-        """Asks; if the reply is unusable, asks once more in another way; then has the model repair it
-        once.
-        """
+    async def _ask_and_parse(self, call: Call[T], patience: Patience) -> tuple[Reply, T]:
+        """Asks; if the reply is unusable, asks again in another way; then has the model repair it."""
         capabilities = self._sender.capabilities(call.backend)
         output_mode, limit, messages = capabilities.output_modes()[0], call.max_tokens, call.messages
         reading: Reading[T] | None = None
@@ -199,12 +198,12 @@ class Client:
             reading, output_mode = await self._sender.send(
                 call, messages, patience, output_mode=output_mode, max_tokens=limit, seed=seed
             )
-            if reading.reply.thinks:
-                capabilities.thinks()
+            if reading.reply.has_reasoning:
+                capabilities.mark_reasoning()
             if reading.failure is None:
                 return reading.reply, cast(T, reading.value)
             if reading.failure == "refusal":
-                _give_up(call, reading)
+                _raise_failure(call, reading)
             if call.purpose == "meta" and seed is None:
                 # Meta-judge replies take minutes: say why there is a second one.
                 _log.warning(
@@ -212,29 +211,31 @@ class Client:
                 )
             # At temperature 0 the same request would get the same reply, so the second one differs: in output
             # mode, token limit or messages, and in its seed.
-            if reading.blank:
+            if reading.is_blank:
                 output_mode = "text"
-                capabilities.loops()
+                capabilities.mark_whitespace_loop()
             elif not reading.reply.text.strip():
                 limit *= 2  # hidden reasoning may have used up the limit
             elif reading.failure == "cut":
                 limit *= 2
-                messages = _again(call.messages, _TOO_LONG)
+                messages = _add_problem(call.messages, _TOO_LONG)
             else:
-                messages = _again(call.messages, reading.problem)
+                messages = _add_problem(call.messages, reading.problem)
                 # If the keys were right, this output mode works and only a value was wrong.
                 output_mode = (
-                    output_mode if reading.formed else _next(capabilities.output_modes(), output_mode)
+                    output_mode
+                    if reading.has_right_keys
+                    else _next_mode(capabilities.output_modes(), output_mode)
                 )
         assert reading
-        return await self._repaired(call, reading, patience)
+        return await self._repair(call, reading, patience)
 
-    async def _repaired(self, call: Call[T], broken: Reading[T], patience: Patience) -> tuple[Reply, T]:
+    async def _repair(self, call: Call[T], broken: Reading[T], patience: Patience) -> tuple[Reply, T]:
         # Only what follows the reasoning is repaired: otherwise a draft in unclosed reasoning would come back
         # as the answer. A truncated reply has nothing to repair.
         shown = final_part(broken.reply.text)
         if not shown or broken.reply.finish_reason == "length":
-            _give_up(call, broken)
+            _raise_failure(call, broken)
         prompt = render(
             "judge/repair",
             problem=broken.problem,
@@ -243,30 +244,30 @@ class Client:
         )
         # Text mode: under guided decoding the model could not say that there is nothing to repair. The call
         # keeps its own messages, because excerpts of the reply must not quote them.
-        asked = replace(call, prompt=Prompt(prompt.template, call.messages))
+        request = replace(call, prompt=Prompt(prompt.template, call.messages))
         repaired, _ = await self._sender.send(
-            asked, prompt.messages, patience, output_mode="text", max_tokens=call.max_tokens
+            request, prompt.messages, patience, output_mode="text", max_tokens=call.max_tokens
         )
         if repaired.failure:
-            _give_up(call, repaired)
+            _raise_failure(call, repaired)
         return repaired.reply, cast(T, repaired.value)
 
 
-def _stopped() -> CallFailed:
+def _stopped_error() -> CallFailed:
     return CallFailed("stopped", "the job stopped before this call")
 
 
-def _greeting(text: str) -> Prompt:
+def _user_prompt(text: str) -> Prompt:
     return Prompt("", [Message(role="user", content=text)])
 
 
-def _ready(data: dict[str, Any]) -> bool:
+def _parse_ready(data: dict[str, Any]) -> bool:
     if set(data) != {"ready"} or not isinstance(data["ready"], bool):
         raise ValueError("must hold exactly the key ready, true or false")
     return data["ready"]
 
 
-def _next(output_modes: list[OutputMode], output_mode: OutputMode) -> OutputMode:
+def _next_mode(output_modes: list[OutputMode], output_mode: OutputMode) -> OutputMode:
     """The output mode after ``output_mode``, or the last one."""
     return (
         output_modes[min(output_modes.index(output_mode) + 1, len(output_modes) - 1)]
@@ -275,15 +276,15 @@ def _next(output_modes: list[OutputMode], output_mode: OutputMode) -> OutputMode
     )
 
 
-def _again(messages: list[Message], problem: str) -> list[Message]:
+def _add_problem(messages: list[Message], problem: str) -> list[Message]:
     """The conversation, with the problem of the last reply added at its end."""
     *before, last = messages
-    wish = render("judge/again", problem=problem).messages[0]["content"]
+    instruction = render("judge/again", problem=problem).messages[0]["content"]
     # Not a separate message: some chat templates reject two messages of one role in a row.
-    return [*before, Message(role=last["role"], content=f"{last['content']}\n\n{wish}")]
+    return [*before, Message(role=last["role"], content=f"{last['content']}\n\n{instruction}")]
 
 
-def _give_up(call: Call[Any], reading: Reading[Any]) -> NoReturn:
+def _raise_failure(call: Call[Any], reading: Reading[Any]) -> NoReturn:
     assert reading.failure
     if reading.failure == "refusal":
         raise CallFailed("refusal", f"{call.backend.model} declined to answer")

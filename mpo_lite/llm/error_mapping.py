@@ -65,8 +65,7 @@ class Retryable(Exception):
         overload: The server is up but has too much to do.
         billed: The model may have worked on it, so it may be charged.
         down: The server cannot be reached, or is a proxy whose backend cannot be reached.
-        unsteady: The server is up and answers with an error of its own, because of this sample or
-            temporarily.
+        unsteady: The server is up and answers with an error of its own; it may be due to this sample.
         kind: The failure to report if it persists: ``timeout`` or ``transport``.
     """
 
@@ -144,57 +143,63 @@ def classify_error(
         return EndpointError(
             f"{where}: the account has no quota left ({status}); add credit or use another model"
         )
+    # Without a key, some of LiteLLM's clients fail before they send anything, with errors of any class.
     missing = not backend.api_base and not backend.api_key and key.is_plain and key.is_set is False
     if status in (401, 403) or missing or _NO_KEY.search(text):
-        return EndpointError(f"{where}: {_key_problem(backend, key, status)}")
+        return EndpointError(f"{where}: {_describe_key_problem(backend, key, status)}")
     if status == 404:
         return EndpointError(
             f"{where}: no such model or address (404); check the name and --{backend.role}-api-base",
             may_pass=True,  # a server that is restarting answers 404 until its model is loaded
         )
     if status == 422 and getattr(error, "body", None) is None:
-        return Retryable(
-            f"{where}: an error object instead of an answer"
-        )  # sent with status 200: LiteLLM makes a 422 without a body of it
+        # Sent with status 200: LiteLLM turns it into a 422 without a body.
+        return Retryable(f"{where}: an error object instead of an answer")
     if status in (400, 413, 422):
-        return _bad_request(error, backend, messages, parameters)
+        return _classify_bad_request(error, backend, messages, parameters)
     # LiteLLM turns a refused connection into a 500; the wire shows that no answer came.
     unreached = status in (None, 500) and exchange.status is None and bool(_UNREACHED.search(text))
-    seen = _no_connection(backend) if unreached else _server_error(error, backend, messages, exchange)
+    seen = (
+        _describe_no_connection(backend)
+        if unreached
+        else _describe_server_error(error, backend, messages, exchange)
+    )
     return Retryable(
         f"{where}: {seen}",
         _retry_after(error),
         overload=status == 429,
-        billed=exchange.status == 200 or _lost(error, status, text),
+        billed=exchange.status == 200 or _may_have_answered(error, status, text),
         down=unreached or exchange.status in (502, 503),
         unsteady=exchange.status is not None and exchange.status >= 500,
         kind="timeout" if status in (408, 504) else "transport",
     )
 
 
-def _no_connection(backend: Backend) -> str:
+def _describe_no_connection(backend: Backend) -> str:
     if backend.api_base:
         return "cannot connect; check that the server is running and the address is right"
     return f"cannot reach {backend.model.partition('/')[0]}: check your network or proxy"
 
 
-def _server_error(error: Exception, backend: Backend, messages: list[Message], exchange: Exchange) -> str:
+def _describe_server_error(
+    error: Exception, backend: Backend, messages: list[Message], exchange: Exchange
+) -> str:
     status = getattr(error, "status_code", None)
     seen = f"{type(error).__name__}{f' ({status})' if status else ''}"
     if exchange.status == 200:
-        begins = " ".join(provider_message(exchange.body[:2000], backend, messages).split())[:_QUOTED]
-        said = f"an unreadable answer starting with {begins!r}" if begins else "an empty answer"
+        excerpt = " ".join(provider_message(exchange.body[:2000], backend, messages).split())[:_QUOTED]
+        answer = f"an unreadable answer starting with {excerpt!r}" if excerpt else "an empty answer"
         return (
-            f"{said}; check that the address ends in /v1 and serves OpenAI's API"
+            f"{answer}; check that the address ends in /v1 and serves OpenAI's API"
             if backend.api_base
-            else said
+            else answer
         )
     if (exchange.status or 0) < 500:
         return seen
     return f"{seen} {'from a running server (see its log)' if backend.api_base else 'from the provider'}"
 
 
-def _bad_request(
+def _classify_bad_request(
     error: Exception, backend: Backend, messages: list[Message], parameters: dict[str, Any]
 ) -> Exception:
     text, kind = provider_message(str(error), backend, messages), type(error).__name__
@@ -208,8 +213,8 @@ def _bad_request(
     for name in _PARAMETERS:
         if name in parameters and re.search(_REFUSED.format(name=name), text, re.IGNORECASE):
             return ParameterRefused(name)
-    said = _LITELLM.sub("", " ".join(text.split()))
-    return CallFailed("transport", f"rejected: {said[:300]}")
+    message = _LITELLM.sub("", " ".join(text.split()))
+    return CallFailed("transport", f"rejected: {message[:300]}")
 
 
 def provider_message(text: str, backend: Backend, messages: list[Message]) -> str:
@@ -220,6 +225,7 @@ def provider_message(text: str, backend: Backend, messages: list[Message]) -> st
     text = redact_keys(text, backend)
     lines = (line.strip() for message in messages for line in message["content"].splitlines())
     for line in lines:
+        # Providers quote the prompt as it is, or as JSON with or without escapes. Short lines may be chance.
         for form in (line, json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1]):
             text = text.replace(form, "…") if len(form) >= 16 else text
     return text
@@ -229,14 +235,16 @@ def redact_keys(text: str, backend: Backend) -> str:
     """A server's text without any of our keys that it repeats."""
     keys = [value for name, value in os.environ.items() if name.endswith(("_KEY", "_TOKEN", "_SECRET"))]
     for secret in [*keys, backend.api_key or ""]:
+        # A short value, such as "none", would remove ordinary words.
         text = text.replace(secret, "…") if len(secret) >= 8 else text
     return text
 
 
-def _lost(error: BaseException, status: Any, text: str) -> bool:
+def _may_have_answered(error: BaseException, status: Any, text: str) -> bool:
     """Whether the model may have answered, but the answer was malformed or lost in transit."""
     classes: set[str] = set()
     link: BaseException | None = error
+    # Bounded, because a chain of causes may be a cycle.
     while link is not None and len(classes) < 20:
         classes.add(type(link).__name__)
         link = link.__cause__ or link.__context__
@@ -247,30 +255,30 @@ def _lost(error: BaseException, status: Any, text: str) -> bool:
 def _retry_after(error: Exception) -> float | None:
     """Seconds by ``Retry-After``, a number or a date (RFC 9110), or by OpenAI's ``retry-after-ms``."""
     headers: Any = getattr(error, "litellm_response_headers", None) or {}
-    given = headers.get("retry-after")
+    header = headers.get("retry-after")
     with suppress(TypeError, ValueError):  # not a number: perhaps a date
         if "retry-after-ms" in headers:
             return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        return max(0.0, float(given))
+        return max(0.0, float(header))
     try:
-        return max(0.0, parsedate_to_datetime(given).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
     except (TypeError, ValueError):
         return None
 
 
-def _key_problem(backend: Backend, key: ProviderKey, status: int | None) -> str:
+def _describe_key_problem(backend: Backend, key: ProviderKey, status: int | None) -> str:
     """Which key is missing or rejected, and what to do."""
-    own = f"MPO_{backend.role.upper()}_API_KEY"
-    told = f" ({status})" if status in (401, 403) else ""
+    variable = f"MPO_{backend.role.upper()}_API_KEY"
+    note = f" ({status})" if status in (401, 403) else ""
     if backend.key_variable or (key.is_set and not backend.api_base):
         name = backend.key_variable or " or ".join(key.variables)
         return (
-            f"the key in {name} was rejected{told}; check that it is complete, valid and may use this model"
+            f"the key in {name} was rejected{note}; check that it is complete, valid and may use this model"
         )
     if backend.api_base:
-        given = "no key was given" if backend.api_key in (None, KEYLESS) else "the given key was rejected"
-        return f"{given}{told}; set {own}, or the variable named by api_key_env, to the server's key"
+        problem = "no key was given" if backend.api_key in (None, KEYLESS) else "the given key was rejected"
+        return f"{problem}{note}; set {variable}, or the variable named by api_key_env, to the server's key"
     missing = "the key is missing" if key.is_set is False else "the key is missing or rejected"
     if key.is_plain:
-        return f"{missing}{told}; set {', '.join(key.variables)} or {own}"
-    return f"{missing}{told}; set {' and '.join(key.variables) or own}"
+        return f"{missing}{note}; set {', '.join(key.variables)} or {variable}"
+    return f"{missing}{note}; set {' and '.join(key.variables) or variable}"

@@ -21,6 +21,7 @@ _POLL_S = 0.2
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
+    # Daemon: a call that hangs must not keep the process alive.
     threading.Thread(target=loop.run_forever, name="mpo-lite-calls", daemon=True).start()
     return loop
 

@@ -27,8 +27,7 @@ class CallRecord:
         model: Full model name.
         outcome: ``ok``; ``unusable``: the reply was not what was asked for; ``overload``: too many requests;
             ``failed``.
-        reason: Why it was not ``ok``: in our words, or in the server's without what they repeat of prompt or
-            key.
+        reason: Why it was not ``ok``, in our words or the server's, without parts of the prompt and keys.
         reply: The beginning of an unusable reply, filtered in the same way; empty otherwise.
         seconds: From sending to the answer.
         input_tokens: Prompt tokens, including provider-cached ones.
@@ -106,8 +105,8 @@ class Ledger:
         Raises:
             RunError: A line of one of them is damaged.
         """
-        for each in (*also, path):
-            self.count(each)
+        for account in (*also, path):
+            self.count(account)
         self._path = path
         journal(path, self._pending, sync=False)
 
@@ -120,6 +119,7 @@ class Ledger:
         """Counts a call and appends it."""
         row = vars(call)
         self._count(row)
+        # Not synced: one fsync per call would slow judging down, and only a power cut loses rows.
         if self._path:
             journal(self._path, [row], sync=False)
         else:

@@ -83,10 +83,10 @@ class Limiter:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._cut_at = self._resume_at = -inf
         self._timer: asyncio.TimerHandle | None = None
-        self._refused = False
+        self._rate_limited = False
         self._meter = Meter()
         self._slow_start, self._raise = True, True
-        self._before: tuple[float, Round] | None = None
+        self._trial: tuple[float, Round] | None = None
         self._settling = self._resting = 0
         self._rest = FIRST_REST
         self._gain = 0.0
@@ -112,38 +112,42 @@ class Limiter:
         finally:
             self._leave()
 
-    def succeeded(self, place: Place) -> None:
+    def record_success(self, place: Place) -> None:
         """Records an answered attempt."""
         self.heard_at = _now()
         self._answers += 1
-        if self._refused:
+        if self._rate_limited:
             if self._in_flight >= BUSY * self.limit:
                 self.limit = min(self._ceiling, self.limit + GROWTH / self.limit)
             return
-        self._meter.answered(self.heard_at - place.taken)
+        self._meter.record_answer(self.heard_at - place.taken)
         if self._settling:
             self._settling -= 1
             if not self._settling:
                 self._meter.restart()
             return
-        fits = int(self.limit)
-        enough = max(fits, LEAST_ROUND) if self._slow_start else max(fits, min(4 * fits, ROUND))
-        if seen := self._meter.round_of(enough):
-            self._learn(seen)
+        whole_limit = int(self.limit)
+        answers_needed = (
+            max(whole_limit, LEAST_ROUND)
+            if self._slow_start
+            else max(whole_limit, min(4 * whole_limit, ROUND))
+        )
+        if seen := self._meter.take_round(answers_needed):
+            self._evaluate_round(seen)
 
-    def overloaded(self, place: Place, retry_after: float | None) -> None:
+    def record_overload(self, place: Place, retry_after: float | None) -> None:
         """Records an attempt that was rejected for too many requests.
 
         Args:
             place: The attempt's; one taken before the last cut is part of the same episode and cuts nothing.
             retry_after: Seconds the server asks to wait, which then apply to all attempts; or None.
         """
-        self._cut(place, CUT if self._refused else FIRST_CUT)
-        self._refused = True
+        self._cut(place, CUT if self._rate_limited else FIRST_CUT)
+        self._rate_limited = True
         if retry_after:
             self._resume_at = max(self._resume_at, _now() + retry_after)
 
-    def timed_out(self, place: Place) -> None:
+    def record_timeout(self, place: Place) -> None:
         """Records a timeout: a sign of overload, unless as many attempts as were in flight with it have been
         answered since; then this one was just long.
         """
@@ -152,23 +156,24 @@ class Limiter:
             self._slow_start = True
 
     def _cut(self, place: Place, share: float) -> None:
+        # Attempts from before the last cut were sent under the old limit: they say nothing about the new one.
         if place.taken >= self._cut_at:
             self._slow_start = False
-            self._move(share * min(self.limit, self._in_flight))
-            self._before, self._raise = None, True
+            self._set_limit(share * min(self.limit, self._in_flight))
+            self._trial, self._raise = None, True
             self._resting = self._rest = FIRST_REST
             self._cut_at = _now()
 
-    def _learn(self, seen: Round) -> None:
+    def _evaluate_round(self, seen: Round) -> None:
         """Ends the current trial, if there is one; begins the next one when it is due."""
-        if self._before is None:
+        if self._trial is None:
             if self._resting:
                 self._resting -= 1
             else:
-                self._try(seen)
+                self._begin_trial(seen)
             return
-        limit, before = self._before
-        self._before = None
+        limit, before = self._trial
+        self._trial = None
         ratio = seen.in_flight / before.in_flight
         in_use = ratio > 1.05 if self._raise else ratio < 0.95 and seen.in_flight >= BUSY * int(self.limit)
         gain = seen.gain_over(before) if in_use else 0.0
@@ -176,30 +181,29 @@ class Limiter:
         self._slow_start = self._slow_start and gain >= STEEP
         if in_use and (gain >= WORTH) == self._raise:
             self._rest = FIRST_REST
-            self._try(seen)
+            self._begin_trial(seen)
         else:
-            self._move(limit)
+            self._set_limit(limit)
             self._raise = not self._raise
             self._resting, self._rest = self._rest, min(LAST_REST, 2 * self._rest)
 
-    def _try(self, seen: Round) -> None:
+    def _begin_trial(self, seen: Round) -> None:
         """Raises or lowers the limit for a trial, if it is fully used and there is something to learn."""
-        # If more calls only queue, latency grows in step with the limit; the more throughput they add, the
-        # less.
+        # If more calls only queue, latency grows with the limit; the more throughput they add, the less.
         room = (SAFE * self._timeout_s / seen.latency) ** (1 / (1 - self._gain))
         may_raise = self.limit < self._ceiling and room >= (LEAST_RAISE if self._slow_start else RAISE)
         may_lower = self.limit >= 2 and seen.latency > SLOW * self._timeout_s
         if seen.in_flight < BUSY * int(self.limit) or not (may_raise or may_lower):
             return
         self._raise = may_raise and (self._raise or not may_lower)
-        self._before = (self.limit, seen)
+        self._trial = (self.limit, seen)
         if self._raise:
             factor = min(room, DOUBLE if self._slow_start else RAISE)
-            self._move(max(self.limit + 1, self.limit * factor))
+            self._set_limit(max(self.limit + 1, self.limit * factor))
         else:
-            self._move(min(self.limit - 1, self.limit * LOWER))
+            self._set_limit(min(self.limit - 1, self.limit * LOWER))
 
-    def _move(self, limit: float) -> None:
+    def _set_limit(self, limit: float) -> None:
         self.limit = min(max(1.0, limit), self._ceiling)
         self._meter.restart()
         # The next answers belong to calls sent under the old limit.
@@ -207,11 +211,11 @@ class Limiter:
 
     def _enter(self) -> None:
         self._in_flight += 1
-        self._meter.changes(self._in_flight, _now())
+        self._meter.set_in_flight(self._in_flight, _now())
 
     def _leave(self) -> None:
         self._in_flight -= 1
-        self._meter.changes(self._in_flight, _now())
+        self._meter.set_in_flight(self._in_flight, _now())
         self._admit()
         if not self._in_flight:
             self._meter.restart()  # the burst is over; idle time must not count

@@ -94,8 +94,10 @@ def judge_backends(config: Config, environ: Mapping[str, str] | None = None) -> 
             "or try it without a key: mpo-lite quickstart"
         )
     common = {"api_base": config.judge_api_base, "price": config.judge_price}
-    own = "MPO_JUDGE_API_KEY" if len(config.judge) == 1 else ""
-    judges = tuple(_judge(_with_defaults(spec, common), config, environ, own) for spec in config.judge)
+    key_variable = "MPO_JUDGE_API_KEY" if len(config.judge) == 1 else ""
+    judges = tuple(
+        _judge(_with_defaults(spec, common), config, environ, key_variable) for spec in config.judge
+    )
     labels = [judge.label for judge in judges]
     if repeated := sorted({label for label in labels if labels.count(label) > 1}):
         raise ConfigError(
@@ -128,6 +130,7 @@ def _judge(spec: Model, config: Config, environ: Mapping[str, str], key_variable
         raise ConfigError(
             f"judge {spec.model}: the variable {spec.api_key_env} (named by api_key_env) is not set"
         )
+    # At temperature 0, replicates would repeat the same verdict.
     several = config.replicates > 1
     temperature = config.judge_temperature if config.judge_temperature is not None else 0.7 * several
     variable = spec.api_key_env or key_variable

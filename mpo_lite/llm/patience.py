@@ -36,22 +36,21 @@ class Patience:
     def __init__(
         self, limiter: Limiter, silence_s: float, attempt_s: float, model: str, waits_out: bool = False
     ) -> None:
-        self.begun = False
+        self.has_begun = False
         self.attempt_s = attempt_s
         self.last: Retryable | None = None
         self.waits_out = waits_out
         self._limiter, self._silence_s, self._model = limiter, silence_s, model
-        self._is_longer = False
+        self._is_doubled = False
         self._since = asyncio.get_running_loop().time()
 
     def allow_longer(self) -> None:
         """Doubles the timeout of further attempts, once: a long reply from a slow server needs it."""
-        if not self._is_longer:
-            self._is_longer = True
+        if not self._is_doubled:
+            self._is_doubled = True
             self.attempt_s *= 2
-            self._silence_s = max(
-                self._silence_s, 1.6 * self.attempt_s
-            )  # time for one long attempt and most of another
+            # Time for one short and one long attempt, and some more.
+            self._silence_s = max(self._silence_s, 1.6 * self.attempt_s)
 
     async def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of ``work``.
@@ -61,11 +60,12 @@ class Patience:
         """
         task = asyncio.ensure_future(work)
         try:
-            while (left := self._left()) > 0:
+            while (left := self._seconds_left()) > 0:
                 done, _ = await asyncio.wait([task], timeout=left)
                 if done:
                     return task.result()
         finally:
+            # Waited for after cancelling, so that the ledger records what the attempt may have cost.
             if not task.done():
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -73,6 +73,6 @@ class Patience:
         kind = "transport" if self.last and self.last.down else "timeout"
         raise CallFailed(kind, f"{self._model} answered no call for {self._silence_s:g} s{last}")
 
-    def _left(self) -> float:
+    def _seconds_left(self) -> float:
         heard_at = max(self._since, self._limiter.heard_at)
         return heard_at + self._silence_s - asyncio.get_running_loop().time()

@@ -7,7 +7,7 @@ from typing import Generic
 
 from mpo_lite.errors import FailureKind
 from mpo_lite.llm.call import Call, T
-from mpo_lite.llm.structured_output import blank_loop, parse_object
+from mpo_lite.llm.structured_output import is_whitespace_loop, parse_object
 from mpo_lite.llm.transport import Reply
 
 
@@ -27,30 +27,30 @@ class Reading(Generic[T]):
     value: T | None = None
     failure: FailureKind | None = None
     problem: str = ""
-    formed: bool = False
+    has_right_keys: bool = False
 
     @property
-    def blank(self) -> bool:
+    def is_blank(self) -> bool:
         """Whether the reply ends in endless white space, which guided decoding allows."""
-        return self.reply.finish_reason == "length" and blank_loop(self.reply.text)
+        return self.reply.finish_reason == "length" and is_whitespace_loop(self.reply.text)
 
 
-def read(call: Call[T], reply: Reply) -> Reading[T]:
+def read_reply(call: Call[T], reply: Reply) -> Reading[T]:
     """Reads a reply to ``call``."""
     if reply.refused:
         return Reading(reply, failure="refusal", problem="declined to answer")
     if reply.finish_reason == "length":
-        blank = blank_loop(reply.text)
-        problem = "filled with white space" if blank else "cut off at the token limit"
-        return Reading(reply, failure="parse" if blank else "cut", problem=problem)
+        is_blank = is_whitespace_loop(reply.text)
+        problem = "filled with white space" if is_blank else "cut off at the token limit"
+        return Reading(reply, failure="parse" if is_blank else "cut", problem=problem)
     if not reply.text.strip():
         return Reading(reply, failure="parse", problem="empty")
     if not call.schema:  # an availability check: any reply will do
         return Reading(reply)
-    formed = False
+    has_right_keys = False
     try:
         data = parse_object(reply.text)
-        formed = sorted(data) == sorted(call.schema["required"])
-        return Reading(reply, call.parse(data), formed=formed)
+        has_right_keys = sorted(data) == sorted(call.schema["required"])
+        return Reading(reply, call.parse(data), has_right_keys=has_right_keys)
     except ValueError as error:
-        return Reading(reply, failure="parse", problem=str(error), formed=formed)
+        return Reading(reply, failure="parse", problem=str(error), has_right_keys=has_right_keys)

@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from mpo_lite.errors import CallFailed, EndpointError
 from mpo_lite.llm import transport, wire
-from mpo_lite.llm.accounting import log_row, record_of, tokens_at_most
+from mpo_lite.llm.accounting import bound_tokens, build_log_row, build_record
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.call import Call, T
 from mpo_lite.llm.call_log import CallLog
@@ -25,7 +25,7 @@ from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.limiter import Limiter
 from mpo_lite.llm.models import Backend
 from mpo_lite.llm.patience import Patience
-from mpo_lite.llm.reading import Reading, read
+from mpo_lite.llm.reading import Reading, read_reply
 from mpo_lite.llm.structured_output import OutputMode, without_bounds
 from mpo_lite.sanitize import pluralize
 from mpo_lite.types import Message
@@ -37,15 +37,13 @@ patience.
 MAX_WAIT_S = 60.0
 DOWN_WAIT_S = 5.0
 """Maximum seconds between attempts while waiting for a server that is down."""
-USUAL_ROOM = 1024
-"""Reply length in tokens that the configured timeouts are meant for; a merged rubric may take four times
-it.
-"""
+USUAL_REPLY_TOKENS = 1024
+"""Reply tokens that the configured timeouts are meant for; a merged rubric may take four times as many."""
 UNSTEADY = 0.2
 """How much an error of a running server counts if outages are waited out: 25 such errors end a request, which
 takes about a minute.
 """
-LEAST_ROOM = 512
+MIN_HEADROOM = 512
 """Smallest headroom for reasoning that is worth requesting if a context is too small for more."""
 
 _log = logging.getLogger(__name__)
@@ -74,7 +72,7 @@ class Sender:
         waits_out: bool,
         log: CallLog | None,
     ) -> None:
-        self._calls = log
+        self._call_log = log
         self._ledger, self._budget, self._waits_out = ledger, budget, waits_out
         self._timeout_s, self._verdict_s = timeout_s, verdict_s
         self._limiters: defaultdict[str, Limiter] = defaultdict(lambda: Limiter(concurrency, timeout_s))
@@ -87,10 +85,12 @@ class Sender:
         """What is known about what a model supports."""
         return self._capabilities.setdefault(backend.label, ModelCapabilities(backend.model))
 
-    def patience(self, backend: Backend, waits_out: bool = True, room: int = USUAL_ROOM) -> Patience:
+    def patience(
+        self, backend: Backend, waits_out: bool = True, reply_tokens: int = USUAL_REPLY_TOKENS
+    ) -> Patience:
         """The timeouts of a new call to a backend; longer if its reply may be longer than a verdict."""
         limiter, waits_out = self._limiters[backend.label], waits_out and self._waits_out
-        scale = max(1.0, room / USUAL_ROOM)
+        scale = max(1.0, reply_tokens / USUAL_REPLY_TOKENS)
         return Patience(limiter, scale * self._verdict_s, scale * self._timeout_s, backend.model, waits_out)
 
     async def revision(self, backend: Backend) -> str:
@@ -98,8 +98,9 @@ class Sender:
         place = (backend.model, backend.api_base)
         if place not in self._revisions:
             self._revisions[place] = asyncio.create_task(
-                transport.revision(backend, await self._connections())
+                transport.revision(backend, await self._get_session())
             )
+        # Shared by all calls: a cancelled one must not cancel it for the others.
         return await asyncio.shield(self._revisions[place])
 
     async def send(
@@ -134,13 +135,14 @@ class Sender:
             BudgetReached: The call does not fit under a cap.
         """
         capabilities = self.capabilities(call.backend)
-        room, bounded = capabilities.room, False
+        headroom, bounded = capabilities.headroom, False
 
         def request() -> dict[str, Any]:
             nonlocal output_mode, bounded
-            output_mode, bounded = capabilities.allowed(output_mode), "bounds" not in capabilities.refused
+            output_mode = capabilities.strictest_supported(output_mode)
+            bounded = "bounds" not in capabilities.unsupported
             parameters = capabilities.parameters(
-                output_mode, call.schema, max_tokens + room, call.backend.temperature, seed
+                output_mode, call.schema, max_tokens + headroom, call.backend.temperature, seed
             )
             if call.backend.is_simulated:
                 parameters["extra_body"] = {"mpo_lite": call.marks}
@@ -149,22 +151,22 @@ class Sender:
         while True:
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(Retryable),
-                stop=_stop(attempts, patience.waits_out),
-                wait=_wait,
+                stop=_stop_after(attempts, patience.waits_out),
+                wait=_retry_delay,
                 reraise=True,
             )
             try:
                 reading: Reading[T] = await retrying(self._attempt, call, messages, request, patience)
-                capabilities.fits(room)
+                capabilities.shrink_headroom(headroom)
                 return reading, output_mode
             except ParameterRefused as refusal:
                 bounded = bounded and without_bounds(call.schema) != call.schema
-                output_mode = capabilities.refuses(refusal.parameter, output_mode, bounded)
+                output_mode = capabilities.mark_unsupported(refusal.parameter, output_mode, bounded)
             except CallFailed as failure:
                 # Perhaps only the headroom for reasoning made it too long for the context.
-                if failure.kind != "context" or not room:
+                if failure.kind != "context" or not headroom:
                     raise
-                room = room // 2 if room > LEAST_ROOM else 0
+                headroom = headroom // 2 if headroom > MIN_HEADROOM else 0
             except Retryable as error:
                 tries = retrying.statistics["attempt_number"]
                 raise CallFailed(
@@ -173,8 +175,8 @@ class Sender:
 
     async def close(self) -> None:
         """Closes the connections."""
-        for asked in self._revisions.values():
-            asked.cancel()
+        for lookup in self._revisions.values():
+            lookup.cancel()
         if self._session:
             await self._session.close()
             self._session = None
@@ -187,34 +189,33 @@ class Sender:
         patience: Patience,
     ) -> Reading[Any]:
         limiter = self._limiters[call.backend.label]
-        session = await self._connections()
-        async with limiter.slot(urgent=patience.begun) as place:
+        session = await self._get_session()
+        async with limiter.slot(urgent=patience.has_begun) as place:
             # Built only now: while this call waited, others may have shown what the model does not support.
             parameters = request()
-            pricing, most = transport.pricing(call.backend), tokens_at_most(call, messages, parameters)
-            async with self._budget.reserve(pricing.worst(*most) if pricing else 0.0, sum(most)):
-                started, patience.begun, exchange = time.monotonic(), True, wire.watch()
+            pricing, bounds = transport.pricing(call.backend), bound_tokens(call, messages, parameters)
+            async with self._budget.reserve(pricing.worst(*bounds) if pricing else 0.0, sum(bounds)):
+                started, patience.has_begun, exchange = time.monotonic(), True, wire.watch()
                 # What the ledger records if this attempt is cancelled: it may have been billed.
                 outcome: Reading[Any] | BaseException = asyncio.CancelledError()
                 try:
                     reply = await transport.attempt(
                         call.backend, messages, parameters, session, patience.attempt_s, exchange
                     )
-                    limiter.succeeded(place)
-                    outcome = read(call, reply)
+                    limiter.record_success(place)
+                    outcome = read_reply(call, reply)
                     return outcome
                 except Retryable as error:
                     outcome = patience.last = error
                     if error.down and patience.waits_out:
-                        self._tell_outage(call.backend, error)
+                        self._warn_outage(call.backend, error)
                     if error.overload:
-                        limiter.overloaded(place, min(error.retry_after or 0.0, MAX_WAIT_S))
+                        limiter.record_overload(place, min(error.retry_after or 0.0, MAX_WAIT_S))
                     elif error.kind == "timeout":
-                        limiter.timed_out(place)
+                        limiter.record_timeout(place)
                         patience.allow_longer()
-                        patience.begun = (
-                            False  # back to the end of the queue: its reply is probably a long one
-                        )
+                        # Not urgent any more, so it queues again: its reply is probably a long one.
+                        patience.has_begun = False
                     raise
                 except EndpointError as error:
                     outcome = error
@@ -227,16 +228,16 @@ class Sender:
                     outcome = error  # rejected before any work: nothing is charged
                     raise
                 finally:
-                    record = record_of(call, outcome, time.monotonic() - started, pricing, most)
+                    record = build_record(call, outcome, time.monotonic() - started, pricing, bounds)
                     self._ledger.record(record)
-                    if self._calls:
-                        self._calls.record(log_row(call, messages, parameters, record, exchange))
+                    if self._call_log:
+                        self._call_log.record(build_log_row(call, messages, parameters, record, exchange))
 
-    async def _connections(self) -> aiohttp.ClientSession:
+    async def _get_session(self) -> aiohttp.ClientSession:
         self._session = self._session or await transport.open_session()
         return self._session
 
-    def _tell_outage(self, backend: Backend, error: Retryable) -> None:
+    def _warn_outage(self, backend: Backend, error: Retryable) -> None:
         """Warns once per outage that it is being waited for."""
         heard_at = self._limiters[backend.label].heard_at
         if self._outages.get(backend.label) != heard_at:
@@ -244,9 +245,8 @@ class Sender:
             _log.warning("%s; waiting up to %g s for it", error, self._verdict_s)
 
 
-def _stop(attempts: int, waits_out: bool) -> Callable[[RetryCallState], bool]:
-    """Ends a request after so many failures. Overload and awaited outages do not count: its patience ends
-    those.
+def _stop_after(attempts: int, waits_out: bool) -> Callable[[RetryCallState], bool]:
+    """Ends a request after so many failures; overload and awaited outages end with its patience instead.
 
     If outages are waited out, errors of a running server count less: they are usually part of an outage.
     """
@@ -263,12 +263,12 @@ def _stop(attempts: int, waits_out: bool) -> Callable[[RetryCallState], bool]:
     return stop
 
 
-def _wait(state: RetryCallState) -> float:
+def _retry_delay(state: RetryCallState) -> float:
     """Seconds before the next attempt: what the server asked for, or jittered exponential backoff."""
     error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after if isinstance(error, Retryable) else None
+    delay_s = error.retry_after if isinstance(error, Retryable) else None
     is_out = isinstance(error, Retryable) and (error.down or error.unsteady)
     longest = DOWN_WAIT_S if is_out else MAX_WAIT_S
     backoff = wait_random_exponential(multiplier=0.25, max=longest)(state)
     # Jitter even on the server's own time: otherwise all rejected calls would come back at the same moment.
-    return min(asked, MAX_WAIT_S) + 0.1 * backoff if asked else backoff
+    return min(delay_s, MAX_WAIT_S) + 0.1 * backoff if delay_s else backoff

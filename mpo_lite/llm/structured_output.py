@@ -27,12 +27,12 @@ providers reject a schema that has any."""
 MAX_ANSWER = 256 * 1024
 MAX_DEPTH = 16
 _DIGITS = re.compile("0|[1-9][0-9]{0,8}")
-_MARK = re.compile(
+_MARKER = re.compile(
     r"[<‹][|｜]?\s?/?\s?[\w▁:.-]{1,48}(?:\s[\w-]{1,20}=[^<>]{0,80})?\s?[|｜]?>"  # <think>, <|think|>, </x>
     r"|\[\s?/?\s?(?:[A-Z][A-Z_ ]{2,40}|think\w*)\s?\]|◁/?\w{1,48}▷"  # [THINK], ◁think▷
 )
 """A marker around parts of a reply."""
-_ANSWERS = frozenset({
+_ANSWER_WORDS = frozenset({
     "answer", "code", "end", "eos", "eot", "final", "im", "json", "output", "p", "pre", "reply", "response",
     "result", "solution", "unused95", "verdict",
 })  # fmt: skip
@@ -53,7 +53,9 @@ def without_bounds(schema: Schema) -> Schema:
     """The schema without ``BOUNDS``, for providers that reject those."""
     kept = {key: value for key, value in schema.items() if key not in BOUNDS}
     if isinstance(kept.get("properties"), dict):
-        kept["properties"] = {name: without_bounds(each) for name, each in kept["properties"].items()}
+        kept["properties"] = {
+            name: without_bounds(subschema) for name, subschema in kept["properties"].items()
+        }
     if isinstance(kept.get("items"), dict):
         kept["items"] = without_bounds(kept["items"])
     return kept
@@ -62,8 +64,8 @@ def without_bounds(schema: Schema) -> Schema:
 def mode_params(output_mode: OutputMode, schema: Schema) -> dict[str, Any]:
     """The request parameters of an output mode; none for ``text``, which relies on the prompt alone."""
     if output_mode == "json_schema":
-        named = {"name": "reply", "strict": True, "schema": schema}
-        return {"response_format": {"type": "json_schema", "json_schema": named}}
+        json_schema = {"name": "reply", "strict": True, "schema": schema}
+        return {"response_format": {"type": "json_schema", "json_schema": json_schema}}
     if output_mode == "tool":
         function = {"name": "reply", "description": "Gives the reply.", "parameters": schema}
         return {
@@ -73,10 +75,8 @@ def mode_params(output_mode: OutputMode, schema: Schema) -> dict[str, Any]:
     return {"response_format": {"type": "json_object"}} if output_mode == "json_object" else {}
 
 
-def blank_loop(text: str) -> bool:
-    """Whether an answer ends in endless white space: guided decoding allows it, and small models fall for
-    it.
-    """
+def is_whitespace_loop(text: str) -> bool:
+    """Whether an answer ends in endless white space, which guided decoding allows small models to do."""
     return len(text) - len(text.rstrip()) > 64 and len(text.split()) * 8 < len(text)
 
 
@@ -98,12 +98,13 @@ def parse_object(text: str) -> dict[str, Any]:
     except ValueError:
         answer = final_part(text)
         # An object inside a list is not an answer surrounded by prose.
-        spans = [] if answer.startswith("[") else list(_objects(answer))
+        spans = [] if answer.startswith("[") else list(_find_objects(answer))
         if not spans or answer[slice(*spans[-1])] == text:
             raise
-    found = [answer[slice(*span)] for span in spans]
-    data = _load(found[-1])
-    if any(_contradicts(data, other) for other in found[:-1]):
+    # A draft may precede the answer: the last object counts, unless an earlier one with its keys differs.
+    objects = [answer[slice(*span)] for span in spans]
+    data = _load(objects[-1])
+    if any(_contradicts(data, other) for other in objects[:-1]):
         raise ValueError("two objects that say different things")
     return data
 
@@ -115,8 +116,8 @@ def final_part(text: str) -> str:
     ``<reasoning>`` or ``<|START_THINKING|>`` and a closing one is a draft.
     """
     answer = strip_thinking(text).strip()
-    spans = list(_objects(answer))
-    return "" if spans and _is_open(answer[: spans[-1][0]]) else answer
+    spans = list(_find_objects(answer))
+    return "" if spans and _ends_in_draft(answer[: spans[-1][0]]) else answer
 
 
 def whole_number(value: Any) -> int | None:
@@ -132,8 +133,11 @@ def whole_number(value: Any) -> int | None:
 
 
 def _load(text: str) -> dict[str, Any]:
+    # These messages are sent back to the model when it is asked again: their wording is part of a prompt.
     try:
-        data: Any = json.loads(text, strict=False, object_pairs_hook=_unique, parse_constant=_no_constant)
+        data: Any = json.loads(
+            text, strict=False, object_pairs_hook=_reject_duplicate_keys, parse_constant=_reject_constant
+        )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except json.JSONDecodeError as error:
@@ -145,14 +149,14 @@ def _load(text: str) -> dict[str, Any]:
     return data  # pyright: ignore[reportUnknownVariableType]
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     data = dict(pairs)
     if len(data) != len(pairs):
         raise ValueError("a key stands twice")
     return data
 
 
-def _no_constant(name: str) -> Any:
+def _reject_constant(name: str) -> Any:
     raise ValueError(f"{name} is no value")
 
 
@@ -168,9 +172,9 @@ def _depth(data: Any) -> int:
     return deepest
 
 
-def _is_open(text: str) -> bool:
+def _ends_in_draft(text: str) -> bool:
     """Whether the last marker of a text opens something that is not the answer."""
-    marks = list(_MARK.finditer(text))
+    marks = list(_MARKER.finditer(text))
     if not marks:
         return False
     mark = "".join(marks[-1][0].split())
@@ -178,19 +182,19 @@ def _is_open(text: str) -> bool:
         return False
     if mark == "<|message|>":
         return not text[: marks[-1].start()].endswith("final")
-    return _ANSWERS.isdisjoint(re.split(r"[^a-z0-9]+", mark.lower()))
+    return _ANSWER_WORDS.isdisjoint(re.split(r"[^a-z0-9]+", mark.lower()))
 
 
 def _contradicts(data: dict[str, Any], other: str) -> bool:
     """Whether another object has the same keys but different values."""
     try:
-        told = _load(other)
+        other_data = _load(other)
     except ValueError:
         return False
-    return sorted(told) == sorted(data) and told != data
+    return sorted(other_data) == sorted(data) and other_data != data
 
 
-def _objects(text: str) -> Iterator[tuple[int, int]]:
+def _find_objects(text: str) -> Iterator[tuple[int, int]]:
     """Start and end of each balanced ``{…}`` at top level; braces inside strings do not count."""
     start, depth, quoted, escaped = 0, 0, False, False
     for position, char in enumerate(text):

@@ -37,18 +37,18 @@ class Meter:
         self._busy_s = self._call_s = 0.0
         self._latencies: list[float] = []
 
-    def changes(self, in_flight: int, now: float) -> None:
+    def set_in_flight(self, in_flight: int, now: float) -> None:
         """Sets how many calls are in flight from ``now`` on."""
         if self._in_flight:
             self._busy_s += now - self._now
             self._call_s += (now - self._now) * self._in_flight
         self._in_flight, self._now = in_flight, now
 
-    def answered(self, seconds: float) -> None:
+    def record_answer(self, seconds: float) -> None:
         """Counts an answer that took ``seconds``."""
         self._latencies.append(seconds)
 
-    def round_of(self, answers: int) -> Round | None:
+    def take_round(self, answers: int) -> Round | None:
         """The round, once it has that many answers, and begins the next one; None before."""
         latencies, busy_s, call_s = sorted(self._latencies), self._busy_s, self._call_s
         if len(latencies) < answers or not call_s:

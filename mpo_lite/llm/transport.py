@@ -91,12 +91,12 @@ class Reply:
     output_tokens: int | None = None
     cached_tokens: int = 0
     written_tokens: int = 0
-    thinks: bool = False
+    has_reasoning: bool = False
 
 
 @cache
-def _litellm() -> Any:
-    debugged = [
+def _load_litellm() -> Any:
+    debug_settings = [
         name
         for name in ("LITELLM_LOG", "OPENAI_LOG", "ANTHROPIC_LOG")
         if os.environ.get(name, "").upper() in ("DEBUG", "INFO")
@@ -114,37 +114,37 @@ def _litellm() -> Any:
     litellm.disable_aiohttp_transport = False
     wire.guard(LiteLLMAiohttpTransport)
     if litellm.set_verbose:  # pyright: ignore[reportPrivateImportUsage] - a script imported it before
-        debugged.append("litellm.set_verbose")
+        debug_settings.append("litellm.set_verbose")
         litellm.set_verbose = False  # pyright: ignore[reportPrivateImportUsage]
     for name in TALKATIVE:
         # LiteLLM logs its opinions of a model as warnings; those are nothing a user can fix.
         logging.getLogger(name).setLevel(logging.ERROR if name.startswith("LiteLLM") else logging.WARNING)
-    if debugged:
+    if debug_settings:
         _log.warning(
             "%s: debug output of the libraries is disabled because it contains prompts and keys; "
             "--log-calls FILE logs complete requests and replies without keys",
-            ", ".join(debugged),
+            ", ".join(debug_settings),
         )
     return litellm
 
 
 def provider_key(model: str) -> ProviderKey:
     """The variables that LiteLLM reads a model's key from, and whether one of them is set."""
-    litellm = _litellm()
+    litellm = _load_litellm()
     try:
         _, provider, key, _ = litellm.get_llm_provider(model)
-        told: dict[str, Any] = litellm.validate_environment(model)
+        environment: dict[str, Any] = litellm.validate_environment(model)
     except Exception:  # noqa: BLE001 - any of its providers' classes: unknown
         return ProviderKey((), None)
-    usual = f"{provider.upper().replace('-', '_')}_API_KEY"
+    usual_variable = f"{provider.upper().replace('-', '_')}_API_KEY"
     # LiteLLM does not say which variable a key came from: find it by value. Some keys are made up by it.
-    if key and (found := [name for name, value in os.environ.items() if value == key]):
-        return ProviderKey(tuple(found), True)
-    if os.environ.get(usual):
-        return ProviderKey((usual,), True)
+    if key and (variables := [name for name, value in os.environ.items() if value == key]):
+        return ProviderKey(tuple(variables), True)
+    if os.environ.get(usual_variable):
+        return ProviderKey((usual_variable,), True)
     # The variable named after the provider comes first: it is the one in the provider's manual.
-    names = sorted(told["missing_keys"], key=lambda name: name != usual)
-    return ProviderKey(tuple(names), False) if names else ProviderKey((usual,), None)
+    names = sorted(environment["missing_keys"], key=lambda name: name != usual_variable)
+    return ProviderKey(tuple(names), False) if names else ProviderKey((usual_variable,), None)
 
 
 @cache
@@ -154,45 +154,47 @@ def _check_name(backend: Backend) -> None:
     Raises:
         EndpointError: Its name is unknown, it has no address, or its client cannot be guarded.
     """
-    litellm = _litellm()
+    litellm = _load_litellm()
     try:
         _, provider, _, address = litellm.get_llm_provider(backend.model)
     except Exception:  # noqa: BLE001 - bare classes, by provider
-        raise EndpointError(f"{backend.where}: unknown model name; {_meant(backend.model)}") from None
+        raise EndpointError(f"{backend.where}: unknown model name; {_suggest_name(backend.model)}") from None
     if provider in SELF_SERVED and not (backend.api_base or address):
         raise EndpointError(
             f"{backend.model}: a self-hosted server has no default address; set "
             f"--{backend.role}-api-base http://HOST:PORT/v1"
         )
     if provider in UNGUARDED:
-        raise _unguarded(backend)
+        raise _unguarded_error(backend)
 
 
-def _unguarded(backend: Backend) -> EndpointError:
+def _unguarded_error(backend: Backend) -> EndpointError:
     return EndpointError(
         f"{backend.where}: LiteLLM's client for this provider may follow redirects and take the key along; "
         f"if the server speaks OpenAI's API, use openai/NAME and --{backend.role}-api-base"
     )
 
 
-def _meant(name: str) -> str:
+def _suggest_name(name: str) -> str:
     """What an unknown model name was probably meant to be."""
     provider, slash, rest = name.partition("/")
-    providers = [str(getattr(each, "value", each)) for each in _litellm().provider_list]
+    providers = [str(getattr(candidate, "value", candidate)) for candidate in _load_litellm().provider_list]
     near = difflib.get_close_matches(provider, providers if slash else ALIASES, n=2, cutoff=0.7)
-    meant = f"did you mean {' or '.join(f'{each}{slash}{rest}' for each in near)}? Otherwise " if near else ""
-    return f"{meant}write provider/model as LiteLLM does, e.g. openai/gpt-4o"
+    names = " or ".join(f"{candidate}{slash}{rest}" for candidate in near)
+    advice = "write provider/model as LiteLLM does, e.g. openai/gpt-4o"
+    return f"did you mean {names}? Otherwise {advice}" if near else advice
 
 
 @cache
 def pricing(backend: Backend) -> Pricing | None:
     """A model's prices; None if neither the user nor LiteLLM's table has them."""
     if backend.price is not None:
+        # Without a price of its own, cached input costs as much as any other.
         sent, received, *cached = backend.price
         return Pricing(sent, received, cached[0] if cached else sent, sent)
     if backend.api_base:
         return None  # self-hosted: the provider's prices do not apply
-    litellm = _litellm()
+    litellm = _load_litellm()
     try:
         entry: dict[str, Any] = litellm.get_model_info(backend.model)
     except Exception:  # noqa: BLE001 - it raises a bare Exception for unknown models
@@ -269,29 +271,27 @@ async def attempt(
         CallFailed: ``context`` or ``refusal``: this sample cannot be judged.
         EndpointError: Wrong key, no such model or address, no quota: no call can succeed.
     """
-    litellm = _litellm()
+    litellm = _load_litellm()
     _check_name(backend)
     try:
-        # LiteLLM's timeout applies per socket read, so a slow drip of bytes outlasts it. Ours is for the
-        # whole.
+        # LiteLLM's timeout is per socket read, so a slow drip of bytes outlasts it. Ours is for all.
         async with asyncio.timeout(timeout_s):
             response = await litellm.acompletion(
                 model=backend.model,
-                messages=_cacheable(messages, backend),
+                messages=_mark_cacheable(messages, backend),
                 api_base=backend.api_base,
                 api_key=backend.api_key,
                 timeout=timeout_s + MARGIN_S,
                 num_retries=0,
                 max_retries=0,
                 shared_session=session,
-                # Its MCP gateway would need another package, and handles our tool calls as if they were
-                # MCP's.
+                # Its MCP gateway needs another package, and would take our tool for one of MCP's.
                 _skip_mcp_handler=True,
                 **parameters,
             )
         if exchange.status is None:  # the guard saw nothing: this client bypasses it
-            raise _unguarded(backend)
-        return _reply(response, by_tool="tools" in parameters)
+            raise _unguarded_error(backend)
+        return _to_reply(response, by_tool="tools" in parameters)
     except TimeoutError:
         seen = f"{backend.where}: no complete answer within {timeout_s:g} s"
         raise Retryable(seen, billed=True, kind="timeout") from None
@@ -303,7 +303,7 @@ async def attempt(
         raise classify_error(error, backend, messages, parameters, exchange, key) from None
 
 
-def _cacheable(messages: list[Message], backend: Backend) -> list[Any]:
+def _mark_cacheable(messages: list[Message], backend: Backend) -> list[Any]:
     """Marks the system prompt, which is the same for a whole batch, as a cacheable prefix if the provider
     needs that; others detect it.
     """
@@ -318,7 +318,7 @@ def _cacheable(messages: list[Message], backend: Backend) -> list[Any]:
     ]
 
 
-def _reply(response: Any, by_tool: bool) -> Reply:
+def _to_reply(response: Any, by_tool: bool) -> Reply:
     choice = response.choices[0]  # IndexError for an empty list is retried like any malformed answer
     message: Any = choice.message
     usage: Any = getattr(response, "usage", None)
@@ -326,7 +326,7 @@ def _reply(response: Any, by_tool: bool) -> Reply:
     calls: list[Any] = getattr(message, "tool_calls", None) or []
     text: str = (calls[0].function.arguments if calls and by_tool else message.content) or ""
     details = getattr(usage, "completion_tokens_details", None)
-    thinks = (
+    has_reasoning = (
         bool(getattr(message, "reasoning_content", None))
         or bool(getattr(details, "reasoning_tokens", None))
         or "<think" in text[:64]
@@ -342,5 +342,5 @@ def _reply(response: Any, by_tool: bool) -> Reply:
         output_tokens=usage.completion_tokens if counted else None,
         cached_tokens=(getattr(prompt, "cached_tokens", None) or 0) if counted else 0,
         written_tokens=(getattr(usage, "cache_creation_input_tokens", None) or 0) if counted else 0,
-        thinks=thinks,
+        has_reasoning=has_reasoning,
     )

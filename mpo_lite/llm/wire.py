@@ -44,6 +44,7 @@ class Exchange:
     oversized: bool = False
 
 
+# A context variable, because clients pass nothing through that says which attempt a request belongs to.
 _watched: ContextVar[Exchange | None] = ContextVar("mpo_lite_exchange", default=None)
 
 
@@ -70,14 +71,14 @@ def guard(transport: type[httpx.AsyncBaseTransport]) -> None:
         request.headers["accept-encoding"] = "gzip, deflate"
         response = await send(self, request)
         try:
-            return await _whole(request, response, exchange)
+            return await _read_whole(request, response, exchange)
         finally:
             await response.aclose()
 
     transport.handle_async_request = handle
 
 
-async def _whole(request: httpx.Request, response: httpx.Response, exchange: Exchange) -> httpx.Response:
+async def _read_whole(request: httpx.Request, response: httpx.Response, exchange: Exchange) -> httpx.Response:
     """The answer with its complete body, decoded."""
     exchange.status = response.status_code
     if 300 <= response.status_code < 400:
@@ -85,25 +86,25 @@ async def _whole(request: httpx.Request, response: httpx.Response, exchange: Exc
         raise httpx.TransportError("the server redirects")  # not of a class that LiteLLM retries
     is_error = response.status_code >= 400
     limit = MAX_ERROR if is_error else MAX_REPLY
-    read = bytearray()
+    received = bytearray()
     assert isinstance(response.stream, httpx.AsyncByteStream)
     async for chunk in response.stream:
-        read += chunk
-        if len(read) > limit:
+        received += chunk
+        if len(received) > limit:
             break
-    body = _decoded(bytes(read), response.headers.get("content-encoding", ""), limit)
+    body = _decode_body(bytes(received), response.headers.get("content-encoding", ""), limit)
     exchange.oversized = not is_error and len(body) > limit
     exchange.body = body[: MAX_ERROR if exchange.oversized else limit].decode("utf-8", "replace")
     if exchange.oversized:
         raise httpx.TransportError("the answer is too long")
     # The body is now decoded and unchunked, and an error may have been truncated.
-    gone = ("content-encoding", "content-length", "transfer-encoding")
-    headers = [(name, value) for name, value in response.headers.multi_items() if name not in gone]
-    content = body[:limit] if is_error else _normalized(body)
+    dropped = ("content-encoding", "content-length", "transfer-encoding")
+    headers = [(name, value) for name, value in response.headers.multi_items() if name not in dropped]
+    content = body[:limit] if is_error else _normalize_answer(body)
     return httpx.Response(response.status_code, headers=headers, content=content, request=request)
 
 
-def _normalized(body: bytes) -> bytes:
+def _normalize_answer(body: bytes) -> bytes:
     """The answer with its choices sorted by index, which LiteLLM ignores, and without invalid token counts,
     because of which it would discard the whole answer.
     """
@@ -114,22 +115,22 @@ def _normalized(body: bytes) -> bytes:
     if not isinstance(data, dict):
         return body
     answer = cast(dict[str, Any], data)
-    normal = dict(answer)
+    normalized = dict(answer)
     for name in ("usage", "usageMetadata"):
         if name in answer:
-            normal[name] = _sound(answer[name])
+            normalized[name] = _drop_invalid_counts(answer[name])
     choices: Any = answer.get("choices")
     if isinstance(choices, list):
-        normal["choices"] = sorted(cast(list[Any], choices), key=_index)
-    return json.dumps(normal).encode() if normal != answer else body
+        normalized["choices"] = sorted(cast(list[Any], choices), key=_choice_index)
+    return json.dumps(normalized).encode() if normalized != answer else body
 
 
-def _index(choice: Any) -> int:
+def _choice_index(choice: Any) -> int:
     index: Any = cast(dict[str, Any], choice).get("index") if isinstance(choice, dict) else None
     return index if type(index) is int else 0
 
 
-def _sound(usage: Any) -> dict[str, Any] | None:
+def _drop_invalid_counts(usage: Any) -> dict[str, Any] | None:
     """Token counts without details that are not whole numbers; None if a main count is not one.
 
     Whether the counts are plausible is checked for the ledger.
@@ -140,15 +141,15 @@ def _sound(usage: Any) -> dict[str, Any] | None:
     if not all(_is_count(counts[name]) for name in counts if name.endswith(("_tokens", "TokenCount"))):
         return None
     details = {name: cast(dict[str, Any], part) for name, part in counts.items() if isinstance(part, dict)}
-    unsound = {name for name, part in details.items() if not all(map(_is_count, part.values()))}
-    return {name: value for name, value in counts.items() if name not in unsound}
+    invalid = {name for name, part in details.items() if not all(map(_is_count, part.values()))}
+    return {name: value for name, value in counts.items() if name not in invalid}
 
 
 def _is_count(value: Any) -> bool:
     return value is None or type(value) is int
 
 
-def _decoded(body: bytes, encoding: str, limit: int) -> bytes:
+def _decode_body(body: bytes, encoding: str, limit: int) -> bytes:
     """The decoded body, at most one byte longer than ``limit``: a zip bomb is not unpacked."""
     if encoding.lower() not in ("gzip", "deflate"):
         return body
@@ -165,5 +166,5 @@ def _origin(url: str) -> str:
         host = parts.netloc.rpartition("@")[2]
     except ValueError:
         return "another address"
-    known = parts.scheme in ("http", "https") and _HOST.fullmatch(host)
-    return f"{parts.scheme}://{host}" if known else "another address"
+    is_plain = parts.scheme in ("http", "https") and _HOST.fullmatch(host)
+    return f"{parts.scheme}://{host}" if is_plain else "another address"

@@ -9,7 +9,7 @@ from itertools import islice
 
 from mpo_lite.errors import EndpointError, JudgeDown
 from mpo_lite.judge.base import Sample, gather_with_deadline
-from mpo_lite.judge.groupwise import groups
+from mpo_lite.judge.groupwise import group_by_prompt
 from mpo_lite.llm import event_loop
 from mpo_lite.loop.session import Session
 from mpo_lite.tasks.rules import rule_verdict
@@ -81,6 +81,6 @@ def verdict_by_rule(session: Session, sample: Sample) -> Verdict | None:
 def judging_units(session: Session, samples: Sequence[Sample]) -> Iterator[JudgingUnit]:
     """The samples as they are judged together, in order."""
     if session.config.judge_mode == "groupwise":
-        yield from map(tuple, groups(samples, session.config.group_size))
+        yield from map(tuple, group_by_prompt(samples, session.config.group_size))
     else:
         yield from ((sample,) for sample in samples)

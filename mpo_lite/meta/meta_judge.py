@@ -74,12 +74,12 @@ class MetaJudge:
     Attributes:
         client: Asks the model.
         backend: The meta-judge's model.
-        purpose: What readers of the answers want, from the task.
+        audience_goal: What readers of the answers want; the task's ``purpose``.
     """
 
     client: Client
     backend: Backend
-    purpose: str
+    audience_goal: str
 
     async def misjudged(self, rubric: Rubric, cases: Sequence[Case], draw: str) -> list[str]:
         """Prescreens: ids of the rollouts that the meta-judge finds badly judged.
@@ -258,7 +258,7 @@ class MetaJudge:
         return await self.client.ask(call)
 
     def _shown(self, rubric: Rubric, cluster: str = "") -> dict[str, str]:
-        return {"purpose": self.purpose, "rubric": rubric.render(cluster)}
+        return {"purpose": self.audience_goal, "rubric": rubric.render(cluster)}
 
     def _figures(self, figures: str) -> str:
         """Figures hold phrases that the policy wrote."""

@@ -1,1 +1,1 @@
-"""Measuring a policy apart from its reward."""
+"""Measures of a policy that do not depend on its reward."""

@@ -1,6 +1,6 @@
-"""Prompts from the hub, or from jsonl, csv and parquet files: rows with a column that holds the prompt.
+"""Prompts from the Hub, or from jsonl, csv and parquet files: rows with a column that contains the prompt.
 
-Data are data: nothing that a source names is ever imported or called.
+Data is only ever read: nothing that it names is imported or called.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from mpo_lite.types import text_hash
 
 Row = dict[str, Any]
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-_NAME_IT = "; name the column of the prompt with --prompt-column"
+_COLUMN_HINT = "; name the column of the prompt with --prompt-column"
 MOST_HELD_OUT = 64
-"""Prompts that are held out where the task does not say how many."""
+"""Maximum number of prompts that are held out if the task does not say how many."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Prompts:
     """The prompts of a run.
 
     Attributes:
-        train: To train on; distinct.
-        held_out: Kept apart for the gold metric and for comparisons; none of them is in ``train``.
+        train: Distinct prompts to train on.
+        held_out: Prompts for the gold metric and for comparisons; none of them is in ``train``.
         rows: Prompt → its row, with ``prompt``, ``reference`` and ``cluster`` as the task maps them.
     """
 
@@ -47,21 +47,21 @@ class Prompts:
     rows: Mapping[str, Row] = field(default_factory=dict[str, Row])
 
     def row(self, prompt: str) -> Row:
-        """The row of a prompt; of one that is none of the data's, the prompt alone."""
+        """The row of a prompt; for one that is not in the data, a row with the prompt alone."""
         return self.rows.get(prompt, {"prompt": prompt})
 
     def cluster(self, prompt: str) -> str:
-        """The kind of a prompt; empty where the task tells no kinds apart."""
+        """The cluster of a prompt; empty if the task has no clusters."""
         return str(self.row(prompt).get("cluster") or "")
 
 
 def load_prompts(data: DataSource) -> Prompts:
-    """Reads all prompts and sets the held-out ones apart.
+    """Reads all prompts and separates the held-out ones.
 
-    Which rows are held out depends on their text alone, so runs of any seed keep the same ones apart.
+    Which prompts are held out depends on their text alone, so runs with any seed hold out the same ones.
 
     Args:
-        data: Where they are.
+        data: The task's data source.
 
     Raises:
         TaskError: The source cannot be read, or has no such column or too few rows.
@@ -69,31 +69,32 @@ def load_prompts(data: DataSource) -> Prompts:
     source = data.source
     if source is None:
         raise TaskError("the task has no data: pass prompts with --data FILE.jsonl")
-    rows = _read(source, data)
+    rows = _load_rows(source, data)
     texts = list(dict.fromkeys(row["prompt"] for row in rows))
     if len(texts) < 2:
         raise TaskError(f"{source}: {pluralize(len(texts), 'distinct prompt')}; at least 2 are needed")
     if data.held_out_source is not None:
-        apart = _read(data.held_out_source, data)
-        held_out = tuple(dict.fromkeys(row["prompt"] for row in apart))
-        if both := set(texts) & set(held_out):
+        held_out_rows = _load_rows(data.held_out_source, data)
+        held_out = tuple(dict.fromkeys(row["prompt"] for row in held_out_rows))
+        if shared := set(texts) & set(held_out):
             raise TaskError(
-                f"{data.held_out_source}: {pluralize(len(both), 'prompt')} also in {source}; held-out "
+                f"{data.held_out_source}: {pluralize(len(shared), 'prompt')} also in {source}; held-out "
                 "prompts must not be trained on"
             )
-        return Prompts(tuple(texts), held_out, _by_prompt([*rows, *apart], data, source))
-    count = _held_out(data, texts)
+        return Prompts(tuple(texts), held_out, _index_by_prompt([*rows, *held_out_rows], data, source))
+    count = _held_out_count(data, texts)
+    # By hash: the split depends on the texts, not on their order in the file.
     texts = sorted(texts, key=text_hash)
-    return Prompts(tuple(texts[count:]), tuple(texts[:count]), _by_prompt(rows, data, source))
+    return Prompts(tuple(texts[count:]), tuple(texts[:count]), _index_by_prompt(rows, data, source))
 
 
-def _read(source: str, data: DataSource) -> list[Row]:
+def _load_rows(source: str, data: DataSource) -> list[Row]:
     with activity(f"loading data {source}"):
-        return mapped(_rows(source, data), data, source, _NAME_IT)
+        return map_columns(_read_source(source, data), data, source, _COLUMN_HINT)
 
 
-def _held_out(data: DataSource, texts: Sequence[str]) -> int:
-    """How many prompts are kept out of training."""
+def _held_out_count(data: DataSource, texts: Sequence[str]) -> int:
+    """How many prompts are held out."""
     if data.held_out is None:
         return min(MOST_HELD_OUT, len(texts) // 5)
     if data.held_out > len(texts) - 2:
@@ -104,70 +105,70 @@ def _held_out(data: DataSource, texts: Sequence[str]) -> int:
     return data.held_out
 
 
-def mapped(rows: Iterable[Row], data: DataSource, source: str, mend: str = "") -> list[Row]:
-    """The rows, with ``prompt``, ``reference`` and ``cluster`` as the task maps them beside their columns.
+def map_columns(rows: Iterable[Row], data: DataSource, source: str, hint: str = "") -> list[Row]:
+    """Adds ``prompt``, ``reference`` and ``cluster`` to rows, as the task maps them.
 
     Args:
-        rows: As they were read.
+        rows: The rows as read.
         data: Names the columns.
         source: Where they come from, for errors.
-        mend: What to say where the column of the prompt is missing.
+        hint: Appended to the error about a missing prompt column.
 
     Raises:
-        TaskError: A row lacks a column, or its prompt is no text; says which.
+        TaskError: A row lacks a column, or its prompt is not text; says which.
     """
-    return [_mapped(row, data, f"{source}: row {number}", mend) for number, row in enumerate(rows, start=1)]
+    return [_map_row(row, data, f"{source}: row {number}", hint) for number, row in enumerate(rows, start=1)]
 
 
-def _mapped(row: Row, data: DataSource, where: str, mend: str) -> Row:
-    told = dict(row)
+def _map_row(row: Row, data: DataSource, where: str, hint: str) -> Row:
+    mapped = dict(row)
     template = Template(data.prompt)
     names = template.get_identifiers() if "$" in data.prompt else [data.prompt]
-    texts = {name: _text(row, name, where, mend) for name in names}
-    told["prompt"] = template.safe_substitute(texts) if "$" in data.prompt else texts[data.prompt]
+    texts = {name: _text_value(row, name, where, hint) for name in names}
+    mapped["prompt"] = template.safe_substitute(texts) if "$" in data.prompt else texts[data.prompt]
     if data.reference is not None:
-        told["reference"] = _column(row, data.reference, where)
+        mapped["reference"] = _column_value(row, data.reference, where)
     if data.cluster is not None:
-        told["cluster"] = _text(row, data.cluster, where)
-    return told
+        mapped["cluster"] = _text_value(row, data.cluster, where)
+    return mapped
 
 
-def _text(row: Row, column: str, where: str, mend: str = "") -> str:
-    text = _column(row, column, where, mend)
+def _text_value(row: Row, column: str, where: str, hint: str = "") -> str:
+    text = _column_value(row, column, where, hint)
     if not isinstance(text, str) or not text.strip():
         raise TaskError(f"{where}: {column!r} must be non-empty text")
     return text.strip()
 
 
-def _column(row: Row, path: str, where: str, mend: str = "") -> Any:
-    """A column, or what a dotted path leads to within one."""
+def _column_value(row: Row, path: str, where: str, hint: str = "") -> Any:
+    """The value of a column, or of a dotted path into a nested one."""
     if path in row:
         return row[path]
     value: Any = row
     for part in path.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise TaskError(f"{where} has no column {path!r}; available: {', '.join(row)}{mend}")
+            raise TaskError(f"{where} has no column {path!r}; available: {', '.join(row)}{hint}")
         value = cast(Row, value)[part]
     return value
 
 
-def _by_prompt(rows: Iterable[Row], data: DataSource, source: str) -> dict[str, Row]:
-    """Prompt → row; of several rows with one prompt, the first."""
-    found: dict[str, Row] = {}
+def _index_by_prompt(rows: Iterable[Row], data: DataSource, source: str) -> dict[str, Row]:
+    """Prompt → row; the first of several rows with the same prompt."""
+    by_prompt: dict[str, Row] = {}
     for row in rows:
-        found.setdefault(row["prompt"], row)
-    kinds = len({row["cluster"] for row in found.values()}) if data.cluster else 0
-    if kinds > MAX_CLUSTERS:
+        by_prompt.setdefault(row["prompt"], row)
+    clusters = len({row["cluster"] for row in by_prompt.values()}) if data.cluster else 0
+    if clusters > MAX_CLUSTERS:
         raise TaskError(
-            f"{source}: {kinds} clusters in {data.cluster!r}; a rubric distinguishes at most {MAX_CLUSTERS}"
+            f"{source}: {clusters} clusters in {data.cluster!r}; a rubric has at most {MAX_CLUSTERS}"
         )
-    return found
+    return by_prompt
 
 
 def training_order(prompts: tuple[str, ...], count: int, seed: int) -> list[str]:
-    """``count`` prompts in training order: epoch after epoch, each shuffled anew by ``seed``.
+    """``count`` prompts in training order: epoch after epoch, each shuffled again.
 
-    One long list, so that a resumed run continues in it at the position where it was.
+    One long list that depends on the seed alone, so that a resumed run continues at its position in it.
     """
     shuffler, order = random.Random(f"order-{seed}"), list[str]()
     while len(order) < count:
@@ -175,33 +176,33 @@ def training_order(prompts: tuple[str, ...], count: int, seed: int) -> list[str]
     return order[:count]
 
 
-def file_rows(path: Path) -> Iterator[Row]:
-    """The rows of a jsonl, csv or parquet file.
+def read_data_file(path: Path) -> Iterator[Row]:
+    """Reads the rows of a jsonl, csv or parquet file.
 
     Raises:
-        TaskError: There is no such file, it is of another kind, or one of its rows is malformed; says which.
+        TaskError: The file is missing or of another kind, or one of its rows is malformed; says which.
     """
     if path.suffix not in DATA_ENDINGS:
         raise TaskError(f"{path}: must be a .jsonl, .csv or .parquet file, or a Hub dataset ID")
     if not path.is_file():
         raise TaskError(f"{path}: no such file")
-    return {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[path.suffix](path)
+    return {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}[path.suffix](path)
 
 
-def responses(path: Path, needs_prompt: bool = True) -> Iterator[tuple[int, Row, str]]:
-    """The rows of a file of responses, numbered from 1.
+def read_responses(path: Path, needs_prompt: bool = True) -> Iterator[tuple[int, Row, str]]:
+    """Reads the rows of a file of responses.
 
     Args:
         path: A .jsonl, .csv or .parquet file.
-        needs_prompt: Whether each must have a text in ``prompt``.
+        needs_prompt: Whether each row must have text in ``prompt``.
 
     Returns:
-        Number, row as it stands, and its text in ``response`` or ``completion``.
+        Row number from 1, the row, and its text in ``response`` or ``completion``.
 
     Raises:
         TaskError: The file cannot be read, or a row lacks one of the texts; says which.
     """
-    for number, row in enumerate(file_rows(path), start=1):
+    for number, row in enumerate(read_data_file(path), start=1):
         response = row.get("response", row.get("completion"))
         if not isinstance(response, str) or (needs_prompt and not isinstance(row.get("prompt"), str)):
             texts = "text in 'prompt' and in 'response'" if needs_prompt else "text in 'response'"
@@ -209,18 +210,22 @@ def responses(path: Path, needs_prompt: bool = True) -> Iterator[tuple[int, Row,
         yield number, row, response
 
 
-def cluster_of(row: Row, data: DataSource) -> str:
-    """The kind of a row of responses: in the task's column, or in one called so; empty where it has none."""
+def response_cluster(row: Row, data: DataSource) -> str:
+    """The cluster of a row of responses: from the task's column, or one called ``cluster``; empty if none."""
     return str(row.get(data.cluster or "cluster") or "")
 
 
-def _rows(source: str, data: DataSource) -> Iterator[Row]:
+def _read_source(source: str, data: DataSource) -> Iterator[Row]:
     path = Path(source).expanduser()
-    return file_rows(path) if path.suffix in DATA_ENDINGS or path.exists() else _from_hub(source, data)
+    return (
+        read_data_file(path)
+        if path.suffix in DATA_ENDINGS or path.exists()
+        else _read_hub_dataset(source, data)
+    )
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
-    with _opened(path) as file:
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with _open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 try:
@@ -232,14 +237,14 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 yield row  # pyright: ignore[reportUnknownVariableType]
 
 
-def _csv(path: Path) -> Iterator[Row]:
-    with _opened(path) as file:
+def _read_csv(path: Path) -> Iterator[Row]:
+    with _open_text(path) as file:
         reader = csv.DictReader(file)
         try:
             names = reader.fieldnames or ()
-            if len(names) == 1 and (sign := next((one for one in ";\t" if one in names[0]), "")):
-                told = {"\t": "tabs"}.get(sign, f"'{sign}'")
-                raise TaskError(f"{path}: columns are separated by {told}; save it with commas")
+            if len(names) == 1 and (separator := next((sign for sign in ";\t" if sign in names[0]), "")):
+                name = {"\t": "tabs"}.get(separator, f"'{separator}'")
+                raise TaskError(f"{path}: columns are separated by {name}; save it with commas")
             for number, row in enumerate(reader, start=1):
                 if None in row:
                     raise TaskError(f"{path}: row {number} has more fields than the header has columns")
@@ -249,8 +254,8 @@ def _csv(path: Path) -> Iterator[Row]:
 
 
 @contextmanager
-def _opened(path: Path) -> Generator[TextIO]:
-    """A text file in UTF-8, with or without the mark that spreadsheets put first."""
+def _open_text(path: Path) -> Generator[TextIO]:
+    """Opens a UTF-8 text file, with or without the byte order mark that spreadsheets write."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield file
@@ -258,7 +263,7 @@ def _opened(path: Path) -> Generator[TextIO]:
         raise TaskError(f"{path}: cannot be read ({error}); save it as UTF-8") from error
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _read_parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet as parquet  # pyright: ignore[reportMissingTypeStubs]
 
     try:
@@ -267,20 +272,20 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise TaskError(f"{path}: not a parquet file ({error})") from error
 
 
-def _from_hub(source: str, data: DataSource) -> Iterator[Row]:
+def _read_hub_dataset(source: str, data: DataSource) -> Iterator[Row]:
     if not _HUB_ID.fullmatch(source):
         raise TaskError(f"data {source!r}: neither a file nor a Hub dataset ID such as me/prompts")
     import datasets  # pyright: ignore[reportMissingTypeStubs]
 
     datasets.disable_progress_bars()  # pyright: ignore
     try:
-        with hub.cached_datasets() if hub.copies_alone(source) else nullcontext():
+        with hub.offline_datasets() if hub.is_local_only(source) else nullcontext():
             yield from datasets.load_dataset(source, data.subset, split=data.split)  # pyright: ignore
-    except ValueError as error:  # a subset or split that it does not have, or one that must be named
-        said = " ".join(str(error).split())[:300]
-        raise TaskError(f"data {source!r}: {said}; check --data-subset and --data-split") from error
+    except ValueError as error:  # an unknown subset or split, or a missing one
+        problem = " ".join(str(error).split())[:300]
+        raise TaskError(f"data {source!r}: {problem}; check --data-subset and --data-split") from error
     except (OSError, RuntimeError) as error:
         raise TaskError(
-            f"data {source!r}: could not be downloaded from the Hub ({hub.why_missing()}); "
+            f"data {source!r}: could not be downloaded from the Hub ({hub.explain_missing()}); "
             "use local prompts (--data FILE.jsonl) and a local model (--policy DIR)"
         ) from error

@@ -1,7 +1,7 @@
 """Metrics and verifiers that a task names as ``module:function``.
 
-They run as the user does, so they are looked for in two places alone: beside the task's own ``task.yaml``,
-where whoever trains can read them, and in what mpo-lite has for tasks.
+They run with the user's permissions, so only two places are searched: the folder of the task's own
+``task.yaml``, where the user can read them, and mpo-lite's own modules for tasks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mpo_lite.errors import TaskError
 
 _OURS = ("mpo_lite.tasks.", "mpo_lite.sandbox.")
 _from_tasks = set[str]()
-"""Modules that were imported from tasks' folders: another task may have one of the same name."""
+"""Modules imported from task folders: another task may have one of the same name."""
 
 
 def load_function(reference: str, where: str, folder: Path) -> Callable[..., Any]:
@@ -26,20 +26,22 @@ def load_function(reference: str, where: str, folder: Path) -> Callable[..., Any
     Args:
         reference: What to import.
         where: The place that names it, for errors.
-        folder: That of the task.
+        folder: The task's folder.
 
     Raises:
-        TaskError: There is no such function in the task's folder or in mpo-lite, or its module fails.
+        TaskError: There is no such function in the task's folder or in mpo-lite, or its import fails.
     """
     module, _, name = reference.partition(":")
-    file = None if module.startswith(_OURS) else _file(module, folder)
+    file = None if module.startswith(_OURS) else _find_file(module, folder)
     if file is None and not module.startswith(_OURS):
         raise TaskError(
             f"{where}: {module.replace('.', '/')}.py is not in {folder}; "
             "a task's functions must be in its own folder"
         )
+    # Forget a module of the same name from another task: Python would return that one.
     if file and module in _from_tasks and not _is_from(sys.modules.get(module), file):
         del sys.modules[module]
+    # First on the path only during the import, so that the module can import its neighbours.
     sys.path.insert(0, str(folder.absolute()))
     try:
         loaded = importlib.import_module(module)
@@ -52,6 +54,7 @@ def load_function(reference: str, where: str, folder: Path) -> Callable[..., Any
             raise TaskError(f"{where}: another module is already called {module}; rename {file.name}")
         _from_tasks.add(module)
     function: Any = getattr(loaded, name, None)
+    # Of our own modules only what they define: not, say, the os.system that one of them could import.
     if not callable(function) or (not file and getattr(function, "__module__", "") != module):
         raise TaskError(f"{where}: {module} has no function {name}")
     return function
@@ -61,7 +64,7 @@ def _is_from(module: ModuleType | None, file: Path) -> bool:
     return module is not None and Path(module.__file__ or "").resolve() == file.resolve()
 
 
-def _file(module: str, folder: Path) -> Path | None:
-    """The file of a module within a folder, if there is one."""
+def _find_file(module: str, folder: Path) -> Path | None:
+    """The file of a module in a folder, or None."""
     base = folder.joinpath(*module.split("."))
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)

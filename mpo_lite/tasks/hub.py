@@ -1,4 +1,4 @@
-"""The Hugging Face hub, where there is one."""
+"""The Hugging Face Hub, if it can be reached."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 
-def copies_alone(name: str) -> bool:
-    """Whether a model or data set is to be read from this machine alone: it is a folder, or there is no hub.
+def is_local_only(name: str) -> bool:
+    """Whether a model or dataset must be read from this machine: a folder, or the Hub is out of reach.
 
-    Its libraries ask for half a minute before they find that out.
+    Checked here because the Hub's libraries retry for half a minute.
     """
-    return Path(name).exists() or _switched_off() or not _answers(_address())
+    return Path(name).exists() or _is_offline() or not _is_reachable(_hub_address())
 
 
-def why_missing() -> str:
-    """Why something is to be had neither from the hub nor from this machine."""
-    if _switched_off():
+def explain_missing() -> str:
+    """Why something could be loaded neither from the Hub nor from this machine."""
+    if _is_offline():
         return "HF_HUB_OFFLINE is set and there is no local copy"
-    host = _address()[0]
-    if not _answers(_address()):
+    host = _hub_address()[0]
+    if not _is_reachable(_hub_address()):
         return f"{host} cannot be reached and there is no local copy"
     return f"{host} has nothing of this name that you can access; private ones need HF_TOKEN"
 
 
 @contextmanager
-def cached_datasets() -> Generator[None]:
-    """Has the library ``datasets``, which takes no such argument, read what is on this machine alone."""
+def offline_datasets() -> Generator[None]:
+    """Makes the library ``datasets``, which has no argument for it, read from this machine only."""
     from datasets import config  # pyright: ignore[reportMissingTypeStubs]
 
     before, config.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE, True
@@ -41,18 +41,18 @@ def cached_datasets() -> Generator[None]:
         config.HF_HUB_OFFLINE = before
 
 
-def _switched_off() -> bool:
+def _is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def _address() -> tuple[str, int]:
+def _hub_address() -> tuple[str, int]:
     address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     return address.hostname or "huggingface.co", address.port or 443
 
 
 @cache
-def _answers(address: tuple[str, int]) -> bool:
-    """Whether anybody listens there. Behind a proxy a direct connection says nothing."""
+def _is_reachable(address: tuple[str, int]) -> bool:
+    """Whether a server listens there. Behind a proxy, a direct connection shows nothing."""
     if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return True
     try:
@@ -63,7 +63,7 @@ def _answers(address: tuple[str, int]) -> bool:
 
 
 def hub_problem() -> str | None:
-    """Why nothing can be uploaded to the hub; None where it can be reached."""
-    if _switched_off():
+    """Why nothing can be uploaded to the Hub; None if it can be reached."""
+    if _is_offline():
         return "HF_HUB_OFFLINE is set, which forbids uploads; unset it"
-    return None if _answers(_address()) else f"{_address()[0]} cannot be reached"
+    return None if _is_reachable(_hub_address()) else f"{_hub_address()[0]} cannot be reached"

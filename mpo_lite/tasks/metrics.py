@@ -1,7 +1,7 @@
-"""Metrics of the built-in tasks. Each takes a completion and its data row, and gives a number in [0, 1].
+"""Metrics of the built-in tasks. Each takes a completion and its data row, and returns a number in [0, 1].
 
-``row["reference"]`` is what the task's ``data.reference`` names: a text, or a list of texts any of which is
-right.
+``row["reference"]`` is the value of the task's ``data.reference``: text, or a list of texts any of which is
+correct.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any, TypeVar, cast
 
 from mpo_lite.tasks import symbolic
-from mpo_lite.tasks.verify import boxed, same_answer
+from mpo_lite.tasks.verify import last_boxed, same_answer
 
 F = TypeVar("F", bound=Callable[..., float])
 
@@ -24,28 +24,28 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
-def _prepared_by(prepare: Callable[[], None]) -> Callable[[F], F]:
-    """Has a metric carry what is to be called once before it is used in a run."""
+def _prepare_with(prepare: Callable[[], None]) -> Callable[[F], F]:
+    """Attaches to a metric what has to be called once before it is used in a run."""
 
     def mark(metric: F) -> F:
-        setattr(metric, "prepare", prepare)  # noqa: B010  pyright knows of no attributes of functions
+        setattr(metric, "prepare", prepare)  # noqa: B010  pyright does not know function attributes
         return metric
 
     return mark
 
 
-@_prepared_by(symbolic.start)
+@_prepare_with(symbolic.start)
 def math_answer(completion: str, row: Mapping[str, Any]) -> float:
     """Whether the last boxed answer is the one boxed in the reference solution (or the reference itself)."""
     reference = str(row["reference"])
-    expected, given = boxed(reference), boxed(completion)
-    return float(given is not None and same_answer(given, reference if expected is None else expected))
+    expected, answer = last_boxed(reference), last_boxed(completion)
+    return float(answer is not None and same_answer(answer, reference if expected is None else expected))
 
 
 def verdict_tag(completion: str, row: Mapping[str, Any]) -> float:
     """Whether the last ``<verdict>…</verdict>`` is the reference's label."""
-    given = _TAG.findall(completion)
-    return float(bool(given) and given[-1].upper() == str(row["reference"]).strip().upper())
+    tags = _TAG.findall(completion)
+    return float(bool(tags) and tags[-1].upper() == str(row["reference"]).strip().upper())
 
 
 def rouge(completion: str, row: Mapping[str, Any]) -> float:
@@ -56,25 +56,27 @@ def rouge(completion: str, row: Mapping[str, Any]) -> float:
 
 def exact_match(completion: str, row: Mapping[str, Any]) -> float:
     """Whether the completion is one of the references, case, articles and punctuation aside (SQuAD)."""
-    return float(_plain(completion) in map(_plain, _references(row)))
+    return float(_normalize(completion) in map(_normalize, _references(row)))
 
 
 def token_f1(completion: str, row: Mapping[str, Any]) -> float:
     """F1 of the words that completion and reference share, for the best of the references (SQuAD)."""
-    return max(_shared(_plain(completion).split(), _plain(one).split()) for one in _references(row))
+    return max(
+        _f1(_normalize(completion).split(), _normalize(reference).split()) for reference in _references(row)
+    )
 
 
-def _shared(given: list[str], wanted: list[str]) -> float:
-    if not given or not wanted:
-        return float(given == wanted)
-    common = (Counter(given) & Counter(wanted)).total()
-    return 2 * common / (len(given) + len(wanted))
+def _f1(answer: list[str], expected: list[str]) -> float:
+    if not answer or not expected:
+        return float(answer == expected)
+    common = (Counter(answer) & Counter(expected)).total()
+    return 2 * common / (len(answer) + len(expected))
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     """Lower case, without punctuation and articles (Rajpurkar et al. 2016)."""
-    bare = "".join(sign for sign in text.lower() if sign not in string.punctuation)
-    return " ".join(_ARTICLES.sub(" ", bare).split())
+    unpunctuated = "".join(char for char in text.lower() if char not in string.punctuation)
+    return " ".join(_ARTICLES.sub(" ", unpunctuated).split())
 
 
 def _references(row: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What ``policy.md`` must be: messages, each under a line with its role, and ``$prompt`` in one of them."""
+"""Checks ``policy.md``: messages, each under a line with its role, and ``$prompt`` in one of them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _ROLE = re.compile(r"^===[ \t]*(\w*)[ \t]*$")
 
 
 def check_policy_prompt(text: str, where: str) -> None:
-    """Sees that a template makes a conversation.
+    """Checks that a template makes a conversation.
 
     Args:
         text: The template.
         where: Its file, for errors.
 
     Raises:
-        TaskError: It does not; names the line.
+        TaskError: It does not; says in which line.
     """
     roles: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -42,7 +42,7 @@ def _check_slots(line: str, where: str) -> None:
     template = Template(line)
     if not template.is_valid():
         raise TaskError(f"{where}: write '$$' for a literal '$'")
-    if other := [name for name in template.get_identifiers() if name != "prompt"]:
+    if unknown := [name for name in template.get_identifiers() if name != "prompt"]:
         raise TaskError(
-            f"{where}: ${other[0]} is unknown; only $prompt is filled in, and '$$' is a literal '$'"
+            f"{where}: ${unknown[0]} is unknown; only $prompt is filled in, and '$$' is a literal '$'"
         )

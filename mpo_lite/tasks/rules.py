@@ -1,6 +1,4 @@
-"""Rule gates: what can be decided about a completion without asking a judge. They run first and cost
-nothing.
-"""
+"""Rules: what can be decided about a completion without a judge. They run first and cost nothing."""
 
 from __future__ import annotations
 
@@ -9,12 +7,13 @@ import re
 from mpo_lite.tasks.spec import Rules
 from mpo_lite.types import Verdict
 
-# Scripts that set no space between words: a character counts as one.
+# In scripts without spaces between words, each character counts as a word.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 
 
 def rule_results(completion: str, rules: Rules) -> dict[str, bool]:
-    """Each rule's name, and whether the completion keeps it."""
+    """Rule name → whether the completion follows it."""
+    # Stops at the minimum: a completion may be long.
     enough = any(count >= rules.min_words for count, _ in enumerate(_WORD.finditer(completion), start=1))
     results = {"min_words": enough}
     if rules.must_match is not None:
@@ -23,15 +22,15 @@ def rule_results(completion: str, rules: Rules) -> dict[str, bool]:
 
 
 def rule_verdict(completion: str, set_hash: str, rules: Rules) -> Verdict | None:
-    """The verdict of the rules, or None where a judge must decide.
+    """The verdict of the rules, or None if a judge must decide.
 
-    A completion that breaks a rule earns 0. There is always one: an empty completion, or one of a few words
-    where the task asks for more, fools even good judges (":", "Thought process:").
+    A completion that breaks a rule gets 0. There is always a minimum length: empty completions, or a few
+    words where the task asks for more, fool even good judges (":", "Thought process:").
 
     Args:
         completion: The policy's answer.
-        set_hash: Identity of the rubric in force.
-        rules: The task's.
+        set_hash: Identity of the current rubric.
+        rules: The task's rules.
     """
     if all(rule_results(completion, rules).values()):
         return None

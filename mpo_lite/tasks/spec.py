@@ -21,19 +21,18 @@ from mpo_lite.tasks.symbolic import NotCompared
 from mpo_lite.types import Message
 from mpo_lite.validation import Settings, load_model
 
-Reference = Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
+FunctionReference = Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
 Sentinel = Literal["empty", "title", "prompt", "repeated", "other_prompt", "foreign", "injection"]
 Row = Mapping[str, Any]
-"""A row of the data: its own columns, and ``prompt``, ``reference`` and ``cluster`` as the task maps them."""
+"""A data row: its own columns, and ``prompt``, ``reference`` and ``cluster`` as the task maps them."""
 Metric = Callable[[str, Row], float | None]
-"""(completion, row) → a number in [0, 1]; None where the answer could not be measured."""
-
+"""(completion, row) → a number in [0, 1]; None if the answer could not be measured."""
 
 _DEGREES = ("Not at all.", "Hardly.", "In part.", "Mostly.", "Fully.")
 _READER = "You are an experienced and strict reader, who knows what good work of this kind looks like."
 
 
-def _pattern(text: str) -> str:
+def _check_pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
@@ -45,16 +44,16 @@ class DataSource(Settings):
     """Where a task's prompts come from.
 
     Attributes:
-        source: Hub id or file; None where each run names its own.
-        subset: Subset of a hub data set.
-        split: Split of a hub data set.
-        prompt: Name of the column that holds the prompt, or a template of columns such as
+        source: Hub dataset ID or file; None if each run names its own.
+        subset: Subset of a Hub dataset.
+        split: Split of a Hub dataset.
+        prompt: Column that contains the prompt, or a template of columns such as
             ``$context Question: $question``.
-        reference: Name of the column that holds what is right, for verifier and gold metric, or None; a dot
-            goes into nested columns.
-        cluster: Name of the column that tells kinds of prompts apart, or None.
-        held_out: Prompts kept out of training; None: a fifth, at most 64, where a gold metric needs them.
-        held_out_source: A file of them instead.
+        reference: Column that contains the correct answer, for verifier and gold metric, or None; a dotted
+            path reaches into nested columns.
+        cluster: Column that contains the kind of prompt, or None.
+        held_out: Prompts kept out of training; None: a fifth, at most 64, if a gold metric needs them.
+        held_out_source: A file of held-out prompts instead.
     """
 
     source: str | None = None
@@ -68,49 +67,49 @@ class DataSource(Settings):
 
 
 class Generation(Settings):
-    """How the policy answers: its longest completion in tokens."""
+    """How the policy answers: its maximum completion length in tokens."""
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 256
 
 
 class Rules(Settings):
-    """What is decided without a judge: an answer that breaks a rule earns 0.
+    """What is decided without a judge: an answer that breaks a rule gets 0.
 
     Attributes:
-        min_words: Fewest words.
-        must_match: Regular expression that must be found in it, such as a tag.
+        min_words: Minimum number of words.
+        must_match: Regular expression that must match somewhere in the answer, such as a tag.
     """
 
     min_words: Annotated[int, Field(ge=1)] = 1
-    must_match: Annotated[str, AfterValidator(_pattern)] | None = None
+    must_match: Annotated[str, AfterValidator(_check_pattern)] | None = None
 
 
 class Verifier(Settings):
-    """A check against the reference that takes the judge's place in some batches.
+    """A check against the reference that replaces the judge in some batches.
 
     Attributes:
         function: ``module:function`` of a metric.
-        rate: Share of batches that it scores alone; drawn by the run's seed.
+        rate: Share of batches that it scores alone, chosen at random from the run's seed.
     """
 
-    function: Reference
+    function: FunctionReference
     rate: Annotated[float, Field(ge=0, le=1)] = 0.5
 
 
 class Task(Settings):
-    """What is trained for.
+    """What a policy is trained for.
 
     Attributes:
         name: Short name; also names runs.
         description: One line for listings.
         purpose: What readers of the answers want; shown to the meta-judge only.
-        persona: Who the judge is to be.
+        persona: The role that the judge plays.
         data: Where prompts come from.
         generation: How the policy answers.
         rules: What is decided without a judge.
         verifier: Scores some of the batches by the reference, or None.
-        judge_mode: How the judge works unless the run says else; see ``Config.judge_mode``.
-        sentinels: Known-bad answers that no rubric may pay for; see ``mpo_lite.meta.sentinels``.
+        judge_mode: How the judge works unless the run sets it; see ``Config.judge_mode``.
+        sentinels: Known-bad answers that no rubric may reward; see ``mpo_lite.meta.sentinels``.
         gold: ``module:function`` of a metric the policy is not trained on, or None; never shown to judge or
             meta-judge.
     """
@@ -125,25 +124,25 @@ class Task(Settings):
     verifier: Verifier | None = None
     judge_mode: Literal["pointwise", "groupwise", "planned"] = "pointwise"
     sentinels: tuple[Sentinel, ...] = get_args(Sentinel)
-    gold: Reference | None = None
+    gold: FunctionReference | None = None
     _folder: Path = PrivateAttr()
     _policy_prompt: str = PrivateAttr(DEFAULT)
 
     def model_post_init(self, context: Any, /) -> None:
-        """Keeps the folder that the task was read from, given as validation context, and its ``policy.md``.
+        """Remembers the folder that the task was read from (the validation context), and its ``policy.md``.
 
         Raises:
-            TaskError: The policy's prompt makes no conversation.
+            TaskError: The policy's prompt is not a conversation.
         """
         self._folder = Path(context["folder"]) if context else Path()
         path = self._folder / "policy.md"
         if context and path.is_file():
-            self._policy_prompt = _read(path)
+            self._policy_prompt = _read_text(path)
             check_policy_prompt(self._policy_prompt, str(path))
 
     @property
     def rubric(self) -> Rubric:
-        """The first rubric: ``rubric.yaml``, or the purpose itself where there is none.
+        """The first rubric: ``rubric.yaml``, or the purpose itself as one criterion if there is none.
 
         Raises:
             TaskError: It is malformed.
@@ -151,42 +150,42 @@ class Task(Settings):
         path = self._folder / "rubric.yaml"
         if path.is_file():
             return load_rubric(path)
-        whole = Criterion(id="purpose", description=" ".join(self.purpose.split()), levels=_DEGREES)
-        return Rubric(criteria=(whole,))
+        criterion = Criterion(id="purpose", description=" ".join(self.purpose.split()), levels=_DEGREES)
+        return Rubric(criteria=(criterion,))
 
     @property
     def expert_rubric(self) -> Rubric:
-        """The rubric an expert wrote for the task. Raises ``TaskError`` where it has none."""
+        """The rubric that an expert wrote for the task. Raises ``TaskError`` if there is none."""
         path = self._folder / "expert.yaml"
         if not path.is_file():
             raise TaskError(f"{path}: task {self.name} has no expert rubric; write one to this file")
         return load_rubric(path)
 
     def policy_messages(self, prompt: str) -> list[Message]:
-        """The conversation the policy is to continue: by ``policy.md``, or the prompt alone without one."""
+        """The conversation that the policy continues: from ``policy.md``, or the prompt alone without one."""
         return render_text(self._policy_prompt, prompt=prompt)
 
     def gold_metric(self) -> Metric | None:
-        """The gold metric as a function, or None. Raises ``TaskError`` where it cannot be loaded."""
-        return self._metric(self.gold, "gold") if self.gold else None
+        """The gold metric as a function, or None. Raises ``TaskError`` if it cannot be loaded."""
+        return self._load_metric(self.gold, "gold") if self.gold else None
 
     def verify_metric(self) -> Metric | None:
-        """The verifier as a function, or None. Raises ``TaskError`` where it cannot be loaded."""
-        return self._metric(self.verifier.function, "verifier.function") if self.verifier else None
+        """The verifier as a function, or None. Raises ``TaskError`` if it cannot be loaded."""
+        return self._load_metric(self.verifier.function, "verifier.function") if self.verifier else None
 
     def prepare_metrics(self) -> None:
-        """Has verifier and gold metric start what they work by. Raises ``TaskError`` where it cannot."""
-        for reference, key in self._references:
+        """Starts what verifier and gold metric need, such as a process. Raises ``TaskError`` if it cannot."""
+        for reference, key in self._function_references:
             function = load_function(reference, f"{self._folder / 'task.yaml'}: {key}", self._folder)
             getattr(function, "prepare", lambda: None)()
 
     @property
-    def _references(self) -> list[tuple[str, str]]:
-        named = (self.gold, "gold"), (self.verifier and self.verifier.function, "verifier.function")
-        return [(reference, key) for reference, key in named if reference]
+    def _function_references(self) -> list[tuple[str, str]]:
+        candidates = (self.gold, "gold"), (self.verifier and self.verifier.function, "verifier.function")
+        return [(reference, key) for reference, key in candidates if reference]
 
-    def _metric(self, reference: str, key: str) -> Metric:
-        """A function of somebody's, its failures told with the place that names it."""
+    def _load_metric(self, reference: str, key: str) -> Metric:
+        """Wraps a user's function so that its failures name the place in ``task.yaml`` that refers to it."""
         where = f"{self._folder / 'task.yaml'}: {key}"
         function = load_function(reference, where, self._folder)
 
@@ -195,11 +194,12 @@ class Task(Settings):
                 value = float(function(completion, row))
             except TaskError:
                 raise
+            # Unknown is not wrong: no reward instead of 0.
             except NotCompared:
                 return None
             except Exception as error:
-                said = f"{type(error).__name__}: {error}"
-                raise TaskError(f"{where}: {reference} failed on a completion ({said})") from error
+                problem = f"{type(error).__name__}: {error}"
+                raise TaskError(f"{where}: {reference} failed on a completion ({problem})") from error
             if not 0 <= value <= 1:
                 raise TaskError(
                     f"{where}: {reference} returned {value:g}; it must return a number from 0 to 1"
@@ -210,7 +210,7 @@ class Task(Settings):
 
 
 def task_of(config: Config) -> Task:
-    """The task of a run: the one it names, or one made of its goal; with the data that the run names.
+    """The task of a run: the one it names, or one built from its goal; with the run's own data, if any.
 
     Raises:
         TaskError: There is no such task, or its files are malformed.
@@ -222,24 +222,26 @@ def task_of(config: Config) -> Task:
         else Task(name="goal", description=goal, purpose=goal, persona=_READER, data=DataSource())
     )
     data, update = task.data, dict[str, Any]()
-    needs_others = bool(task.gold or data.held_out or data.held_out_source)
-    if config.data is not None:  # what else is told of the task's own source does not hold for another
-        own = ("subset", "split", "held_out", "held_out_source")
-        update = {name: DataSource.model_fields[name].default for name in own} | {"source": config.data}
-    if not needs_others:
+    needs_held_out = bool(task.gold or data.held_out or data.held_out_source)
+    if config.data is not None:  # the task's other settings of its source do not apply to another one
+        source_settings = ("subset", "split", "held_out", "held_out_source")
+        update = {name: DataSource.model_fields[name].default for name in source_settings} | {
+            "source": config.data
+        }
+    if not needs_held_out:
         update["held_out"] = 0
     is_file = config.data is not None and Path(config.data).suffix in DATA_ENDINGS
     for name in ("data_subset", "data_split"):
         if is_file and getattr(config, name) is not None:
             flag = f"--{name.replace('_', '-')} {getattr(config, name)}"
             raise TaskError(f"{flag}: applies to Hub datasets, but {config.data} is a file; remove it")
-    given = {"prompt": config.prompt_column, "subset": config.data_subset, "split": config.data_split}
-    update |= {name: value for name, value in given.items() if value is not None}
+    overrides = {"prompt": config.prompt_column, "subset": config.data_subset, "split": config.data_split}
+    update |= {name: value for name, value in overrides.items() if value is not None}
     return task.model_copy(update={"data": data.model_copy(update=update)})
 
 
 def load_builtin_tasks() -> dict[str, Task]:
-    """The tasks that are shipped, by name, in the order of the alphabet."""
+    """The shipped tasks by name, in alphabetical order."""
     return {name: load_task(name) for name in builtin_tasks()}
 
 
@@ -247,27 +249,29 @@ def load_task(name: str) -> Task:
     """Loads a task by built-in name or folder.
 
     Raises:
-        TaskError: There is none of that name, or its files are malformed.
+        TaskError: There is no such task, or its files are malformed.
     """
     folder = prompts_dir() / "tasks" / name if name in builtin_tasks() else Path(name).expanduser()
     file = folder / "task.yaml"
     if not file.is_file():
         names = ", ".join(builtin_tasks())
         raise TaskError(f"task {name!r}: neither a folder with a task.yaml nor a built-in task ({names})")
-    task = load_model(_read(file), str(file), Task, TaskError, context={"folder": folder})
-    files = {name: _beside(folder, getattr(task.data, name)) for name in ("source", "held_out_source")}
+    task = load_model(_read_text(file), str(file), Task, TaskError, context={"folder": folder})
+    files = {
+        name: _resolve_source(folder, getattr(task.data, name)) for name in ("source", "held_out_source")
+    }
     return task.model_copy(update={"data": task.data.model_copy(update=files)})
 
 
-def _beside(folder: Path, source: str | None) -> str | None:
-    """A file of the task's, from its folder; the id of a hub data set stays as it is."""
+def _resolve_source(folder: Path, source: str | None) -> str | None:
+    """A path relative to the task's folder, made absolute; a Hub dataset ID stays unchanged."""
     if source is None:
         return None
     path = folder.absolute() / Path(source).expanduser()
     return str(path) if path.suffix in DATA_ENDINGS or path.exists() else source
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

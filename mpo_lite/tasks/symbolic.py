@@ -1,7 +1,7 @@
-"""Equality of two expressions by ``math-verify``, in a process of its own.
+"""Equality of two expressions by ``math-verify``, in a separate process.
 
-SymPy can take forever on what a policy writes (``9^{9^{9^9}}``), and math-verify's own clock works on a main
-thread alone. So a child process compares, and is ended when it is late; it is started on first use.
+SymPy can take forever on what a policy writes (``9^{9^{9^9}}``), and math-verify's own timeout works only on
+a main thread. So a child process compares, and is killed when it is late; it is started on first use.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pathlib import Path
 from mpo_lite.errors import TaskError
 
 PATIENCE_S = 8.0
-"""Seconds for one comparison; late: not the same."""
+"""Seconds for one comparison; after that the answers count as different."""
 START_S = 60.0
-"""Seconds until the child has loaded SymPy."""
+"""Seconds that the child may take to load SymPy."""
 _PROGRAM = Path(__file__).with_name("symbolic_child.py")
-_PASSED_ON = (
+_KEPT_VARIABLES = (
     "PATH",
     "HOME",
     "LANG",
@@ -34,29 +34,29 @@ _PASSED_ON = (
     "LD_LIBRARY_PATH",
     "DYLD_LIBRARY_PATH",
 )
-"""Variables that a Python may need to start; none that says where modules lie."""
+"""Variables that Python may need to start; none that changes where modules are found."""
 _ENDED = ""
-"""Stands for the end of the child's output."""
+"""Marks the end of the child's output."""
 
 
 class NotCompared(Exception):
-    """The process that compares came to an end over two expressions: whether they are equal is not known."""
+    """The process that compares crashed on two expressions: whether they are equal is unknown."""
 
 
 class _Child:
-    """The process that compares. One question at a time."""
+    """The process that compares; one comparison at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._answers: queue.Queue[str] = queue.Queue()
 
-    def ask(self, one: str, other: str) -> bool:
+    def ask(self, left: str, right: str) -> bool:
         with self._lock:
             process = self._process or self._start()
             assert process.stdin
             try:
-                process.stdin.write(json.dumps([one, other]) + "\n")
+                process.stdin.write(json.dumps([left, right]) + "\n")
                 process.stdin.flush()
                 answer = self._answers.get(timeout=PATIENCE_S)
             except queue.Empty:
@@ -75,7 +75,7 @@ class _Child:
                 self._start()
 
     def end(self) -> None:
-        """Ends the child; the next question starts another."""
+        """Ends the child; the next comparison starts another."""
         process, self._process = self._process, None
         if process:
             process.kill()
@@ -89,15 +89,15 @@ class _Child:
         package = importlib.util.find_spec("math_verify")
         if package is None or package.origin is None:
             raise TaskError("comparing mathematical answers needs math-verify: pip install math-verify")
-        # Without the working directory (-P) and Python's variables (-E): a stray queue.py must not be run.
+        # -P: not from the working directory, -E: no PYTHON* variables. A stray queue.py there must not run.
         process = subprocess.Popen(
             [sys.executable, "-E", "-P", str(_PROGRAM), str(Path(package.origin).parent.parent)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
-            start_new_session=True,  # Ctrl-C is for the run, which ends at a safe place
+            env={name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
+            start_new_session=True,  # Ctrl-C is for the run, which stops after its batch
         )
         answers: queue.Queue[str] = queue.Queue()
 
@@ -115,18 +115,19 @@ class _Child:
 
     def _await_ready(self, process: subprocess.Popen[str]) -> None:
         try:
-            said = self._answers.get(timeout=START_S)
+            greeting = self._answers.get(timeout=START_S)
             reason = "it exited immediately"
         except queue.Empty:
-            said, reason = _ENDED, f"it was not ready after {START_S:g} s"
-        if said == "ready":
+            greeting, reason = _ENDED, f"it was not ready after {START_S:g} s"
+        if greeting == "ready":
             return
         process.kill()
         assert process.stderr
-        last = [line.strip() for line in process.stderr.read().splitlines() if line.strip()][-1:]
+        errors = [line.strip() for line in process.stderr.read().splitlines() if line.strip()]
+        reason = errors[-1] if errors else reason
         self.end()
         raise TaskError(
-            f"the process that compares mathematical answers cannot start ({last[0] if last else reason}); "
+            f"the process that compares mathematical answers cannot start ({reason}); "
             f"check that this works: {sys.executable} -c 'import math_verify'"
         )
 
@@ -136,15 +137,15 @@ atexit.register(_child.end)
 
 
 def start() -> None:
-    """Starts the process that compares. Raises ``TaskError`` where it cannot."""
+    """Starts the process that compares. Raises ``TaskError`` if it cannot."""
     _child.start()
 
 
-def equal(one: str, other: str) -> bool:
-    """Whether two LaTeX expressions are equal; False where that cannot be found out in time.
+def are_equal(left: str, right: str) -> bool:
+    """Whether two LaTeX expressions are equal; False if that cannot be decided in time.
 
     Raises:
-        NotCompared: The process ended over them; the next question starts another.
+        NotCompared: The process crashed on them; the next comparison starts another.
         TaskError: It cannot be started.
     """
-    return _child.ask(one, other)
+    return _child.ask(left, right)

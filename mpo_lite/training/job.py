@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mpo_lite.activity import activity, activity_named
+from mpo_lite.activity import activity, find_activity
 from mpo_lite.checkpoints import discard_after, read_state
 from mpo_lite.config import Config
 from mpo_lite.errors import BudgetReached, ConfigError, StopRun
@@ -82,7 +82,7 @@ def train(
         run_on_main(lambda: check_vacant(folder))
 
     def tell(kind: str, row: JsonRow) -> None:
-        if kind == "step" and (batches := activity_named(TRAINING)):
+        if kind == "step" and (batches := find_activity(TRAINING)):
             batches.advance(row["batch"] - batches.done)
         if is_main():
             observe(kind, row)
@@ -104,8 +104,8 @@ def train(
 
 def resume_command(run: RunDir, stop: StopRun) -> str:
     """The command that goes on with a stopped run, with a higher cap where one stopped it."""
-    raised = stop.raised if isinstance(stop, BudgetReached) else ""
-    return f"mpo-lite resume {run.path} {raised}".rstrip()
+    flag = stop.suggested_flag if isinstance(stop, BudgetReached) else ""
+    return f"mpo-lite resume {run.path} {flag}".rstrip()
 
 
 def _prepare_session(
@@ -169,7 +169,7 @@ def _require_room(context: RunContext, run: RunDir, least: tuple[float, int]) ->
     try:
         context.models.client.budget.require(*least)
     except BudgetReached as stop:
-        raise BudgetReached(f"{stop}: {resume_command(run, stop)}", stop.raised) from None
+        raise BudgetReached(f"{stop}: {resume_command(run, stop)}", stop.suggested_flag) from None
 
 
 def _note_plan(context: RunContext, estimated: JsonRow) -> None:

@@ -48,7 +48,7 @@ def check_policy(config: Config) -> None:
             raise ConfigError(f"policy {config.policy!r}: its config.json cannot be used: {said}") from error
         raise ConfigError(
             f"policy {config.policy!r}: is no folder here and cannot be had from the hub "
-            f"({hub.why_missing()}); give a local model by --policy DIR and local prompts by "
+            f"({hub.explain_missing()}); give a local model by --policy DIR and local prompts by "
             "--data FILE.jsonl"
         ) from error
     load_tokenizer(config)
@@ -71,7 +71,7 @@ def _check_folder(folder: Path) -> None:
 
 def _from(name: str) -> dict[str, bool]:
     """How transformers is told where to look."""
-    return {"local_files_only": hub.copies_alone(name)}
+    return {"local_files_only": hub.is_local_only(name)}
 
 
 def load_policy(config: Config, precise: bool = False) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from mpo_lite.judge.base import LONGEST_BATCH
 from mpo_lite.loop.context import RunContext
 from mpo_lite.loop.distributed import world_size
 from mpo_lite.training.callback import check_arguments, steps_per_batch
-from mpo_lite.validation import complaint, unknown_key
+from mpo_lite.validation import describe_problem, describe_unknown_key
 
 KEPT_CHECKPOINTS = 2
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
@@ -81,12 +81,12 @@ def _check_fields(kind: type[Any], given: dict[str, Any]) -> None:
     for name, value in given.items():
         if name not in fields:
             raise ConfigError(
-                f"trainer.{name}: {unknown_key(name, fields)} (fields of TRL's {kind.__name__})"
+                f"trainer.{name}: {describe_unknown_key(name, fields)} (fields of TRL's {kind.__name__})"
             )
         try:
             TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
         except ValidationError as error:
-            said = complaint(error.errors(include_url=False)[0], Config)
+            said = describe_problem(error.errors(include_url=False)[0], Config)
             raise ConfigError(f"trainer.{name} {value!r}: {said}") from error
 
 

@@ -51,7 +51,7 @@ def test_every_verdict_is_whole_and_by_schema(make_client: MakeClient, vllm: str
     assert [list(verdict.assessments) for verdict in verdicts] == [ids] * 16
     assert all(verdict.reward is not None and 0 <= verdict.reward <= 1 for verdict in verdicts)
     assert client.ledger.calls["judge"] >= 16 and client.ledger.unmetered == 0
-    assert not client._sender.capabilities(backend(vllm)).refused
+    assert not client._sender.capabilities(backend(vllm)).unsupported
 
 
 def test_a_group_is_judged_in_one_call(make_client: MakeClient, vllm: str, rubric: Rubric) -> None:
@@ -69,10 +69,10 @@ def test_without_a_tool_parser_tools_are_refused_and_that_is_remembered(
 ) -> None:
     client = make_client(timeout_s=120, verdict_s=300)
     capabilities = client._sender.capabilities(backend(vllm))
-    capabilities.refused.add("json_schema")
+    capabilities.unsupported.add("json_schema")
     judge = PointwiseJudge(client, backend(vllm, max_tokens=256), "You are a strict reader.")
     verdicts = event_loop.wait(judge.verdicts(SAMPLES[:2], rubric))
-    assert capabilities.refused == {"json_schema", "tool"}
+    assert capabilities.unsupported == {"json_schema", "tool"}
     # A random model's free JSON is no verdict.
     assert [(verdict.reward, verdict.failure) for verdict in verdicts] == [(None, "parse")] * 2
 

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mpo_lite.config import METHODS, Config
-from mpo_lite.config_sources import explained, load_config, save_config
+from mpo_lite.config_sources import load_config, load_with_sources, save_config
 from mpo_lite.errors import ConfigError
 from mpo_lite.llm.models import fallback_backend, judge_backends, meta_backend
 from mpo_lite.strict_yaml import dump_yaml, parse_yaml
@@ -44,7 +44,7 @@ def test_dot_env_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / ".env").write_text("MPO_JUDGE=from-dotenv\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPO_META", "from-env")
-    config, origins = explained()
+    config, origins = load_with_sources()
     assert (config.judge[0].model, config.meta) == ("from-dotenv", "from-env")
     assert (origins["judge"], origins["meta"]) == (".env MPO_JUDGE", "MPO_META")
     monkeypatch.delenv("MPO_JUDGE")  # load_dotenv put it there

@@ -117,6 +117,25 @@ def test_malformed_rubrics_are_refused(change: dict, message: str) -> None:
         Rubric.model_validate(change)
 
 
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        (
+            "levels: [no, yes]",
+            "r.yaml:4 criteria.0.levels.0: YAML reads no and yes as booleans; quote them: levels: ",
+        ),
+        ("levels: [x, y]\n  wieght: 2", 'r.yaml:5 criteria.0.wieght: unknown key, did you mean "weight"?'),
+        ("levels: [no, yes]\n  wieght: 2", 'r.yaml:5 criteria.0.wieght: unknown key, did you mean "weight"?'),
+        ("levels: [x, y]\n  kind: on", "r.yaml:5 criteria.0.kind: must be 'merit' or 'veto'"),
+    ],
+)
+def test_a_mistake_in_a_rubric_file_is_told_with_line_key_and_fix(criterion: str, message: str) -> None:
+    text = f"criteria:\n- id: a\n  description: d\n  {criterion}\n"
+    with pytest.raises(TaskError) as caught:
+        parse_rubric(text, "r.yaml")
+    assert str(caught.value).startswith(message)
+
+
 def test_a_fourth_veto_is_refused() -> None:
     merit = Criterion(id="m", description="d", levels=("x", "y"))
     vetoes = [

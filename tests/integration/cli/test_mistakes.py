@@ -217,7 +217,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     "a rubric of nothing": (rubric_of("criteria: []\n"), "r.yaml:1 criteria: must have at least 1 entry"),
     "levels that are no words to YAML": (
         rubric_of("criteria:\n- {id: a, description: d, levels: [no, yes]}\n"),
-        "r.yaml:2 criteria.0.levels.0: YAML reads no, off or false as false; put it in quotes",
+        "r.yaml:2 criteria.0.levels.0: YAML reads no and yes as booleans; quote them: levels: ['no', 'yes']",
     ),
     "a rubric in prose": (
         rubric_of("Good answers are short.\n"),

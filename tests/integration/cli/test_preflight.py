@@ -175,7 +175,7 @@ def test_answers_of_a_file_need_no_data(
     task: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The task names a data set of the hub, which is out of reach."""
-    monkeypatch.setattr("mpo_lite.tasks.data._from_hub", lambda *_: pytest.fail("the hub was asked"))
+    monkeypatch.setattr("mpo_lite.tasks.data._read_hub_dataset", lambda *_: pytest.fail("the hub was asked"))
     file = tmp_path / "answers.jsonl"
     rows = [{"prompt": f"topic {n}", "response": f"Some good words on {n}. " * (n + 8)} for n in range(9)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

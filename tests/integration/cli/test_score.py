@@ -141,7 +141,7 @@ def test_a_judge_that_is_gone_ends_the_scoring(tmp_path: Path, capsys: Any, quic
 
 def test_score_says_what_is_wrong_with_a_file(tmp_path: Path, capsys: Any) -> None:
     out = ["--no-judge", "--out", str(tmp_path / "out.jsonl")]
-    assert "row 1 must have a text in 'response'" in refused(
+    assert "row 1 must have text in 'response'" in refused(
         capsys, "score", str(write(tmp_path / "a.jsonl", [{"prompt": "p"}])), *out
     )
     assert "row 1 has no column 'problem'" in refused(

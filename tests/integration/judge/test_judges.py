@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from mpo_lite.config import Config
 from mpo_lite.errors import EndpointError
-from mpo_lite.judge.base import Judge, Sample, shortened
+from mpo_lite.judge.base import Judge, Sample, shorten_sample
 from mpo_lite.judge.groupwise import GroupwiseJudge
-from mpo_lite.judge.panel import build_judge, combine
+from mpo_lite.judge.panel import build_judge, combine_verdicts
 from mpo_lite.judge.planned import PlannedJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import event_loop
@@ -173,7 +173,7 @@ def test_a_panels_reward_lies_between_those_of_its_judges(given_: list[tuple[flo
         f"j{n}": Verdict(reward, "h", {"a": Assessment("r", level)}, judge=f"j{n}")
         for n, (reward, level) in enumerate(given_)
     }
-    whole = combine(verdicts)
+    whole = combine_verdicts(verdicts)
     rewards = [reward for reward, _ in given_]
     assert whole.reward is not None and min(rewards) - 1e-9 <= whole.reward <= max(rewards) + 1e-9
     assert whole.disagreement == max(rewards) - min(rewards)
@@ -224,7 +224,7 @@ def test_a_sample_too_long_is_shortened_by_rule_and_then_given_up(
 
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_shortening_halves_the_longer_text_and_keeps_both_ends(prompt: str, completion: str) -> None:
-    cut = shortened(Sample(prompt, completion))
+    cut = shorten_sample(Sample(prompt, completion))
     if len(completion) >= len(prompt):
         assert cut.prompt == prompt
         before, after = completion, cut.completion

@@ -243,7 +243,7 @@ def test_retry_after_holds_back_all_calls_to_the_backend(
 ) -> None:
     pauses: list[float | None] = []
     monkeypatch.setattr(
-        "mpo_lite.llm.limiter.Limiter.overloaded", lambda self, started, pause: pauses.append(pause)
+        "mpo_lite.llm.limiter.Limiter.record_overload", lambda self, started, pause: pauses.append(pause)
     )
     with LLMServer(faults(error(429, "slow down", **{"retry-after": "7"}))) as server:
         event_loop.wait(make_client().ask(call(server)))

@@ -19,7 +19,7 @@ from aiohttp import web
 from mpo_lite.errors import CallFailed, ConfigError, EndpointError, MPOError
 from mpo_lite.llm import cache, event_loop
 from mpo_lite.llm.cache import AnswerCache
-from mpo_lite.llm.capabilities import THINKING_ROOM
+from mpo_lite.llm.capabilities import REASONING_HEADROOM
 from tests.support.llm_calls import MakeClient, call, error, failure, faults, reply
 from tests.support.llm_server import LLMServer, openai_reply
 from tests.support.raw_server import GOOD, HEAD, raw_server
@@ -104,7 +104,7 @@ def test_what_a_server_asks_to_wait_is_understood(
 ) -> None:
     pauses: list[float | None] = []
     monkeypatch.setattr(
-        "mpo_lite.llm.limiter.Limiter.overloaded", lambda self, started, pause: pauses.append(pause)
+        "mpo_lite.llm.limiter.Limiter.record_overload", lambda self, started, pause: pauses.append(pause)
     )
     if headers == "date":
         headers = {"retry-after": formatdate(time.time() + 10, usegmt=True)}
@@ -230,7 +230,7 @@ def test_a_judge_that_thinks_is_given_room_once_that_is_seen(make_client: MakeCl
         assert event_loop.wait(client.ask(call(server))) == 2
         assert event_loop.wait(client.ask(call(server, text="second"))) == 2
         limits = [body["max_tokens"] for body in server.requests]
-        assert limits == [1024, 2048 + THINKING_ROOM, 1024 + THINKING_ROOM]
+        assert limits == [1024, 2048 + REASONING_HEADROOM, 1024 + REASONING_HEADROOM]
 
 
 def test_room_to_think_shrinks_where_the_context_is_small(make_client: MakeClient) -> None:
@@ -260,7 +260,7 @@ def test_a_long_sample_takes_no_room_to_think_from_the_others(make_client: MakeC
         event_loop.wait(client.ask(call(server)))
         assert failure(client, call(server, text="a long sample")).kind == "context"
         event_loop.wait(client.ask(call(server, text="another")))
-        assert server.requests[-1]["max_tokens"] == 1024 + THINKING_ROOM
+        assert server.requests[-1]["max_tokens"] == 1024 + REASONING_HEADROOM
 
 
 def test_endless_white_space_is_no_answer_and_gives_guided_decoding_up(

@@ -11,7 +11,7 @@ import pytest
 from mpo_lite.cli.main import main
 from mpo_lite.errors import CallFailed
 from mpo_lite.jsonl import read_rows
-from mpo_lite.judge.base import Sample, _tell_of_levels, reply_token_limit, verdict_schema
+from mpo_lite.judge.base import Sample, _warn_level_format, reply_token_limit, verdict_schema
 from mpo_lite.judge.groupwise import GroupwiseJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import event_loop
@@ -67,7 +67,7 @@ def test_many_refusals_of_bounds_at_once_do_not_cost_the_schema(
         client = make_client(concurrency=16)
         judge = pointwise(client, server)
         event_loop.wait(judge.verdicts([Sample("p", f"a{n}") for n in range(12)], rubric))
-        assert client._sender.capabilities(judge.backend).refused == {"bounds"}
+        assert client._sender.capabilities(judge.backend).unsupported == {"bounds"}
 
 
 def test_a_model_that_takes_no_schema_at_all_steps_down(make_client: MakeClient, rubric: Rubric) -> None:
@@ -139,9 +139,9 @@ def test_a_server_without_tools_costs_a_model_no_bounds(make_client: MakeClient)
         bounded = replace(
             asked, schema=object_schema({"level": SCHEMA["properties"]["level"] | {"pattern": "1"}})
         )
-        client._sender.capabilities(asked.backend).refused.add("json_schema")
+        client._sender.capabilities(asked.backend).unsupported.add("json_schema")
         event_loop.wait(client.ask(bounded))
-        assert client._sender.capabilities(asked.backend).refused == {"json_schema", "tool"}
+        assert client._sender.capabilities(asked.backend).unsupported == {"json_schema", "tool"}
 
 
 def test_a_reply_that_stays_cut_is_called_cut(make_client: MakeClient) -> None:
@@ -167,7 +167,7 @@ def test_a_failed_verdict_says_what_was_wrong_and_how_the_reply_began(
 def test_levels_in_another_form_cost_one_call_and_one_notice(
     make_client: MakeClient, rubric: Rubric, caplog: pytest.LogCaptureFixture, form: Callable[[int], Any]
 ) -> None:
-    _tell_of_levels.cache_clear()
+    _warn_level_format.cache_clear()
     right = {one.id: {"reason": "so", "level": form(1)} for one in rubric.criteria}
     with LLMServer(lambda kind, body: json.dumps(right)) as server:
         verdicts = event_loop.wait(

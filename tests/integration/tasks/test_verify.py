@@ -16,7 +16,7 @@ from mpo_lite.tasks import symbolic, verify
 from mpo_lite.tasks.metrics import exact_match, math_answer, rouge, token_f1, verdict_tag
 from mpo_lite.tasks.spec import load_task
 from mpo_lite.tasks.symbolic import NotCompared
-from mpo_lite.tasks.verify import boxed, same_answer
+from mpo_lite.tasks.verify import last_boxed, same_answer
 
 SAME = [
     (r"\frac12", "0.5"),
@@ -85,16 +85,16 @@ def test_an_answer_that_cannot_be_computed_is_not_the_same_and_stops_nothing() -
 def test_no_text_breaks_the_comparison(one: str, other: str) -> None:
     assert same_answer(one, one)
     assert same_answer(one, other) == same_answer(other, one)
-    assert boxed(rf"\boxed{{{other}}}") == other
-    found = boxed(rf"\boxed{one}")
+    assert last_boxed(rf"\boxed{{{other}}}") == other
+    found = last_boxed(rf"\boxed{one}")
     assert found is None or found in one
 
 
 def test_the_last_box_is_read_with_its_braces() -> None:
-    assert boxed(r"\boxed{1} then \boxed{\frac{1}{2}}.") == r"\frac{1}{2}"
-    assert boxed(r"so \boxed{\left\{1, 2\right\}}") == r"\left\{1, 2\right\}"
-    assert boxed(r"\boxed 5.") == "5" and boxed(r"\fbox{7}") == "7"
-    assert boxed("none") is None and boxed(r"\boxed{open") is None
+    assert last_boxed(r"\boxed{1} then \boxed{\frac{1}{2}}.") == r"\frac{1}{2}"
+    assert last_boxed(r"so \boxed{\left\{1, 2\right\}}") == r"\left\{1, 2\right\}"
+    assert last_boxed(r"\boxed 5.") == "5" and last_boxed(r"\fbox{7}") == "7"
+    assert last_boxed("none") is None and last_boxed(r"\boxed{open") is None
 
 
 def perturbed(answer: str) -> str:
@@ -114,7 +114,7 @@ def test_real_solutions_have_gold_1_and_with_another_answer_0() -> None:
     assert len(rows) == 280
     for row in rows:
         solution = {"reference": row["solution"]}
-        answer = boxed(row["solution"])
+        answer = last_boxed(row["solution"])
         assert answer and math_answer(row["solution"], solution) == 1
         wrong = rf"The answer is \boxed{{{perturbed(answer)}}}."
         assert math_answer(wrong, solution) == 0, answer
@@ -145,7 +145,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[symbolic._Child]:
     """A process that compares, not started yet, and nothing known of earlier comparisons."""
     child = symbolic._Child()
     monkeypatch.setattr(symbolic, "_child", child)
-    verify._equal.cache_clear()
+    verify._is_equal.cache_clear()
     yield child
     child.end()
 

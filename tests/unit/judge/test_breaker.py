@@ -35,7 +35,7 @@ def test_what_failed_is_told_by_kind_with_the_first_reason() -> None:
     ],
 )
 def test_what_is_too_much(size: int, failures: tuple[FailureKind, ...], share: float, said: str) -> None:
-    found = FailureTally(size, failures, share).complaint("row")
+    found = FailureTally(size, failures, share).describe_problem("row")
     assert found.startswith(said) and bool(found) is bool(said)
 
 
@@ -45,4 +45,4 @@ def test_the_breaker_opens_by_its_share_alone(kinds: list[FailureKind | None], s
     tally = FailureTally(len(kinds), failures, share)
     blamed = sum(kind in JUDGE_FAILURES for kind in failures)
     assert tally.broken is (blamed > share * len(kinds) and blamed > min(TOLERATED_FAILURES, len(kinds) - 1))
-    assert tally.broken <= bool(tally.complaint())
+    assert tally.broken <= bool(tally.describe_problem())

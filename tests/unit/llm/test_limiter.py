@@ -38,7 +38,7 @@ def test_slow_start_reaches_the_ceiling_and_never_passes_it() -> None:
                 inside += 1
                 seen.append(inside)
                 await asyncio.sleep(0.01)
-                limiter.succeeded(place)
+                limiter.record_success(place)
                 inside -= 1
 
         await asyncio.gather(*(one() for _ in range(300)))
@@ -54,7 +54,7 @@ def test_a_limit_that_is_not_in_use_does_not_grow() -> None:
         limiter = Limiter(64)
         for _ in range(100):
             async with limiter.slot() as place:
-                limiter.succeeded(place)
+                limiter.record_success(place)
         return limiter.limit
 
     assert run(work()) == START
@@ -68,7 +68,7 @@ def test_an_episode_of_overload_cuts_once() -> None:
         later = replace(first, taken=first.taken + 1)
         limits = []
         for place in (first, same, later):
-            limiter.overloaded(place, None)
+            limiter.record_overload(place, None)
             limits.append(limiter.limit)
         return limits
 
@@ -85,7 +85,7 @@ def test_a_pause_holds_back_all_and_ends_by_itself() -> None:
             async with limiter.slot():
                 entered.append(True)
 
-        limiter.overloaded(Place(asyncio.get_running_loop().time(), 0, 1), 0.2)
+        limiter.record_overload(Place(asyncio.get_running_loop().time(), 0, 1), 0.2)
         tasks = [asyncio.create_task(one()) for _ in range(5)]
         await asyncio.sleep(0.05)
         before = len(entered)

@@ -54,12 +54,12 @@ def traffic(
                     try:
                         async with asyncio.timeout(timeout_s):
                             await server.serve()
-                        gate.succeeded(place)
+                        gate.record_success(place)
                         found.limits.append((loop.time(), gate.limit))
                         return
                     except TimeoutError:
                         found.timeouts.append(loop.time())
-                        gate.timed_out(place)
+                        gate.record_timeout(place)
                 await asyncio.sleep(0.1)
 
         for calls in bursts:
@@ -80,7 +80,7 @@ class Fixed(Limiter):
         super().__init__(ceiling, timeout_s)
         self.limit = float(ceiling)
 
-    def _move(self, limit: float) -> None:
+    def _set_limit(self, limit: float) -> None:
         pass
 
 
@@ -149,10 +149,10 @@ def test_an_answer_that_takes_long_by_itself_is_no_overload() -> None:
         slots = [limiter.slot() for _ in range(16)]
         long, *others = [await slot.__aenter__() for slot in slots]
         for place in others:
-            limiter.succeeded(place)
-        limiter.succeeded(others[0])
+            limiter.record_success(place)
+        limiter.record_success(others[0])
         limit = limiter.limit
-        limiter.timed_out(long)
+        limiter.record_timeout(long)
         return limiter.limit - limit
 
     assert simulate(work()) == 0
@@ -165,7 +165,7 @@ def test_time_outs_of_one_episode_cut_once() -> None:
         places = [await slot.__aenter__() for slot in slots]
         await asyncio.sleep(10)
         for place in places:
-            limiter.timed_out(place)
+            limiter.record_timeout(place)
             limits.append(limiter.limit)
         return limits
 
@@ -201,11 +201,11 @@ def test_whatever_happens_the_limit_holds_and_all_are_answered(
                     in_flight -= 1
                     outcome = draw.random() if attempt < 99 else 1.0
                     if outcome < 0.1:
-                        limiter.overloaded(place, draw.choice([None, 0.0, 3.0]))
+                        limiter.record_overload(place, draw.choice([None, 0.0, 3.0]))
                     elif outcome < 0.2:
-                        limiter.timed_out(place)
+                        limiter.record_timeout(place)
                     else:
-                        limiter.succeeded(place)
+                        limiter.record_success(place)
                         answered += 1
                         return
 
