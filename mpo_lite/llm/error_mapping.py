@@ -157,6 +157,14 @@ def classify_error(
         return Retryable(f"{where}: an error object instead of an answer")
     if status in (400, 413, 422):
         return _classify_bad_request(error, backend, messages, parameters)
+    return _classify_outage(error, backend, messages, exchange)
+
+
+def _classify_outage(
+    error: Exception, backend: Backend, messages: list[Message], exchange: Exchange
+) -> Retryable:
+    """Maps a failure that may pass: no connection, a server error, a timeout, or too many requests."""
+    status, text = getattr(error, "status_code", None), str(error)
     # LiteLLM turns a refused connection into a 500; the wire shows that no answer came.
     unreached = status in (None, 500) and exchange.status is None and bool(_UNREACHED.search(text))
     seen = (
@@ -165,7 +173,7 @@ def classify_error(
         else _describe_server_error(error, backend, messages, exchange)
     )
     return Retryable(
-        f"{where}: {seen}",
+        f"{backend.where}: {seen}",
         _retry_after(error),
         overload=status == 429,
         billed=exchange.status == 200 or _may_have_answered(error, status, text),

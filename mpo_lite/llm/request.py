@@ -141,20 +141,13 @@ class Sender:
             nonlocal output_mode, bounded
             output_mode = capabilities.strictest_supported(output_mode)
             bounded = "bounds" not in capabilities.unsupported
-            parameters = capabilities.parameters(
+            marks = {"extra_body": {"mpo_lite": call.marks}} if call.backend.is_simulated else {}
+            return marks | capabilities.parameters(
                 output_mode, call.schema, max_tokens + headroom, call.backend.temperature, seed
             )
-            if call.backend.is_simulated:
-                parameters["extra_body"] = {"mpo_lite": call.marks}
-            return parameters
 
         while True:
-            retrying = AsyncRetrying(
-                retry=retry_if_exception_type(Retryable),
-                stop=_stop_after(attempts, patience.waits_out),
-                wait=_retry_delay,
-                reraise=True,
-            )
+            retrying = _make_retrying(attempts, patience)
             try:
                 reading: Reading[T] = await retrying(self._attempt, call, messages, request, patience)
                 capabilities.shrink_headroom(headroom)
@@ -168,10 +161,8 @@ class Sender:
                     raise
                 headroom = headroom // 2 if headroom > MIN_HEADROOM else 0
             except Retryable as error:
-                tries = retrying.statistics["attempt_number"]
-                raise CallFailed(
-                    error.kind, f"{error}; gave up after {pluralize(tries, 'attempt')}"
-                ) from None
+                tries = pluralize(retrying.statistics["attempt_number"], "attempt")
+                raise CallFailed(error.kind, f"{error}; gave up after {tries}") from None
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -243,6 +234,15 @@ class Sender:
         if self._outages.get(backend.label) != heard_at:
             self._outages[backend.label] = heard_at
             _log.warning("%s; waiting up to %g s for it", error, self._verdict_s)
+
+
+def _make_retrying(attempts: int, patience: Patience) -> AsyncRetrying:
+    return AsyncRetrying(
+        retry=retry_if_exception_type(Retryable),
+        stop=_stop_after(attempts, patience.waits_out),
+        wait=_retry_delay,
+        reraise=True,
+    )
 
 
 def _stop_after(attempts: int, waits_out: bool) -> Callable[[RetryCallState], bool]:
