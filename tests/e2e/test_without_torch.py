@@ -1,6 +1,7 @@
 """The base install judges and refines: an environment that holds its dependencies and no torch."""
 
 import os
+import re
 import subprocess
 import venv
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from packaging.requirements import Requirement
 from pyarrow import parquet
 
 from mpo_lite.loop.environment import TRAINING_PACKAGES
+from tests.support.documents import code_blocks
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,30 +74,12 @@ def test_the_environment_has_nothing_that_trains(python: Path) -> None:
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-JUDGE = """
-from mpo_lite import judge_answers
-
-verdicts = judge_answers(
-    ["write a short essay about dogs ."] * 2,
-    ["dogs are useful for people because they guard the house .", ""],
-    judge="sandbox", task="sandbox",
-)
-print(len(verdicts), verdicts[0].reward is not None, verdicts[1].source)
-"""
-REFINE = """
-from mpo_lite import Rubric, refine_rubric
-
-prompts = [f"write a short essay about {topic} ." for topic in ("dogs", "cats", "trees", "books")] * 2
-answers = [f"it is useful , and so is number {n} . for example , people like it ." for n in range(8)]
-refined = refine_rubric(prompts, answers, judge="sandbox", meta="sandbox", task="sandbox", rounds=1)
-print(isinstance(refined.rubric, Rubric), len(refined.rounds), refined.spend["meta_calls"] > 0)
-"""
-
-
-@pytest.mark.parametrize(("code", "said"), [(JUDGE, "2 True rule\n"), (REFINE, "True 1 True\n")])
-def test_answers_are_judged_and_rubrics_refined(python: Path, tmp_path: Path, code: str, said: str) -> None:
-    done = run(python, code, XDG_CACHE_HOME=str(tmp_path), HOME=str(tmp_path))
-    assert (done.stdout, done.returncode) == (said, 0), done.stderr[-2000:]
+def test_the_library_page_judges_and_refines(python: Path, tmp_path: Path) -> None:
+    judge, refine, *_ = code_blocks(ROOT / "docs" / "reference" / "library.md")
+    for code, lines in ((judge, [" judge {", "0.0 rule {}"]), (refine, ["accepted|unchanged|refused"])):
+        done = run(python, code, XDG_CACHE_HOME=str(tmp_path), HOME=str(tmp_path))
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert all(re.search(line, done.stdout) for line in lines), done.stdout
 
 
 def test_commands_that_judge_work_and_the_others_say_what_to_install(python: Path, tmp_path: Path) -> None:

@@ -36,3 +36,8 @@ def commands() -> list[Any]:
                 if own and any(word.endswith("mpo-lite") or word == "mpo_lite" for word in part):
                     found.append(pytest.param(part, id=f"{path.parent.name}/{path.name}: {' '.join(part)}"))
     return found
+
+
+def code_blocks(path: Path) -> list[str]:
+    """The Python examples of a page, in order."""
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
