@@ -42,7 +42,7 @@ SETTINGS = {
     "learning_rate": 1e-3,
     "save_every": 2,
     "eval_every": 4,
-    "mode": "paper",
+    "use_gate": False,
     "schedule": "interval",
     "trainer.gradient_accumulation_steps": 1,
     "trainer.steps_per_generation": 2,

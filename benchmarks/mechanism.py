@@ -35,7 +35,7 @@ from mpo_lite.sandbox.simulate import weaknesses
 from mpo_lite.tasks.spec import load_task
 
 RATES = (0.0, 0.4)
-PAPER = {"mode": "paper", "schedule": "interval", "strategy": "samples"}
+PAPER = {"use_gate": False, "schedule": "interval", "strategy": "samples"}
 ARMS: dict[str, dict[str, Any]] = {
     "iter0": {"baseline": "iter0"},
     "sentence": {},
@@ -43,7 +43,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "expert": {"baseline": "expert"},
     "paper": PAPER,
     "guarded": {},
-    "no gate": {"mode": "paper"},
+    "no gate": {"use_gate": False},
     "oracle": {"baseline": "oracle"},
 }
 """Arm → settings. ``base`` needs no run: it is gold before training."""

@@ -2,8 +2,8 @@
 
     python benchmarks/report.py
 
-The runs are made by hand (``tests/made_run.py``); the page is opened from disk in a headless Chromium on the
-machine that writes it, five times, of which the median counts.
+The runs are made by hand (``tests/support/made_run.py``); the page is opened from disk in a headless Chromium
+on the machine that writes it, five times, of which the median counts.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from selenium.webdriver import Chrome
 
 from mpo_lite.report.page import write_report
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from browser import chromium, go
-from made_run import made_run
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from tests.support.browser import chromium, go
+from tests.support.made_run import made_run
 
 SIZES = {
     "80 batches, short answers": (80, 1),

@@ -17,8 +17,8 @@ from selenium.webdriver import Chrome
 from mpo_lite.report.page import write_report
 from mpo_lite.run_dir import RunDir
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from browser import chromium, go
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from tests.support.browser import chromium, go
 
 FOLDER = Path(__file__).parent
 WIDTH = 1000

@@ -28,11 +28,13 @@ if TYPE_CHECKING:
         UsageError,
     )
     from mpo_lite.jsonl import read_rows
+    from mpo_lite.offline import Refinement, judge_answers, refine_rubric
     from mpo_lite.rubric import Criterion, Rubric, load_rubric
     from mpo_lite.run_dir import RubricVersion, RunDir
     from mpo_lite.training.job import Result, train
     from mpo_lite.training.mpo import MPO
     from mpo_lite.training.ppo import PPO, add_value_head
+    from mpo_lite.training.resume import resume
     from mpo_lite.training.trainers import GRPO, RLOO
     from mpo_lite.types import Assessment, Rollout, Verdict
 
@@ -53,6 +55,7 @@ __all__ = [
     "JudgeDown",
     "MPOError",
     "ReferenceWindow",
+    "Refinement",
     "Result",
     "Rollout",
     "Rubric",
@@ -67,9 +70,12 @@ __all__ = [
     "__version__",
     "add_value_head",
     "check_alarms",
+    "judge_answers",
     "load_config",
     "load_rubric",
     "read_rows",
+    "refine_rubric",
+    "resume",
     "train",
 ]
 _HOMES = {
@@ -89,6 +95,7 @@ _HOMES = {
     "PPO": "training.ppo",
     "RLOO": "training.trainers",
     "ReferenceWindow": "alarms.alarms",
+    "Refinement": "offline",
     "Result": "training.job",
     "Rollout": "types",
     "Rubric": "rubric",
@@ -102,19 +109,31 @@ _HOMES = {
     "RubricVersion": "run_dir",
     "add_value_head": "training.ppo",
     "check_alarms": "alarms.alarms",
+    "judge_answers": "offline",
     "load_config": "config_sources",
     "load_rubric": "rubric",
     "read_rows": "jsonl",
+    "refine_rubric": "offline",
+    "resume": "training.resume",
     "train": "training.job",
 }
 """What is the library's → the module it lives in."""
+TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+"""What the extra ``train`` installs."""
 __version__ = version("mpo-lite")
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"mpo_lite.{_HOMES[name]}"), name)
+    try:
+        return getattr(import_module(f"mpo_lite.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAINING_PACKAGES:
+            raise
+        raise ImportError(
+            f"mpo_lite.{name} trains, and {error.name} is not installed: pip install 'mpo-lite[train]'"
+        ) from error
 
 
 def __dir__() -> list[str]:

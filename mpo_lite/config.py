@@ -22,13 +22,14 @@ SANDBOX = "sandbox"
 DATA_ENDINGS = (".jsonl", ".csv", ".parquet")
 """File name endings of prompt files."""
 DEFAULT_POLICY = "Qwen/Qwen2.5-1.5B-Instruct"
-PRESETS: dict[str, dict[str, Any]] = {
+METHODS: dict[str, dict[str, Any]] = {
+    "guarded": {},
     # The paper's PPO with 64 completions per batch. Its rewards range from 0 to 5, ours from 0 to 1, so the
     # weights added to the reward (KL 0.02, missing EOS 1.0) are a fifth of its own. No adapter on lm_head:
     # TRL rejects it.
     "paper": {
         "algorithm": "ppo",
-        "mode": "paper",
+        "use_gate": False,
         "schedule": "interval",
         "strategy": "samples",
         "meta_samples": 20,
@@ -42,9 +43,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lora_r": 64,
         "lora_alpha": 128,
         "lora_dropout": 0.1,
-    }
+    },
 }
-"""Preset → its settings (arXiv 2504.20157, section on training; see docs/training.md)."""
+"""Method → the defaults that it changes (arXiv 2504.20157, section on training; see docs/training.md)."""
 
 # Shells expand ~ in flags, but nothing expands it in YAML files and variables.
 LocalPath = Annotated[Path, AfterValidator(Path.expanduser)]
@@ -140,8 +141,10 @@ class Config(Settings):
         None,
         description="First rubric, instead of the task's: a YAML file, or a run, whose last is used.",
     )
-    preset: Literal["paper"] | None = Field(
-        None, description="Start from the paper's settings; explicit settings override them."
+    method: Literal["guarded", "paper"] = Field(
+        "guarded",
+        description="guarded: gate, alarms and pairs; paper: the paper's method and hyperparameters, PPO "
+        "included. Sets defaults; explicit settings override them.",
     )
     algorithm: Literal["grpo", "rloo", "ppo"] = Field("grpo", description="RL algorithm.")
     steps: int = Field(200, ge=1, description="Number of generation batches to train on.")
@@ -167,9 +170,7 @@ class Config(Settings):
     )
     interval: int = Field(10, ge=1, description="Generation batches between meta steps.")
     meta_samples: int = Field(8, ge=1, description="Rollouts shown to the meta-judge per meta step.")
-    mode: Literal["guarded", "paper"] = Field(
-        "guarded", description="guarded: proposed rubrics must pass the gate; paper: accept every proposal."
-    )
+    use_gate: bool = Field(True, description="Check every proposed rubric before it is used.")
     schedule: Literal["alarms", "interval"] = Field(
         "alarms",
         description="interval: a meta step every 'interval' batches; alarms: also when an alarm fires.",

@@ -1,6 +1,6 @@
 """Resolves a configuration from flags, environment, ``.env`` and YAML; errors name the source of a value.
 
-Precedence: explicit argument or flag > ``MPO_*`` environment (``.env`` included) > YAML > preset > default,
+Precedence: explicit argument or flag > ``MPO_*`` environment (``.env`` included) > YAML > method > default,
 both for the command line and for ``MPO(...)``. Paths in a file are relative to that file, all others to the
 working directory.
 """
@@ -17,7 +17,7 @@ from typing import Any, cast
 from dotenv import dotenv_values, load_dotenv
 from pydantic import ValidationError
 
-from mpo_lite.config import DATA_ENDINGS, PRESETS, Config
+from mpo_lite.config import DATA_ENDINGS, METHODS, Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.prompts import builtin_tasks
 from mpo_lite.strict_yaml import Document, dump_yaml, parse_yaml
@@ -102,9 +102,9 @@ def load_with_sources(
             raise ConfigError(f"-o {text}: write key.path=value, for example -o gate.margin=0.1")
         merged = _drop(merged, name) | _flatten({name: _parse_value(name, value, f"-o {name}")}, f"-o {name}")
     _refuse_goal_with_task(merged)
-    preset = str(merged["preset"].value) if "preset" in merged else ""
-    for name, value in PRESETS.get(preset, {}).items():
-        merged.setdefault(name, _Setting(value, f"preset {preset}"))
+    method = str(merged["method"].value) if "method" in merged else ""
+    for name, value in METHODS.get(method, {}).items():
+        merged.setdefault(name, _Setting(value, f"method {method}"))
     config = _validate(merged)
     _refuse_misspelt_variables(environ, config)
     return config, {name: entry.origin for name, entry in merged.items()}

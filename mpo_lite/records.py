@@ -214,7 +214,7 @@ class Trial(Record):
 class RolloutRow(Record):
     """An answer with its verdict and reward."""
 
-    batch: Count
+    batch: Annotated[int, Field(ge=1, lt=2**53)]
     row: Count
     prompt: Text
     completion: Text
@@ -247,7 +247,9 @@ def verdict_of(row: JsonRow) -> Verdict:
 
 def rollout_row(rollout: Rollout) -> JsonRow:
     """A rollout as it is journalled."""
-    return {"id": rollout.id, "text": text_hash(rollout.completion), **asdict(rollout)}
+    row = {"id": rollout.id, "text": text_hash(rollout.completion), **asdict(rollout)}
+    del row["label"], row["origin"]  # of answers that come from elsewhere than training
+    return row
 
 
 def rollout_of(row: JsonRow) -> Rollout:

@@ -8,9 +8,8 @@ from typing import Literal, TypedDict
 
 from mpo_lite.errors import FailureKind
 
-FIRST_PROBE = 100_000
-"""Row number of a meta step's first probe (an answer from outside of training): above those of any batch."""
-
+Origin = Literal["train", "probe"]
+"""Where an answer is from: a generation batch, or the fixed prompts that are answered outside of training."""
 StepStatus = Literal["accepted", "unchanged", "refused", "unchecked", "failed"]
 """What became of a proposed rubric: now current; equal to the current one; rejected by the gate or by human
 labels; not used because the gate could not check it; never made, or superseded.
@@ -67,7 +66,7 @@ class Rollout:
     """One prompt answered by the policy and judged.
 
     Attributes:
-        batch: Index of the generation batch, from 0.
+        batch: Number of the generation batch, from 1; of a probe, how many batches were done.
         row: Index within the batch, from 0; a prompt group takes consecutive rows.
         prompt: The task prompt, as shown to the judge.
         completion: The policy's answer.
@@ -77,6 +76,7 @@ class Rollout:
         cluster: The kind of prompt, if the task has clusters.
         label: A person's rating, as a line for the meta-judge; None without one.
         truncated: The completion reached its token limit before an end-of-sequence token.
+        origin: Where the answer is from.
     """
 
     batch: int
@@ -89,11 +89,17 @@ class Rollout:
     cluster: str = ""
     label: str | None = None
     truncated: bool = False
+    origin: Origin = "train"
 
     @property
     def id(self) -> str:
-        """ID used in provenance and lineage, e.g. ``b12r3``."""
-        return f"b{self.batch}r{self.row}"
+        """ID used in provenance and lineage; see ``rollout_id``."""
+        return rollout_id(self.batch, self.row, self.origin)
+
+
+def rollout_id(batch: int, row: int, origin: Origin = "train") -> str:
+    """ID of an answer: ``b12r3``, or ``b10p3`` for a probe taken after batch 10."""
+    return f"b{batch}{'r' if origin == 'train' else 'p'}{row}"
 
 
 def text_hash(text: str) -> str:

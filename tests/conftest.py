@@ -2,25 +2,47 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from collections.abc import Callable
+
 import pytest
-from jobs import Train, arguments
+from hypothesis import settings
 
 from mpo_lite.cli.main import main
+from mpo_lite.config import Config
+from mpo_lite.config_sources import load_config
 from mpo_lite.llm import event_loop
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Ledger
+from mpo_lite.loop.context import Observer, prepare_run
+from mpo_lite.loop.session import Session
 from mpo_lite.rubric import Criterion, Rubric
+from mpo_lite.run_dir import RunDir
+from tests.support.jobs import Train, arguments
+from tests.support.llm_calls import MakeClient
+from tests.support.llm_server import LLMServer
 
-MakeClient = Callable[..., Client]
+# How long one example takes says how loaded the machine is.
+settings.register_profile("mpo-lite", deadline=None)
+settings.load_profile("mpo-lite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks each test by the folder it is in: unit, integration or e2e."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in ("unit", "integration", "e2e"):
+            item.add_marker(folder)
+        else:  # published models and servers warn of what they like
+            item.add_marker(pytest.mark.filterwarnings("default"))
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +127,27 @@ def train(tmp_path: Path, prompts: Path, capsys: pytest.CaptureFixture[str]) -> 
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
     return run
+
+
+@pytest.fixture
+def open_session(tmp_path: Path) -> Iterator[Callable[..., Session]]:
+    """Opens sessions on one run directory and one cache, as a resumed process would."""
+    opened: list[Session] = []
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"prompt {n}"}) + "\n" for n in range(10)))
+
+    def open_one(server: LLMServer, observe: Observer = lambda kind, row: None, **options: Any) -> Session:
+        given = {"judge": "openai/m", "judge_api_base": server.url, "baseline": "iter0", "data": str(data),
+                 "cache_dir": tmp_path / "cache", "breaker_pause": 0.0, "group_size": 4}  # fmt: skip
+        context = prepare_run(load_config(given=given | options, environ={}), observe)
+        for earlier in opened:  # their processes would be gone
+            earlier.run.unlock()
+        path = tmp_path / "run"
+        run = RunDir(path) if path.exists() else RunDir.create(path, Config(), {})
+        session = Session(context, run)
+        opened.append(session)
+        return session
+
+    yield open_one
+    for session in opened:
+        session.close()

@@ -14,7 +14,7 @@ def brevity(completions: list, **columns: object) -> list[float]:
 
 
 policy, output = sys.argv[1], sys.argv[2]
-mpo = MPO(extra=[brevity], policy=policy, run_dir=f"{output}/mpo", mode="paper", steps=4, interval=2,
+mpo = MPO(extra=[brevity], policy=policy, run_dir=f"{output}/mpo", use_gate=False, steps=4, interval=2,
           batch_prompts=4, group_size=4)  # fmt: skip
 args = RLOOConfig(output, num_generations=4, per_device_train_batch_size=16, max_completion_length=24,
                   max_steps=4, shuffle_dataset=False, bf16=False, use_cpu=True, report_to=[])  # fmt: skip

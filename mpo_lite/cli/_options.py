@@ -19,12 +19,13 @@ GROUPS = {
     "max_judge_failures cache_dir log_calls",
     "What is trained for": "task goal data prompt_column data_subset data_split rubric baseline",
     "Budget": "max_usd max_calls max_tokens",
-    "Training": "policy preset algorithm steps batch_prompts group_size learning_rate beta temperature "
+    "Training": "policy algorithm steps batch_prompts group_size learning_rate beta temperature "
     "num_iterations missing_eos_penalty overlap seed run_dir save_every eval_every report_to",
     "Adapter, memory, generation": "max_new_tokens micro_batch lora_r lora_alpha lora_dropout "
     "lora_target_modules load_in_4bit "
     "gradient_checkpointing bf16 use_vllm vllm_mode vllm_server_base_url vllm_gpu_memory_utilization",
-    "How the rubric evolves": "interval meta_samples mode schedule strategy prescreen publish_after",
+    "How the rubric evolves": "method interval meta_samples use_gate schedule strategy prescreen "
+    "publish_after",
 }
 """Headings of ``--help`` and the settings under each; all else stands under *Options*."""
 FLAGS = tuple(" ".join(GROUPS.values()).split())

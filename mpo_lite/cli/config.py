@@ -59,7 +59,7 @@ def show(
 
     \b
     mpo-lite config show experiment.yaml
-    MPO_JUDGE=gpt-4o mpo-lite config show --preset paper --all
+    MPO_JUDGE=gpt-4o mpo-lite config show --method paper --all
     """
     config, origins = load_with_sources(config_file, flags, overrides)
     values = config.model_dump(mode="json")

@@ -38,7 +38,7 @@ SETTINGS: dict[str, Any] = {
 
 
 @click.command("quickstart", short_help="See Meta Policy Optimization work in three minutes.")
-@config_options("seed", "mode", "baseline", "rubric", "run_dir", "cache_dir")
+@config_options("seed", "use_gate", "baseline", "rubric", "run_dir", "cache_dir")
 @json_option
 def command(as_json: bool, **flags: Any) -> None:
     """Train a tiny policy against a simulated judge: watch it hack a vague rubric, see the rubric mended.

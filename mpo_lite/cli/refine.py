@@ -35,8 +35,8 @@ from mpo_lite.wording import simulated_note
 
 FLAGS = (
     "task", "goal", "judge", "meta", "judge_api_base", "meta_api_base", "rubric", "rounds", "meta_samples",
-    "mode", "prescreen", "seed", "max_usd", "max_calls", "max_tokens", "max_judge_failures", "concurrency",
-    "cache_dir", "log_calls",
+    "use_gate", "prescreen", "seed", "max_usd", "max_calls", "max_tokens", "max_judge_failures",
+    "concurrency", "cache_dir", "log_calls",
 )  # fmt: skip
 
 

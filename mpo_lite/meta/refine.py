@@ -119,8 +119,8 @@ async def refine_rubric(
         meta: Proposes.
         gate_judge: Judges the answers.
         task: Declares the sentinels.
-        config: ``rounds``, ``meta_samples``, ``mode``, ``strategy``, ``prescreen``, ``gate``, ``seed`` and
-            ``max_judge_failures``.
+        config: ``rounds``, ``meta_samples``, ``use_gate``, ``strategy``, ``prescreen``, ``gate``, ``seed``
+            and ``max_judge_failures``.
         rubric: Where to begin.
         samples: Answers, of any quality; at least two different prompts among them.
         labels: What people gave each, on any scale, more is better; None where nobody did. Or none at all.
@@ -145,7 +145,7 @@ async def refine_rubric(
         material = _material(rubric, shown, data.labels, config, number)
         outcome = await improve_rubric(
             meta,
-            gate if config.mode == "guarded" else None,
+            gate if config.use_gate else None,
             material,
             config.strategy,
             config.meta_samples,

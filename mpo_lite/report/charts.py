@@ -115,7 +115,7 @@ def zero_spread(rollouts: Sequence[Rollout]) -> Track:
             if one.reward is not None:
                 groups[one.prompt].append(one.reward)
         flat = [pstdev(group) == 0 for group in groups.values() if len(group) > 1]
-        shares[batch + 1] = fmean(flat) if flat else None
+        shares[batch] = fmean(flat) if flat else None
     return shares
 
 
@@ -158,7 +158,7 @@ def _levels(rollouts: Sequence[Rollout], tops: Mapping[int, Mapping[str, int]]) 
                 if top := tops.get(one.version, {}).get(name):
                     levels[name].append(assessment.level / top)
         for name, found in levels.items():
-            tracks[name][batch + 1] = fmean(found)
+            tracks[name][batch] = fmean(found)
     return tracks
 
 

@@ -42,7 +42,7 @@ def gather(run: RunDir, config: Config) -> JsonRow:
         RunError: A file of the run is damaged or gone; names it.
     """
     metrics, gold, lineage, alarms = map(run.rows, (run.metrics, run.gold, run.lineage, run.alarms))
-    rollouts = run.journalled(0)
+    rollouts = run.journalled()
     rubrics = {number: run.version(number).rubric for number in range(run.latest().number + 1)}
     tops = {
         number: {one.id: len(one.levels) - 1 for one in rubric.criteria} for number, rubric in rubrics.items()
@@ -84,7 +84,7 @@ def gather(run: RunDir, config: Config) -> JsonRow:
 
 def _unprobed(config: Config, lineage: Sequence[JsonRow]) -> str:
     """Why answers to fixed prompts were not scored by the first rubric, where they were not."""
-    if config.mode == "paper":
+    if not config.use_gate:
         return "the gate, whose calls it takes, was off"
     if not any(row["kind"] in ("meta", "rollback") for row in lineage):
         return "no meta step was held"

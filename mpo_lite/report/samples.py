@@ -12,7 +12,7 @@ from mpo_lite.errors import failures_in_words
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sanitize import escape_controls
-from mpo_lite.types import FIRST_PROBE, Rollout, Verdict
+from mpo_lite.types import Rollout, Verdict
 
 MOST_BYTES = 2_500_000
 """Of all samples together; a page of twice that still loads at once."""
@@ -117,7 +117,7 @@ def _cited_probes(probes: Sequence[JsonRow], cited: set[str]) -> Iterator[JsonRo
     for batch, rows in groupby(probes, key=lambda row: row["batch"]):
         for place, row in enumerate(rows):
             rollout = Rollout(
-                batch, FIRST_PROBE + place, row["prompt"], row["completion"], _UNKNOWN, -1, None
+                batch, place, row["prompt"], row["completion"], _UNKNOWN, -1, None, origin="probe"
             )
             if rollout.id in cited:
                 yield _row(rollout, {}, [], True) | {"by": "probe", "batch": batch}
@@ -127,7 +127,7 @@ def _row(rollout: Rollout, tops: Mapping[str, int], alarms: list[str], cited: bo
     verdict = rollout.verdict
     return {
         "id": rollout.id,
-        "batch": rollout.batch + 1,
+        "batch": rollout.batch,
         "row": rollout.row,
         "prompt": shortened(rollout.prompt),
         "version": rollout.version,

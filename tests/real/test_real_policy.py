@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import Train
-from llm_server import LLMServer, completion_of, kind_of, prompt_text
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
@@ -16,6 +14,8 @@ from mpo_lite.jsonl import read_rows
 from mpo_lite.run_dir import RunDir
 from mpo_lite.training.generate import generate
 from mpo_lite.training.policy import chat_of, load_trained_policy
+from tests.support.jobs import Train
+from tests.support.llm_server import LLMServer, completion_of, kind_of, prompt_text
 
 POLICY = os.environ.get("MPO_REAL_POLICY", "")
 DATA = os.environ.get("MPO_TEST_DATA", "")

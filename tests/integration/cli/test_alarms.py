@@ -1,0 +1,118 @@
+"""``mpo-lite alarms``: what it prints, and what it says of a file that it cannot use."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpo_lite.alarms.features import ResponseFeatures
+from mpo_lite.cli.main import main
+from tests.support.essays import SUBJECTS, essay, rows
+from tests.support.made_run import made_run
+
+
+def write(path: Path, window: list[ResponseFeatures], **extra: Any) -> Path:
+    entries = [{"id": row.id, "prompt": row.prompt, "response": row.response, **extra} for row in window]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
+def test_the_command_tells_alarms_as_json_and_as_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = write(tmp_path / "short.jsonl", rows(change=lambda n, text: text.split(".")[0]))
+    honest = write(tmp_path / "honest.jsonl", rows(first=1000))
+    main(["alarms", str(short), "--baseline", str(honest), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    (alarm,) = [alarm for alarm in found["alarms"] if alarm["name"] == "length_collapse"]
+    assert alarm["value"] < alarm["threshold"] == 0.5 and len(alarm["evidence"]) == 16
+    assert (found["rows"], found["baseline_rows"]) == (32, 32)
+    main(["alarms", str(honest), "--baseline", str(honest), "--fail"])
+    assert "0 alarms in 32 responses" in capsys.readouterr().out
+    assert main(["alarms", str(short), "--baseline", str(honest), "--fail"]) == 1
+    assert "length_collapse: " in capsys.readouterr().out
+
+
+def test_without_a_baseline_no_alarm_is_no_all_clear(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A thousand bare titles in the place of essays."""
+    subjects, draw = SUBJECTS.split(), random.Random(0)
+    titles = write(
+        tmp_path / "titles.jsonl",
+        rows(1000, change=lambda n, text: f"# {' '.join(draw.sample(subjects, 3)).title()}"),
+    )
+    said = "no baseline: length, phrases and drift were not looked at"
+    assert not main(["alarms", str(titles), "--fail"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == said
+    assert lines[-1] == (
+        "0 alarms in 1,000 responses, which is no all-clear: give a --baseline, a file or a run"
+    )
+    main(["alarms", str(titles), "--json"])
+    assert json.loads(capsys.readouterr().out)["not_looked_at"][0] == said
+    honest = write(tmp_path / "honest.jsonl", rows(first=1000))
+    assert main(["alarms", str(titles), "--baseline", str(honest), "--fail"]) == 1
+    out = capsys.readouterr().out
+    assert said not in out and "length_collapse" in out and out.endswith("in 1,000 responses\n")
+
+
+def test_a_runs_first_batches_are_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = made_run(
+        tmp_path / "run",
+        batches=40,
+        completion=lambda batch, row: essay(10 * batch + row) if batch < 20 else f"Title {batch} {row}",
+    )
+    main(["alarms", str(run.rollouts), "--baseline", str(run.path), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows"], found["baseline_rows"]) == (320, 64)
+    late = tmp_path / "late.jsonl"
+    late.write_text("".join(f"{line}\n" for line in run.rollouts.read_text().splitlines()[-80:]))
+    assert main(["alarms", str(late), "--baseline", str(run.path), "--fail"]) == 1
+    assert "length_collapse: " in capsys.readouterr().out
+    empty = made_run(tmp_path / "empty", batches=0)
+    for path, said in ((empty.path, "no answers yet"), (tmp_path, "not a run directory")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["alarms", str(late), "--baseline", str(path)])
+        assert said in capsys.readouterr().err
+
+
+def test_one_alarm_in_one_response_is_told_in_the_singular(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["alarms", str(write(tmp_path / "one.jsonl", rows(1, change=lambda n, text: "x <|im_end|>")))])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 alarm in 1 response, which is no all-clear")
+
+
+def test_the_command_reads_a_runs_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rollouts.jsonl"
+    entries = [
+        {"id": f"b0r{n}", "prompt": "p", "completion": essay(n), "reward": None if n else 1.0}
+        for n in range(9)
+    ]
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    main(["alarms", str(path), "--json"])
+    assert json.loads(capsys.readouterr().out)["rows"] == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"prompt": "p"}\n', "row 1 must have texts"),
+        ('{"prompt": "p", "response": "r", "reward": 7}\n', "'reward' must be a number from 0 to 1"),
+        ('{"prompt": "p", "response": "r", "reward": true}\n', "'reward' must be a number from 0 to 1"),
+        ('{"prompt": "p", "response": "r", "reward": NaN}\n', "'reward' must be a number from 0 to 1"),
+        ("no json\n", "not JSON"),
+        ("", "holds no responses"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    path = tmp_path / "file.jsonl"
+    path.write_text(text)
+    with pytest.raises(SystemExit, match="2"):
+        main(["alarms", str(path)])
+    assert message in capsys.readouterr().err

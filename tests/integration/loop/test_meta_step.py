@@ -1,0 +1,96 @@
+"""One meta step of a run: going back to a rubric that holds, and what undoes no step."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mpo_lite.config import Config
+from mpo_lite.jsonl import append_rows
+from mpo_lite.loop.meta_step import RunSnapshot, meta_step
+from mpo_lite.meta.gate import GateResult
+from mpo_lite.meta.objections import Objection
+from mpo_lite.rubric import Criterion, Rubric
+from mpo_lite.run_dir import RubricVersion, RunDir
+from mpo_lite.types import Verdict
+
+
+class StubGate:
+    """Finds the rubric in force wanting, and its parent sound or not."""
+
+    def __init__(self, gate_judge: Any, parent: GateResult) -> None:
+        self.gate_judge, self.parent, self.tried = gate_judge, parent, list[Rubric]()
+
+    def max_cost(self, old: Rubric) -> int:
+        return 30
+
+    async def recheck(self, *_: Any) -> GateResult:
+        return GateResult((Objection("varied", "recent answers are not told apart"),))
+
+    async def examine(self, new: Rubric, *_: Any) -> GateResult:
+        self.tried.append(new)
+        return self.parent
+
+
+@pytest.mark.parametrize(
+    ("parent", "goes_back"),
+    [
+        (GateResult(), True),
+        (GateResult((Objection("title", "a title without any text"),)), False),
+        (GateResult(unchecked="a check takes 36 judgements"), False),
+    ],
+)
+def test_a_rubric_that_no_longer_holds_is_rolled_back_to_one_that_does(
+    tmp_path: Path, parent: GateResult, goes_back: bool
+) -> None:
+    run = RunDir.create(tmp_path / "run", Config(), {})
+    versions = [
+        Rubric(criteria=(Criterion(id=name, description="d", levels=("a", "b")),)) for name in ("one", "two")
+    ]
+    for number, each in enumerate(versions):
+        run.publish(RubricVersion(number, number - 1 if number else None, 5 * number, "m", each))
+    gate = StubGate(SimpleNamespace(left=0), parent)
+
+    async def verdicts(samples: Any, *_: Any, **__: Any) -> list[Verdict]:
+        return [Verdict(0.5, "h") for _ in samples]
+
+    gate.gate_judge.verdicts = verdicts
+    session: Any = SimpleNamespace(
+        run=run, gate=gate, config=Config(), meta=None, anchor=(), gate_judge=gate.gate_judge
+    )
+    now = RunSnapshot(10, run.version(1), [], [], 0, {}, [], [5])
+    row = asyncio.run(meta_step(session, now))
+    assert gate.tried == [versions[0]]
+    assert row["recheck"]["objections"] == [{"id": "varied", "text": "recent answers are not told apart"}]
+    if goes_back:
+        assert (row["kind"], row["status"], row["author"]) == ("rollback", "accepted", "rollback to v0")
+        assert Rubric.model_validate(row["rubric"]) == versions[0]
+        # What was gone back from is not gone back to, nor is the same content tried again.
+        append_rows(run.lineage, [row | {"batch": 10, "version": 2}])
+        run.publish(RubricVersion(2, 1, 10, row["author"], versions[0]))
+        gate.tried.clear()
+        again = asyncio.run(meta_step(session, RunSnapshot(20, run.version(2), [], [], 0, {}, [], [10])))
+        assert (again["kind"], gate.tried) == ("meta", [])
+    else:
+        assert (row["kind"], row["status"]) == ("meta", "failed")
+
+
+def test_a_late_measure_of_the_probes_undoes_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are measured for people to look at; the accepted rubric was paid for and stands."""
+
+    async def step(*_: Any) -> dict[str, Any]:
+        return {"status": "accepted"}
+
+    async def never(*_: Any) -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {"n": 1}
+
+    monkeypatch.setattr("mpo_lite.loop.meta_step._step", step)
+    monkeypatch.setattr("mpo_lite.loop.meta_step._probes_by_first", never)
+    session: Any = SimpleNamespace(config=Config(meta_timeout=0.05))
+    rubric = Rubric(criteria=(Criterion(id="a", description="d", levels=("no", "yes")),))
+    now = RunSnapshot(10, RubricVersion(0, None, 0, "m", rubric), [], [], 0, {}, [], [])
+    row = asyncio.run(meta_step(session, now))
+    assert row == {"status": "accepted", "frozen": {}, "probes": {}}

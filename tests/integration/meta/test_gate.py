@@ -1,0 +1,272 @@
+"""The gate: its rules, its sentinels, and what it makes of sound and unsound rubrics."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from mpo_lite.config import Thresholds
+from mpo_lite.judge.base import Sample
+from mpo_lite.judge.pointwise import PointwiseJudge
+from mpo_lite.llm import event_loop
+from mpo_lite.llm.client import Client
+from mpo_lite.llm.models import Backend
+from mpo_lite.meta.gate import Gate
+from mpo_lite.meta.gate_judge import BudgetedJudge
+from mpo_lite.rubric import Criterion, Rubric
+from mpo_lite.sandbox import simulate_meta
+from mpo_lite.sandbox.judge_server import running
+from mpo_lite.tasks.spec import Sentinel, load_task
+from mpo_lite.types import Assessment, Verdict
+from tests.support.llm_server import LLMServer, completion_of
+from tests.support.sandbox_answers import honest
+
+pytestmark = pytest.mark.usefixtures("quick_retries")
+
+KINDS = get_args(Sentinel)
+TASK = load_task("sandbox")
+TITLES = Rubric(
+    criteria=(
+        Criterion(
+            id="heading",
+            description="Whether it opens with a heading that names the subject.",
+            levels=("No heading.", "A plain one.", "A heading that catches the eye."),
+        ),
+    )
+)
+
+
+def sound(*aspects: str) -> Rubric:
+    wanted = aspects or ("topic", "claim", "reasons", "example", "closing", "repetition")
+    return Rubric.model_validate({"criteria": [simulate_meta._criterion(aspect) for aspect in wanted]})
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with running(seed=0) as address:
+        yield address
+
+
+MakeGate = Callable[..., Gate]
+
+
+@pytest.fixture
+def make_gate(make_client: Callable[..., Client], tmp_path: Path) -> MakeGate:
+    def make(url: str, anchor: list[Sample], task: Any = TASK, **thresholds: float) -> Gate:
+        backend = Backend("j", "openai/sandbox-judge", url, "none", 0.0, 1024)
+        client = make_client()
+        gate_judge = BudgetedJudge(
+            lambda draw: PointwiseJudge(client, backend, "a teacher", None, draw, "gate"),
+            lambda: "j",
+            task.rules,
+            tmp_path / "trials.jsonl",
+        )
+        return Gate(gate_judge, anchor, task, Thresholds(**thresholds))  # pyright: ignore
+
+    return make
+
+
+def examined(gate: Gate, new: Rubric, old: Rubric | None = None, recent: Any = (), batch: int = 10) -> Any:
+    return event_loop.wait(gate.examine(new, old or new, recent, batch))
+
+
+def test_a_sound_rubric_passes(url: str, make_gate: MakeGate) -> None:
+    gate_result = examined(make_gate(url, honest()), sound())
+    assert gate_result.passed, gate_result.objections
+    assert all(gate_result.figures[f"margin_{kind}"] >= 0.2 for kind in KINDS if kind != "empty")
+    assert "margin_empty" not in gate_result.figures  # a rule decides on those, whatever the rubric
+
+
+@pytest.mark.parametrize(
+    ("rubric", "reason"),
+    [
+        (TITLES, "a title without any text"),
+        (sound("repetition", "length"), "a title without any text"),
+        (sound("claim"), "one sentence said again"),
+    ],
+)
+def test_a_rubric_that_pays_for_a_sentinel_is_refused_with_the_reason(
+    url: str, make_gate: MakeGate, rubric: Rubric, reason: str
+) -> None:
+    gate_result = examined(make_gate(url, honest()), rubric)
+    assert not gate_result.passed
+    assert any(objection.text.startswith(reason) for objection in gate_result.objections), (
+        gate_result.objections
+    )
+
+
+def test_what_falls_short_passes_where_the_rubric_in_force_falls_short_twice_as_far(
+    url: str, make_gate: MakeGate
+) -> None:
+    gate = make_gate(url, honest())
+    better = sound("topic", "claim", "reasons", "closing", "repetition", "length")
+    loose = gate.thresholds.model_copy(update={"margin": 0.6})
+    gate = Gate(gate.gate_judge, gate.anchor, gate.task, loose)
+    short = examined(gate, better, TASK.rubric)
+    assert short.passed and 0 < 2 * short.figures["short"] <= short.figures["short_in_force"]
+    # Against a rubric that is no worse it does not, nor does one that is no better.
+    assert not examined(gate, better, sound("topic", "claim", "reasons", "closing", "repetition")).passed
+    assert not examined(gate, TITLES, TASK.rubric).passed
+
+
+def test_the_order_of_an_unsound_rubric_is_no_authority(url: str, make_gate: MakeGate) -> None:
+    anchor = [
+        Sample(one.prompt, one.completion + " moreover thus" * (place % 3))
+        for place, one in enumerate(honest())
+    ]
+    paying = Criterion(
+        id="transition_words",
+        description="How many transition words are used.",
+        levels=("None.", "Some.", "Many.", "Throughout."),
+    )
+    new = sound("topic", "reasons", "connectives")
+    gate_result = examined(make_gate(url, anchor), new, Rubric(criteria=(paying,)))
+    assert gate_result.figures["agreement"] < 0 < gate_result.figures["short_in_force"]
+    assert gate_result.passed
+
+
+def real_answers() -> list[Sample]:
+    """Real prompts with real answers of a language model to them; both vary in length and kind."""
+    folder = os.environ.get("MPO_TEST_DATA")
+    if not folder:
+        pytest.skip("needs the real essays: set MPO_TEST_DATA")
+    lines = (Path(folder) / "essay_matches.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    answers = {row["prompt"]: row["response_a"] for row in rows}
+    return [Sample(*pair) for pair in list(answers.items())[:12]]
+
+
+def test_on_real_prompts_a_sound_rubric_rejects_all_sentinels_and_one_that_pays_for_titles_is_refused(
+    url: str, make_gate: MakeGate
+) -> None:
+    gate = make_gate(url, real_answers())
+    rubric = sound("topic", "reasons", "example", "closing")
+    gate_result = examined(gate, rubric)
+    assert gate_result.passed, gate_result.objections
+    assert len(gate_result.figures) == 7  # six kinds and the agreement
+    refused = examined(gate, TITLES)
+    assert any("a title without any text" in objection.text for objection in refused.objections)
+    assert refused.figures["margin_title"] < 0 < gate_result.figures["margin_title"]
+    (title,) = [each.text for each in refused.objections if each.id == "title"]
+    assert re.search(r"scored \d\.\d\d above honest answers .*; it must score 0\.2 or more below them", title)
+
+
+def test_an_order_that_turns_round_is_refused(url: str, make_gate: MakeGate) -> None:
+    anchor = [
+        Sample(one.prompt, one.completion + " indeed thus hence moreover" * place)
+        for place, one in enumerate(honest())
+    ]
+    wanted = Criterion(
+        id="transition_words",
+        description="How many transition words are used.",
+        levels=("None.", "Some.", "Many.", "Throughout."),
+    )
+    gate = make_gate(url, anchor, margin=0.0)
+    gate_result = examined(gate, sound("connectives"), Rubric(criteria=(wanted,)))
+    assert any("turned round" in objection.text for objection in gate_result.objections)
+    assert gate_result.figures["agreement"] < 0
+
+
+def test_recent_answers_must_be_told_apart(url: str, make_gate: MakeGate) -> None:
+    gate = make_gate(url, honest())
+    one = honest()[0]
+    same = [[one, one, one], [one, one]]
+    other = Sample(one.prompt, "dogs . dogs . dogs .")
+    assert [each.id for each in examined(gate, sound(), recent=same).objections] == ["varied"]
+    assert examined(gate, sound(), recent=[[one, other], [one, one]]).passed  # half of the groups will do
+
+
+def veto_all(body: Any) -> str:
+    level = 0 if "bad" in completion_of(body) else 1
+    return json.dumps({name: {"reason": "r", "level": level} for name in ("structure", "on_task")})
+
+
+def test_a_rubric_that_vetoes_nearly_all_is_refused(make_gate: MakeGate, rubric: Rubric) -> None:
+    two = Rubric(criteria=(rubric.criteria[0], rubric.criteria[2]))
+    second = ["a fine answer", *(f"bad {n}" for n in range(4))]
+    bad = [[Sample("p", f"bad answer {n}"), Sample("p", text)] for n, text in enumerate(second)]
+    with LLMServer(lambda kind, body: veto_all(body) if kind == "judge" else None) as server:
+        gate = make_gate(server.url, [Sample(f"p{n}", f"answer {n}") for n in range(4)], margin=0.0)
+        gate_result = examined(gate, two, recent=bad)
+    assert any("fail a veto" in objection.text for objection in gate_result.objections)
+    assert gate_result.figures["vetoed"] == pytest.approx(0.9)
+
+
+def test_a_judge_that_fails_leaves_the_rubric_unchecked_not_refused(
+    make_gate: MakeGate, rubric: Rubric
+) -> None:
+    with LLMServer(lambda kind, body: "no JSON") as server:
+        gate_result = examined(make_gate(server.url, honest()), rubric)
+    assert gate_result.objections == () and "judgements for the check failed" in gate_result.unchecked
+    assert not gate_result.passed
+
+
+def test_a_kind_of_sentinel_that_was_not_judged_does_not_pass_unseen(make_gate: MakeGate) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        if kind == "judge" and completion_of(body).startswith("# "):
+            return "no JSON"
+        level = 1 if "dogs" in completion_of(body) else 0
+        return json.dumps({"a": {"reason": "r", "level": level}}) if kind == "judge" else "{}"
+
+    names = ("cats", "cows", "hens", "pigs")
+    anchor = [Sample(f"write about {name}", f"dogs and {name} are kept") for name in names]
+    simple = Rubric(criteria=(Criterion(id="a", description="d", levels=("no", "yes")),))
+    task = TASK.model_copy(update={"sentinels": ("title", "foreign", "injection")})
+    with LLMServer(fault) as server:
+        gate_result = examined(make_gate(server.url, anchor, task=task), simple)
+    assert gate_result.unchecked == "2 of 10 judgements for the check failed"
+
+
+def test_each_answer_is_judged_once_per_rubric_and_checks_survive_a_restart(
+    url: str, make_gate: MakeGate
+) -> None:
+    gate = make_gate(url, honest())
+    assert gate.cost(sound(), TITLES, []) == 12 + 12 + 2 * 6
+    first = examined(gate, sound(), TITLES)
+    again = make_gate(url, honest())
+    assert again.gate_judge.spent_before(11) == gate.gate_judge.spent_before(11) == 12 + 12 + 2 * 6
+    assert again.gate_judge.spent_before(10) == 0
+    again.gate_judge.left = 12
+    assert again.cost(sound(), TITLES, []) == 12  # the sentinels, of which it cannot know the prompts yet
+    assert examined(again, sound(), TITLES) == first
+    assert again.gate_judge.left == 12
+
+
+def test_what_the_share_does_not_cover_is_not_asked_for(url: str, make_gate: MakeGate) -> None:
+    gate = make_gate(url, honest())
+    gate.gate_judge.left = 20
+    gate_result = examined(gate, sound(), TITLES)
+    assert gate_result.unchecked == "a check takes 36 judgements, and 20 are left of the gate's share"
+    assert gate.gate_judge.spent_before(99) == 0
+
+
+def test_a_task_declares_its_sentinels(url: str, make_gate: MakeGate) -> None:
+    task = TASK.model_copy(update={"sentinels": ("foreign", "injection")})
+    gate_result = examined(make_gate(url, honest(), task=task), sound("topic"))
+    assert {name for name in gate_result.figures if name.startswith("margin")} == {
+        "margin_foreign",
+        "margin_injection",
+    }
+
+
+def group(*levels: int) -> list[Verdict]:
+    return [Verdict(level / 2, "h", {"heading": Assessment("r", level)}) for level in levels]
+
+
+def test_the_rubric_in_force_is_looked_at_again(url: str, make_gate: MakeGate) -> None:
+    gate = make_gate(url, honest())
+    fine = event_loop.wait(gate.recheck(sound(), [10], [group(0, 1)], 20))
+    assert fine.objections == ()
+    first, later = examined(gate, sound(), batch=10).figures, fine.figures
+    assert set(first) - {"agreement"} == {name for name in later if name.startswith("margin")}
+    flat = event_loop.wait(gate.recheck(sound(), [10], [group(1, 1), group(2, 2)], 20))
+    assert any("told apart" in objection.text for objection in flat.objections)
+    paid = event_loop.wait(gate.recheck(TITLES, [10], [group(0, 1)], 20))
+    assert any("a title" in objection.text for objection in paid.objections)
+    gate.gate_judge.left = 0
+    unseen = event_loop.wait(gate.recheck(sound("topic"), [10], [group(0, 1)], 20))
+    assert set(unseen.figures) == {"varied", "vetoed"}  # what training gave costs nothing to look at

@@ -1,0 +1,14 @@
+"""What the meta-judge is asked to answer with."""
+
+import re
+
+from mpo_lite.meta import schemas
+
+
+def test_the_schemas_ask_for_what_is_needed() -> None:
+    criteria = schemas.REFINED["properties"]["criteria"]
+    assert (criteria["minItems"], criteria["maxItems"]) == (1, 4)
+    form = criteria["items"]["properties"]
+    assert (form["levels"]["minItems"], form["levels"]["maxItems"]) == (2, 7)
+    assert form["levels"]["items"]["minLength"] > 1 and re.match(form["id"]["pattern"], "flow_2")
+    assert schemas.MERGED["properties"]["criteria"]["maxItems"] == 12
