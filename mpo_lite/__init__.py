@@ -118,8 +118,6 @@ _HOMES = {
     "train": "training.job",
 }
 """What is the library's → the module it lives in."""
-TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-"""What the extra ``train`` installs."""
 __version__ = version("mpo-lite")
 
 
@@ -129,6 +127,8 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f"mpo_lite.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
+        from mpo_lite.loop.environment import TRAINING_PACKAGES
+
         if (error.name or "").partition(".")[0] not in TRAINING_PACKAGES:
             raise
         raise ImportError(

@@ -111,6 +111,14 @@ def main(arguments: list[str] | None = None) -> Any:
         if is_main():
             echo(f"mpo-lite: {error}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        from mpo_lite.loop.environment import TRAINING_PACKAGES
+
+        package = (error.name or "").partition(".")[0]
+        if package not in (*TRAINING_PACKAGES, "pyarrow"):  # pyarrow comes with datasets
+            raise
+        echo(f"mpo-lite: this needs {package}, not installed: pip install 'mpo-lite[train]'", err=True)
+        sys.exit(2)
     except click.NoSuchOption as error:
         from mpo_lite.cli._options import explain_unknown  # loads the settings
 
@@ -124,8 +132,8 @@ def main(arguments: list[str] | None = None) -> Any:
     except click.ClickException as error:
         _show(error)
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as shutdown:
-        sys.exit(shutdown.exit_code)
+    except click.exceptions.Exit as ended:
+        sys.exit(ended.exit_code)
     except click.Abort as left:
         if not isinstance(left.__cause__, KeyboardInterrupt | EOFError):  # a question was answered with no
             echo("mpo-lite: left as it is", err=True)

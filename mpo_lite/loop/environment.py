@@ -29,6 +29,8 @@ TRACKERS = {
     "wandb": ("wandb",),
 }
 """What the trainer can report to → packages, one of which it needs."""
+TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+"""What the extra ``train`` installs."""
 _PACKAGES = ("torch", "transformers", "trl", "peft", "litellm")
 
 
@@ -46,8 +48,21 @@ def environment() -> dict[str, Any]:
     }
 
 
+def require_training_packages() -> None:
+    """Checks that what the extra ``train`` installs is there.
+
+    Raises:
+        ConfigError: It is not; says what to install.
+    """
+    if missing := [name for name in TRAINING_PACKAGES if not find_spec(name)]:
+        raise ConfigError(
+            f"{', '.join(missing)} not installed: policies need the training packages; "
+            "pip install 'mpo-lite[train]'"
+        )
+
+
 def check_packages(config: Config) -> None:
-    """Sees that the packages are installed that the settings ask for.
+    """Checks that the packages are installed that the settings ask for.
 
     Raises:
         ConfigError: One is not; says which.

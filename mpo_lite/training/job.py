@@ -17,7 +17,7 @@ from mpo_lite.jsonl import JsonRow
 from mpo_lite.loop.begin import open_run
 from mpo_lite.loop.context import Observer, RunContext, prepare_run
 from mpo_lite.loop.distributed import is_main, run_on_main
-from mpo_lite.loop.environment import check_packages
+from mpo_lite.loop.environment import check_packages, require_training_packages
 from mpo_lite.loop.estimate import estimate, least_call, paid_for
 from mpo_lite.loop.session import Session
 from mpo_lite.rubric import Rubric
@@ -76,6 +76,7 @@ def train(
         UsageError: A setting, file or endpoint cannot work; nothing was trained.
         StorageError: The disk is full or read-only; the checkpoints before that are whole.
     """
+    require_training_packages()
     folder = config.run_dir
     if run is None and folder:
         run_on_main(lambda: check_vacant(folder))

@@ -27,13 +27,8 @@ def test_literals_are_those_of_the_setting(name: str) -> None:
 
 
 def test_options_of_each_kind_load() -> None:
-    options: Options = {
-        "judge": ["a", {"model": "b", "price": [1, 2]}],
-        "steps": 3,
-        "use_gate": False,
-        "gate": {"margin": 0.1},
-        "report_to": "tensorboard",
-        "cache_dir": "/tmp/x",
-    }
+    options: Options = {"judge": ["a", {"model": "b", "price": [1, 2]}], "steps": 3, "use_gate": False,
+                        "gate": {"margin": 0.1}, "report_to": "tensorboard"}  # fmt: skip
     config = load_config(given={**options}, environ={})
-    assert [judge.model for judge in config.judge] == ["a", "b"] and config.gate.margin == 0.1
+    assert [judge.model for judge in config.judge] == ["a", "b"]
+    assert (config.gate.margin, config.report_to) == (0.1, ("tensorboard",))
