@@ -450,7 +450,7 @@ def test_a_model_that_has_answered_is_waited_for_when_it_is_gone(make_client: Ma
 
 
 def test_a_check_does_not_wait_for_a_server_that_is_down(make_client: MakeClient) -> None:
-    with LLMServer(lambda kind, body: error(503)()) as server, pytest.raises(CallFailed, match="2 times"):
+    with LLMServer(lambda kind, body: error(503)()) as server, pytest.raises(CallFailed, match="2 attempts"):
         event_loop.wait(make_client(waits_out=True).check(call(server).backend))
 
 
