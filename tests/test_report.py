@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,31 @@ from mpo_lite.cli.main import main
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.jsonl import append_rows, read_rows
-from mpo_lite.report.costs import accounts
-from mpo_lite.report.narrative import headline
-from mpo_lite.report.page import write_comparison, write_report
-from mpo_lite.report.rubric_history import diff, history
-from mpo_lite.report.run_data import gather, gold_change
-from mpo_lite.report.samples import LONGEST, MOST_BYTES, samples, shortened
+from mpo_lite.records import Gold
+from mpo_lite.report.costs import build_cost_table
+from mpo_lite.report.narrative import write_headline
+from mpo_lite.report.page import build_run_page, write_comparison, write_report
+from mpo_lite.report.rubric_history import build_history, diff
+from mpo_lite.report.run_data import RunData, load_run_data, measure_gold_change
+from mpo_lite.report.samples import LONGEST, MOST_BYTES, choose_samples, show_text
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.run_dir import RubricVersion, RunDir
 
 
+def loaded(run: RunDir) -> RunData:
+    return load_run_data(run, load_config(run.path / "config.yaml", {}, environ={}))
+
+
 def known(run: RunDir) -> dict[str, Any]:
-    return gather(run, load_config(run.path / "config.yaml", {}, environ={}))
+    return build_run_page(loaded(run))
 
 
 def told(run: RunDir) -> str:
-    return " | ".join(f"{event['when']} {event['kind']} {event['text']}" for event in known(run)["story"])
+    return " | ".join(f"{event['when']} {event['kind']} {event['text']}" for event in known(run)["narrative"])
 
 
 def failing(run: RunDir) -> set[str]:
-    return {sign["name"] for sign in known(run)["signs"] if sign["ok"] is False}
+    return {sign["name"] for sign in known(run)["checks"] if sign["ok"] is False}
 
 
 def test_the_story_of_a_hack_and_its_mending(tmp_path: Path) -> None:
@@ -52,12 +58,12 @@ def test_the_story_of_a_hack_and_its_mending(tmp_path: Path) -> None:
     places = [text.find(part) for part in order]
     assert -1 not in places and places == sorted(places), text
     assert "(“How it flows. It shows.”)" in text  # a short first rubric is quoted
-    assert headline(known(run)) == ("Gold rose", "good")
+    assert write_headline(loaded(run)) == ("Gold rose", "good")
 
 
 def test_a_run_that_ends_hacked_is_told_as_such(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", batches=CHANGE, baseline="iter0")
-    assert headline(known(run)) == ("Gold fell while the reward rose", "bad")
+    assert write_headline(loaded(run)) == ("Gold fell while the reward rose", "bad")
     text = told(run)
     assert (
         "This is reward hacking" in text and "that rubric was frozen" in text and "Gold is back" not in text
@@ -74,7 +80,7 @@ def test_a_fall_of_gold_that_may_be_chance_is_no_hack(tmp_path: Path) -> None:
     run.gold.unlink()
     append_rows(run.gold, rows)
     assert "hacking" not in told(run)
-    assert headline(known(run)) == ("No clear change in gold", "open")
+    assert write_headline(loaded(run)) == ("No clear change in gold", "open")
 
 
 def test_a_low_is_told_though_no_hack_shows(tmp_path: Path) -> None:
@@ -91,9 +97,9 @@ def test_a_low_is_told_though_no_hack_shows(tmp_path: Path) -> None:
 
 def test_nothing_is_claimed_without_gold(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", gold=False)
-    assert headline(known(run))[1] == "open"
+    assert write_headline(loaded(run))[1] == "open"
     assert "no gold metric" in told(run) and "hacking" not in told(run)
-    assert not {"Gold rises", "Reward and gold move together"} & {one["name"] for one in known(run)["signs"]}
+    assert not {"Gold rises", "Reward and gold move together"} & {one["name"] for one in known(run)["checks"]}
     assert "gap" not in known(run)["charts"]
 
 
@@ -133,7 +139,7 @@ def standing(run: RunDir, *alarms: str) -> dict[str, Any]:
     rows = read_rows(run.metrics)
     run.metrics.unlink()
     append_rows(run.metrics, [row | {"alarms": list(alarms) if row["batch"] >= 10 else []} for row in rows])
-    return next(sign for sign in known(run)["signs"] if sign["name"] == "No alarm stands at the end")
+    return next(sign for sign in known(run)["checks"] if sign["name"] == "No alarm stands at the end")
 
 
 def answering(run: RunDir, **step: Any) -> None:
@@ -146,7 +152,7 @@ def test_an_alarm_that_stands_unanswered_is_a_bad_sign(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run")
     sign = standing(run, "phrase_drift")  # the steps after batches 4 and 8 came before it
     assert sign["ok"] is False
-    assert sign["said"] == "phrase drift since batch 10, which no meta step has answered"
+    assert sign["detail"] == "phrase drift since batch 10, which no meta step has answered"
     assert "bad Alarms that still stand: phrase drift since batch 10, which no meta step" in told(run)
     answering(run)  # a refused proposal is no answer
     assert standing(run, "phrase_drift")["ok"] is False
@@ -168,7 +174,7 @@ def test_an_alarm_that_stands_and_was_answered_is_for_a_person_to_look_at(
     answering(run, **{"rubric": rubric.model_dump(mode="json"), "refused": []} | step)
     sign = standing(run, "phrase_drift")
     words = f"phrase drift since batch 10, shown to the meta-judge after batch 11, which {did}"
-    assert (sign["ok"], sign["said"]) == (None, words)
+    assert (sign["ok"], sign["detail"]) == (None, words)
     assert f"plain Alarms that still stand: {words}" in told(run)
 
 
@@ -193,22 +199,23 @@ def test_the_report_says_why_judgements_failed(tmp_path: Path) -> None:
 
 
 def test_gold_changes_prompt_by_prompt() -> None:
-    def row(values: list[float]) -> dict[str, Any]:
-        return {"samples": [{"prompt": str(n), "gold": value} for n, value in enumerate(values)]}
+    def row(values: list[float]) -> Gold:
+        samples = [{"prompt": str(n), "completion": "", "gold": value} for n, value in enumerate(values)]
+        return Gold.model_validate({"batch": 0, "gold": 0.0, "samples": samples})
 
     first = row([0.0, 0.5, 1.0])
-    assert gold_change([first]) is None
-    change = gold_change([first, row([0.2, 0.7, 1.2])])
-    assert change is not None and change["mean"] == pytest.approx(0.2)
-    assert change["low"] == pytest.approx(0.2) and change["n"] == 3  # every prompt moved by the same
+    assert measure_gold_change([first]) is None
+    change = measure_gold_change([first, row([0.2, 0.7, 1.2])])
+    assert change is not None and change.mean == pytest.approx(0.2)
+    assert change.low == pytest.approx(0.2) and change.n == 3  # every prompt moved by the same
     ends = [row([0.3] * 3), row([0.6] * 3), row([0.9] * 3)]
-    change = gold_change([first, row([9.0] * 3), *ends])
-    assert change is not None and change["mean"] == pytest.approx(0.1)  # the mean of the last three
-    assert change["low"] < 0 < change["high"]
+    change = measure_gold_change([first, row([9.0] * 3), *ends])
+    assert change is not None and change.mean == pytest.approx(0.1)  # the mean of the last three
+    assert change.low < 0 < change.high
 
 
 def test_accounts_are_kept_by_purpose_over_all_processes(tmp_path: Path) -> None:
-    judge, meta = accounts(made_run(tmp_path / "run"))
+    judge, meta = build_cost_table(loaded(made_run(tmp_path / "run")))
     assert (judge["purpose"], judge["calls"], judge["failed"], judge["usd"]) == ("judge", 4, 1, 0.04)
     assert (judge["p50"], judge["sent"], judge["cached"]) == (2.0, 400, 160)
     assert judge["p95"] == pytest.approx(2.9)
@@ -217,7 +224,7 @@ def test_accounts_are_kept_by_purpose_over_all_processes(tmp_path: Path) -> None
 
 def test_refused_proposals_stand_in_the_history(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", said="a title pays")
-    first, second, third = history(run, read_rows(run.lineage))
+    first, second, third = build_history(loaded(run))
     assert (first["version"], second["version"], third["version"]) == (0, 1, 1)
     assert [row["state"] for row in second["diff"]] == ["added", "added", "dropped"]
     (refused,) = third["refused"]
@@ -260,14 +267,14 @@ def test_samples_stay_within_their_size(tmp_path: Path) -> None:
     assert all(len(row["completion"]) < LONGEST + 100 for row in page["rows"])
     assert len(page["rows"]) == 12 * 16 + 1
     assert len(json.dumps(page)) < 1.2 * MOST_BYTES
-    rollouts = run.journalled(0)
-    assert samples([], {}, [], [], []) == {"prompts": [], "rows": [], "of": 0}
-    assert len(samples(rollouts[:1], {}, [], [], [])["rows"]) == 1
+    none = replace(loaded(run), rollouts=[], probes=[])
+    assert choose_samples(none) == {"prompts": [], "rows": [], "of": 0}
+    assert len(choose_samples(replace(none, rollouts=run.journalled(0)[:1]))["rows"]) == 1
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=300), st.integers(50, 200))
 def test_shown_texts_hold_nothing_unseen(text: str, longest: int) -> None:
-    shown = shortened(text, longest)
+    shown = show_text(text, longest)
     assert shown == shown.encode("utf-8").decode("utf-8")
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u206f\ufeff]", shown)
     if text.isascii() and text.isprintable():

@@ -16,7 +16,12 @@ from mpo_lite.activity import Activity, activity_named
 from mpo_lite.cli.judging import spend_in_words
 from mpo_lite.cli.status import Status, sentence
 from mpo_lite.errors import failures_in_words
-from mpo_lite.report.figures import changes_in_words, first_part, reason_in_words, spaced
+from mpo_lite.report.figures import (
+    describe_changes,
+    describe_reason,
+    format_alarm_name,
+    shorten_detail,
+)
 from mpo_lite.sanitize import pluralize
 from mpo_lite.training.job import TRAINING
 
@@ -116,7 +121,7 @@ def _figures(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[st
         ("spread", _number(row["spread"])),
         ("words", f"{row['words']:.0f}"),
         ("failed", f"{failed} ({kinds})" if kinds else str(failed)),
-        *([("alarms", ", ".join(map(spaced, row["alarms"])))] if row.get("alarms") else []),
+        *([("alarms", ", ".join(map(format_alarm_name, row["alarms"])))] if row.get("alarms") else []),
         ("calls so far", str(row["judge_calls"] + row["gate_calls"] + row["meta_calls"])),
         ("cache hits so far", str(row["cache_hits"])),
         ("spend so far", usd),
@@ -125,20 +130,23 @@ def _figures(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[st
 
 
 def _alarm_line(row: dict[str, Any]) -> Text:
-    seen = first_part(row["detail"], most=3)
-    return Text(f"alarm after batch {row['batch']}: {spaced(row['name'])}: {seen}", "red")
+    seen = shorten_detail(row["detail"], most=3)
+    return Text(f"alarm after batch {row['batch']}: {format_alarm_name(row['name'])}: {seen}", "red")
 
 
 def _meta_line(row: dict[str, Any]) -> Text:
     what = _STEPS[row["kind"]]
+    sources = [row.get("recheck", {}), *row.get("refused", [])]
+    objections = [[objection["text"] for objection in source.get("objections", [])] for source in sources]
+    reason = describe_reason(row["reason"], objections)
     if row["status"] != "accepted":
         return Text(
-            f"{what} after batch {row['batch']}: rubric v{row['version']} stays ({reason_in_words(row)})",
+            f"{what} after batch {row['batch']}: rubric v{row['version']} stays ({reason})",
             "yellow",
         )
-    parts = changes_in_words(row)
+    parts = describe_changes(row["added"], row["changed"], row["dropped"])
     if row["kind"] != "meta":
-        parts += f" ({reason_in_words(row)})"
+        parts += f" ({reason})"
     return Text(f"{what} after batch {row['batch']}: rubric v{row['version']}: {parts}", "green")
 
 

@@ -15,7 +15,7 @@ from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.errors import MPOError
 from mpo_lite.loop.distributed import is_main, shutdown
-from mpo_lite.report.figures import not_judged, run_figures
+from mpo_lite.report.figures import compute_figures, describe_failures
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sanitize import pluralize
 from mpo_lite.training.job import resume_command, train
@@ -45,7 +45,7 @@ def run_job(
         finally:
             display.close()
         summary = {
-            **run_figures(result.run, config),
+            **compute_figures(result.run, config),
             **result.spend,
             "rubric_version": result.version,
             "seconds": round(result.seconds, 1),
@@ -63,7 +63,7 @@ def run_job(
 
 def tell_complete(run: RunDir, config: Config, as_json: bool) -> None:
     """Says how a run went that has no batch left to train; nothing is loaded or asked."""
-    summary = {**run_figures(run, config), "seconds": 0.0}
+    summary = {**compute_figures(run, config), "seconds": 0.0}
     report = _report(run)
     more = f"mpo-lite resume {run.path} --steps {2 * config.steps}"
     echo(f"complete: all {pluralize(config.steps, 'batch', 'batches')} are done; for more: {more}", err=True)
@@ -102,5 +102,5 @@ def _closing_line(summary: dict[str, Any]) -> str:
     ]
     line = ", ".join(parts)
     if summary["judge_failures"]:
-        line += f"; {not_judged(summary['judge_failures'], summary['rows'], summary['failures'])}"
+        line += f"; {describe_failures(summary['judge_failures'], summary['rows'], summary['failures'])}"
     return line

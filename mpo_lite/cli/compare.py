@@ -28,7 +28,7 @@ from mpo_lite.judge.breaker import FailureTally
 from mpo_lite.judge.pairwise import MatchResult, Pair, PairwiseJudge
 from mpo_lite.judge.pool import ModelPool
 from mpo_lite.llm import event_loop
-from mpo_lite.report.figures import not_judged
+from mpo_lite.report.figures import describe_failures
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.tasks.data import load_prompts, responses
@@ -99,7 +99,7 @@ def command(
         return
     note = f"; {simulated_note(summary['simulated'])}" if summary["simulated"] else ""
     echo("\n".join(lines(summary)))
-    matches = not_judged(failed, tally.size, failures)
+    matches = describe_failures(failed, tally.size, failures)
     echo(f"{matches}, spend {spend_in_words(spend['usd'])}; kept in {folder}{note}")
 
 

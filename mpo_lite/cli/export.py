@@ -14,7 +14,7 @@ from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, refusals
-from mpo_lite.report.model_card import model_card
+from mpo_lite.report.model_card import write_model_card
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.stand_in import with_sandbox_policy
 from mpo_lite.tasks.hub import hub_problem
@@ -63,7 +63,7 @@ def _write(run: RunDir, config: Config, checkpoint: Path, folder: Path) -> None:
         from mpo_lite.training.export import merge  # loads torch
     with activity(f"merging the adapter into {config.policy}"):
         merge(with_sandbox_policy(config), checkpoint, folder)
-    card = model_card(run, config, read_state(checkpoint)["batch"], task_of(config).purpose)
+    card = write_model_card(run, config, read_state(checkpoint)["batch"], task_of(config).purpose)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

@@ -13,7 +13,9 @@ from mpo_lite.cli.terminal import echo
 from mpo_lite.config import SANDBOX
 from mpo_lite.config_sources import load_config
 from mpo_lite.loop.distributed import run_on_main
-from mpo_lite.report.figures import standing_alarms, standing_in_words
+from mpo_lite.records import Metrics, Step
+from mpo_lite.report.figures import describe_standing_alarm, find_standing_alarms
+from mpo_lite.report.row_reader import read_records
 from mpo_lite.run_dir import RunDir, new_folder
 from mpo_lite.wording import simulated_note
 
@@ -81,10 +83,12 @@ def tell(summary: dict[str, Any]) -> None:
         echo(f"    {sample['completion'].strip()}")
     reward, gold = summary["reward"], summary["gold"]
     versions = " (by different rubrics)" if last.number else ""
-    standing = standing_alarms(run.rows(run.metrics), run.rows(run.lineage))
+    standing = find_standing_alarms(
+        read_records(run, run.metrics, Metrics), read_records(run, run.lineage, Step)
+    )
     echo("\nWhat happened", bold=True)
     echo(f"  gold    start {gold['start']:.3f}, lowest {gold['min']:.3f}, end {gold['end']:.3f}")
     echo(f"  reward  start {reward['start']:.3f}, end {reward['end']:.3f}{versions}")
-    echo(f"  alarms  {'; '.join(map(standing_in_words, standing)) or 'none stands at the end'}")
+    echo(f"  alarms  {'; '.join(map(describe_standing_alarm, standing)) or 'none stands at the end'}")
     echo(f"  report  {run.report} tells it all: open it in a browser")
     echo(f"  Note: {simulated_note(summary['simulated'])}.")

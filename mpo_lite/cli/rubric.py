@@ -12,10 +12,10 @@ from rich.text import Text
 from mpo_lite.cli.terminal import console, echo
 from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import JsonRow, write_atomically
-from mpo_lite.report.figures import changes_in_words, run_state
-from mpo_lite.report.samples import escape_controls
+from mpo_lite.report.figures import describe_changes, describe_state
 from mpo_lite.rubric import Criterion, dump_rubric
 from mpo_lite.run_dir import RubricVersion, RunDir
+from mpo_lite.sanitize import escape_controls
 
 _FROZEN = "the rubric stays as it is, for this run holds no meta steps"
 
@@ -51,7 +51,8 @@ def _step(row: JsonRow) -> str:
     """A meta step in a line."""
     if row["status"] != "accepted":
         return f"–   after batch {row['batch']}: v{row['version']} stays ({row['reason']})"
-    return f"v{row['version']}  after batch {row['batch']}, by {row['author']}: {changes_in_words(row)}"
+    changes = describe_changes(row["added"], row["changed"], row["dropped"])
+    return f"v{row['version']}  after batch {row['batch']}, by {row['author']}: {changes}"
 
 
 @command.command("show")
@@ -135,7 +136,7 @@ def pin(run: Path, version: int | None, release: bool) -> None:
     found, config = RunDir.open(run, {})
     if release == (version is not None):
         raise ConfigError("rubric pin: give a VERSION, or --release")
-    state = run_state(found, config, len(found.rows(found.metrics)))
+    state = describe_state(found, config, len(found.rows(found.metrics)))
     when = "from the next batch on" if state == "training" else f"once the run goes on: mpo-lite resume {run}"
     finished = "the run is finished, so this changes nothing unless it is trained on"
     if version is None:

@@ -13,9 +13,9 @@ from rich.cells import cell_len
 from mpo_lite.cli._options import json_option
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import MPOError
-from mpo_lite.report.figures import run_figures, run_state
-from mpo_lite.report.samples import escape_controls
+from mpo_lite.report.figures import compute_figures, describe_state
 from mpo_lite.run_dir import RunDir
+from mpo_lite.sanitize import escape_controls
 
 _HEADINGS = ("run", "state", "batches", "rubric", "reward", "gold", "spend")
 _TEXTS = 2
@@ -47,13 +47,13 @@ def _row(path: Path) -> dict[str, Any]:
     """A run's figures; a damaged one is told as such, and hides no other."""
     try:
         run, config = RunDir.open(path, {})
-        figures = run_figures(run, config)
+        figures = compute_figures(run, config)
     except MPOError as error:
         return {"name": path.name, "state": f"damaged: {error}", "step": 0, "steps": 0, "rubric_version": 0,
                 "reward": None, "gold": None, "usd": None}  # fmt: skip
     return {
         "name": path.name,
-        "state": run_state(run, config, figures["steps"]),
+        "state": describe_state(run, config, figures["steps"]),
         "step": figures["steps"],
         "steps": config.steps,
         "rubric_version": figures["rubric_version"],

@@ -27,7 +27,7 @@ from mpo_lite.judge.base import Sample
 from mpo_lite.judge.breaker import FailureTally
 from mpo_lite.judge.pool import ModelPool
 from mpo_lite.llm import event_loop
-from mpo_lite.report.figures import not_judged
+from mpo_lite.report.figures import describe_failures
 from mpo_lite.rubric import Rubric
 from mpo_lite.run_dir import rubric_at
 from mpo_lite.sandbox.stand_in import sandboxed
@@ -209,7 +209,7 @@ def _told(summary: Row) -> str:
     reward, gold, failures = summary["reward"], summary["gold"], summary["failures"]
     parts = [
         f"{pluralize(summary['rows'], 'row')}, {summary['rewarded']:,} with a reward",
-        *([not_judged(sum(failures.values()), summary["rows"], failures)] if failures else []),
+        *([describe_failures(sum(failures.values()), summary["rows"], failures)] if failures else []),
         *([f"the first: {summary['failure']}"] if failures else []),
         *([f"reward {reward:.3f}"] if reward is not None else []),
         *([f"gold {gold:.3f}"] if gold is not None else []),
