@@ -14,15 +14,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config, save_config
-from mpo_lite.errors import ConfigError, RunError, TaskError, storage_problem
+from mpo_lite.errors import ConfigError, RunError, storage_problem
 from mpo_lite.jsonl import (
     JsonRow,
     journal,
@@ -32,32 +30,13 @@ from mpo_lite.jsonl import (
     write_journal,
 )
 from mpo_lite.records import KINDS, Environment, Pin, StopRow, rollout_of, rollout_row
-from mpo_lite.rubric import Rubric, dump_rubric, load_rubric, parse_rubric
-from mpo_lite.strict_yaml import parse_yaml
+from mpo_lite.rubric import Rubric, load_rubric
+from mpo_lite.rubric_versions import RubricVersion, read_version, write_version
 from mpo_lite.types import Rollout
 
 _LOCK = ".lock"
 _SEAL = "# sha256: "
 """Begins the last line of a run's ``config.yaml``, which says what the others hash to."""
-
-
-@dataclass(frozen=True)
-class RubricVersion:
-    """One immutable version of the rubric.
-
-    Attributes:
-        number: From 0; only grows.
-        parent: The version it was made from; None for the first.
-        batch: Generation batches done when it was published; it judges from this batch on.
-        author: Model that wrote it, or where the first came from.
-        rubric: Its content.
-    """
-
-    number: int
-    parent: int | None
-    batch: int
-    author: str
-    rubric: Rubric
 
 
 class RunDir:
@@ -113,7 +92,8 @@ class RunDir:
         run = cls(path)
         if not run.exists():
             raise ConfigError(
-                f"{path}: no run here (no config.yaml); runs lie under runs/ unless --run-dir said else"
+                f"{path}: not a run directory (no config.yaml); runs are created in runs/ unless --run-dir "
+                "is given"
             )
         # Its first rubric is its own by now; the file it came from may be gone or changed.
         first = run._version_path(0)
@@ -236,42 +216,12 @@ class RunDir:
             path.unlink(missing_ok=True)
 
     def publish(self, version: RubricVersion) -> None:
-        """Writes a rubric version; one that is there already is the same, from before a kill."""
-        head = {
-            "version": version.number,
-            "parent": version.parent,
-            "batch": version.batch,
-            "author": version.author,
-            "set_hash": version.rubric.set_hash,
-        }
-        text = "".join(f"# {key}: {json.dumps(value)}\n" for key, value in head.items()) + dump_rubric(
-            version.rubric
-        )
-        write_atomically(self._version_path(version.number), text)
+        """Writes a rubric version."""
+        write_version(self._version_path(version.number), version)
 
     def version(self, number: int) -> RubricVersion:
-        """Reads a rubric version back. Raises ``RunError`` where it is gone, or not as it was published."""
-        path = self._version_path(number)
-        try:
-            text = path.read_text(encoding="utf-8")
-            lines = takewhile(lambda line: line.startswith("# "), text.splitlines())
-            head = parse_yaml("\n".join(line[2:] for line in lines), str(path), RunError).data
-            version = RubricVersion(
-                number, head["parent"], head["batch"], head["author"], parse_rubric(text, str(path))
-            )
-            changed = head["set_hash"] != version.rubric.set_hash
-        except FileNotFoundError as error:
-            raise RunError(f"{path}: missing") from error
-        except TaskError as error:
-            raise RunError(str(error)) from error
-        except (OSError, UnicodeDecodeError, TypeError, KeyError) as error:
-            raise RunError(f"{path}: damaged") from error
-        if changed:
-            raise RunError(
-                f"{path}: changed since it was published",
-                "put it back (a rubric of your own is trained on by mpo-lite train --rubric FILE)",
-            )
-        return version
+        """Reads a rubric version. Raises ``RunError`` where it is missing, or not as it was published."""
+        return read_version(self._version_path(number), number)
 
     def latest(self) -> RubricVersion:
         """The newest rubric version. Raises ``RunError`` where there is none, or it was damaged."""
@@ -305,10 +255,10 @@ class RunDir:
         """Commits a batch's outcomes to disk, synced."""
         journal(self.rollouts, map(rollout_row, rows))
 
-    def journalled(self, first: int) -> list[Rollout]:
-        """Rollouts of batch ``first`` and later, the newest record of each row, in order."""
-        found = {(row["batch"], row["row"]): row for row in self.rows(self.rollouts) if row["batch"] >= first}
-        return [rollout_of(found[place]) for place in sorted(found)]
+    def journalled(self) -> list[Rollout]:
+        """All rollouts, the newest record of each row, in order."""
+        rows = {(row["batch"], row["row"]): row for row in self.rows(self.rollouts)}
+        return [rollout_of(rows[place]) for place in sorted(rows)]
 
     def _version_path(self, number: int) -> Path:
         return self.path / "rubrics" / f"v{number:03d}.yaml"
@@ -322,7 +272,8 @@ def check_vacant(path: Path) -> None:
     """
     if RunDir(path).exists():
         raise ConfigError(
-            f"{path} holds a run already; continue it: mpo-lite resume {path}, or name another folder"
+            f"{path}: already contains a run; resume it with mpo-lite resume {path}, or choose another "
+            "--run-dir"
         )
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path}: is a file; name a folder by --run-dir")

@@ -320,8 +320,8 @@ def test_each_answer_is_judged_once_per_rubric_and_checks_survive_a_restart(
     assert gate.cost(sound(), TITLES, []) == 12 + 12 + 2 * 6
     first = examined(gate, sound(), TITLES)
     again = make_gate(url, honest())
-    assert again.gate_judge.used(before=11) == gate.gate_judge.used(before=11) == 12 + 12 + 2 * 6
-    assert again.gate_judge.used(before=10) == 0
+    assert again.gate_judge.spent_before(11) == gate.gate_judge.spent_before(11) == 12 + 12 + 2 * 6
+    assert again.gate_judge.spent_before(10) == 0
     again.gate_judge.left = 12
     assert again.cost(sound(), TITLES, []) == 12  # the sentinels, of which it cannot know the prompts yet
     assert examined(again, sound(), TITLES) == first
@@ -333,7 +333,7 @@ def test_what_the_share_does_not_cover_is_not_asked_for(url: str, make_gate: Mak
     gate.gate_judge.left = 20
     gate_result = examined(gate, sound(), TITLES)
     assert gate_result.unchecked == "a check takes 36 judgements, and 20 are left of the gate's share"
-    assert gate.gate_judge.used(before=99) == 0
+    assert gate.gate_judge.spent_before(99) == 0
 
 
 def test_a_task_declares_its_sentinels(url: str, make_gate: MakeGate) -> None:

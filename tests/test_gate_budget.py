@@ -115,13 +115,13 @@ def test_a_step_that_is_done_again_is_charged_as_it_was(tmp_path: Path, make_cli
         given = event_loop.wait(first.verdicts(samples, rubric, 5))
         asked = len(server.requests)
         again = gate_judge()
-        assert again.open(samples, rubric) == 0
+        assert again.count_unjudged(samples, rubric) == 0
         again.rewind(5)
         again.left = 10
-        assert again.open(samples, rubric) == 4 and again.used(before=5) == 0
+        assert again.count_unjudged(samples, rubric) == 4 and again.spent_before(5) == 0
         assert event_loop.wait(again.verdicts(samples, rubric, 5)) == given
         assert again.left == first.left == 6
         assert len(server.requests) == asked  # it was paid for
         later = gate_judge()
         later.rewind(6)
-        assert later.open(samples, rubric) == 0 and later.used(before=6) == 4
+        assert later.count_unjudged(samples, rubric) == 0 and later.spent_before(6) == 4

@@ -80,7 +80,7 @@ def _baseline(path: Path) -> list[ResponseFeatures]:
     if not path.is_dir():
         return _read(path)
     run, _ = RunDir.open(path, {})
-    rollouts = run.journalled(0)
+    rollouts = run.journalled()
     if not rollouts:
         raise TaskError(f"{path}: the run has no answers yet")
     until = rollouts[:WINDOW][-1].batch

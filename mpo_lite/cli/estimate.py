@@ -13,8 +13,8 @@ from mpo_lite.cli._options import FLAGS, GroupedCommand, config_options, json_op
 from mpo_lite.cli.terminal import console, echo
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
+from mpo_lite.loop.context import prepare_run
 from mpo_lite.loop.estimate import estimate, paid_for
-from mpo_lite.loop.session import Session
 from mpo_lite.sandbox.stand_in import sandboxed
 
 SHOWN = (
@@ -78,7 +78,7 @@ def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool,
 def _estimate(config: Config) -> tuple[dict[str, Any], list[str]]:
     """The estimate, and what the caps pay for."""
     with sandboxed(config) as served:
-        session = Session(served)
+        session = prepare_run(served)
         try:
             found = estimate(session)
             return found, paid_for(session, found)

@@ -23,8 +23,8 @@ from mpo_lite.errors import ConfigError, EndpointError, JudgeDown
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.breaker import FailureTally
 from mpo_lite.llm import event_loop
+from mpo_lite.loop.context import RunContext, prepare_run
 from mpo_lite.loop.estimate import estimate
-from mpo_lite.loop.session import Session
 from mpo_lite.meta.refine import propose_once
 from mpo_lite.meta.sentinels import COMPLAINTS, plant_sentinels
 from mpo_lite.meta.step import StepOutcome
@@ -112,18 +112,18 @@ def command(
     config = load_config(config_file, flags, overrides)
     with sandboxed(config) as served:
         given = _given(file, count, task_of(served)) if file else []
-        session = Session(served, prompts=_prompts(given) if file else None)
+        run = prepare_run(served, prompts=_prompts(given) if file else None)
         try:
-            session.models.log_calls(Path())
-            session.models.check()
-            found = _tried(session, given or _answered(session, count))
-            summary = _summary(session, found) | {"simulated": config.simulated}
+            run.models.log_calls(Path())
+            run.models.check()
+            found = _tried(run, given or _answered(run, count))
+            summary = _summary(run, found) | {"simulated": config.simulated}
         finally:
-            session.close()
+            run.close()
     if as_json:
         echo(json.dumps(summary))
     else:
-        _show(session, found, summary)
+        _show(run, found, summary)
     if summary["problems"]:
         context.exit(1)
 
@@ -145,18 +145,18 @@ def _prompts(samples: list[Sample]) -> Prompts:
     return Prompts(tuple(rows), (), rows)
 
 
-def _answered(session: Session, count: int) -> list[Sample]:
+def _answered(run: RunContext, count: int) -> list[Sample]:
     """Fresh answers of the policy; those to one prompt stand together."""
-    prompts = list(session.prompts.train[: max(2, count // PER_PROMPT)])
+    prompts = list(run.prompts.train[: max(2, count // PER_PROMPT)])
     asked = [prompt for prompt in prompts for _ in range(count // len(prompts))]
-    told = answers(Policy("policy", session.config, None), session.task, asked)
+    told = answers(Policy("policy", run.config, None), run.task, asked)
     if len({prompt for prompt, _ in told}) < 2:
         raise ConfigError("try: fewer than two prompts fit the policy; name other prompts by --data")
-    return [session.sample(prompt, one.text) for prompt, one in told]
+    return [run.sample(prompt, one.text) for prompt, one in told]
 
 
-def _tried(session: Session, samples: list[Sample]) -> Trial:
-    rubric, gate_judge = session.version.rubric, session.gate_judge
+def _tried(run: RunContext, samples: list[Sample]) -> Trial:
+    rubric, gate_judge = run.first.rubric, run.make_gate_judge()
 
     async def judged() -> Trial:
         first, again = await asyncio.gather(
@@ -165,13 +165,13 @@ def _tried(session: Session, samples: list[Sample]) -> Trial:
         places = [next(place for place, one in enumerate(samples) if one.prompt == prompt)
                   for prompt in dict.fromkeys(one.prompt for one in samples)]  # fmt: skip
         scores = [first[place].reward for place in places]
-        planted = plant_sentinels([samples[place] for place in places], scores, session.task.sentinels, "try")
+        planted = plant_sentinels([samples[place] for place in places], scores, run.task.sentinels, "try")
         bad = await gate_judge.verdicts([one.sample for one in planted], rubric, 0)
-        spend = session.models.spend()
+        spend = run.models.spend()
         proposed = None
-        if session.meta:
-            count = min(META_SAMPLES, session.config.meta_samples)
-            proposed = await propose_once(session.meta, rubric, samples, first, 0, count)
+        if run.meta:
+            count = min(META_SAMPLES, run.config.meta_samples)
+            proposed = await propose_once(run.meta, rubric, samples, first, 0, count)
         pairs: dict[str, list[tuple[float, float]]] = {}
         for one, verdict in zip(planted, bad, strict=True):
             if (honest := scores[one.place]) is not None and verdict.reward is not None:
@@ -180,7 +180,7 @@ def _tried(session: Session, samples: list[Sample]) -> Trial:
         return Trial(samples, first, again, earned, spend, proposed)
 
     try:
-        return event_loop.wait(judged(), session.raise_if_interrupted)
+        return event_loop.wait(judged())
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
 
@@ -190,7 +190,7 @@ def _means(pairs: list[tuple[float, float]]) -> tuple[float, float]:
     return statistics.fmean(honest), statistics.fmean(bad)
 
 
-def _summary(session: Session, found: Trial) -> dict[str, Any]:
+def _summary(run: RunContext, found: Trial) -> dict[str, Any]:
     """Figures and problems, as ``--json`` prints them."""
     scores = [one.reward for one in found.first]
     known = [score for score in scores if score is not None]
@@ -201,7 +201,7 @@ def _summary(session: Session, found: Trial) -> dict[str, Any]:
     differences = [
         abs(a.reward - b.reward) for a, b in pairs if a.reward is not None and b.reward is not None
     ]
-    judging, total = found.spend, session.models.spend()
+    judging, total = found.spend, run.models.spend()
     calls = judging["gate_calls"]
     summary = {
         "answers": len(found.samples),
@@ -211,12 +211,12 @@ def _summary(session: Session, found: Trial) -> dict[str, Any]:
         "spread": statistics.fmean(spreads) if spreads else None,
         "repeat_difference": statistics.fmean(differences) if differences else None,
         "sentinel_margins": {kind: honest - bad for kind, (honest, bad) in found.sentinels.items()},
-        "meta_step": meta_row(session.version.rubric, found.meta) if found.meta else None,
+        "meta_step": meta_row(run.first.rubric, found.meta) if found.meta else None,
         "calls": calls,
         "meta_calls": total["meta_calls"],
         "usd": total["usd"],
         "usd_per_answer": None if judging["usd"] is None or not calls else judging["usd"] / calls,
-        "usd_run": estimate(session)["total"]["usd"],
+        "usd_run": estimate(run)["total"]["usd"],
         "scores": [
             {"prompt": one.prompt, "response": one.completion, "reward": verdict.reward,
              "failure": verdict.detail,
@@ -224,15 +224,15 @@ def _summary(session: Session, found: Trial) -> dict[str, Any]:
             for one, verdict in zip(found.samples, found.first, strict=True)
         ],
     }  # fmt: skip
-    problems, paid = _problems(session, found, summary), _paid_for(session, found)
-    if session.meta is None and summary["reward"]:
+    problems, paid = _problems(run, found, summary), _paid_for(run, found)
+    if run.meta is None and summary["reward"]:
         problems, paid = problems + paid, []
     return summary | {"problems": problems, "weaknesses": paid}
 
 
-def _problems(session: Session, found: Trial, summary: dict[str, Any]) -> list[str]:
+def _problems(run: RunContext, found: Trial, summary: dict[str, Any]) -> list[str]:
     """What would keep a policy from learning by this judge, rubric and meta-judge."""
-    if said := FailureTally.of(found.first, session.config.max_judge_failures).complaint("answer"):
+    if said := FailureTally.of(found.first, run.config.max_judge_failures).complaint("answer"):
         return [said]
     problems: list[str] = []
     judged = pluralize(summary["judged"], "answer")
@@ -240,7 +240,7 @@ def _problems(session: Session, found: Trial, summary: dict[str, Any]) -> list[s
     if not summary["reward"] and all(one.source == "rule" for one in found.first):
         problems.append(
             f"a rule of the task gives all {judged} 0 before the judge sees them: mpo-lite tasks "
-            f"{session.config.task} lists its rules"
+            f"{run.config.task} lists its rules"
         )
     elif not summary["reward"]:
         problems.append(f"the rubric pays for nothing here: all {judged} earned 0")
@@ -256,9 +256,9 @@ def _problems(session: Session, found: Trial, summary: dict[str, Any]) -> list[s
     return problems + ([f"the meta step failed: {meta['reason']}"] if meta and meta["failed"] else [])
 
 
-def _paid_for(session: Session, found: Trial) -> list[str]:
+def _paid_for(run: RunContext, found: Trial) -> list[str]:
     """Known-bad answers that the rubric pays for, as it does for honest ones or nearly so."""
-    margin = session.config.gate.margin
+    margin = run.config.gate.margin
     paid = {
         kind: each for kind, each in found.sentinels.items() if each[1] > 0 and each[0] - each[1] < margin
     }
@@ -276,8 +276,8 @@ def _paid_for(session: Session, found: Trial) -> list[str]:
     ]
 
 
-def _show(session: Session, found: Trial, summary: dict[str, Any]) -> None:
-    echo(f"rubric: {session.version.author}; judge: {session.models.judged_by}\n")
+def _show(run: RunContext, found: Trial, summary: dict[str, Any]) -> None:
+    echo(f"rubric: {run.first.author}; judge: {run.models.judged_by}\n")
     prompt = None
     for sample, verdict in zip(found.samples, found.first, strict=True):
         if sample.prompt != prompt:

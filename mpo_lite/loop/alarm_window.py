@@ -20,11 +20,11 @@ class AlarmWindow:
     """Keeps the first and the latest answers of a run, and what alarms they raise.
 
     Args:
-        frozen: Rollout id → its score under the first rubric, where that was asked.
+        first_scores: Rollout id → its score under the first rubric, where that was asked.
     """
 
-    def __init__(self, frozen: Mapping[str, float] = MappingProxyType({})) -> None:
-        self.frozen = frozen
+    def __init__(self, first_scores: Mapping[str, float] = MappingProxyType({})) -> None:
+        self.first_scores = first_scores
         self._first: list[Rollout] = []
         self._latest: list[list[Rollout]] = []
         self._reference: ReferenceWindow | None = None
@@ -61,15 +61,15 @@ class AlarmWindow:
             if len(self._first) >= WINDOW:
                 self._reference = ReferenceWindow([_row(each, {}) for each in self._first])
 
-    def score(self, frozen: Mapping[str, float]) -> list[Alarm]:
-        """Looks again, now that some of the latest answers have a score under the first rubric."""
-        self.frozen = frozen
+    def add_first_scores(self, scores: Mapping[str, float]) -> list[Alarm]:
+        """Checks again, now that some of the latest answers have a score under the first rubric."""
+        self.first_scores = scores
         return self._check(self._reference) if self._latest else []
 
     def _check(self, reference: ReferenceWindow | None) -> list[Alarm]:
         before, alarms = (
             self.raised,
-            check_alarms([_row(each, self.frozen) for each in self.latest], reference),
+            check_alarms([_row(each, self.first_scores) for each in self.latest], reference),
         )
         self.raised = {alarm.name: alarm for alarm in alarms}
         return [alarm for alarm in alarms if alarm.name not in before]

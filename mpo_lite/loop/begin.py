@@ -14,6 +14,7 @@ from mpo_lite.config import SANDBOX, Config, Model
 from mpo_lite.config_sources import load_config
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.llm.models import full_name
+from mpo_lite.loop.context import prepare_run
 from mpo_lite.loop.distributed import run_on_main
 from mpo_lite.loop.environment import environment
 from mpo_lite.loop.session import Session
@@ -39,16 +40,16 @@ def open_session(options: JsonRow) -> tuple[Session, bool]:
     Raises:
         UsageError: Configuration, task, data, rubric or an endpoint cannot work.
     """
-    session = Session(load_config(given=options, named="MPO({}=…)"), _logged)
+    context = prepare_run(load_config(given=options, named="MPO({}=…)"), _log_event)
     try:
-        session.try_metrics()
-        session.check_models()
-        path, resumes = run_on_main(lambda: _begun(session))
+        context.try_metrics()
+        context.check_models()
+        path, resumes = run_on_main(lambda: _find_or_make_run(context.config))
         if before := _open.pop(path.resolve(), None):
             before.close()
-        session.attach(RunDir(path))
+        session = Session(context, RunDir(path))
     except BaseException:
-        session.close()
+        context.close()
         raise
     _open[path.resolve()] = session
     return session, resumes
@@ -57,18 +58,17 @@ def open_session(options: JsonRow) -> tuple[Session, bool]:
 def open_run(config: Config, begun_by: Literal["train", "library"]) -> RunDir:
     """Makes the run directory of a new run. Raises ``ConfigError`` where there is one already."""
     path = config.run_dir or new_folder("goal" if config.goal else Path(config.task).name)
-    return RunDir.create(path, _pinned(config), {"begun_by": begun_by, **environment()})
+    return RunDir.create(path, _with_full_names(config), {"begun_by": begun_by, **environment()})
 
 
-def _begun(session: Session) -> tuple[Path, bool]:
+def _find_or_make_run(config: Config) -> tuple[Path, bool]:
     """The run of a user's own trainer: a new one, or the one in ``run_dir``; and whether it has batches."""
-    config = session.config
     if config.run_dir and (run := RunDir(config.run_dir)).exists() and run.begun_by == "library":
         return run.path, bool(run.rows(run.rollouts))
     return open_run(config, "library").path, False
 
 
-def _pinned(config: Config) -> Config:
+def _with_full_names(config: Config) -> Config:
     """The configuration as it is saved: with full model names, and with paths that hold from any folder."""
 
     def pin(model: Model) -> Model:
@@ -98,7 +98,7 @@ def _close_all() -> None:
         session.close()
 
 
-def _logged(kind: str, row: JsonRow) -> None:
+def _log_event(kind: str, row: JsonRow) -> None:
     """Logs what a user should know. Alarms quote answers, which do not belong in logs."""
     if kind == "note":
         _log.warning("%s", row["text"])

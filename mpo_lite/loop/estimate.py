@@ -21,9 +21,9 @@ from mpo_lite.judge.groupwise import GroupwiseJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import transport
 from mpo_lite.llm.models import Backend
+from mpo_lite.loop.context import RunContext
 from mpo_lite.loop.factors import Factor, Figure, Values, span
 from mpo_lite.loop.gate_budget import describe_budget, gate_budget, planned_judgements
-from mpo_lite.loop.session import Session
 from mpo_lite.prompts import prompts_dir
 from mpo_lite.rubric import MAX_CRITERIA
 from mpo_lite.types import Message
@@ -72,11 +72,11 @@ class Load:
         return (fresh + read * pricing.cached + self.output_tokens * pricing.output) / 1e6
 
 
-def estimate(session: Session) -> JsonRow:
+def estimate(context: RunContext) -> JsonRow:
     """Estimates a run.
 
     Args:
-        session: The run as it was prepared; nothing is sent.
+        context: The run as it was prepared; nothing is sent.
 
     Returns:
         ``judge``, ``meta`` and ``total``, each with ``calls``, ``input_tokens``, ``output_tokens`` and
@@ -84,17 +84,17 @@ def estimate(session: Session) -> JsonRow:
         unknown); ``moves``: the factors that move the sum most, each with what the sum is then;
         ``meta_steps`` (see below); and ``assumptions``: sentences.
     """
-    model = _Model(session)
+    model = _Model(context)
     parts = {"judge": model.judges, "meta": model.metas, "total": model.loads}
     return {
         **{name: _row(model.factors, loads) for name, loads in parts.items()},
         "moves": _moves(model),
-        "meta_steps": meta_steps(session),
+        "meta_steps": meta_steps(context),
         "assumptions": model.assumptions(),
     }
 
 
-def meta_steps(session: Session) -> JsonRow:
+def meta_steps(context: RunContext) -> JsonRow:
     """What the gate's budget makes of the planned meta steps.
 
     Returns:
@@ -102,9 +102,9 @@ def meta_steps(session: Session) -> JsonRow:
         without any); ``gate_budget`` and the ``first_step``'s cost in judgements (None without a gate);
         ``summary``: all that in a sentence, empty without a gate.
     """
-    config, budget = session.config, gate_budget(session)
+    config, budget = context.config, gate_budget(context)
     if budget is None:
-        evolves = session.meta is not None and not config.baseline
+        evolves = context.meta is not None and not config.baseline
         planned = (config.steps - 1) // config.interval if evolves else 0
         first = config.interval if planned else None
         found: JsonRow = {"planned": planned, "affordable": planned, "first_batch": first}
@@ -116,18 +116,18 @@ def meta_steps(session: Session) -> JsonRow:
         "first_batch": steps[0] if steps else None,
         "gate_budget": budget.total,
         "first_step": budget.first,
-        "summary": describe_budget(session, budget),
+        "summary": describe_budget(context, budget),
     }
 
 
-def paid_for(session: Session, estimated: JsonRow) -> list[str]:
+def paid_for(context: RunContext, estimated: JsonRow) -> list[str]:
     """What each cap pays for that may not last for the whole run, one sentence each.
 
     Args:
-        session: The run.
+        context: The run.
         estimated: What ``estimate`` gave of it.
     """
-    config, total = session.config, estimated["total"]
+    config, total = context.config, estimated["total"]
     tokens = [sum(pair) for pair in zip(total["input_tokens"], total["output_tokens"], strict=True)]
     caps = (
         (config.max_usd, total["usd"], f"${config.max_usd or 0:.2f}"),
@@ -156,17 +156,17 @@ def least_call(estimated: JsonRow) -> tuple[float, int]:
 class _Model:
     """How calls and tokens follow from the factors."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._rubric = session.version.rubric
-        self._prompt = statistics.fmean(len(prompt) for prompt in session.prompts.train)
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._rubric = context.first.rubric
+        self._prompt = statistics.fmean(len(prompt) for prompt in context.prompts.train)
         self.factors = self._factors()
-        self.judges = [self._judge(backend) for backend in session.models.judges]
-        self.metas = [self._meta] if session.meta else []
+        self.judges = [self._judge(backend) for backend in context.models.judges]
+        self.metas = [self._meta] if context.meta else []
         self.loads = [*self.judges, *self.metas]
 
     def _factors(self) -> dict[str, Factor]:
-        longest = float(self._session.max_new_tokens)
+        longest = float(self._context.max_new_tokens)
         first, steps = len(self._rubric.criteria), self._meta_steps()
         # Over the run: none is taken; each step brings one; all there may be from the first step on.
         grown = (
@@ -197,8 +197,8 @@ class _Model:
         }
 
     def _judge(self, backend: Backend) -> Callable[[Values], Load]:
-        session, config = self._session, self._session.config
-        single = PointwiseJudge(session.client, backend, "x" * len(session.task.persona))
+        context, config = self._context, self._context.config
+        single = PointwiseJudge(context.models.client, backend, "x" * len(context.task.persona))
         at_once = config.group_size if config.judge_mode == "groupwise" else 1
         empty = [Sample("x" * round(self._prompt), "")] * at_once
         call = (
@@ -207,7 +207,7 @@ class _Model:
             else single.build_call(empty[0], self._rubric)
         )
         chars, prefix = _chars(call.messages), _chars(call.messages[:1])
-        trained = planned_judgements(session)
+        trained = planned_judgements(context)
         asked = trained * config.replicates / at_once
         if config.judge_mode == "planned":
             asked += trained / config.group_size * config.replicates
@@ -225,7 +225,7 @@ class _Model:
 
     def _meta(self, at: Values) -> Load:
         """Per step and sample an analysis and a proposal; then all are merged, and mended if need be."""
-        meta, config = self._session.meta, self._session.config
+        meta, config = self._context.meta, self._context.config
         assert meta is not None
         samples, per = config.meta_samples, at["chars"]
         grown = (at["criteria"] - len(self._rubric.criteria)) * CRITERION_CHARS
@@ -254,8 +254,8 @@ class _Model:
 
     def _gate_share(self) -> float:
         """Judgements besides those trained on, at most, as a share of them."""
-        config = self._session.config
-        if self._session.meta is None or config.baseline:
+        config = self._context.config
+        if self._context.meta is None or config.baseline:
             return 0.0
         if config.mode == "guarded":
             return config.gate.share
@@ -264,20 +264,20 @@ class _Model:
 
     def _meta_steps(self) -> tuple[float, float, float]:
         """Meta steps of the run: the fewest, those to be expected, the most."""
-        config = self._session.config
-        if self._session.meta is None:
+        config = self._context.config
+        if self._context.meta is None:
             return 0, 0, 0
         if config.baseline:
             return config.rounds, config.rounds, config.rounds
         low, early = ((config.steps - 1) // every for every in (config.interval, config.cooldown))
         high = max(low, early) if config.schedule == "alarms" else low
-        if budget := gate_budget(self._session):
+        if budget := gate_budget(self._context):
             low, high = min(low, len(budget.steps())), min(high, budget.most_steps)
         return low, low + (high - low) / 4, high
 
     def _step_calls(self) -> tuple[float, float, float]:
         """Calls to the meta-judge per step."""
-        config, prompts = self._session.config, self._session.prompts
+        config, prompts = self._context.config, self._context.prompts
         least = 2 * config.meta_samples + 1 + 2 * config.meta_samples * config.prescreen
         kinds = len({prompts.cluster(prompt) for prompt in prompts.train} - {""})
         most = least + (config.mode == "guarded") + min(config.meta_samples, kinds)
@@ -285,19 +285,19 @@ class _Model:
 
     def assumptions(self) -> list[str]:
         """What the figures rest on, in sentences."""
-        session, config = self._session, self._session.config
+        context, config = self._context, self._context.config
         at_once = config.judge_mode == "groupwise"
-        times = len(session.models.judges) * config.replicates
+        times = len(context.models.judges) * config.replicates
         lines = [
             f"{config.steps} batches of {config.batch_completions} completions, "
             + (f"one call per group of {config.group_size}" if at_once else "one call each")
             + (f", {times} times" if times > 1 else ""),
             f"a prompt has {self._prompt:.0f} characters, the mean of the data; {self.factors['answer']}, of "
-            f"{session.max_new_tokens} at most",
+            f"{context.max_new_tokens} at most",
             "the range takes what moves the figures as independent; a judge that thinks before it answers "
             "costs more, for thoughts are charged as output",
         ]
-        unpriced = [which.model for _, which in session.models.all if transport.pricing(which) is None]
+        unpriced = [which.model for _, which in context.models.all if transport.pricing(which) is None]
         return lines + [
             f"{model} is unpriced: give its price to have USD" for model in dict.fromkeys(unpriced)
         ]

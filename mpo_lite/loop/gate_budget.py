@@ -1,23 +1,26 @@
 """The gate's budget: how many judgements its checks, audits and probes may take, and from which batch on.
 
-All in all it is ``gate.share`` of the judgements that training plans. It is released evenly over the run,
-ahead by an interval's worth and at least by one step. So the first step of a short run, or one that an early
-alarm asks for, comes at once; a series of alarms cannot leave the rest of the run without any; and where the
-budget does not cover every planned step, the steps are spread over the run instead of ending early. Within a
-step the check of the proposal comes first: audits, another look at the rubric in force, and probes by the
-first rubric take what it leaves.
+The whole run may take ``gate.share`` of the judgements that training plans. The budget is released evenly
+over the run, ahead by an interval's worth and at least by one step. So the first step of a short run, or one
+that an early alarm asks for, is not postponed; a series of alarms cannot use up the rest of the run's budget;
+and where the budget does not cover every planned step, the steps are spread over the run instead of ending
+early. Within a step the check of the proposal comes first: audits, the recheck of the current rubric, and
+probes by the first rubric take what it leaves. What was spent is counted by ``BudgetedJudge``, what a check
+costs by ``Gate``.
 
-It rests on the configuration and the journal of judgements alone: a resumed run decides as the whole one did.
+All of it depends on the configuration and the journal of judgements alone: a resumed run decides as an
+uninterrupted one would.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpo_lite.config import Config
 from mpo_lite.judge.base import Sample
-from mpo_lite.loop.session import Session
+from mpo_lite.loop.context import RunContext
 from mpo_lite.meta.gate import RECENT
 from mpo_lite.meta.sentinels import plant_sentinels
 
@@ -50,28 +53,29 @@ class GateBudget:
         """Judgements in the whole run."""
         return math.floor(self.share * self.planned + 1e-9)
 
-    def left(self, batch: int, used: int) -> float:
+    def allowance(self, batch: int, spent: int) -> float:
         """Judgements that a step may take.
 
         Args:
             batch: Generation batches done.
-            used: Judgements taken by the steps before it.
+            spent: Judgements taken by earlier steps.
         """
         ahead = max(self.total * self.interval / self.batches, self.first)
-        return min(self.total, self.total * batch / self.batches + ahead) - used
+        return min(self.total, self.total * batch / self.batches + ahead) - spent
 
-    def first_affordable_batch(self, cost: int, batch: int, used: int) -> int | None:
+    def first_affordable_batch(self, cost: int, batch: int, spent: int) -> int | None:
         """The batch from which on a step of ``cost`` judgements is covered; None: not in this run."""
-        return next((at for at in range(batch, self.batches) if cost <= self.left(at, used)), None)
+        later = range(batch, self.batches)
+        return next((done for done in later if cost <= self.allowance(done, spent)), None)
 
     def steps(self) -> list[int]:
-        """The batches at which steps come, as far as nobody can know of alarms, refusals and audits."""
-        found: list[int] = []
-        used, cost, due = 0, self.first, self.interval
-        while (batch := self.first_affordable_batch(cost, due, used)) is not None:
-            found.append(batch)
-            used, cost, due = used + cost, self.later, batch + self.interval
-        return found
+        """The batches after which steps are expected, alarms, refusals and audits left out."""
+        batches: list[int] = []
+        spent, cost, due = 0, self.first, self.interval
+        while (batch := self.first_affordable_batch(cost, due, spent)) is not None:
+            batches.append(batch)
+            spent, cost, due = spent + cost, self.later, batch + self.interval
+        return batches
 
     @property
     def planned_steps(self) -> int:
@@ -88,9 +92,9 @@ class GateBudget:
         return f"the gate's budget ({share} = {self.total:,})"
 
 
-def planned_judgements(session: Session) -> int:
+def planned_judgements(context: RunContext) -> int:
     """Completions that training has judged, all in all: those that the task's verifier scores left out."""
-    config, verifier = session.config, session.task.verifier
+    config, verifier = context.config, context.task.verifier
     return round(config.steps * config.batch_completions * (1 - (verifier.rate if verifier else 0.0)))
 
 
@@ -99,25 +103,29 @@ def paired_probes(config: Config, prompts: int) -> int:
     return min(config.meta_samples // 2, prompts) if config.strategy == "pairs" else 0
 
 
-def gate_budget(session: Session) -> GateBudget | None:
-    """The budget of a run; None where no gate tries rubrics out."""
-    config = session.config
-    if session.meta is None or config.baseline or config.mode == "paper":
+def gate_budget(context: RunContext, anchor: Sequence[Sample] = ()) -> GateBudget | None:
+    """The budget of a run; None where no gate checks rubrics.
+
+    Args:
+        context: The run.
+        anchor: The initial policy's answers; before there are any, texts that break no rule stand in.
+    """
+    config = context.config
+    if context.meta is None or config.baseline or config.mode == "paper":
         return None
-    anchor = session.anchor
     if not anchor:
-        prompts = session.prompts.train[: config.gate.prompts]
-        anchor = tuple(Sample(prompt, _ANSWER) for prompt in prompts)
-    kinds = session.task.sentinels if len(anchor) > 1 else ()
+        anchor = tuple(Sample(prompt, _ANSWER) for prompt in context.prompts.train[: config.gate.prompts])
+    kinds = context.task.sentinels if len(anchor) > 1 else ()
     sentinels = plant_sentinels(anchor, [None] * len(anchor), kinds, "")
-    judged = sum(not session.gate_judge.ruled(one.sample) for one in sentinels)
+    gate_judge = context.make_gate_judge()
+    judged = sum(not gate_judge.is_decided_by_rule(sentinel.sample) for sentinel in sentinels)
     later = len(anchor) + judged + RECENT + paired_probes(config, len(anchor))
-    planned = planned_judgements(session)
+    planned = planned_judgements(context)
     return GateBudget(config.gate.share, planned, config.steps, config.interval, later + len(anchor), later)
 
 
-def describe_budget(session: Session, budget: GateBudget) -> str:
-    """How many meta steps the budget covers, of how many planned, and from when; or what to change."""
+def describe_budget(context: RunContext, budget: GateBudget) -> str:
+    """A sentence: how many of the planned meta steps the budget covers, and from when; or what to change."""
     steps, planned = budget.steps(), budget.planned_steps
     if not planned:
         return (
@@ -125,7 +133,7 @@ def describe_budget(session: Session, budget: GateBudget) -> str:
             f"comes after batch {budget.interval}; set --interval {max(1, budget.batches // 2)}"
         )
     if not steps:
-        fewer = session.config.gate.prompts - math.ceil((budget.first - budget.total) / 2)
+        fewer = context.config.gate.prompts - math.ceil((budget.first - budget.total) / 2)
         return (
             f"warning: no meta step: {budget} does not cover the {budget.first} judgements of a step; "
             f"set -o gate.share={_share_for(budget, budget.first)}"

@@ -41,7 +41,7 @@ class RunSnapshot:
         paired: How many of these, from the first, the meta-judge is shown beside the initial policy's.
         alarms: Those standing.
         latest: The answers these looked at.
-        looked: Batches at which the rubric in force was tried out and looked at before.
+        checked_at: Batches at which the current rubric was tried out and rechecked before.
     """
 
     batch: int
@@ -51,10 +51,10 @@ class RunSnapshot:
     paired: int
     alarms: Mapping[str, Alarm]
     latest: Sequence[Rollout]
-    looked: Sequence[int]
+    checked_at: Sequence[int]
 
 
-async def meta_step(session: Session, now: RunSnapshot) -> JsonRow:
+async def meta_step(session: Session, snapshot: RunSnapshot) -> JsonRow:
     """Runs a step.
 
     Returns:
@@ -70,16 +70,16 @@ async def meta_step(session: Session, now: RunSnapshot) -> JsonRow:
     probes: JsonRow = {}
     try:
         async with asyncio.timeout(session.config.meta_timeout):
-            row = await _step(session, now, frozen)
-            probes = await _probes_by_first(session, now)
+            row = await _step(session, snapshot, frozen)
+            probes = await _probes_by_first(session, snapshot)
     except TimeoutError:
         late = f"the meta step was not done after {session.config.meta_timeout:g} s"
         # Where only the probes are late, what the step came to stands.
-        row = row or _row(session, now, StepOutcome((Attempt("failed", None, late),)), {}, GateResult())
+        row = row or _row(session, snapshot, StepOutcome((Attempt("failed", None, late),)), {}, GateResult())
     return row | {"frozen": frozen, "probes": probes}
 
 
-async def _probes_by_first(session: Session, now: RunSnapshot) -> JsonRow:
+async def _probes_by_first(session: Session, snapshot: RunSnapshot) -> JsonRow:
     """The fixed prompts' answers by the first rubric, then and now: the one reward that stays comparable
     while rubrics change. Last, and only of what another check of a proposal would leave.
 
@@ -87,15 +87,17 @@ async def _probes_by_first(session: Session, now: RunSnapshot) -> JsonRow:
         Mean rewards ``before`` (the initial policy's answers) and ``now`` over the ``n`` prompts of which
         both are judged; empty where nothing was measured.
     """
-    if session.gate is None or not now.probes:
+    if session.gate is None or not snapshot.probes:
         return {}
     first, gate_judge = session.run.version(0).rubric, session.gate_judge
-    answers = {sample.prompt: sample for sample in now.probes}
-    both = [*session.anchor, *(answers[sample.prompt] for sample in session.anchor)]
-    if gate_judge.open(both, first) > gate_judge.left - session.gate.max_cost(now.version.rubric):
+    answers = {sample.prompt: sample for sample in snapshot.probes}
+    both = [*session.state.anchor, *(answers[sample.prompt] for sample in session.state.anchor)]
+    if gate_judge.count_unjudged(both, first) > gate_judge.left - session.gate.max_cost(
+        snapshot.version.rubric
+    ):
         return {}
-    rewards = [verdict.reward for verdict in await gate_judge.verdicts(both, first, now.batch)]
-    half = len(session.anchor)
+    rewards = [verdict.reward for verdict in await gate_judge.verdicts(both, first, snapshot.batch)]
+    half = len(session.state.anchor)
     pairs = [
         (old, new)
         for old, new in zip(rewards[:half], rewards[half:], strict=True)
@@ -107,95 +109,99 @@ async def _probes_by_first(session: Session, now: RunSnapshot) -> JsonRow:
     return {"n": len(pairs), "before": before, "now": today}
 
 
-async def _step(session: Session, now: RunSnapshot, frozen: dict[str, float]) -> JsonRow:
-    rubric, batch, config = now.version.rubric, now.batch, session.config
-    judged = [rollout for rollout in now.rollouts if rollout.version == now.version.number]
+async def _step(session: Session, snapshot: RunSnapshot, frozen: dict[str, float]) -> JsonRow:
+    rubric, batch, config = snapshot.version.rubric, snapshot.batch, session.config
+    judged = [rollout for rollout in snapshot.rollouts if rollout.version == snapshot.version.number]
     repeats: dict[str, Verdict] = {}
     found = GateResult()
     if session.gate:
-        repeats = await _audit(session, now, frozen)
-        if now.version.number:
-            found = await session.gate.recheck(rubric, now.looked, [*_groups(judged).values()], batch)
-            if found.objections and (row := await _rollback(session, now, found)):
+        repeats = await _audit(session, snapshot, frozen)
+        if snapshot.version.number:
+            found = await session.gate.recheck(
+                rubric, snapshot.checked_at, [*_groups(judged).values()], batch
+            )
+            if found.objections and (row := await _rollback(session, snapshot, found)):
                 return row
     health = criterion_stats(rubric, judged, repeats)
-    probes, reference = await _probed(session, now)
+    probes, reference = await _probed(session, snapshot)
     count = config.meta_samples
     unsure = [name for name, again in repeats.items() if again.reward != _reward(judged, name)]
-    suspicious = [name for alarm in now.alarms.values() for name in alarm.evidence] + unsure
+    suspicious = [name for alarm in snapshot.alarms.values() for name in alarm.evidence] + unsure
     seed = f"select-{config.seed}-{batch}"
     chosen = stratified_sample(judged, (2 if config.prescreen else 1) * count - len(probes), seed, suspicious)
     if not (chosen or probes):
         none = StepOutcome((Attempt("failed", None, "no judged rollouts to learn from"),))
-        return _row(session, now, none, health, found)
+        return _row(session, snapshot, none, health, found)
     material = StepInput(
         rubric=rubric,
         rollouts=[*probes, *chosen],
         reference=reference,
         recent=_recent(judged),
-        figures=_figures(health, now.alarms, found),
+        figures=_figures(health, snapshot.alarms, found),
         batch=batch,
     )
     assert session.meta is not None
     outcome = await improve_rubric(
         session.meta, session.gate, material, config.strategy, count, config.prescreen
     )
-    return _row(session, now, outcome, health, found)
+    return _row(session, snapshot, outcome, health, found)
 
 
-async def _audit(session: Session, now: RunSnapshot, frozen: dict[str, float]) -> dict[str, Verdict]:
+async def _audit(session: Session, snapshot: RunSnapshot, frozen: dict[str, float]) -> dict[str, Verdict]:
     """Judges some of the latest rollouts again, and by the first rubric; fewer where calls are short.
 
     Returns:
         Rollout id → the second verdict.
     """
     assert session.gate is not None
-    gate_judge, rubric = session.gate.gate_judge, now.version.rubric
+    gate_judge, rubric = session.gate.gate_judge, snapshot.version.rubric
     first = session.run.version(0).rubric
-    latest = [rollout for rollout in now.latest if rollout.version == now.version.number]
+    latest = [rollout for rollout in snapshot.latest if rollout.version == snapshot.version.number]
     # The gate comes first: what it will need, for a second try too, is kept for it. (That one is cheaper by
     # the anchor's answers under the rubric in force, which covers the probes.)
     reserve = 2 * session.gate.max_cost(rubric)
     spare = int(max(0, gate_judge.left - reserve)) // 2
-    audited = stratified_sample(latest, min(AUDITS, spare), f"audit-{session.config.seed}-{now.batch}")
+    audited = stratified_sample(latest, min(AUDITS, spare), f"audit-{session.config.seed}-{snapshot.batch}")
     samples = [_sample(rollout) for rollout in audited]
-    again = await gate_judge.verdicts(samples, rubric, now.batch, draw="again")
-    by_first = await gate_judge.verdicts(samples, first, now.batch)
+    again = await gate_judge.verdicts(samples, rubric, snapshot.batch, draw="again")
+    by_first = await gate_judge.verdicts(samples, first, snapshot.batch)
     for rollout, verdict in zip(audited, by_first, strict=True):
         if verdict.reward is not None:
             frozen[rollout.id] = verdict.reward
     return {rollout.id: verdict for rollout, verdict in zip(audited, again, strict=True)}
 
 
-async def _rollback(session: Session, now: RunSnapshot, found: GateResult) -> JsonRow | None:
+async def _rollback(session: Session, snapshot: RunSnapshot, found: GateResult) -> JsonRow | None:
     """Back to the newest earlier rubric that was not gone back from, if it passes today; None where not."""
     assert session.gate is not None
     rows = [row for row in session.run.rows(session.run.lineage) if row["kind"] == "rollback"]
     left = {session.run.version(row["parent"]).rubric.set_hash for row in rows}
-    earlier = [session.run.version(number) for number in reversed(range(now.version.number))]
-    sound = [one for one in earlier if one.rubric.set_hash not in {*left, now.version.rubric.set_hash}]
+    earlier = [session.run.version(number) for number in reversed(range(snapshot.version.number))]
+    sound = [one for one in earlier if one.rubric.set_hash not in {*left, snapshot.version.rubric.set_hash}]
     if not sound:
         return None
     target = sound[0]
-    judged = [rollout for rollout in now.rollouts if rollout.version == now.version.number]
+    judged = [rollout for rollout in snapshot.rollouts if rollout.version == snapshot.version.number]
     # Held against itself: that its order differs from the present one's is what one goes back for.
-    today = await session.gate.examine(target.rubric, target.rubric, _recent(judged), now.batch)
+    today = await session.gate.examine(target.rubric, target.rubric, _recent(judged), snapshot.batch)
     if not today.passed:
         return None
-    row = _row(session, now, StepOutcome((Attempt("accepted", target.rubric, gate_result=today),)), {}, found)
+    row = _row(
+        session, snapshot, StepOutcome((Attempt("accepted", target.rubric, gate_result=today),)), {}, found
+    )
     reason = f"rolled back: {joined(found.objections)}"
     return row | {"kind": "rollback", "author": f"rollback to v{target.number}", "reason": reason}
 
 
-async def _probed(session: Session, now: RunSnapshot) -> tuple[list[Rollout], dict[str, Rollout]]:
+async def _probed(session: Session, snapshot: RunSnapshot) -> tuple[list[Rollout], dict[str, Rollout]]:
     """The probes as judged rollouts, and beside them what the initial policy answered."""
-    paired = now.probes[: now.paired]
+    paired = snapshot.probes[: snapshot.paired]
     if not paired:
         return [], {}
-    rubric, number = now.version.rubric, now.version.number
+    rubric, number = snapshot.version.rubric, snapshot.version.number
     prompts = {probe.prompt for probe in paired}
-    anchor = [sample for sample in session.anchor if sample.prompt in prompts]
-    verdicts = await session.gate_judge.verdicts([*paired, *anchor], rubric, now.batch)
+    anchor = [sample for sample in session.state.anchor if sample.prompt in prompts]
+    verdicts = await session.gate_judge.verdicts([*paired, *anchor], rubric, snapshot.batch)
 
     def rollout(batch: int, row: int, sample: Sample, verdict: Verdict) -> Rollout:
         text, cluster = (sample.prompt, sample.completion), sample.cluster
@@ -203,7 +209,8 @@ async def _probed(session: Session, now: RunSnapshot) -> tuple[list[Rollout], di
 
     count = len(paired)
     probes = [
-        rollout(now.batch, row, *each) for row, each in enumerate(zip(paired, verdicts[:count], strict=True))
+        rollout(snapshot.batch, row, *each)
+        for row, each in enumerate(zip(paired, verdicts[:count], strict=True))
     ]
     before = [rollout(0, row, *each) for row, each in enumerate(zip(anchor, verdicts[count:], strict=True))]
     usable = [one for one in probes if one.reward is not None and one.verdict.source == "judge"]
@@ -220,25 +227,25 @@ def _figures(health: Mapping[str, CriterionStats], alarms: Mapping[str, Alarm], 
 
 def _row(
     session: Session,
-    now: RunSnapshot,
+    snapshot: RunSnapshot,
     outcome: StepOutcome,
     health: Mapping[str, CriterionStats],
     found: GateResult,
 ) -> JsonRow:
     """A row of the lineage: what was proposed, tried and decided, and why."""
-    old, new = now.version.rubric, outcome.rubric
+    old, new = snapshot.version.rubric, outcome.rubric
     last = outcome.attempts[-1]
     refused = [one for one in outcome.attempts if one.reason]
     return {
         "kind": "meta",
-        "began": now.batch,
+        "began": snapshot.batch,
         "status": outcome.status,
         "reason": outcome.reason,
-        "parent": now.version.number,
+        "parent": snapshot.version.number,
         "author": session.meta.backend.model if session.meta else "",
         "samples": list(outcome.samples),
         "failed_samples": outcome.failed,
-        "alarms": sorted(now.alarms),
+        "alarms": sorted(snapshot.alarms),
         **(rubric_changes(old, new) if new else {"added": [], "changed": [], "dropped": []}),
         "gate": dict(last.gate_result.figures),
         "refused": [

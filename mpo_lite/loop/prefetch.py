@@ -1,26 +1,17 @@
 """Judgements that begin before their batch is whole: each completion goes to the judge as it ends.
 
-What a batch asks for is looked up by its very text, under the rubric and judge that are in force for the
-whole of it. So what began early decides when a call is made and nothing else: a mismatch costs a call, never
-a wrong reward.
+What a batch asks for is looked up by its very text, under the rubric and judge that hold for the whole of it.
+So prefetching decides when a call is made and nothing else: a mismatch costs a call, never a wrong reward.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 
-from mpo_lite.judge.base import Sample
-from mpo_lite.judge.groupwise import groups
 from mpo_lite.llm import event_loop
 from mpo_lite.loop.distributed import rank
+from mpo_lite.loop.judging import PendingVerdicts, judging_units, verdict_by_rule
 from mpo_lite.loop.session import Session
-from mpo_lite.tasks.rules import rule_verdict
-from mpo_lite.types import Verdict
-
-JudgingUnit = tuple[Sample, ...]
-"""What one call judges: a completion, or the group of a prompt where the judge compares."""
-PendingVerdicts = dict[JudgingUnit, Future[list[Verdict]]]
 
 
 class Prefetcher:
@@ -33,55 +24,50 @@ class Prefetcher:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._prompts: Sequence[str] = ()
-        self._size = 1
-        self._ended: dict[int, str] = {}
-        self._works: PendingVerdicts = {}
+        self._unit_size = 1
+        self._completions: dict[int, str] = {}
+        self._pending: PendingVerdicts = {}
 
-    def expect(self, prompts: Sequence[str], group_size: int) -> None:
-        """A batch begins.
+    def start_batch(self, prompts: Sequence[str], group_size: int) -> None:
+        """Expects the completions of a batch.
 
         Args:
             prompts: The task prompts of this process's B completions; those of one prompt stand together.
             group_size: Completions per prompt.
         """
-        self.claim()
-        self._prompts, self._ended = prompts, {}
-        self._size = group_size if self._session.config.judge_mode == "groupwise" else 1
+        self.take_pending()
+        self._prompts, self._completions = prompts, {}
+        self._unit_size = group_size if self._session.config.judge_mode == "groupwise" else 1
 
-    def ended(self, row: int, completion: str) -> None:
-        """A completion has ended; told again, with the same text, it is not asked for again."""
+    def add_completion(self, row: int, completion: str) -> None:
+        """Has a completion judged that has ended; a second call with the same text does nothing."""
         session = self._session
-        if self._ended.get(row) == completion or session.interrupted:
+        if self._completions.get(row) == completion or session.state.interrupted:
             return
         if not session.config.overlap or session.uses_verifier:
             return
-        self._ended[row] = completion
-        first = row - row % self._size
-        rows = range(first, min(first + self._size, len(self._prompts)))
-        if all(each in self._ended for each in rows):
-            samples = [
-                session.sample(self._prompts[each], self._ended[each]) for each in rows if self._open(each)
-            ]
-            for unit in judging_units(session, samples):
-                if unit not in self._works:
-                    work = session.judge.verdicts(unit, session.version.rubric)
-                    self._works[unit] = event_loop.submit(work)
+        self._completions[row] = completion
+        first = row - row % self._unit_size
+        rows = range(first, min(first + self._unit_size, len(self._prompts)))
+        if not all(each in self._completions for each in rows):
+            return  # the rest of the group is still being generated
+        samples = [
+            session.context.sample(self._prompts[each], self._completions[each])
+            for each in rows
+            if self._needs_judge(each)
+        ]
+        for unit in judging_units(session, samples):
+            if unit not in self._pending:
+                self._pending[unit] = event_loop.submit(session.judge.verdicts(unit, session.rubric))
 
-    def claim(self) -> PendingVerdicts:
-        """Hands over what is under way, and forgets it."""
-        works, self._works = self._works, {}
-        return works
+    def take_pending(self) -> PendingVerdicts:
+        """Hands over the judgements under way."""
+        pending, self._pending = self._pending, {}
+        return pending
 
-    def _open(self, row: int) -> bool:
-        """Whether a completion needs the judge: no rule decides, and no journal knows it."""
-        session, text = self._session, self._ended[row]
-        known = session.journalled_verdict(rank() * len(self._prompts) + row, text)
-        return known is None and rule_verdict(text, session.set_hash, session.task.rules) is None
-
-
-def judging_units(session: Session, samples: Sequence[Sample]) -> Iterator[JudgingUnit]:
-    """The samples as they are judged together, in order."""
-    if session.config.judge_mode == "groupwise":
-        yield from map(tuple, groups(samples, session.config.group_size))
-    else:
-        yield from ((sample,) for sample in samples)
+    def _needs_judge(self, row: int) -> bool:
+        """Whether neither a rule nor a killed run's journal decides on a completion."""
+        session, text = self._session, self._completions[row]
+        if session.journalled_verdict(rank() * len(self._prompts) + row, text):
+            return False
+        return verdict_by_rule(session, session.context.sample(self._prompts[row], text)) is None

@@ -70,7 +70,7 @@ class Gate:
     def max_cost(self, old: Rubric) -> int:
         """Judgements that ``examine`` will ask for on a proposal yet to come, at most."""
         planted = len(self._planted([], ""))
-        return len(self.anchor) + planted + self.gate_judge.open(self.anchor, old) + RECENT
+        return len(self.anchor) + planted + self.gate_judge.count_unjudged(self.anchor, old) + RECENT
 
     def can_afford_another(self, old: Rubric) -> bool:
         """Whether the budget covers another proposal."""
@@ -79,7 +79,7 @@ class Gate:
     def cost(self, new: Rubric, old: Rubric, recent: Sequence[Sequence[Sample]]) -> int:
         """Judgements that ``examine`` will ask for, at most."""
         asked = [*self.anchor, *(answer for group in recent for answer in group)]
-        known = self.gate_judge.open(asked, new) + self.gate_judge.open(self.anchor, old)
+        known = self.gate_judge.count_unjudged(asked, new) + self.gate_judge.count_unjudged(self.anchor, old)
         return known + len(self._planted([], ""))
 
     async def examine(
@@ -131,7 +131,7 @@ class Gate:
             batch: Generation batches done.
         """
         figures, objections = self._spread(trained, rubric)
-        unknown = self.gate_judge.open(self.anchor, rubric)
+        unknown = self.gate_judge.count_unjudged(self.anchor, rubric)
         # A proposal comes first: what trying one out will take is left to it.
         if unknown + len(self._planted([], "")) <= self.gate_judge.left - self.max_cost(rubric):
             honest = await self._scores(self.anchor, rubric, batch)
@@ -154,7 +154,7 @@ class Gate:
         """Sentinels that no rule decides: a rubric cannot pay for those."""
         scores = scores or [None] * len(self.anchor)
         planted = plant_sentinels(self.anchor, scores, self.task.sentinels if kinds is None else kinds, seed)
-        return [one for one in planted if not self.gate_judge.ruled(one.sample)]
+        return [one for one in planted if not self.gate_judge.is_decided_by_rule(one.sample)]
 
     def _short(self, found: Mapping[str, float]) -> float:
         """By how much margins fall short of what they must be, in all."""

@@ -46,7 +46,7 @@ class BudgetedJudge:
         self._batches = {row["key"]: int(row["batch"]) for row in rows}
         self._replayed: dict[str, Verdict] = {}
 
-    def ruled(self, sample: Sample) -> bool:
+    def is_decided_by_rule(self, sample: Sample) -> bool:
         """Whether a rule decides on an answer, whatever the rubric."""
         return rule_verdict(sample.completion, "", self._rules) is not None
 
@@ -59,13 +59,13 @@ class BudgetedJudge:
         later = {key for key in self._known if self._batches[key] >= batch}
         self._replayed |= {key: self._known.pop(key) for key in later}
 
-    def used(self, before: int) -> int:
-        """Judgements asked for in batches before ``before``."""
-        return sum(batch < before for batch in self._batches.values())
+    def spent_before(self, batch: int) -> int:
+        """Judgements taken by steps before the one at ``batch``."""
+        return sum(earlier < batch for earlier in self._batches.values())
 
-    def open(self, samples: Sequence[Sample], rubric: Rubric, draw: str = "") -> int:
+    def count_unjudged(self, samples: Sequence[Sample], rubric: Rubric, draw: str = "") -> int:
         """How many of these judgements would have to be asked for."""
-        asked = [sample for sample in samples if not self.ruled(sample)]
+        asked = [sample for sample in samples if not self.is_decided_by_rule(sample)]
         return len(set(self._keys(asked, rubric, draw)) - set(self._known))
 
     async def verdicts(

@@ -24,7 +24,7 @@ from mpo_lite.jsonl import journal
 from mpo_lite.loop.distributed import all_gather, is_main, run_on_main, world_size
 from mpo_lite.loop.schedule import MetaScheduler
 from mpo_lite.loop.session import Answer, Session
-from mpo_lite.run_dir import RubricVersion
+from mpo_lite.rubric_versions import RubricVersion
 from mpo_lite.sanitize import pluralize
 from mpo_lite.training.chat import Chat
 from mpo_lite.training.generate import generate, gold_row
@@ -94,7 +94,7 @@ class MPOCallback(TrainerCallback):
             raise ConfigError(
                 f"{checkpoint}: holds no state of this run; resume from a checkpoint it has written"
             )
-        if batch and saved.get("prompts") != self.session.prompts_hash:
+        if batch and saved.get("prompts") != self.session.context.prompts_hash:
             raise ConfigError(
                 f"{checkpoint}: its data is no longer what it was trained on (other prompts, references or "
                 "clusters); give it its data again, or begin a new run"
@@ -104,7 +104,7 @@ class MPOCallback(TrainerCallback):
             options = getattr(args, "chat_template_kwargs", None)
             self.chat = Chat(kwargs["model"], kwargs["processing_class"], options)
         if is_main():
-            self.scheduler.restore(saved.get("evolution", {}), batch, rollouts)
+            self.scheduler.restore(saved.get("scheduler", {}), batch, rollouts)
             self.session.record_anchor(self._answer(**kwargs))
         if not batch and not self.session.run.rows(self.session.run.gold):
             self._evaluate(kwargs["model"])
@@ -118,9 +118,9 @@ class MPOCallback(TrainerCallback):
         if state.global_step % self._every == 0:
             self._flush({})
             self.random_state = random_state()
-            asked = self.session.interrupted or (is_main() and self.session.run.asked_to_stop())
-            self.session.interrupted = any(all_gather(asked))
-            self.session.version = run_on_main(lambda: self._next_version(self._answer(**kwargs)))
+            asked = self.session.state.interrupted or (is_main() and self.session.run.asked_to_stop())
+            self.session.interrupt(any(all_gather(asked)))
+            self.session.use_version(run_on_main(lambda: self._next_version(self._answer(**kwargs))))
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -128,7 +128,7 @@ class MPOCallback(TrainerCallback):
         """Drops the gradients of a batch that can teach nothing: on a zero gradient momentum would still
         move.
         """
-        if self.session.skip_update:
+        if self.session.state.skip_update:
             for parameter in kwargs["model"].parameters():
                 parameter.grad = None
 
@@ -144,7 +144,7 @@ class MPOCallback(TrainerCallback):
         if border:
             self._save_due = False
             last = state.global_step >= state.max_steps
-            if last or self.session.batch % self.session.config.eval_every == 0:
+            if last or self.session.state.batch % self.session.config.eval_every == 0:
                 self._evaluate(kwargs["model"])
 
     def on_log(
@@ -182,12 +182,12 @@ class MPOCallback(TrainerCallback):
         if not is_main():
             return
         state = {
-            "batch": session.batch,
-            "version": session.version.number,
-            "set_hash": session.set_hash,
-            "prompts": session.prompts_hash,
+            "batch": session.state.batch,
+            "version": session.state.version.number,
+            "set_hash": session.rubric.set_hash,
+            "prompts": session.context.prompts_hash,
             "fell_back": session.models.fell_back,
-            "evolution": self.scheduler.state(),
+            "scheduler": self.scheduler.state(),
         }
         complete_checkpoint(session.run, checkpoint, state)
 
@@ -202,7 +202,7 @@ class MPOCallback(TrainerCallback):
                 f"the trainer's arguments, or steps={asked} in MPO"
             )
         if batch >= steps:
-            self.session.note(f"{run.path}: all {steps} batches are done; there is nothing left to train")
+            self.session.context.note(f"{run.path}: all {steps} batches are done; nothing is left to train")
         elif self._must_resume and not batch and len(run.rows(run.metrics)) >= steps:
             raise ConfigError(
                 f"{run.path}: this run is finished; to train it on, raise steps in MPO and call "
@@ -218,7 +218,7 @@ class MPOCallback(TrainerCallback):
         """The rubric of the next batch, after what is due between two batches."""
         self.session.raise_if_interrupted()
         self.scheduler.between_batches(answer)
-        return self.session.version
+        return self.session.state.version
 
     def _answer(self, model: Any, **_: Any) -> Answer:
         """The policy as it is now, as a function from prompts to answers."""
@@ -229,7 +229,7 @@ class MPOCallback(TrainerCallback):
                 model,
                 self.chat,
                 [session.task.policy_messages(prompt) for prompt in prompts],
-                max_new_tokens=session.max_new_tokens,
+                max_new_tokens=session.context.max_new_tokens,
                 temperature=session.config.temperature,
             )
             return [one.text for one in completions]
@@ -238,30 +238,31 @@ class MPOCallback(TrainerCallback):
 
     def _evaluate(self, model: Any) -> None:
         session = self.session
-        if session.gold is None or not session.prompts.held_out or not is_main():
+        if session.context.gold is None or not session.state.prompts.held_out or not is_main():
             return  # one process alone, so that the figure does not depend on how many there are
         row = gold_row(
             model,
             self.chat,
             session.task,
-            session.gold,
-            session.prompts,
-            max_new_tokens=session.max_new_tokens,
+            session.context.gold,
+            session.state.prompts,
+            max_new_tokens=session.context.max_new_tokens,
             temperature=session.config.temperature,
         )
-        row = {"batch": session.batch, "version": session.version.number, **row}
+        row = {"batch": session.state.batch, "version": session.state.version.number, **row}
         journal(session.run.gold, [row])
-        session.batch_row["gold"] = self.gold = row["gold"]
-        session.observe("gold", row)
+        self.gold = row["gold"]
+        session.add_metrics(gold=self.gold)
+        session.context.observe("gold", row)
 
     def _flush(self, logged: dict[str, Any]) -> None:
         """Writes the batch's row once."""
-        row, self.session.batch_row, self._logged = self.session.batch_row, {}, {}
+        row, self._logged = self.session.take_metrics(), {}
         if "batch" in row:
             row = row | logged | self.session.spend()
             if is_main():
                 journal(self.session.run.metrics, [row])
-            self.session.observe("step", row)
+            self.session.context.observe("step", row)
 
 
 def check_arguments(args: Any, config: Config) -> None:

@@ -15,10 +15,11 @@ from mpo_lite.config import Config
 from mpo_lite.errors import BudgetReached, ConfigError, StopRun
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.loop.begin import open_run
+from mpo_lite.loop.context import Observer, RunContext, prepare_run
 from mpo_lite.loop.distributed import is_main, run_on_main
 from mpo_lite.loop.environment import check_packages
 from mpo_lite.loop.estimate import estimate, least_call, paid_for
-from mpo_lite.loop.session import Observer, Session
+from mpo_lite.loop.session import Session
 from mpo_lite.rubric import Rubric
 from mpo_lite.run_dir import RunDir, check_vacant
 from mpo_lite.sandbox.stand_in import sandboxed
@@ -86,11 +87,16 @@ def train(
             observe(kind, row)
 
     with sandboxed(config) as served:
-        session = Session(served, tell)
+        context = prepare_run(served, tell)
         try:
-            run, outcome = _train(session, config, run, checkpoint)
-            version, spend = session.version, session.spend()
-            return Result(run, version.rubric, version.number, outcome.stop, outcome.seconds, spend)
+            session = _prepare_session(context, config, run, checkpoint)
+        except BaseException:
+            context.close()
+            raise
+        try:
+            outcome = _train(session, config, checkpoint, withdraw=run is None)
+            version, spend = session.state.version, session.spend()
+            return Result(session.run, version.rubric, version.number, outcome.stop, outcome.seconds, spend)
         finally:
             session.close()
 
@@ -101,58 +107,71 @@ def resume_command(run: RunDir, stop: StopRun) -> str:
     return f"mpo-lite resume {run.path} {raised}".rstrip()
 
 
-def _train(
-    session: Session, config: Config, resumed: RunDir | None, checkpoint: Path | None
-) -> tuple[RunDir, TrainingOutcome]:
-    """Checks everything, then trains; ``config`` is as it was given, the session's with the sandbox in it."""
-    estimated = estimate(session)
+def _prepare_session(
+    context: RunContext, config: Config, resumed: RunDir | None, checkpoint: Path | None
+) -> Session:
+    """Checks everything, the cheapest first, and opens the run directory.
+
+    Args:
+        context: The run.
+        config: As it was given and is saved; the context's has the addresses of the sandbox in it.
+        resumed: An existing run; None makes a new one.
+        checkpoint: Where that continues.
+    """
+    estimated = estimate(context)
+    session: Session | None = None
     if resumed:
-        session.attach(resumed)
-        run_on_main(lambda: _require_room(session, resumed, least_call(estimated)))
+        session = Session(context, resumed)
+        run_on_main(lambda: _require_room(context, resumed, least_call(estimated)))
     else:
-        _tell_plan(session, estimated)
-    for role, which in session.models.all:
-        session.note(f"{role}: {which.model}{f' at {which.api_base}' if which.api_base else ''}")
-    check_packages(session.config)
-    if session.config.log_calls and session.config.log_calls.is_absolute():
-        session.models.log_calls(Path())  # at once: a place that cannot be written is told before all else
+        _note_plan(context, estimated)
+    for role, which in context.models.all:
+        context.note(f"{role}: {which.model}{f' at {which.api_base}' if which.api_base else ''}")
+    check_packages(context.config)
+    if context.config.log_calls and context.config.log_calls.is_absolute():
+        context.models.log_calls(Path())  # a place that cannot be written is better reported now than later
     with activity("checking the settings"):
-        # Loads torch: only now that nothing that is quicker to see can be wrong.
+        # Loads torch, which takes seconds: every quicker check came first.
         from mpo_lite.training import policy, train, trl_args
 
-        train.check_settings(session)
-        policy.check_policy(session.config)
+        train.check_settings(context)
+        policy.check_policy(context.config)
         folder = resumed.path if resumed else config.run_dir or Path("runs")
-        train.check_room(session, folder, 1 if checkpoint else trl_args.KEPT_CHECKPOINTS)
-        session.try_metrics()
-    session.check_models()
+        train.check_room(context.config, folder, 1 if checkpoint else trl_args.KEPT_CHECKPOINTS)
+        context.try_metrics()
+    context.check_models()
     if config.simulated:
-        session.note(simulated_note(config.simulated))
-    run = resumed or RunDir(run_on_main(lambda: open_run(config, "train").path))
-    if not resumed:
-        session.attach(run)
+        context.note(simulated_note(config.simulated))
+    return session or Session(context, RunDir(run_on_main(lambda: open_run(config, "train").path)))
+
+
+def _train(session: Session, config: Config, checkpoint: Path | None, withdraw: bool) -> TrainingOutcome:
+    """Trains; where the policy cannot be used, a new run is taken back (``withdraw``)."""
+    from mpo_lite.training import train
+
+    run, note = session.run, session.context.note
     run_on_main(lambda: discard_after(run, checkpoint))
-    session.note(f"run directory: {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""))
-    session.note(f"loading the policy {config.policy}")
+    note(f"run directory: {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""))
+    note(f"loading the policy {config.policy}")
     try:
         with activity(TRAINING, config.steps, "batches") as batches:
             batches.done = read_state(checkpoint)["batch"] if checkpoint else 0
-            return run, train.train(session, checkpoint)
+            return train.train(session, checkpoint)
     except ConfigError:
-        if not resumed and is_main():
+        if withdraw and is_main():
             run.withdraw()
         raise
 
 
-def _require_room(session: Session, run: RunDir, least: tuple[float, int]) -> None:
+def _require_room(context: RunContext, run: RunDir, least: tuple[float, int]) -> None:
     """Stops a run at once whose caps leave nothing for another call of the judge, in USD and tokens."""
     try:
-        session.client.budget.require(*least)
+        context.models.client.budget.require(*least)
     except BudgetReached as stop:
         raise BudgetReached(f"{stop}: {resume_command(run, stop)}", stop.raised) from None
 
 
-def _tell_plan(session: Session, estimated: JsonRow) -> None:
+def _note_plan(context: RunContext, estimated: JsonRow) -> None:
     """What the run will take, and what becomes of its prompts."""
     total = estimated["total"]
     middle, usd = total["middle"], total["usd"]
@@ -160,15 +179,15 @@ def _tell_plan(session: Session, estimated: JsonRow) -> None:
     about = (middle["input_tokens"] + middle["output_tokens"]) / 1e6
     cost = "unpriced" if usd is None else f"about ${middle['usd']:.2f} (${usd[0]:.2f} to ${usd[1]:.2f})"
     low, high = total["calls"]
-    session.note(
+    context.note(
         f"estimated: about {middle['calls']:,} calls ({low:,} to {high:,}), {about:.2g} million tokens "
         f"({tokens[0] / 1e6:.2g} to {tokens[1] / 1e6:.2g}), {cost}; mpo-lite estimate says how"
     )
-    for line in paid_for(session, estimated):
-        session.note(line)
+    for line in paid_for(context, estimated):
+        context.note(line)
     if summary := estimated["meta_steps"]["summary"]:
-        session.note(summary)
-    train, held_out = len(session.prompts.train), len(session.prompts.held_out)
-    if held_out and not session.task.data.held_out_source:
-        use = "for the gold metric" if session.gold else "for mpo-lite compare"
-        session.note(f"{held_out} of {pluralize(train + held_out, 'prompt')} are held out of training, {use}")
+        context.note(summary)
+    train, held_out = len(context.prompts.train), len(context.prompts.held_out)
+    if held_out and not context.task.data.held_out_source:
+        use = "for the gold metric" if context.gold else "for mpo-lite compare"
+        context.note(f"{held_out} of {pluralize(train + held_out, 'prompt')} are held out of training, {use}")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from mpo_lite.errors import ConfigError
 from mpo_lite.loop.begin import open_session
 from mpo_lite.loop.distributed import all_gather, is_main, rank, world_size
+from mpo_lite.loop.judging import judge_samples
 from mpo_lite.loop.prefetch import Prefetcher
-from mpo_lite.loop.reward import Reward, groups, has_spread, judge_samples, score_batch
+from mpo_lite.loop.reward import Reward, groups, has_spread, score_batch
 from mpo_lite.loop.session import Session
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sanitize import pluralize, strip_thinking
@@ -121,7 +122,7 @@ class MPO:
                 "give two lists of the same length"
             )
         samples = [
-            self.session.sample(text_of(prompt), strip_thinking(text_of(answer)))
+            self.session.context.sample(text_of(prompt), strip_thinking(text_of(answer)))
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
         return judge_samples(self.session, samples)
@@ -148,14 +149,14 @@ class MPO:
         session, group_size = self.session, self.session.config.group_size
         tasks = columns.get("task_prompt") or [text_of(prompt) for prompt in prompts]
         answers = self.answers(completions, columns.get("completion_ids"))
-        samples = [session.sample(task, one.text) for task, one in zip(tasks, answers, strict=True)]
+        samples = [session.context.sample(task, one.text) for task, one in zip(tasks, answers, strict=True)]
         train = columns.get("split", ["train"])[0] == "train"
         if train:
             _check_groups(tasks, group_size)
             truncated = [one.truncated for one in answers]
-            rollouts = score_batch(session, samples, group_size, self.prefetcher.claim(), truncated)
+            rollouts = score_batch(session, samples, group_size, self.prefetcher.take_pending(), truncated)
             if is_main():
-                session.batch_row["alarms"] = self.callback.scheduler.add_batch(rollouts)
+                session.add_metrics(alarms=self.callback.scheduler.add_batch(rollouts))
             first = rank() * len(samples)
             rewards: list[Reward] = [rollout.reward for rollout in rollouts[first : first + len(samples)]]
             rewards = self._less_for_the_cut(rewards, truncated)
@@ -170,13 +171,12 @@ class MPO:
         if train:
             self._track(columns.get("log_metric"))
             whole = [reward for share in all_gather(rewards) for reward in share]
-            session.skip_update = not has_spread(
-                whole, len(whole) if self.baseline == "batch" else group_size
-            )
+            size = len(whole) if self.baseline == "batch" else group_size
+            session.skip_update(not has_spread(whole, size))
         return rewards
 
     def _require_open(self) -> None:
-        if self.session.closed:
+        if self.session.state.closed:
             raise ConfigError(
                 f"{self.run.path}: this MPO is closed; to go on in its run, make a new one with that run_dir"
             )
@@ -200,7 +200,7 @@ class MPO:
         """Gives the batch's figures to the trainer's log, and by it to TensorBoard and its like."""
         if log_metric is None:
             return
-        row = self.session.batch_row
+        row = self.session.state.metrics
         told = {
             **row,
             **self.session.spend(),
@@ -252,9 +252,11 @@ class MPO:
         from datasets import Dataset
 
         session, config = self.session, self.session.config
-        prompts = session.prompts.held_out
+        prompts = session.state.prompts.held_out
         if split == "train":
-            prompts = training_order(session.prompts.train, config.steps * config.batch_prompts, config.seed)
+            prompts = training_order(
+                session.state.prompts.train, config.steps * config.batch_prompts, config.seed
+            )
         return Dataset.from_list(
             [
                 {"prompt": session.task.policy_messages(prompt), "task_prompt": prompt, "split": split}

@@ -181,18 +181,18 @@ def fitting_prompts(
 
 
 def drop_long_prompts(session: Session, model: Any, tokenizer: Any) -> None:
-    """Takes prompts out that leave no room for the longest answer within the policy's context."""
-    before, answer = session.prompts, session.max_new_tokens
+    """Leaves out prompts that leave no room for the longest answer within the policy's context."""
+    before, answer = session.context.prompts, session.context.max_new_tokens
     chat = chat_of(session.config, model, tokenizer)
     kept = {
         name: fitting_prompts(getattr(before, name), session.task, model, chat, answer)
         for name in ("train", "held_out")
     }
-    session.prompts = replace(before, **kept)
-    if not session.prompts.train:
+    session.limit_prompts(replace(before, **kept))
+    if not kept["train"]:
         raise ConfigError(f"no prompt leaves room for {answer} tokens within the policy's {_context(model)}")
-    if dropped := len(before.train) - len(session.prompts.train):
-        session.note(
+    if dropped := len(before.train) - len(kept["train"]):
+        session.context.note(
             f"{dropped} of {len(before.train)} training prompts are too long for the policy and left out"
         )
 

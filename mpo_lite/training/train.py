@@ -18,6 +18,7 @@ from mpo_lite.activity import activity
 from mpo_lite.checkpoints import MANIFEST
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, StopRun, refusals, storage_errors
+from mpo_lite.loop.context import RunContext
 from mpo_lite.loop.distributed import is_main, run_on_main, world_size
 from mpo_lite.loop.session import Session
 from mpo_lite.training.callback import MPOCallback, set_random_state
@@ -51,17 +52,17 @@ class TrainingOutcome:
     seconds: float
 
 
-def check_settings(session: Session) -> None:
+def check_settings(context: RunContext) -> None:
     """Sees that TRL takes the settings, before a model is loaded. Raises ``ConfigError`` if not."""
     quiet_libraries()
-    trainer_arguments(session, Path("checkpoints"))
+    trainer_arguments(context, Path("checkpoints"))
 
 
-def check_room(session: Session, folder: Path, checkpoints: int) -> None:
+def check_room(config: Config, folder: Path, checkpoints: int) -> None:
     """Sees that the disk has room for checkpoints, before a model is loaded.
 
     Args:
-        session: The run.
+        config: Names the policy and its adapter.
         folder: Where they will lie; it need not be there yet.
         checkpoints: How many must fit at least.
 
@@ -69,7 +70,7 @@ def check_room(session: Session, folder: Path, checkpoints: int) -> None:
         ConfigError: They do not fit, or the policy or the adapter cannot be made.
     """
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    needed = checkpoints * SAVED_BYTES * trained_parameters(session.config)
+    needed = checkpoints * SAVED_BYTES * trained_parameters(config)
     if (free := shutil.disk_usage(place).free) < needed:
         raise ConfigError(
             f"{folder}: {free / 2**20:,.1f} MiB are free on this disk, but checkpoints take at least "
@@ -121,7 +122,7 @@ def _trainer(config: Config, mpo: MPO) -> GRPO | RLOO | PPO:
             mpo,
             model,
             processing_class=tokenizer,
-            args=trainer_arguments(mpo.session, mpo.run.checkpoints),
+            args=trainer_arguments(mpo.session.context, mpo.run.checkpoints),
             peft_config=adapter(config),
         )
     trainer.remove_callback(transformers.PrinterCallback)
@@ -152,11 +153,11 @@ def _stoppable(session: Session) -> Generator[None]:
     before = {number: signal.getsignal(number) for number in signals}
 
     def ask_to_stop(number: int, frame: Any) -> None:
-        if not session.interrupted:
+        if not session.state.interrupted:
             # On a thread: the signal may have come amid a write to the stream, which cannot be entered twice.
             said = "stopping after this batch; press Ctrl-C again to stop at once"
-            threading.Thread(target=session.note, args=(said,)).start()
-        session.interrupted = True
+            threading.Thread(target=session.context.note, args=(said,)).start()
+        session.interrupt()
         if world_size() == 1:  # a launcher sends on what the terminal has sent already
             for each in signals:
                 signal.signal(each, before[each])

@@ -62,7 +62,7 @@ class PrefetchMixin:
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self.model.training:
             prompts = [row.get("task_prompt") or text_of(row["prompt"]) for row in inputs]
-            self.mpo.prefetcher.expect(prompts, self.num_generations)
+            self.mpo.prefetcher.start_batch(prompts, self.num_generations)
         return super()._generate_and_score_completions(inputs)
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
@@ -70,7 +70,7 @@ class PrefetchMixin:
         if self.model.training:
             completions = next(part for part in told[2:] if _are_completions(part, len(prompts)))
             for row, one in enumerate(self.mpo.answers(completions, told[1])):
-                self.mpo.prefetcher.ended(row, one.text)
+                self.mpo.prefetcher.add_completion(row, one.text)
         return told
 
     def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
@@ -87,7 +87,7 @@ class PrefetchMixin:
         def ended(row: int, ids: list[int]) -> None:
             work.advance()
             if judged:
-                self.mpo.prefetcher.ended(row, chat.completion(ids).text)
+                self.mpo.prefetcher.add_completion(row, chat.completion(ids).text)
 
         def watched(**inputs: Any) -> Any:
             watch = RowEnds(inputs["input_ids"].shape[1], chat.ends, ended)

@@ -13,8 +13,8 @@ from trl import GRPOConfig, RLOOConfig
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, refusals
 from mpo_lite.judge.base import LONGEST_BATCH
+from mpo_lite.loop.context import RunContext
 from mpo_lite.loop.distributed import world_size
-from mpo_lite.loop.session import Session
 from mpo_lite.training.callback import check_arguments, steps_per_batch
 from mpo_lite.validation import complaint, unknown_key
 
@@ -24,23 +24,23 @@ _PASSED_ON = ("use_vllm", "vllm_mode", "vllm_server_base_url", "vllm_gpu_memory_
 """Fields of ours that are TRL's own, where they are given."""
 
 
-def trainer_arguments(session: Session, output: Path) -> GRPOConfig | RLOOConfig:
+def trainer_arguments(context: RunContext, output: Path) -> GRPOConfig | RLOOConfig:
     """The trainer's arguments.
 
     Args:
-        session: The run.
+        context: The run.
         output: Where its checkpoints lie.
 
     Raises:
         ConfigError: TRL refuses a setting, or one of ``trainer`` is not the user's to set.
     """
-    config = session.config
+    config = context.config
     if not config.trainer.get("temperature", config.temperature):
         raise ConfigError(
             "temperature 0: greedy answers to one prompt are all the same and teach nothing; "
             "train at 1.0, and evaluate greedily by mpo-lite eval --temperature 0"
         )
-    settings = _settings(session) | config.trainer
+    settings = _settings(context) | config.trainer
     fixed: dict[str, Any] = {
         "output_dir": str(output),
         "max_steps": config.steps,
@@ -90,9 +90,9 @@ def _check_fields(kind: type[Any], given: dict[str, Any]) -> None:
             raise ConfigError(f"trainer.{name} {value!r}: {said}") from error
 
 
-def _settings(session: Session) -> dict[str, Any]:
+def _settings(context: RunContext) -> dict[str, Any]:
     """What the configuration says in TRL's words, all of which ``trainer`` may change."""
-    config, on_gpu = session.config, torch.cuda.is_available()
+    config, on_gpu = context.config, torch.cuda.is_available()
     share, rest = divmod(config.batch_completions, world_size())
     micro_batch = min(config.micro_batch, share)
     if rest or not micro_batch or share % micro_batch:
@@ -107,7 +107,7 @@ def _settings(session: Session) -> dict[str, Any]:
         "gradient_accumulation_steps": share // micro_batch,
         "num_generations": config.group_size,
         "num_iterations": config.num_iterations,
-        "max_completion_length": session.max_new_tokens,
+        "max_completion_length": context.max_new_tokens,
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "constant",
         "beta": config.beta,
