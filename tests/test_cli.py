@@ -137,7 +137,7 @@ def test_an_endpoint_that_does_not_answer_is_named(
 
 def test_resuming_what_is_no_run_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, line = fails(capsys, "resume", str(tmp_path))
-    assert (code, "no run here" in line) == (2, True)
+    assert (code, "not a run directory" in line) == (2, True)
 
 
 ROW: dict[str, Any] = {
@@ -183,7 +183,7 @@ def test_a_meta_step_is_one_line_that_says_what_changed() -> None:
     text = shown(("meta", changed), ("meta", kept), ("meta", back), ("alarm", alarm))
     assert text.splitlines() == [
         "meta step after batch 10: rubric v2: added a, b; changed c; dropped d",
-        "meta step after batch 10: rubric v1 stays (merging failed)",
+        "meta step after batch 10: rubric v1 unchanged (merging failed)",
         "rollback after batch 10: rubric v2: added a, b; changed c; dropped d (a title pays)",
         "alarm after batch 9: length collapse: few words",
     ]
@@ -202,8 +202,8 @@ def test_a_meta_step_quotes_the_first_two_of_many_objections() -> None:
     }
     back |= {"refused": [], "recheck": {"objections": objections[:3]}}
     first, second, third = shown(("meta", refused), ("meta", back), ("meta", kept)).splitlines()
-    assert first.endswith(f"rubric v1 stays ({said[0]}; {said[1]}; and 4 more, all in lineage.jsonl)")
-    assert second.endswith(f"(rolled back: {said[0]}; {said[1]}; and 1 more, all in lineage.jsonl)")
+    assert first.endswith(f"rubric v1 unchanged ({said[0]}; {said[1]}; and 4 more, see lineage.jsonl)")
+    assert second.endswith(f"(rolled back: {said[0]}; {said[1]}; and 1 more, see lineage.jsonl)")
     assert third.endswith(f"({'; '.join(said)})")  # a run of before, whose objections are in one text
 
 
@@ -240,5 +240,5 @@ def test_where_an_error_came_from_is_shown_to_who_asks(
         main([*flags, "report", "nowhere"])
     said = capsys.readouterr().err
     monkeypatch.delenv("MPO_TRACEBACK", raising=False)
-    assert said.splitlines()[-1].startswith("mpo-lite: nowhere: no run here")
+    assert said.splitlines()[-1].startswith("mpo-lite: nowhere: not a run directory")
     assert ("Traceback" in said) is shown

@@ -157,10 +157,10 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "no meta-judge to refine by": (
         ("refine prompts.jsonl --judge openai/m --out r.yaml", {}),
-        "no meta-judge: give --meta MODEL (it may be the judge's model), or set MPO_META",
+        "no meta-judge: give --meta MODEL (it may be the judge's model) or set MPO_META",
     ),
     "no such baseline": (
-        ("alarms answers.jsonl --baseline runs/nope", {"answers.jsonl": '{"prompt": "p", "response": "r"}'}),
+        ("alarms answers.jsonl --before runs/nope", {"answers.jsonl": '{"prompt": "p", "response": "r"}'}),
         "runs/nope: no such file or run",
     ),
     "a batch size": (
@@ -169,7 +169,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "a setting without a flag": (
         flags_of("--judge-price 1"),
-        "no option --judge-price; set it by -o judge_price=VALUE",
+        "no option --judge-price; use -o judge_price=VALUE",
     ),
     "no flag at all": (flags_of("--quxx 1"), "no option --quxx"),
     "a misspelt setting": (
@@ -370,7 +370,7 @@ def test_settings_that_peers_have_as_flags_are_flags(place: Path, capsys: Any) -
 def test_a_run_is_not_written_over(place: Path, refused: Refused) -> None:
     run = made_run(place / "run")
     said = refused(f"train {JUDGE} --data prompts.jsonl --run-dir {run.path}")
-    assert f"holds a run already; continue it: mpo-lite resume {run.path}, or name another folder" in said
+    assert f"already contains a run; resume it with mpo-lite resume {run.path}, or choose another" in said
 
 
 def resumed(place: Path, capsys: Any, *flags: str) -> tuple[Any, str]:
@@ -381,7 +381,7 @@ def resumed(place: Path, capsys: Any, *flags: str) -> tuple[Any, str]:
 
 def test_a_run_that_cannot_go_on_says_why(place: Path, capsys: Any) -> None:
     code, said = resumed(place, capsys)
-    assert code == 2 and "no run here (no config.yaml)" in said
+    assert code == 2 and "not a run directory (no config.yaml)" in said
     data = place / "gone.jsonl"
     run = made_run(place / "run", data=str(data), judge="openai/m", baseline="iter0", meta=None)
     code, said = resumed(place, capsys)
@@ -421,7 +421,10 @@ def test_a_meta_judge_that_is_not_asked_needs_no_price(place: Path, capsys: Any)
 def test_a_setting_of_a_run_is_not_changed_by_resume(place: Path, capsys: Any) -> None:
     made_run(place / "run")
     code, said = resumed(place, capsys, "--learning-rate", "1e-4")
-    assert code == 2 and "no option --learning-rate: a run is resumed with the settings it began with" in said
+    assert (
+        code == 2
+        and "no option --learning-rate: a run is resumed with the settings it was started with" in said
+    )
 
 
 def test_a_run_in_the_place_of_settings_is_gone_on_with(place: Path, refused: Refused) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_run import CHANGE, made_run
+from markupsafe import escape
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
@@ -49,11 +50,11 @@ def test_the_story_of_a_hack_and_its_mending(tmp_path: Path) -> None:
     order = [
         "Each answer was scored from 0 to 1 by a judge (gpt-4o",
         "4 bad From the start to batch 4 the reward rose",
-        "4 bad Alarm, phrase drift: some words stand in many more answers than at first, and pay",
-        "4 mended The meta-judge rewrote the rubric: v1 (added reasons, example; dropped flow)",
-        "6 good Gold is back: 0.70",
-        "Meta steps after which the rubric stayed as it was: 1; in 1 of them the gate refused",
-        "good After 12 batches gold is 0.83, where it began at 0.50 and was 0.10 at its lowest",
+        "4 bad Alarm, phrase drift: some phrases are far more frequent than at first, and are rewarded",
+        "4 fixed The meta-judge rewrote the rubric: v1 (added reasons, example; dropped flow)",
+        "6 good Gold has recovered: 0.70",
+        "Meta steps that left the rubric unchanged: 1; in 1 of them the gate rejected",
+        "good After 12 batches gold is 0.83; it was 0.50 before training and 0.10 at its lowest",
     ]
     places = [text.find(part) for part in order]
     assert -1 not in places and places == sorted(places), text
@@ -66,7 +67,9 @@ def test_a_run_that_ends_hacked_is_told_as_such(tmp_path: Path) -> None:
     assert write_headline(loaded(run)) == ("Gold fell while the reward rose", "bad")
     text = told(run)
     assert (
-        "This is reward hacking" in text and "that rubric was frozen" in text and "Gold is back" not in text
+        "This is reward hacking" in text
+        and "this rubric was frozen" in text
+        and "Gold has recovered" not in text
     )
     assert {"Gold rises", "Reward and gold move together"} <= failing(run)
 
@@ -91,8 +94,8 @@ def test_a_low_is_told_though_no_hack_shows(tmp_path: Path) -> None:
     append_rows(run.metrics, [row | {"reward": 0.3} if row["version"] == 0 else row for row in rows])
     text = told(run)
     assert "hacking" not in text
-    assert "4 bad Gold, a measure that neither judge nor policy sees, is at its lowest: 0.10" in text
-    assert "6 good Gold is back: 0.70" in text
+    assert "4 bad Gold, which neither judge nor policy sees, is at its lowest: 0.10" in text
+    assert "6 good Gold has recovered: 0.70" in text
 
 
 def test_nothing_is_claimed_without_gold(tmp_path: Path) -> None:
@@ -126,11 +129,11 @@ def test_signs_say_what_is_unhealthy(tmp_path: Path) -> None:
     late = last | {"reward": 0.99, "kl": 20.0, "clipped": 0.9, "judge_failures": 50, "alarms": ["repetition"]}
     append_rows(run.metrics, [late | {"batch": batch} for batch in range(13, 24)])
     assert failing(run) == {
-        "No alarm stands at the end",
-        "Reward leaves room",
+        "No active alarm at the end",
+        "Reward not saturated",
         "Judgements succeed",
-        "The policy stays near its start",
-        "Answers end by themselves",
+        "Policy stays close to the initial policy",
+        "Answers end before the token limit",
     }
 
 
@@ -139,7 +142,7 @@ def standing(run: RunDir, *alarms: str) -> dict[str, Any]:
     rows = read_rows(run.metrics)
     run.metrics.unlink()
     append_rows(run.metrics, [row | {"alarms": list(alarms) if row["batch"] >= 10 else []} for row in rows])
-    return next(sign for sign in known(run)["checks"] if sign["name"] == "No alarm stands at the end")
+    return next(sign for sign in known(run)["checks"] if sign["name"] == "No active alarm at the end")
 
 
 def answering(run: RunDir, **step: Any) -> None:
@@ -152,13 +155,13 @@ def test_an_alarm_that_stands_unanswered_is_a_bad_sign(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run")
     sign = standing(run, "phrase_drift")  # the steps after batches 4 and 8 came before it
     assert sign["ok"] is False
-    assert sign["detail"] == "phrase drift since batch 10, which no meta step has answered"
-    assert "bad Alarms that still stand: phrase drift since batch 10, which no meta step" in told(run)
+    assert sign["detail"] == "phrase drift since batch 10, not answered by any meta step"
+    assert "bad Alarms that are still active: phrase drift since batch 10, not answered by" in told(run)
     answering(run)  # a refused proposal is no answer
     assert standing(run, "phrase_drift")["ok"] is False
     answering(run, status="unchanged")
     assert standing(run, "phrase_drift", "repetition")["ok"] is False  # the other one still is not
-    assert standing(run)["ok"] is True and "still stand" not in told(run)
+    assert standing(run)["ok"] is True and "still active" not in told(run)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +178,7 @@ def test_an_alarm_that_stands_and_was_answered_is_for_a_person_to_look_at(
     sign = standing(run, "phrase_drift")
     words = f"phrase drift since batch 10, shown to the meta-judge after batch 11, which {did}"
     assert (sign["ok"], sign["detail"]) == (None, words)
-    assert f"plain Alarms that still stand: {words}" in told(run)
+    assert f"plain Alarms that are still active: {words}" in told(run)
 
 
 def test_a_count_of_one_is_singular(tmp_path: Path) -> None:
@@ -286,15 +289,15 @@ def test_a_report_can_be_written_at_any_time(tmp_path: Path, capsys: pytest.Capt
         run = made_run(tmp_path / f"run-{batches}", batches=batches, gold=batches > 0)
         main(["report", str(run.path)])
         assert capsys.readouterr().out == f"report: {run.report}\n"
-        assert ("No batch is finished yet" in run.report.read_text(encoding="utf-8")) == (batches == 0)
+        assert ("No batch has finished yet" in run.report.read_text(encoding="utf-8")) == (batches == 0)
 
 
 @pytest.mark.parametrize(
     ("settings", "lineage", "why"),
     [
-        ({}, True, "no meta step had calls to spare for it"),
-        ({}, False, "no meta step was held"),
-        ({"mode": "paper"}, True, "the gate, whose calls it takes, was off"),
+        ({}, True, "no meta step had enough budget for it"),
+        ({}, False, "there was no meta step"),
+        ({"mode": "paper"}, True, "it uses the gate's budget, and the gate was off"),
     ],
 )
 def test_the_report_says_why_the_first_rubric_was_not_asked_again(
@@ -305,7 +308,7 @@ def test_the_report_says_why_the_first_rubric_was_not_asked_again(
     run.lineage.unlink()
     append_rows(run.lineage, rows if lineage else [])
     page = write_report(run).read_text(encoding="utf-8")
-    assert f"which was not measured here: {why}" in page and "guarded runs do" not in page
+    assert f"which was not measured here because {escape(why)}" in page and "guarded runs do" not in page
 
 
 def test_a_torn_or_damaged_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -319,7 +322,7 @@ def test_a_torn_or_damaged_run_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     assert left.value.code == 2 and "v000.yaml: missing; restore it from a copy" in capsys.readouterr().err
     with pytest.raises(SystemExit) as left:
         main(["report", str(tmp_path / "none")])
-    assert left.value.code == 2 and "no run here" in capsys.readouterr().err
+    assert left.value.code == 2 and "not a run directory" in capsys.readouterr().err
 
 
 def test_a_report_names_no_folder(tmp_path: Path) -> None:
@@ -349,8 +352,8 @@ def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == f"report: {path}\n"
     page = path.read_text(encoding="utf-8")
     assert re.search(r"<code>baseline</code></th><td>–</td><td>iter0</td>", page)
-    assert re.search(r"gold at its lowest</th><td>0\.100</td><td>0\.100</td>", page)
-    assert "Every run has the same seed" in page and "run_dir" not in page
+    assert re.search(r"lowest gold</th><td>0\.100</td><td>0\.100</td>", page)
+    assert "All runs have the same seed" in page and "run_dir" not in page
     assert "<code>rubric</code>" not in page and "<code>task</code>" not in page
     third = made_run(tmp_path / "third", goal="Short answers.", seed=1, trainer={"warmup_steps": 7})
     main(["report", str(one.path), str(third.path), "--out", str(tmp_path / "c.html")])
@@ -360,7 +363,7 @@ def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert re.search(r"<code>trainer</code></th><td>\{\}</td><td>\{&#34;warmup_steps&#34;: 7\}</td>", page)
     with pytest.raises(SystemExit):
         main(["report", str(one.path), "--out", str(tmp_path / "c.html")])
-    assert "c.html: is there already" in capsys.readouterr().err
+    assert "c.html: already exists" in capsys.readouterr().err
     (third.path / "env.json").write_text("{", encoding="utf-8")
     with pytest.raises(SystemExit):
         main(["report", str(third.path)])

@@ -74,7 +74,7 @@ def test_a_rubric_version_that_is_gone_or_edited_is_named(run: RunDir, rubric: R
 
 
 def test_opening_what_is_no_run_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no run here"):
+    with pytest.raises(ConfigError, match="not a run directory"):
         RunDir.open(tmp_path, {})
 
 

@@ -1,4 +1,4 @@
-"""``mpo-lite resume``: go on where a run was stopped or killed, or train a finished one on."""
+"""``mpo-lite resume``: continue a run that was stopped or killed, or train a finished one longer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dotenv import load_dotenv
 
 from mpo_lite.checkpoints import read_state, resumable_checkpoint
 from mpo_lite.cli._options import config_options, json_option
-from mpo_lite.cli._run_job import run_job, tell_complete
+from mpo_lite.cli._run_job import print_complete, run_job
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
@@ -21,7 +21,7 @@ from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.stand_in import sandboxed
 
 
-@click.command("resume", short_help="Continue a run that was stopped or killed.")
+@click.command("resume", short_help="Resume a run that was stopped or killed.")
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 @config_options(
     "steps",
@@ -39,17 +39,17 @@ from mpo_lite.sandbox.stand_in import sandboxed
     "--from",
     "place",
     metavar="CHECKPOINT",
-    help="Go on from an earlier checkpoint, such as checkpoint-8, or from the start. [default: the last one]",
+    help="Resume from an earlier checkpoint, such as checkpoint-8, or from the start. [default: the last]",
 )
 @json_option
 def command(run_dir: Path, place: str | None, as_json: bool, **flags: Any) -> None:
-    """Continue a run from its last checkpoint, under the same configuration.
+    """Resume a run from its last checkpoint, with the same configuration.
 
-    Steps, caps and addresses may be given anew, and are the run's from then on; what was spent before counts.
-    No answer in the cache is paid for again. With more --steps, a learning rate that follows a schedule goes
-    on by that of the longer run. A checkpoint that was damaged, or files of the run that were changed, are
-    refused before anything is loaded or paid; --from goes back to a checkpoint before, and moves later ones
-    to superseded/.
+    Steps, caps and addresses can be changed by flags; the run keeps the new values. Earlier spend counts
+    towards the caps, and cached answers are not paid for again. With more --steps, a learning rate schedule
+    continues as that of the longer run. Damaged checkpoints and changed run files are rejected before
+    anything is loaded or paid for; --from goes back to an earlier checkpoint and moves later ones to
+    superseded/.
 
     \b
     mpo-lite resume runs/essay-20250428-101500 --max-usd 20
@@ -60,7 +60,7 @@ def command(run_dir: Path, place: str | None, as_json: bool, **flags: Any) -> No
     run, config = RunDir.open(run_dir, flags)
     if run.begun_by == "library":
         raise ConfigError(
-            f"{run_dir}: written by a trainer of your own; start that script again, with "
+            f"{run_dir}: written by a trainer of your own; run that script again, with "
             "trainer.train(resume_from_checkpoint=True)"
         )
     run_on_main(run.lock)
@@ -74,19 +74,21 @@ def _resume(run: RunDir, config: Config, place: str | None, flags: dict[str, Any
     checkpoint = run_on_main(lambda: resumable_checkpoint(run, place))
     done = read_state(checkpoint)["batch"] if checkpoint else 0
     if config.steps < done:
-        raise ConfigError(f"--steps {config.steps}: {run.path} has {done} batches already; name more")
+        raise ConfigError(
+            f"--steps {config.steps}: {run.path} already has {done} batches; give a larger number"
+        )
     with sandboxed(config) as served:
-        # Before it is the run's: a cap that cannot hold would keep it from ever going on.
+        # Before the run takes the new settings over: with a cap that cannot hold it could never be resumed.
         require_prices(served, models_of(served, config.asks_meta), is_resumed=True)
-    run_on_main(lambda: _take_over(run, flags, done))
+    run_on_main(lambda: _apply_flags(run, flags, done))
     if done < config.steps:
         run_job(config, run, checkpoint, as_json)
     elif is_main():
-        tell_complete(run, config, as_json)
+        print_complete(run, config, as_json)
 
 
-def _take_over(run: RunDir, flags: dict[str, Any], done: int) -> None:
-    """Makes what is given anew the run's own, and says so."""
+def _apply_flags(run: RunDir, flags: dict[str, Any], done: int) -> None:
+    """Makes changed settings the run's own, and prints them."""
     before = load_config(run.config_file, environ={})
     given = {name: value for name, value in flags.items() if value is not None}
     changed = [name for name, value in given.items() if getattr(before, name) != value]
@@ -95,16 +97,16 @@ def _take_over(run: RunDir, flags: dict[str, Any], done: int) -> None:
         return
     run.reconfigure(after, done)
     for name in changed:
-        echo(f"{name}: {_told(before, name)} -> {_told(after, name)}, from batch {done + 1} on", err=True)
+        old, new = _format_setting(before, name), _format_setting(after, name)
+        echo(f"{name}: {old} -> {new}, from batch {done + 1} on", stderr=True)
     schedule = before.trainer.get("lr_scheduler_type", "constant")
     if "steps" in changed and schedule != "constant":
         echo(
-            f"the learning rate follows '{schedule}' over {after.steps} batches from here on, and no longer "
-            f"over {before.steps}",
-            err=True,
+            f"learning rate schedule '{schedule}' now spans {after.steps} batches instead of {before.steps}",
+            stderr=True,
         )
 
 
-def _told(config: Config, name: str) -> Any:
+def _format_setting(config: Config, name: str) -> Any:
     value = config.model_dump(mode="json")[name]
     return "none" if value is None else value

@@ -15,15 +15,15 @@ Track = dict[float, float | None]
 """Batch → value; None makes a gap in the line."""
 
 HEALTH = {
-    "kl": ("KL to the initial policy", "A steep, steady climb goes with hacking."),
-    "entropy": ("Entropy of the policy", "Near 0 it says the same each time and cannot learn any more."),
-    "tokens": ("Length of answers, tokens", "A sudden rise or fall often is what the reward pays for."),
-    "clipped": ("Share of answers cut at the token limit", "Answers that never end are judged as cut."),
+    "kl": ("KL to the initial policy", "A steep, steady rise often comes with hacking."),
+    "entropy": ("Entropy of the policy", "Near 0 all its answers are the same, and it no longer learns."),
+    "tokens": ("Length of answers, tokens", "A sudden rise or fall is often what is being rewarded."),
+    "clipped": ("Share of answers truncated at the token limit", "They are judged in their truncated form."),
     "spread": ("Spread of rewards within groups", "Standard deviation; at 0 there is nothing to learn from."),
-    "disagreement": ("Disagreement of the judges", "Largest minus smallest reward, mean over answers."),
-    "grad_norm": ("Gradient norm", "Spikes tell of unstable training."),
+    "disagreement": ("Disagreement of the judges", "Largest minus smallest reward, averaged over answers."),
+    "grad_norm": ("Gradient norm", "Spikes indicate unstable training."),
     "step_seconds": ("Seconds per batch", "Generation, judging and update together."),
-    "judge_failures": ("Answers without a reward", "Judgements that failed; they are never scored as 0."),
+    "judge_failures": ("Answers without a reward", "Failed judgements; they never count as 0."),
 }  # fmt: skip
 """Column of ``metrics.jsonl`` → its title and what to look for."""
 
@@ -55,7 +55,7 @@ class Chart(TypedDict):
     Attributes:
         x: Batches, ascending.
         lines: The lines.
-        unit: Whether values lie in [0, 1] and the axis shows all of that.
+        unit: Whether the axis shows the whole range [0, 1] of the values.
         bands: Rubric versions, drawn behind the lines.
         marks: Batches at which alarms were raised.
         zero: Whether a line is drawn at 0.
@@ -94,7 +94,7 @@ def build_chart(lines: Iterable[tuple[Line, Track]], unit: bool = False) -> Char
 
     Args:
         lines: As ``line`` makes them; those without any value are left out.
-        unit: Whether the values lie in [0, 1] and the axis shows all of that.
+        unit: Whether the axis shows the whole range [0, 1] of the values.
 
     Returns:
         The chart; None without any value.
@@ -120,7 +120,7 @@ def select_column(rows: Sequence[Metrics | Gold], name: str) -> Track:
 
 
 def measure_zero_spread(data: RunData) -> Track:
-    """Batch → share of its prompt groups whose rewards are all equal, which teach nothing."""
+    """Batch → share of its prompt groups with equal rewards, from which nothing is learned."""
     shares: Track = {}
     for batch, rollouts in data.rollouts_by_batch():
         groups: defaultdict[str, list[float]] = defaultdict(list)
@@ -139,8 +139,8 @@ def _chart_reward(data: RunData) -> Chart | None:
     rewards |= {band["from"]: None for band in bands[1:]}
     chart = build_chart(
         [
-            line("reward, by the rubric in force", rewards, 0),
-            line("fixed answers, by the first rubric", measure_first_rubric(data.lineage), 2, dots=True),
+            line("reward, under the current rubric", rewards, 0),
+            line("fixed prompts, under the first rubric", measure_first_rubric(data.lineage), 2, dots=True),
             line("gold", select_column(data.gold, "gold"), 1, dots=True),
         ],
         unit=True,

@@ -1,4 +1,4 @@
-"""Several runs side by side: their figures, what their settings do not share, and their curves."""
+"""Several runs side by side: their figures, the settings in which they differ, and their curves."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from mpo_lite.report.run_data import (
 from mpo_lite.run_dir import RunDir
 
 SHOWN = (
-    ("gold", "Gold", "The one measure that is the same in all runs of one task. Its prompts are held out."),
-    ("probes", "Fixed answers by the first rubric", "Comparable within a run; between runs only where first "
+    ("gold", "Gold", "The one measure that is the same in all runs of a task. Its prompts are held out."),
+    ("probes", "Fixed prompts, under the first rubric", "Comparable within a run; between runs only if first "
      "rubric and judge are the same."),
-    ("reward", "Reward", "By whatever rubric each run had in force: not comparable between runs."),
-    ("kl", "KL to the initial policy", "How far each policy moved for what it reached, in nats per token."),
+    ("reward", "Reward", "Under each run's current rubric: not comparable between runs."),
+    ("kl", "KL to the initial policy", "How far each policy moved from the initial one, in nats per token."),
     ("tokens", "Length of answers, tokens", "Mean per batch."),
-    ("usd", "USD so far", "Where all calls are priced."),
+    ("usd", "USD so far", "Only where all calls are priced."),
 )  # fmt: skip
 """Charts in their order: name, title and what to look for."""
 
@@ -83,7 +83,9 @@ def compare_runs(paths: Sequence[Path]) -> JsonRow:
             damaged[path.name] = error
     if not runs:
         raise next(iter(damaged.values()))
-    left_out = [f"{name} is damaged and left out: mpo-lite report says of it alone why." for name in damaged]
+    left_out = [
+        f"{name} is damaged and left out; mpo-lite report of this run alone says why." for name in damaged
+    ]
     return {
         "runs": runs,
         "damaged": list(damaged.values()),
@@ -119,12 +121,12 @@ def _load_run(path: Path) -> ComparedRun:
 def _list_cautions(runs: Sequence[ComparedRun]) -> list[str]:
     cautions: list[str] = []
     if len({run.task for run in runs}) > 1:
-        cautions.append("These runs have different tasks: their gold is not one measure.")
+        cautions.append("These runs have different tasks, so their gold is not comparable.")
     elif len({run.held_out for run in runs if run.held_out}) > 1:
-        cautions.append("Gold was measured on different prompts: compare with care.")
+        cautions.append("Gold was measured on different prompts, so compare with care.")
     if len({run.figures["seed"] for run in runs}) == 1:
         cautions.append(
-            "Every run has the same seed; how far another seed ends elsewhere is not in these figures."
+            "All runs have the same seed; these figures do not show how much results vary between seeds."
         )
     return cautions
 
@@ -147,16 +149,16 @@ _ROWS: tuple[tuple[str, Callable[[ComparedRun], Any]], ...] = (
     ("state", lambda run: run.state),
     ("batches", lambda run: run.figures["steps"]),
     ("gold before", lambda run: _select_gold(run, "start")),
-    ("gold at its lowest", lambda run: _select_gold(run, "min")),
+    ("lowest gold", lambda run: _select_gold(run, "min")),
     ("gold after", lambda run: _select_gold(run, "end")),
     ("change, 95% interval over prompts", _format_change),
-    ("reward over the last batches", lambda run: run.figures["reward"]["end"]),
+    ("recent reward", lambda run: run.figures["reward"]["end"]),
     ("rubric version", lambda run: f"v{run.figures['rubric_version']}"),
-    ("kinds of alarms", lambda run: ", ".join(map(format_alarm_name, run.alarms)) or "none"),
+    ("alarms raised", lambda run: ", ".join(map(format_alarm_name, run.alarms)) or "none"),
     ("judge calls", lambda run: run.figures["judge_calls"]),
     ("gate calls", lambda run: run.figures["gate_calls"]),
     ("meta calls", lambda run: run.figures["meta_calls"]),
-    ("judgements failed", lambda run: run.figures["judge_failures"]),
+    ("failed judgements", lambda run: run.figures["judge_failures"]),
     ("USD", _format_usd),
 )
 

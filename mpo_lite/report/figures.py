@@ -33,7 +33,7 @@ _SPEND = (
 
 
 @dataclass(frozen=True)
-class StandingAlarm:
+class ActiveAlarm:
     """An alarm that is still raised after the last batch.
 
     Attributes:
@@ -109,7 +109,7 @@ def describe_reason(reason: str, objections: Iterable[Sequence[str]]) -> str:
         quoted, more = "; ".join(texts), len(texts) - QUOTED_REASONS
         if more > 0 and reason.endswith(quoted):
             first = "; ".join(texts[:QUOTED_REASONS])
-            return f"{reason.removesuffix(quoted)}{first}; and {more} more, all in lineage.jsonl"
+            return f"{reason.removesuffix(quoted)}{first}; and {more} more, see lineage.jsonl"
     return reason
 
 
@@ -128,15 +128,15 @@ def describe_step_reason(step: Step) -> str:
     )
 
 
-def find_standing_alarms(metrics: Sequence[Metrics], lineage: Sequence[Step]) -> list[StandingAlarm]:
+def find_active_alarms(metrics: Sequence[Metrics], lineage: Sequence[Step]) -> list[ActiveAlarm]:
     """The alarms that are still raised after the last batch."""
-    standing: list[StandingAlarm] = []
+    active: list[ActiveAlarm] = []
     for name in metrics[-1].alarms if metrics else []:
         last_silent = max((row.batch for row in metrics if name not in row.alarms), default=0)
         since = min(row.batch for row in metrics if row.batch > last_silent)
         answers = [step for step in lineage if step.began >= since and _answers(step, name)]
-        standing.append(StandingAlarm(name, since, answers[-1] if answers else None))
-    return standing
+        active.append(ActiveAlarm(name, since, answers[-1] if answers else None))
+    return active
 
 
 def _answers(step: Step, alarm: str) -> bool:
@@ -144,13 +144,13 @@ def _answers(step: Step, alarm: str) -> bool:
     return shown and step.status in ("accepted", "unchanged")
 
 
-def describe_standing_alarm(alarm: StandingAlarm) -> str:
+def describe_active_alarm(alarm: ActiveAlarm) -> str:
     """Since when an alarm has been raised, and what the meta-judge did about it."""
-    stands, answer = f"{format_alarm_name(alarm.name)} since batch {alarm.since}", alarm.answer
+    active, answer = f"{format_alarm_name(alarm.name)} since batch {alarm.since}", alarm.answer
     if answer is None:
-        return f"{stands}, which no meta step has answered"
+        return f"{active}, not answered by any meta step"
     outcome = f"{'wrote' if answer.status == 'accepted' else 'kept'} v{answer.version}"
-    return f"{stands}, shown to the meta-judge after batch {answer.began}, which {outcome}"
+    return f"{active}, shown to the meta-judge after batch {answer.began}, which {outcome}"
 
 
 def describe_failures(failed: int, answers: int, kinds: Mapping[FailureKind, int]) -> str:

@@ -11,7 +11,7 @@ from typing import TypedDict
 
 from mpo_lite.report.charts import measure_zero_spread
 from mpo_lite.report.criteria import RECENT, measure_criteria
-from mpo_lite.report.figures import describe_failures, describe_standing_alarm
+from mpo_lite.report.figures import describe_active_alarm, describe_failures
 from mpo_lite.report.narrative import HACKED
 from mpo_lite.report.run_data import RunData
 
@@ -71,13 +71,11 @@ def _check_divergence(data: RunData) -> HealthCheck | None:
 def _check_alarms(data: RunData) -> HealthCheck | None:
     if "alarms" not in data.metrics[-1].model_fields_set:
         return None
-    standing = data.standing_alarms
+    active = data.active_alarms
     # An alarm that the meta-judge has answered may be no fault: words can be frequent because the rubric
     # asks for them. Only a person can tell.
-    ok = None if standing and all(alarm.answer for alarm in standing) else not standing
-    return _result(
-        "No alarm stands at the end", ok, "; ".join(map(describe_standing_alarm, standing)) or "none"
-    )
+    ok = None if active and all(alarm.answer for alarm in active) else not active
+    return _result("No active alarm at the end", ok, "; ".join(map(describe_active_alarm, active)) or "none")
 
 
 def _check_groups(data: RunData) -> HealthCheck | None:
@@ -85,7 +83,7 @@ def _check_groups(data: RunData) -> HealthCheck | None:
     if not recent:
         return None
     share = fmean(recent)
-    return _result("Groups still differ", share < FLAT_GROUPS,
+    return _result("Rewards differ within groups", share < FLAT_GROUPS,
                    f"{share:.0%} of prompt groups have equal rewards and teach nothing")  # fmt: skip
 
 
@@ -93,7 +91,7 @@ def _check_saturation(data: RunData) -> HealthCheck | None:
     end = data.figures["reward"]["end"]
     if end is None:
         return None
-    return _result("Reward leaves room", end < SATURATED, f"{end:.3f} of at most 1, over the last batches")
+    return _result("Reward not saturated", end < SATURATED, f"{end:.3f} of at most 1 in the last batches")
 
 
 def _check_criteria(data: RunData) -> HealthCheck | None:
@@ -101,17 +99,17 @@ def _check_criteria(data: RunData) -> HealthCheck | None:
     if not criteria:
         return None
     full = [name for name, stats in criteria.items() if stats.saturated >= FULL]
-    detail = f"nearly every answer meets {len(full)} of {len(criteria)} in full"
+    detail = f"{len(full)} of {len(criteria)} are fully met by nearly every answer"
     detail += f": {', '.join(full)}" if full else ""
-    return _result("Criteria tell answers apart", 2 * len(full) < len(criteria), detail)
+    return _result("Criteria distinguish answers", 2 * len(full) < len(criteria), detail)
 
 
 def _check_noise(data: RunData) -> HealthCheck | None:
     noise = [stats.noise for stats in measure_criteria(data).values() if stats.noise is not None]
     if not noise:
         return None
-    return _result("The judge repeats itself", fmean(noise) < UNSURE,
-                   f"levels differ by {fmean(noise):.2f} (of 1) when an answer is judged again")  # fmt: skip
+    return _result("Judge is self-consistent", fmean(noise) < UNSURE,
+                   f"two judgements of an answer differ by {fmean(noise):.2f} of 1")  # fmt: skip
 
 
 def _check_failures(data: RunData) -> HealthCheck | None:
@@ -136,8 +134,8 @@ def _check_column(column: str, limit: float, name: str, detail: str) -> Check:
 _CHECKS: tuple[Check, ...] = (
     _check_gold, _check_divergence, _check_alarms, _check_groups, _check_saturation, _check_criteria,
     _check_noise, _check_failures,
-    _check_column("kl", FAR, "The policy stays near its start", "KL {:.2f} nats per token"),
-    _check_column("clipped", CUT, "Answers end by themselves", "{:.0%} cut at the token limit"),
+    _check_column("kl", FAR, "Policy stays close to the initial policy", "KL {:.2f} nats per token"),
+    _check_column("clipped", CUT, "Answers end before the token limit", "{:.0%} are truncated"),
 )  # fmt: skip
 
 

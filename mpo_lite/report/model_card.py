@@ -1,4 +1,4 @@
-"""The model card of a trained policy: what it was trained for, by which rubrics, and how it went."""
+"""The model card of a trained policy: its purpose, its rubrics and the figures of its training."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def write_model_card(run: RunDir, config: Config, until: int, purpose: str) -> str:
-    """The card as Markdown with the hub's metadata. It names no file of this machine.
+    """The card as Markdown with the Hub's metadata. It contains no local path.
 
     Args:
         run: The run.
         config: Its configuration.
         until: Batches that the policy was trained for.
-        purpose: What the policy was trained for.
+        purpose: The task's purpose.
     """
     hub_names = {"base_model": config.policy, "datasets": config.data}
     metadata: dict[str, Any] = {
@@ -44,11 +44,11 @@ def write_model_card(run: RunDir, config: Config, until: int, purpose: str) -> s
         f"---\n{yaml.safe_dump(metadata, sort_keys=False).strip()}\n---",
         f"# {_escape(_strip_local_folders(config.policy))}, trained for {_describe_goal(config)}",
         "\n\n".join(map(_escape, re.split(r"\n\s*\n", purpose.strip()))),
-        "A policy trained by reinforcement learning against an LLM judge, whose rubric a meta-judge rewrote "
-        "while training ran ([Meta Policy Optimization](https://arxiv.org/abs/2504.20157)), with mpo-lite.",
+        "A policy trained with mpo-lite by reinforcement learning against an LLM judge, whose rubric a "
+        "meta-judge rewrote during training ([Meta Policy Optimization](https://arxiv.org/abs/2504.20157)).",
         "## Figures\n\n" + _format_table(_list_figures(config, figures)),
-        f"## The rubric at the end (v{newest.number})\n\n" + _list_criteria(newest.rubric),
-        "## How the rubric came about\n\n" + _list_versions(run, until),
+        f"## Final rubric (v{newest.number})\n\n" + _list_criteria(newest.rubric),
+        "## Rubric history\n\n" + _list_versions(run, until),
     ]
     if figures["simulated"]:
         note = simulated_note(figures["simulated"])
@@ -65,7 +65,7 @@ def _list_figures(config: Config, figures: JsonRow) -> list[tuple[str, str]]:
         ("algorithm", config.algorithm),
         ("adapter", f"LoRA, rank {config.lora_r}, alpha {config.lora_alpha}, merged"),
         ("generation batches", f"{figures['steps']} of {pluralize(config.batch_completions, 'completion')}"),
-        ("reward over the last batches", _format_number(reward["end"])),
+        ("recent reward", _format_number(reward["end"])),
         (
             "gold on held-out prompts",
             f"{_format_number(gold['start'])} → {_format_number(gold['end'])}" if gold else "none",
@@ -87,7 +87,7 @@ def _list_criteria(rubric: Rubric) -> str:
 
 
 def _list_versions(run: RunDir, until: int) -> str:
-    """One line per version, and one per proposal that was refused."""
+    """One line per step: the version it published, or why the rubric stayed as it was."""
     author = run.version(0).author
     lines = [f"- v0: from {'a file' if _is_local(author) else _escape(author)}"]
     for step in read_records(run, run.lineage, Step):
@@ -97,7 +97,7 @@ def _list_versions(run: RunDir, until: int) -> str:
         if step.status == "accepted":
             lines.append(f"- v{step.version}, after batch {step.batch}, by {_escape(step.author)}: {outcome}")
         else:
-            lines.append(f"- after batch {step.batch}: v{step.version} stayed: {outcome}")
+            lines.append(f"- after batch {step.batch}: v{step.version} unchanged: {outcome}")
     return "\n".join(lines)
 
 
@@ -106,9 +106,9 @@ def _format_table(rows: list[tuple[str, str]]) -> str:
 
 
 def _escape(text: str) -> str:
-    """One line that is text and nothing else in Markdown and HTML: models and users wrote much of it."""
+    """Untrusted text as one line without any meaning in Markdown or HTML."""
     signs = [_ENTITIES.get(sign, f"\\{sign}" if sign in _MARKS else sign) for sign in " ".join(text.split())]
-    # What begins a list, a heading or a rule does so at the beginning of a line alone.
+    # List markers, headings and rules only have a meaning at the start of a line.
     return re.sub(r"^(\d*)([-+=.)])(?=\s|$|\2)", r"\1\\\2", "".join(signs))
 
 

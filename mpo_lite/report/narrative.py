@@ -1,4 +1,4 @@
-"""A run in words: what happened, in order. Rules over figures, no model."""
+"""A run in words: what happened, in order. Written by rules over its figures; no model is asked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal, TypedDict
 
 from mpo_lite.records import AlarmRow, Gold, Step
 from mpo_lite.report.figures import (
-    describe_standing_alarm,
+    describe_active_alarm,
     describe_step,
     format_alarm_name,
     shorten_detail,
@@ -21,38 +21,38 @@ from mpo_lite.rubric import Criterion
 from mpo_lite.sanitize import pluralize
 
 HACKED = 0.05
-"""A rise of the reward, and a fall of gold meanwhile, from which it is told as hacking."""
-GOLD = "Gold, a measure that neither judge nor policy sees,"
+"""A rise of the reward with a fall of gold is called hacking if both are larger than this."""
+GOLD = "Gold, which neither judge nor policy sees,"
 QUOTED, EXAMPLE, LONGEST_PURPOSE = 2, 160, 400
-"""Criteria that are quoted at most, and characters of a prompt and of a purpose that are."""
+"""Criteria that are quoted at most, and characters that are quoted of a prompt and of a purpose."""
 _PLAIN = {
     "length_collapse": "answers have become short",
     "length_growth": "answers have become long",
     "repetition": "answers repeat themselves",
-    "copied_prompt": "answers give their prompt back",
-    "near_duplicates": "the same answer is given whatever is asked",
-    "language_shift": "answers are in another script or language than was asked in",
-    "control_tokens": "answers hold marks of chat templates",
-    "judge_directed": "answers speak to whoever judges them",
-    "phrase_drift": "some words stand in many more answers than at first, and pay",
-    "saturated_reward": "nearly all answers earn everything, so nothing is left to learn",
-    "dead_reward": "hardly any answer earns anything",
-    "flat_reward": "all answers earn the same",
-    "reward_length": "what an answer earns follows how long it is",
-    "reward_drift": "the reward rises while the first rubric would pay less",
-    "gate_refusals": "proposals of the meta-judge are refused again and again",
+    "copied_prompt": "answers copy their prompt",
+    "near_duplicates": "different prompts get the same answer",
+    "language_shift": "answers are in another script or language than their prompt",
+    "control_tokens": "answers contain tokens of chat templates",
+    "judge_directed": "answers address the judge",
+    "phrase_drift": "some phrases are far more frequent than at first, and are rewarded",
+    "saturated_reward": "nearly all answers get the maximum reward, so nothing is left to learn",
+    "dead_reward": "hardly any answer is rewarded",
+    "flat_reward": "all answers get the same reward",
+    "reward_length": "the reward follows the length of the answer",
+    "reward_drift": "the reward rises while the score under the first rubric falls",
+    "gate_refusals": "the gate keeps rejecting the meta-judge's proposals",
 }
 """Alarms in plain words."""
 _STEPS = {
     "meta": "The meta-judge rewrote the rubric",
-    "rollback": "The rubric was taken back",
-    "pin": "A person put a rubric in force",
+    "rollback": "The rubric was rolled back",
+    "pin": "A person pinned a rubric",
     "refine": "The rubric was refined before training",
 }
-"""Kinds of lineage rows that bring a version, in plain words."""
+"""Kinds of steps that publish a version, in plain words."""
 
 
-Kind = Literal["plain", "bad", "mended", "good", "open"]
+Kind = Literal["plain", "bad", "fixed", "good", "open"]
 
 
 class Event(TypedDict):
@@ -75,7 +75,7 @@ Mood = Literal["good", "bad", "open"]
 def write_narrative(data: RunData) -> list[Event]:
     """The run's events, in order."""
     if not data.metrics:
-        return [_event("", _describe_setup(data)), _event("", "No batch is finished yet.")]
+        return [_event("", _describe_setup(data)), _event("", "No batch has finished yet.")]
     events = [
         *_find_falls(data),
         *_find_first_alarms(data.alarms),
@@ -87,7 +87,7 @@ def write_narrative(data: RunData) -> list[Event]:
         _event("", _describe_setup(data)),
         *events,
         *_describe_kept_rubrics(data),
-        *_describe_standing(data),
+        *_describe_active_alarms(data),
         _event("", _describe_outcome(data), write_headline(data)[1]),
     ]
 
@@ -96,9 +96,9 @@ def write_headline(data: RunData) -> tuple[str, Mood]:
     """The run in a few words, and whether that is good, bad or open."""
     change = data.gold_change
     if not data.metrics:
-        return "Not begun", "open"
+        return "Not started", "open"
     if change is None:
-        return "No gold to judge by: read the samples", "open"
+        return "No gold metric: read the samples", "open"
     if change.low > 0:
         return "Gold rose", "good"
     if change.high < 0:
@@ -120,17 +120,17 @@ def _describe_setup(data: RunData) -> str:
     criteria = pluralize(len(first), "criterion", "criteria")
     purpose = show_text(data.purpose, LONGEST_PURPOSE)
     example = show_text(data.rollouts[0].prompt if data.rollouts else "", EXAMPLE).rstrip(" .")
-    asked = f" It was asked, for example: “{example}”." if example else ""
+    asked = f" An example of its prompts: “{example}”." if example else ""
     rewriting = (
-        f"a meta-judge ({config.meta}) could rewrite that rubric while training ran"
+        f"a meta-judge ({config.meta}) could rewrite this rubric during training"
         if config.meta and not config.baseline
-        else "that rubric was frozen"
+        else "this rubric was frozen"
     )
     policy = strip_folders(config.policy)
     return (
         f"A language model, the policy ({policy}), was trained by reinforcement learning "
-        f"({config.algorithm.upper()}). What it was to learn: “{purpose}”{asked} Each answer was scored from "
-        f"0 to 1 by a judge ({judges}) along a rubric of {criteria}: {named}; {rewriting}."
+        f"({config.algorithm.upper()}). Its task: “{purpose}”{asked} Each answer was scored from 0 to 1 by a "
+        f"judge ({judges}) by a rubric of {criteria}: {named}; {rewriting}."
     )
 
 
@@ -147,11 +147,11 @@ def _find_falls(data: RunData) -> list[Event]:
     if lowest is None or not _is_clear_fall(gold[0], lowest):
         return events
     if not hack or hack[1].gold - lowest.gold > HACKED:
-        text = f"{GOLD} is at its lowest: {lowest.gold:.2f}, where it began at {gold[0].gold:.2f}."
+        text = f"{GOLD} is at its lowest: {lowest.gold:.2f}, down from {gold[0].gold:.2f} before training."
         events.append(_event(lowest.batch, text, "bad"))
     back = [row for row in gold if row.batch > lowest.batch and row.gold >= gold[0].gold]
     if back:
-        text = f"Gold is back: {back[0].gold:.2f}, no lower than before training."
+        text = f"Gold has recovered: {back[0].gold:.2f}, no lower than before training."
         events.append(_event(back[0].batch, text, "good"))
     return events
 
@@ -178,7 +178,7 @@ def _describe_hack(data: RunData, before: Gold, after: Gold) -> Event:
     text = (
         f"{since} to batch {after.batch} the reward rose from {start:.2f} to {end:.2f} under rubric "
         f"v{version}. {GOLD} fell from {before.gold:.2f} to {after.gold:.2f}: the policy satisfied the "
-        "rubric without doing the task better, as gold measures it. This is reward hacking."
+        "rubric without doing the task better, as measured by gold. This is reward hacking."
     )
     return _event(after.batch, text, "bad")
 
@@ -211,10 +211,10 @@ def _find_first_alarms(alarms: Sequence[AlarmRow]) -> list[Event]:
 
 def _describe_rewrite(step: Step) -> Event:
     shown = ", ".join(map(format_alarm_name, step.alarms))
-    alarms = f" It had been shown the alarms: {shown}." if shown else ""
-    checked = " The gate tried the new rubric out before it was used." if step.gate else ""
+    alarms = f" It was shown these alarms: {shown}." if shown else ""
+    checked = " The gate tested the new rubric before it was used." if step.gate else ""
     text = f"{_STEPS[step.kind]}: v{step.version} ({describe_step(step)}).{alarms}{checked}"
-    return _event(step.batch, text, "mended")
+    return _event(step.batch, text, "fixed")
 
 
 def _describe_kept_rubrics(data: RunData) -> list[Event]:
@@ -223,21 +223,21 @@ def _describe_kept_rubrics(data: RunData) -> list[Event]:
     if not kept:
         return []
     refused = sum(any(proposal.status == "refused" for proposal in step.refused) for step in kept)
-    how = f"in {refused} of them the gate refused a proposal" if refused else "the gate refused nothing"
-    return [_event("", f"Meta steps after which the rubric stayed as it was: {len(kept)}; {how}.")]
+    how = f"in {refused} of them the gate rejected a proposal" if refused else "the gate rejected nothing"
+    return [_event("", f"Meta steps that left the rubric unchanged: {len(kept)}; {how}.")]
 
 
-def _describe_standing(data: RunData) -> list[Event]:
+def _describe_active_alarms(data: RunData) -> list[Event]:
     """The alarms that are still raised at the end."""
-    standing = data.standing_alarms
-    if not standing:
+    active = data.active_alarms
+    if not active:
         return []
-    named = "; ".join(map(describe_standing_alarm, standing))
+    named = "; ".join(map(describe_active_alarm, active))
     text = (
-        f"Alarms that still stand: {named}. Only the answers they name can tell a shortcut from what the "
-        "rubric asks for."
+        f"Alarms that are still active: {named}. Read the answers they name: only those show whether this "
+        "is a shortcut, or what the rubric asks for."
     )
-    return [_event("", text, "plain" if all(alarm.answer for alarm in standing) else "bad")]
+    return [_event("", text, "plain" if all(alarm.answer for alarm in active) else "bad")]
 
 
 def _describe_outcome(data: RunData) -> str:
@@ -248,13 +248,13 @@ def _describe_outcome(data: RunData) -> str:
         reward = figures["reward"]["end"]
         return (
             f"{done} the reward is {'unknown' if reward is None else f'{reward:.2f}'}. This task has no gold "
-            "metric: whether the answers became better must be read from the samples below."
+            "metric: read the samples below to see whether the answers became better."
         )
     gold = figures["gold"]
     verdict = {"good": "better than before training", "bad": "worse than before training",
                "open": "not clearly different from before training"}[write_headline(data)[1]]  # fmt: skip
     return (
-        f"{done} gold is {gold['end']:.2f}, where it began at {gold['start']:.2f} and was {gold['min']:.2f} "
+        f"{done} gold is {gold['end']:.2f}; it was {gold['start']:.2f} before training and {gold['min']:.2f} "
         f"at its lowest: {verdict} (change {change.mean:+.2f}, 95% interval {change.low:+.2f} to "
         f"{change.high:+.2f} over {pluralize(change.n, 'held-out prompt')})."
     )

@@ -1,8 +1,8 @@
-"""The report as one HTML file: it asks no server for anything and runs no script but its own.
+"""The report as one HTML file, which loads nothing and runs no script but its own.
 
-What models and people wrote stands in it as text alone: the template escapes it, the data are read by the
-script as JSON, and the page's own policy (CSP, W3C) names its one style and two scripts by their hashes, so
-that the browser would run nothing else even if some got through.
+Texts of models and people are untrusted: the template escapes them, the script reads its data as JSON, and
+the page's content security policy (CSP, W3C) allows only its one style and two scripts, by their hashes, so
+that the browser runs nothing else even if the escaping fails.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ from mpo_lite.wording import simulated_note
 
 
 def write_report(run: RunDir, path: Path | None = None) -> Path:
-    """Writes the report of a run, finished or under way.
+    """Writes the report of a run, finished or in progress.
 
     Args:
         run: The run.
-        path: Where to; None for ``report.html`` in the run directory.
+        path: Where to write; None for ``report.html`` in the run directory.
 
     Returns:
         The file.
 
     Raises:
         ConfigError: There is no run, or the report cannot be written.
-        RunError: A file of the run is damaged or gone; names it.
+        RunError: A file of the run is damaged or missing; names it.
     """
     _, config = RunDir.open(run.path, {})
     page = build_run_page(load_run_data(run, config))
@@ -60,18 +60,18 @@ def write_report(run: RunDir, path: Path | None = None) -> Path:
 
 
 def write_comparison(paths: Sequence[Path], path: Path) -> tuple[Path, list[MPOError]]:
-    """Writes one page that compares runs; damaged ones are left out, and the page says so.
+    """Writes one page that compares runs. Damaged runs are left out, which the page says.
 
     Args:
         paths: Run directories, two or more.
-        path: Where to.
+        path: Where to write.
 
     Returns:
         The file, and what is wrong with each run that was left out.
 
     Raises:
         ConfigError: The page cannot be written.
-        MPOError: One of the runs is not there, or all of them are damaged.
+        MPOError: One of the runs is missing, or all of them are damaged.
     """
     page = compare_runs(paths)
     html = _render("compare.html.j2", {"charts": page["charts"]}, page)
@@ -118,10 +118,10 @@ def build_run_page(data: RunData) -> JsonRow:
 def _explain_unmeasured(data: RunData) -> str:
     """Why the first rubric did not score answers to fixed prompts again, where it did not."""
     if data.config.mode == "paper":
-        return "the gate, whose calls it takes, was off"
+        return "it uses the gate's budget, and the gate was off"
     if not any(step.kind in ("meta", "rollback") for step in data.lineage):
-        return "no meta step was held"
-    return "no meta step had calls to spare for it"
+        return "there was no meta step"
+    return "no meta step had enough budget for it"
 
 
 def _list_changed_settings(data: RunData) -> str:
@@ -155,7 +155,7 @@ def _render(template: str, script_data: JsonRow, page: JsonRow) -> str:
 
 
 def _escape_json(data: JsonRow) -> str:
-    """JSON that no HTML parser takes for the end of its script element, nor for the begin of another."""
+    """JSON in which no HTML parser finds the end of its script element, or a new element."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -186,7 +186,7 @@ def _environment() -> Environment:
 
 
 def _escape_unseen(value: Any) -> Any:
-    """Texts with what cannot be seen, or not be written, made visible."""
+    """Texts with invisible and unwritable characters made visible."""
     return escape_controls(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -208,6 +208,6 @@ def _write(path: Path, html: str) -> Path:
     try:
         write_atomically(path, html)
     except OSError as error:
-        said = storage_problem(error, path) or f"cannot be written ({error})"
-        raise ConfigError(f"report: {said}, or name another file by --out") from error
+        problem = storage_problem(error, path) or f"cannot be written ({error})"
+        raise ConfigError(f"report: {problem}, or choose another file with --out") from error
     return path

@@ -19,10 +19,10 @@ from mpo_lite.llm.ledger import read_calls
 from mpo_lite.records import AlarmRow, Answer, Gold, Metrics, Step
 from mpo_lite.report.figures import (
     LAST,
-    StandingAlarm,
+    ActiveAlarm,
     compute_figures,
     describe_state,
-    find_standing_alarms,
+    find_active_alarms,
     strip_folders,
 )
 from mpo_lite.report.row_reader import read_records
@@ -100,9 +100,9 @@ class RunData:
         return measure_gold_change(self.gold)
 
     @cached_property
-    def standing_alarms(self) -> list[StandingAlarm]:
+    def active_alarms(self) -> list[ActiveAlarm]:
         """The alarms that are still raised after the last batch."""
-        return find_standing_alarms(self.metrics, self.lineage)
+        return find_active_alarms(self.metrics, self.lineage)
 
     @cached_property
     def best_levels(self) -> list[Mapping[str, int]]:
