@@ -112,7 +112,9 @@ def check_alarms(window: Sequence[ResponseFeatures], reference: ReferenceWindow 
     return [alarm for look in _ALARMS for alarm in look(window, reference)]
 
 
-def not_looked_at(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None = None) -> list[str]:
+def list_skipped_checks(
+    window: Sequence[ResponseFeatures], reference: ReferenceWindow | None = None
+) -> list[str]:
     """The checks that ``check_alarms`` cannot make on these responses, and why, in sentences.
 
     Args:

@@ -1,4 +1,4 @@
-"""Live progress: a panel on a terminal, plain lines elsewhere. Both say the same."""
+"""Live progress: a panel on a terminal, plain lines elsewhere, with the same content."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from mpo_lite.activity import Activity, find_activity
-from mpo_lite.cli.judging import spend_in_words
-from mpo_lite.cli.status import Status, sentence
+from mpo_lite.cli.judging import format_spend
+from mpo_lite.cli.status import Status, format_activities
 from mpo_lite.errors import failures_in_words
-from mpo_lite.report.figures import changes_in_words, first_part, reason_in_words, spaced
+from mpo_lite.report.figures import (
+    describe_changes,
+    describe_reason,
+    format_alarm_name,
+    shorten_detail,
+)
 from mpo_lite.sanitize import pluralize
 from mpo_lite.training.job import TRAINING
 
@@ -26,10 +31,10 @@ _STEPS = {"meta": "meta step", "rollback": "rollback", "pin": "pin", "refine": "
 
 
 class Display:
-    """Shows the events of a session as they happen, and on a terminal what is under way between them.
+    """Shows the events of a run as they happen, and on a terminal the activities between them.
 
     Args:
-        steps: Generation batches in all.
+        steps: Generation batches of the whole run.
         status: Where to write.
     """
 
@@ -55,22 +60,22 @@ class Display:
                     )
                 )
         elif kind == "meta":
-            self._status.print(_meta_line(row))
+            self._status.print(_format_meta_step(row))
         elif kind == "alarm":
-            self._status.print(_alarm_line(row))
+            self._status.print(_format_alarm(row))
         elif kind == "step":
-            self._step(row)
+            self._show_batch(row)
 
     def close(self) -> None:
-        """Leaves the last state on the screen."""
+        """Leaves the last panel on the screen."""
         if self._status.frame:
             self._status.frame = None
             self._status.print(self._panel(()))
 
-    def _step(self, row: dict[str, Any]) -> None:
+    def _show_batch(self, row: dict[str, Any]) -> None:
         if row["reward"] is not None:
             self._rewards.append((row["version"], row["reward"]))
-        self._figures = _figures(row, self._gold, self._left())
+        self._figures = _format_batch(row, self._gold, self._format_time_left())
         if self._status.is_live:
             self._bar.update(self._task, completed=row["batch"])
             self._status.frame = self._panel
@@ -79,7 +84,7 @@ class Display:
             self._status.print(Text(f"batch {row['batch']}/{self._steps}  {line}"))
 
     def _panel(self, under_way: Sequence[Activity]) -> Panel:
-        """The last batch, with what is under way since."""
+        """The last batch, and the activities since."""
         table = Table.grid(padding=(0, 2), expand=True)
         for _ in range(5):
             table.add_column()
@@ -89,34 +94,35 @@ class Display:
         lines: list[Any] = [self._bar, table]
         if self._rewards:
             version = self._rewards[-1][0]
-            under = [reward for number, reward in self._rewards if number == version]
-            lines.append(Text.assemble((f"reward under v{version} ", "dim"), (_spark(under), "blue")))
+            rewards = [reward for number, reward in self._rewards if number == version]
+            lines.append(Text.assemble((f"reward under v{version} ", "dim"), (_draw_bars(rewards), "blue")))
         if self._gold:
-            lines.append(Text.assemble(("gold             ", "dim"), (_spark(self._gold), "yellow")))
+            lines.append(Text.assemble(("gold             ", "dim"), (_draw_bars(self._gold), "yellow")))
         if under_way:
-            inner = [each for each in under_way if each.name != TRAINING]  # the bar shows that one
-            doing = sentence(inner, time.monotonic()) or "updating the policy"
+            # The bar already shows the training itself.
+            inner = [activity for activity in under_way if activity.name != TRAINING]
+            doing = format_activities(inner, time.monotonic()) or "updating the policy"
             lines.append(Text(doing, "dim", no_wrap=True, overflow="ellipsis"))
         return Panel(Group(*lines), title="mpo-lite", title_align="left")
 
-    def _left(self) -> str:
-        """Time left at the recent pace; the first batch, which warms up, does not count."""
+    def _format_time_left(self) -> str:
+        """Time left at the recent pace, without the first batch, which includes the warm-up."""
         training = find_activity(TRAINING)
         seconds = training.seconds_left() if training else None
         return "…" if seconds is None else f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
-def _figures(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[str, str]]:
-    usd = spend_in_words(row["usd"], row.get("unmetered", 0))
+def _format_batch(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[str, str]]:
+    usd = format_spend(row["usd"], row.get("unmetered", 0))
     failed, kinds = row["judge_failures"], failures_in_words(row.get("failures", {}))
     return [
-        ("reward", f"{_number(row['reward'])} (v{row['version']})"),
-        ("gold", _number(gold[-1] if gold else None)),
-        ("kl", _number(row.get("kl"))),
-        ("spread", _number(row["spread"])),
+        ("reward", f"{_format_number(row['reward'])} (v{row['version']})"),
+        ("gold", _format_number(gold[-1] if gold else None)),
+        ("kl", _format_number(row.get("kl"))),
+        ("spread", _format_number(row["spread"])),
         ("words", f"{row['words']:.0f}"),
         ("failed", f"{failed} ({kinds})" if kinds else str(failed)),
-        *([("alarms", ", ".join(map(spaced, row["alarms"])))] if row.get("alarms") else []),
+        *([("alarms", ", ".join(map(format_alarm_name, row["alarms"])))] if row.get("alarms") else []),
         ("calls so far", str(row["judge_calls"] + row["gate_calls"] + row["meta_calls"])),
         ("cache hits so far", str(row["cache_hits"])),
         ("spend so far", usd),
@@ -124,28 +130,31 @@ def _figures(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[st
     ]
 
 
-def _alarm_line(row: dict[str, Any]) -> Text:
-    seen = first_part(row["detail"], most=3)
-    return Text(f"alarm after batch {row['batch']}: {spaced(row['name'])}: {seen}", "red")
+def _format_alarm(row: dict[str, Any]) -> Text:
+    detail = shorten_detail(row["detail"], most=3)
+    return Text(f"alarm after batch {row['batch']}: {format_alarm_name(row['name'])}: {detail}", "red")
 
 
-def _meta_line(row: dict[str, Any]) -> Text:
+def _format_meta_step(row: dict[str, Any]) -> Text:
     what = _STEPS[row["kind"]]
+    sources = [row.get("recheck", {}), *row.get("refused", [])]
+    objections = [[objection["text"] for objection in source.get("objections", [])] for source in sources]
+    reason = describe_reason(row["reason"], objections)
     if row["status"] != "accepted":
         return Text(
-            f"{what} after batch {row['batch']}: rubric v{row['version']} stays ({reason_in_words(row)})",
+            f"{what} after batch {row['batch']}: rubric v{row['version']} unchanged ({reason})",
             "yellow",
         )
-    parts = changes_in_words(row)
+    parts = describe_changes(row["added"], row["changed"], row["dropped"])
     if row["kind"] != "meta":
-        parts += f" ({reason_in_words(row)})"
+        parts += f" ({reason})"
     return Text(f"{what} after batch {row['batch']}: rubric v{row['version']}: {parts}", "green")
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _spark(values: list[float]) -> str:
+def _draw_bars(values: list[float]) -> str:
     """Values in [0, 1] as a line of bars."""
     return "".join(_BARS[min(7, int(value * 8))] for value in values[-_WIDTH:])

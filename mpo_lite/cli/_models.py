@@ -1,6 +1,4 @@
-"""What ``eval`` and ``compare`` share: a trained run or any model, and what it answers to held-
-out prompts.
-"""
+"""What ``eval`` and ``compare`` share: a run's policy, or any model, and its answers to prompts."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ batch_size_option = click.option(
     type=click.IntRange(min=1),
     default=BATCH_SIZE,
     show_default=True,
-    help="Prompts generated at once; lower it where memory is short.",
+    help="Prompts generated at once; lower it if memory runs out.",
 )
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -40,9 +38,9 @@ class Policy:
     """Something that answers prompts.
 
     Attributes:
-        name: How it is called in tables.
-        config: Names the model, and how it answers.
-        checkpoint: Holds its adapter; None for a model as it is.
+        name: Its name in tables.
+        config: The model, and how it generates.
+        checkpoint: Where its adapter is; None for a model without one.
     """
 
     name: str
@@ -50,57 +48,58 @@ class Policy:
     checkpoint: Path | None
 
 
-def refuse_missing(source: str) -> None:
-    """Raises ``ConfigError`` where there is nothing of that name here, and it is no name on the hub."""
+def check_exists(source: str) -> None:
+    """Raises ``ConfigError`` if nothing of that name exists here and it cannot be a Hub id."""
     path = Path(source).expanduser()
     if path.exists() or source == SANDBOX:
         return
     if path.suffix in DATA_ENDINGS:
         raise ConfigError(f"{source}: no such file")
-    among_runs = any(path.parent.glob("*/config.yaml"))
-    if among_runs or not _HUB_ID.fullmatch(source):
+    # A name beside runs is a misspelt run rather than a Hub id, which has the same form.
+    is_among_runs = any(path.parent.glob("*/config.yaml"))
+    if is_among_runs or not _HUB_ID.fullmatch(source):
         raise ConfigError(
-            f"{source}: no such folder; give a run (mpo-lite runs lists them), a model folder, or a hub id "
-            f"such as {DEFAULT_POLICY}"
+            f"{source}: no such directory; give a run (mpo-lite runs lists them), a model directory, or a "
+            f"Hub id such as {DEFAULT_POLICY}"
         )
 
 
-def policy_at(source: str, given: dict[str, Any], overrides: Sequence[str] = ()) -> Policy:
-    """The policy of a run, or a model by folder or hub id.
+def open_policy(source: str, given: dict[str, Any], overrides: Sequence[str] = ()) -> Policy:
+    """The policy of a run, or a model by its directory or Hub id.
 
     Args:
-        source: A run directory, a model folder or a hub id.
-        given: Settings by flag; of a run, they beat its own.
+        source: A run directory, a model directory or a Hub id.
+        given: Settings by flag; they override those of a run.
         overrides: ``key=value`` settings; not for runs.
 
     Raises:
-        ConfigError: There is nothing of that name, or the run has no checkpoint.
+        ConfigError: Nothing of that name exists, or the run has no checkpoint.
         RunError: A file of its last checkpoint is damaged.
     """
-    refuse_missing(source)
+    check_exists(source)
     path = Path(source)
     if path.is_file():
-        raise ConfigError(f"{source}: is a file; give a run, a model folder, or a hub id")
+        raise ConfigError(f"{source}: is a file; give a run, a model directory, or a Hub id")
     if not RunDir(path).exists():
         config = with_sandbox_policy(load_config(None, given | {"policy": source}, overrides))
         return Policy(path.name if path.exists() else source, config, None)
-    # Another task stands in place of a goal that the run was trained for.
+    # A task that is named here also replaces the goal of a run that was trained for one.
     task = {"task": given["task"], "goal": None} if given.get("task") else {}
     run, config = RunDir.open(path, {**given, "task": None})
     config = config.model_copy(update=task)
     return Policy(path.resolve().name, with_sandbox_policy(config), intact_checkpoint(run))
 
 
-def answers(
+def generate_answers(
     policy: Policy, task: Task, prompts: Sequence[str], batch_size: int = BATCH_SIZE
 ) -> list[tuple[str, Completion]]:
-    """Prompts with what a policy answers, in order; those too long for it are left out.
+    """Prompts with a policy's answers, in order; prompts that are too long for it are left out.
 
     Args:
-        policy: Who answers.
-        task: Makes conversations of prompts.
-        prompts: What is asked.
-        batch_size: Prompts that are generated at once, at most.
+        policy: What answers.
+        task: Turns prompts into conversations.
+        prompts: The prompts.
+        batch_size: Prompts generated at once, at most.
     """
     with activity(f"loading policy {policy.name}"):
         from mpo_lite.training.generate import generate  # loads torch
@@ -110,13 +109,13 @@ def answers(
         model, tokenizer = load_trained_policy(policy.config, policy.checkpoint)
     length = policy.config.max_new_tokens or task.generation.max_new_tokens
     chat = chat_of(policy.config, model, tokenizer)
-    asked = fitting_prompts(prompts, task, model, chat, length)
-    told = generate(
+    fitting = fitting_prompts(prompts, task, model, chat, length)
+    completions = generate(
         model,
         chat,
-        [task.policy_messages(prompt) for prompt in asked],
+        [task.policy_messages(prompt) for prompt in fitting],
         max_new_tokens=length,
         temperature=policy.config.temperature,
         batch_size=batch_size,
     )
-    return list(zip(asked, told, strict=True))
+    return list(zip(fitting, completions, strict=True))

@@ -1,4 +1,4 @@
-"""``mpo-lite alarms``: look for signs of reward hacking in any file of responses."""
+"""``mpo-lite alarms``: check any file of responses for signs of reward hacking."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mpo_lite.activity import activity
-from mpo_lite.alarms.alarms import ReferenceWindow, check_alarms, not_looked_at
+from mpo_lite.alarms.alarms import ReferenceWindow, check_alarms, list_skipped_checks
 from mpo_lite.alarms.features import ResponseFeatures
 from mpo_lite.cli._options import json_option
 from mpo_lite.cli.status import show_status
@@ -22,100 +22,105 @@ from mpo_lite.sanitize import pluralize
 from mpo_lite.tasks.data import read_responses
 
 _SHOWN = 5
+"""Responses that are named for each alarm."""
 
 
-@click.command("alarms", short_help="Look for signs of reward hacking in a file of responses.")
+@click.command("alarms", short_help="Check a file of responses for signs of reward hacking.")
 @click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
 @click.option(
-    "--baseline",
+    "--before",
     metavar="FILE|RUN",
     type=click.Path(path_type=Path),
-    help="Responses that are as they should be, to compare with; of a run, those of its first batches.",
+    help="Earlier, unhacked responses to compare with; of a run, those of its first batches.",
 )
-@click.option("--fail", is_flag=True, help="Exit with 1 when an alarm is raised.")
+@click.option("--fail", is_flag=True, help="Exit with code 1 if an alarm is raised.")
 @json_option
 @click.pass_context
 @show_status
-def command(context: click.Context, file: Path, baseline: Path | None, fail: bool, as_json: bool) -> None:
-    """Look for signs of reward hacking in responses: their lengths, phrases, languages, copies and rewards.
+def command(context: click.Context, file: Path, before: Path | None, fail: bool, as_json: bool) -> None:
+    """Check responses for signs of reward hacking in lengths, phrases, languages, copies and rewards.
 
-    FILE and the baseline are .jsonl, .csv or .parquet with the columns prompt and response (or completion)
-    and, where they are known, id, reward and frozen (what the first rubric gives), both from 0 to 1. A run's
-    rollouts.jsonl is such a file. Lengths, phrases and drifting rewards need a baseline; without one no alarm
-    is no all-clear, and what was not looked at is told.
+    Both files are .jsonl, .csv or .parquet with the columns prompt and response (or completion) and,
+    optionally, id, reward and frozen (the reward under the first rubric), both from 0 to 1. A run's
+    rollouts.jsonl is such a file. Checks of lengths, phrases and reward drift need --before; without it
+    they are skipped, and the output says so.
 
     \b
-    mpo-lite alarms responses.jsonl --baseline first_responses.jsonl
-    mpo-lite alarms runs/essay-20250428-101500/rollouts.jsonl --baseline runs/essay-20250428-101500 --json
+    mpo-lite alarms responses.jsonl --before first_responses.jsonl
+    mpo-lite alarms runs/essay-20250428-101500/rollouts.jsonl --before runs/essay-20250428-101500 --json
     """
-    window = _read(file)
-    with activity(f"looking at {pluralize(len(window), 'response')}"):
-        reference = ReferenceWindow(_baseline(baseline)) if baseline else None
-        raised = check_alarms(window, reference)
-    unseen = not_looked_at(window, reference)
+    window = _read_responses(file)
+    with activity(f"checking {pluralize(len(window), 'response')}"):
+        earlier = ReferenceWindow(_read_earlier(before)) if before else None
+        raised = check_alarms(window, earlier)
+    skipped = list_skipped_checks(window, earlier)
     if as_json:
-        found = {
+        summary = {
             "alarms": [asdict(alarm) for alarm in raised],
             "rows": len(window),
-            "baseline_rows": len(reference.rows) if reference else 0,
-            "not_looked_at": unseen,
+            "before_rows": len(earlier.rows) if earlier else 0,
+            "skipped": skipped,
         }
-        echo(json.dumps(found))
+        echo(json.dumps(summary))
     else:
         for alarm in raised:
             echo(f"{alarm.name}: {alarm.value:.3g} (threshold {alarm.threshold:.3g}); {alarm.detail}")
             echo(f"  seen in {', '.join(alarm.evidence[:_SHOWN])}{' …' * (len(alarm.evidence) > _SHOWN)}")
-        for line in unseen:
+        for line in skipped:
             echo(line)
-        said = f"{pluralize(len(raised), 'alarm')} in {pluralize(len(window), 'response')}"
-        echo(said if reference else f"{said}, which is no all-clear: give a --baseline, a file or a run")
+        total = f"{pluralize(len(raised), 'alarm')} in {pluralize(len(window), 'response')}"
+        echo(total if earlier else f"{total}; some checks were skipped: give --before, a file or a run")
     if fail and raised:
         context.exit(1)
 
 
-def _baseline(path: Path) -> list[ResponseFeatures]:
-    """Responses to compare with: those of a file, or of a run's first batches, as its own alarms have it."""
+def _read_earlier(path: Path) -> list[ResponseFeatures]:
+    """The responses of a file, or of a run's first batches, with which its own alarms compare too."""
     if not path.exists():
         raise TaskError(f"{path}: no such file or run")
     if not path.is_dir():
-        return _read(path)
+        return _read_responses(path)
     run, _ = RunDir.open(path, {})
     rollouts = run.journalled()
     if not rollouts:
         raise TaskError(f"{path}: the run has no answers yet")
     until = rollouts[:WINDOW][-1].batch
     return [
-        # Under the first rubric the reward is its score.
         ResponseFeatures(
-            one.id, one.prompt, one.completion, one.reward, one.reward if one.version == 0 else None
+            rollout.id,
+            rollout.prompt,
+            rollout.completion,
+            rollout.reward,
+            # Under the first rubric the reward is also the frozen one.
+            rollout.reward if rollout.version == 0 else None,
         )
-        for one in rollouts
-        if one.batch <= until
+        for rollout in rollouts
+        if rollout.batch <= until
     ]
 
 
-def _read(path: Path) -> list[ResponseFeatures]:
-    rows = [_row(path, *each) for each in read_responses(path)]
+def _read_responses(path: Path) -> list[ResponseFeatures]:
+    rows = [_parse_response(path, *response) for response in read_responses(path)]
     if not rows:
-        raise TaskError(f"{path}: holds no responses")
+        raise TaskError(f"{path}: contains no responses")
     return rows
 
 
-def _row(path: Path, number: int, entry: dict[str, Any], response: str) -> ResponseFeatures:
+def _parse_response(path: Path, number: int, entry: dict[str, Any], response: str) -> ResponseFeatures:
     name = str(entry.get("id") or f"row {number}")
-    figures = (_number(path, number, entry, key) for key in ("reward", "frozen"))
+    figures = (_parse_reward(path, number, entry, key) for key in ("reward", "frozen"))
     return ResponseFeatures(name, entry["prompt"], response, *figures)
 
 
-def _number(path: Path, number: int, entry: dict[str, Any], key: str) -> float | None:
-    """A reward; None where the row has none. Files of text columns hold it as text."""
+def _parse_reward(path: Path, number: int, entry: dict[str, Any], key: str) -> float | None:
+    """A reward; None where the row has none. A .csv holds it as text."""
     value = entry.get(key)
     if value is None or value == "":
         return None
     try:
-        found = float(value)
+        reward = float(value)
     except (TypeError, ValueError):
-        found = -1.0
-    if isinstance(value, bool) or not 0 <= found <= 1:
+        reward = -1.0
+    if isinstance(value, bool) or not 0 <= reward <= 1:
         raise TaskError(f"{path}: row {number}: {key!r} must be a number from 0 to 1, or empty")
-    return found
+    return reward

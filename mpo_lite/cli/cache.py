@@ -1,4 +1,4 @@
-"""``mpo-lite cache``: what is kept of models' answers, and how to be rid of it."""
+"""``mpo-lite cache``: inspect and prune the response cache."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from mpo_lite.sanitize import pluralize
 _DAY_S = 86_400
 
 
-@click.group("cache", short_help="Look at the answers kept on disk, or remove some.")
+@click.group("cache", short_help="Inspect or prune the response cache.")
 def command() -> None:
-    """Judges' and meta-judges' answers, shared by all runs. What is removed has to be paid for again.
+    """Inspect or prune the cached answers of judges and meta-judges, which all runs share. Removed answers
+    have to be paid for again.
 
     \b
     mpo-lite cache stats
@@ -35,16 +36,16 @@ def command() -> None:
 @config_options("cache_dir")
 @json_option
 def stats(cache_dir: Path | None, as_json: bool) -> None:
-    """Say how many answers there are, of which models, how old and how large.
+    """Show how many answers are cached, their models, age and size.
 
     \b
     mpo-lite cache stats
     """
-    with _opened(cache_dir) as cache:
+    with _open_cache(cache_dir) as cache:
         entries = [entry for _, entry in cache.entries()]
         rows, size = cache.size()
         times = [entry["time"] for entry in entries if "time" in entry]
-        found: dict[str, Any] = {
+        summary: dict[str, Any] = {
             "directory": str(cache.directory),
             "answers": len(entries),
             "unreadable": rows - len(entries),
@@ -54,39 +55,43 @@ def stats(cache_dir: Path | None, as_json: bool) -> None:
             "models": dict(Counter(str(entry.get("model")) for entry in entries).most_common()),
         }
     if as_json:
-        echo(json.dumps(found))
+        echo(json.dumps(summary))
         return
-    echo(f"{found['directory']}: {found['answers']} answers, {size / 1e6:.1f} MB")
+    echo(f"{summary['directory']}: {summary['answers']} answers, {size / 1e6:.1f} MB")
     if times:
-        echo(f"from {found['oldest_days']:.1f} to {found['newest_days']:.1f} days ago")
-    for model, count in found["models"].items():
+        echo(f"from {summary['oldest_days']:.1f} to {summary['newest_days']:.1f} days ago")
+    for model, count in summary["models"].items():
         echo(f"  {count:>8}  {model}")
-    if found["unreadable"]:
-        echo(f"{found['unreadable']} rows cannot be read and count as not there; clear removes them")
+    if summary["unreadable"]:
+        echo(
+            f"{summary['unreadable']} rows cannot be read and are ignored; mpo-lite cache clear removes them"
+        )
 
 
 @command.command("prune")
 @click.option(
     "--older-than", type=click.FloatRange(0), metavar="DAYS", help="Remove answers older than this."
 )
-@click.option("--model", help="Remove the answers of this model (its full name, as stats shows it).")
+@click.option("--model", help="Remove the answers of this model, by its full name as stats shows it.")
 @config_options("cache_dir")
 @json_option
 def prune(older_than: float | None, model: str | None, cache_dir: Path | None, as_json: bool) -> None:
-    """Remove some answers: old ones, those of one model, or those that are both.
+    """Remove answers by age, by model, or by both.
 
     \b
     mpo-lite cache prune --older-than 90
     mpo-lite cache prune --model openai/gpt-4o-2024-11-20
     """
     if older_than is None and model is None:
-        raise ConfigError("say what to remove: --older-than DAYS, --model NAME, or both; clear removes all")
+        raise ConfigError(
+            "nothing to prune: give --older-than DAYS, --model NAME, or both; cache clear removes all"
+        )
     before = time.time() - (older_than or 0.0) * _DAY_S
-    with _opened(cache_dir) as cache:
+    with _open_cache(cache_dir) as cache:
         entries = list(cache.entries())
         models = {str(entry.get("model")) for _, entry in entries}
         if model is not None and model not in models:
-            held = f"it has answers of {', '.join(sorted(models))}" if models else "it is empty"
+            held = f"it has: {', '.join(sorted(models))}" if models else "it is empty"
             raise ConfigError(f"{cache.directory}: no answers of {model}; {held}")
         chosen = [
             key
@@ -94,11 +99,11 @@ def prune(older_than: float | None, model: str | None, cache_dir: Path | None, a
             if (older_than is None or entry.get("time", 0.0) < before)
             and (model is None or entry.get("model") == model)
         ]
-        _report(cache.remove(chosen), as_json)
+        _print_removed(cache.remove(chosen), as_json)
 
 
 @command.command("clear")
-@click.confirmation_option("--yes", prompt="Remove all answers? They would have to be paid for again")
+@click.confirmation_option("--yes", prompt="Remove all answers? They will have to be paid for again")
 @config_options("cache_dir")
 @json_option
 def clear(cache_dir: Path | None, as_json: bool) -> None:
@@ -107,15 +112,15 @@ def clear(cache_dir: Path | None, as_json: bool) -> None:
     \b
     mpo-lite cache clear --yes
     """
-    with _opened(cache_dir) as cache:
-        _report(cache.clear(), as_json)
+    with _open_cache(cache_dir) as cache:
+        _print_removed(cache.clear(), as_json)
 
 
 @contextmanager
-def _opened(cache_dir: Path | None) -> Generator[AnswerCache]:
+def _open_cache(cache_dir: Path | None) -> Generator[AnswerCache]:
     directory = load_config(given={"cache_dir": cache_dir}).cache_dir
     if not directory.exists():
-        raise ConfigError(f"{directory}: there is no cache; name its folder by --cache-dir or MPO_CACHE_DIR")
+        raise ConfigError(f"{directory}: no cache here; set --cache-dir or MPO_CACHE_DIR")
     cache = AnswerCache(directory)
     try:
         yield cache
@@ -123,5 +128,5 @@ def _opened(cache_dir: Path | None) -> Generator[AnswerCache]:
         cache.close()
 
 
-def _report(removed: int, as_json: bool) -> None:
+def _print_removed(removed: int, as_json: bool) -> None:
     echo(json.dumps({"removed": removed}) if as_json else f"{pluralize(removed, 'answer')} removed")

@@ -1,4 +1,4 @@
-"""``mpo-lite doctor``: see what works here, and how to fix what does not."""
+"""``mpo-lite doctor``: check installation, keys and models, and suggest fixes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.cli._options import config_options, json_option, overrides_option
-from mpo_lite.cli.meta_trial import meta_lines, meta_row, one_line
+from mpo_lite.cli.meta_trial import build_meta_row, format_meta_row, shorten
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
@@ -37,7 +37,7 @@ from mpo_lite.types import Verdict
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "litellm", "datasets")
 SLOW_S = 20.0
-"""Seconds for one tiny verdict from which a judge is called slow."""
+"""Seconds for one tiny verdict from which on a judge is called slow."""
 META_SAMPLES = 2
 """Judged answers that the meta-judge is shown: both of ``ANSWERS``."""
 PROMPT = "Write a short text for parents: should children learn to cook at school?"
@@ -50,20 +50,20 @@ ANSWERS = (
     "give cooking a place.",
     "# Cooking At School\n\nCooking is very good. Cooking is very good. Cooking is very good.",
 )
-"""A decent answer and a poor one, for every judge to give a real verdict on."""
+"""A decent and a poor answer, for real verdicts of every judge."""
 State = Literal["ok", "note", "bad"]
 _SIGNS = {"ok": ("✓", "green"), "note": ("–", "yellow"), "bad": ("✗", "red")}
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found out about one thing.
+    """The result of one check.
 
     Attributes:
-        name: The thing.
-        state: ``ok``; ``note``, which may be meant; ``bad``, which has to be fixed.
-        detail: What was seen.
-        fix: How to fix it; empty where nothing is to be done.
+        name: What was checked.
+        state: ``ok``; ``note``, which may be intended; ``bad``, which has to be fixed.
+        detail: What was found.
+        fix: How to fix it; empty where nothing needs fixing.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Check:
     fix: str = ""
 
 
-@click.command("doctor", short_help="See what works here, and how to fix what does not.")
+@click.command("doctor", short_help="Check installation, keys and models, and suggest fixes.")
 @click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
 @config_options("judge", "judge_api_base", "judge_fallback", "meta", "meta_api_base", "policy")
 @overrides_option
@@ -82,10 +82,10 @@ class Check:
 def command(
     context: click.Context, config_file: Path | None, overrides: tuple[str, ...], as_json: bool, **flags: Any
 ) -> None:
-    """See what works here: Python, packages, GPU, keys, hub, and each model.
+    """Check Python, packages, GPU, keys, the Hub and each model, and suggest fixes.
 
-    Each judge gives verdicts on two answers by the task's first rubric; the meta-judge does one small meta
-    step on them. Keys are looked for and never shown. The exit code is 1 where something has to be fixed.
+    Each judge scores two answers by the task's first rubric, and the meta-judge does one small meta step on
+    them. Keys are never shown. The exit code is 1 if something has to be fixed.
 
     \b
     mpo-lite doctor
@@ -93,30 +93,30 @@ def command(
     mpo-lite doctor --judge gpt-4o --meta claude --json
     """
     config = load_config(config_file, flags, overrides)
-    found: list[Check] = []
-    for finding in _examined(config):
-        found.append(finding)
+    checks: list[Check] = []
+    for check in _run_checks(config):
+        checks.append(check)
         if not as_json:
-            _say(finding)
+            _print_check(check)
     if as_json:
-        echo(json.dumps({"findings": [asdict(one) for one in found]}))
-    if any(one.state == "bad" for one in found):
+        echo(json.dumps({"findings": [asdict(check) for check in checks]}))
+    if any(check.state == "bad" for check in checks):
         context.exit(1)
 
 
-def _examined(config: Config) -> Iterator[Check]:
-    yield from _packages()
+def _run_checks(config: Config) -> Iterator[Check]:
+    yield from _check_packages()
     with activity("loading torch"):
-        machine = _machine()
-    yield machine
+        gpu = _check_gpu()
+    yield gpu
     if os.environ.get("HF_TOKEN"):
         yield Check("HF_TOKEN", "ok", "is set")
-    yield _hub()
+    yield _check_hub()
     with sandboxed(config) as served:
-        yield from _models(served)
+        yield from _check_models(served)
 
 
-def _packages() -> Iterator[Check]:
+def _check_packages() -> Iterator[Check]:
     import platform
 
     yield Check("Python", "ok", platform.python_version())
@@ -127,18 +127,20 @@ def _packages() -> Iterator[Check]:
             yield Check(name, "bad", "is not installed", "pip install mpo-lite")
 
 
-def _machine() -> Check:
+def _check_gpu() -> Check:
     from mpo_lite.loop.environment import accelerators  # loads torch
 
     devices = accelerators()
     if not devices:
-        return Check("GPU", "note", "torch sees none: training runs on the CPU", "fine for the sandbox")
-    told = ", ".join(f"{name} ({free:.0f} of {total:.0f} GiB free)" for name, free, total in devices)
-    return Check("GPU", "ok", told)
+        return Check(
+            "GPU", "note", "torch sees none: training runs on the CPU", "that is fine for the sandbox"
+        )
+    listed = ", ".join(f"{name} ({free:.0f} of {total:.0f} GiB free)" for name, free, total in devices)
+    return Check("GPU", "ok", listed)
 
 
-def _key(role: str, backend: Backend) -> Check | None:
-    """Whether the key that a model is asked with is there; None where it needs none, or that is not known."""
+def _check_key(role: str, backend: Backend) -> Check | None:
+    """Whether a model's key is set; None where it needs none, or where that is unknown."""
     if backend.key_variable:
         return Check(backend.key_variable, "ok", f"is set, for the {role}")
     key = transport.provider_key(backend.model)
@@ -147,25 +149,27 @@ def _key(role: str, backend: Backend) -> Check | None:
     names = " or ".join(key.variables) if key.is_plain else " and ".join(key.variables)
     if key.is_set:
         return Check(names, "ok", f"is set, for the {role}")
-    told = f"not set, for the {role} {backend.model}"
-    return Check(names, "note", told, f"export {key.variables[0]}=…" if key.is_plain else "")
+    detail = f"not set; needed by the {role} {backend.model}"
+    return Check(names, "note", detail, f"export {key.variables[0]}=…" if key.is_plain else "")
 
 
-def _hub() -> Check:
+def _check_hub() -> Check:
     if os.environ.get("HF_HUB_OFFLINE"):
-        return Check("hub", "note", "HF_HUB_OFFLINE is set: local copies alone", "unset it to download")
+        return Check(
+            "hub", "note", "HF_HUB_OFFLINE is set: only local copies are used", "unset it to allow downloads"
+        )
     address = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
         socket.create_connection((address.hostname, address.port or 443), timeout=5).close()
-        return Check("hub", "ok", f"{address.hostname} can be reached")
+        return Check("hub", "ok", f"{address.hostname} is reachable")
     except OSError as error:
-        fix = "give local files by --policy DIR and --data FILE, or see to the network"
-        return Check("hub", "note", f"{address.hostname} cannot be reached ({error})", fix)
+        fix = "check the network, or use local files: --policy DIR and --data FILE"
+        return Check("hub", "note", f"{address.hostname} is not reachable ({error})", fix)
 
 
-def _models(config: Config) -> Iterator[Check]:
+def _check_models(config: Config) -> Iterator[Check]:
     if not config.judge:
-        yield Check("judge", "note", "none is named", "--judge MODEL, or MPO_JUDGE, to have it tried")
+        yield Check("judge", "note", "no judge is set", "set --judge MODEL or MPO_JUDGE to have it checked")
         return
     try:
         task = task_of(config)
@@ -174,106 +178,110 @@ def _models(config: Config) -> Iterator[Check]:
         yield Check("models", "bad", str(error), "see above")
         return
     try:
-        yield from _tried_out(config, task, models)
+        yield from _try_models(config, task, models)
     finally:
         models.close()
 
 
-def _tried_out(config: Config, task: Task, models: ModelPool) -> Iterator[Check]:
-    """Whether each model is there, what verdicts the judges give, and what a meta step comes to."""
+def _try_models(config: Config, task: Task, models: ModelPool) -> Iterator[Check]:
+    """Whether each model answers, the verdicts of the judges, and a trial meta step."""
     models.log_calls(Path())
     samples = [Sample(PROMPT, answer) for answer in ANSWERS]
     judged: list[Verdict] = []
     for role, backend in models.all:
-        if key := _key(role, backend):
+        if key := _check_key(role, backend):
             yield key
         with activity(f"checking {role} {backend.model}"):
-            there = _tried(models, f"{role} {backend.model}", backend)
-        yield there
-        if there.state == "bad":
+            answers = _try_call(models, f"{role} {backend.model}", backend)
+        yield answers
+        if answers.state == "bad":
             continue
         if backend is not models.meta:
-            # Asked afresh each time: what a model said once, the cache would say for ever.
+            # A new draw each time, since the cache would repeat what the model answered the first time.
             judge = build_judge(config, models.client, [backend], task.persona, "check", str(time.time_ns()))
-            verdicts, finding = _verdicts(judge, backend, task.rubric, samples)
+            verdicts, check = _try_verdicts(judge, backend, task.rubric, samples)
             judged = judged or verdicts
-            yield finding
+            yield check
         elif judged:
-            yield _meta_step(models, backend, task, samples, judged)
+            yield _try_meta_step(models, backend, task, samples, judged)
         else:
-            yield Check("meta step", "note", "not tried: no judge gave a verdict to learn from")
+            yield Check("meta step", "note", "skipped: no judge gave a verdict to learn from")
 
 
-def _verdicts(
+def _try_verdicts(
     judge: Judge, backend: Backend, rubric: Rubric, samples: list[Sample]
 ) -> tuple[list[Verdict], Check]:
-    """Verdicts on a good and a poor answer, none where one failed, and what is to be said of them."""
+    """Verdicts on a good and a poor answer (none if either failed), and the result of the check."""
     name = f"verdicts of {backend.model}"
     try:
         verdicts = event_loop.wait(judge.verdicts(samples, rubric))
     except EndpointError as error:
         return [], Check(name, "bad", str(error))
     good, poor = verdicts
-    for one in verdicts:
-        if one.reward is None:
-            fix = "take another model, or one that answers in JSON; a rubric with fewer criteria is easier"
-            return [], Check(name, "bad", f"no verdict: {one.detail}", fix)
-    levels = [(key, each, poor.assessments[key]) for key, each in good.assessments.items()]
-    told = "; ".join(
-        f"{key} {a.level} for a good answer ({one_line(a.reason)}), {b.level} for a poor one "
-        f"({one_line(b.reason)})"
-        for key, a, b in levels
+    for verdict in verdicts:
+        if verdict.reward is None:
+            fix = "use another model, one that answers in JSON, or a rubric with fewer criteria"
+            return [], Check(name, "bad", f"no verdict: {verdict.detail}", fix)
+    pairs = [(key, better, poor.assessments[key]) for key, better in good.assessments.items()]
+    detail = "; ".join(
+        f"{key} {better.level} for a good answer ({shorten(better.reason)}), {worse.level} for a poor one "
+        f"({shorten(worse.reason)})"
+        for key, better, worse in pairs
     )
     if (good.reward or 0.0) > (poor.reward or 0.0):
-        return verdicts, Check(name, "ok", told)
-    fix = "the first rubric may be too vague, or the judge too weak: see mpo-lite try"
-    return verdicts, Check(name, "note", f"the poor answer earns as much as the good one: {told}", fix)
+        return verdicts, Check(name, "ok", detail)
+    fix = "the first rubric may be too vague, or the judge too weak; run mpo-lite try"
+    return verdicts, Check(name, "note", f"the poor answer scores as high as the good one: {detail}", fix)
 
 
-def _meta_step(
+def _try_meta_step(
     models: ModelPool, backend: Backend, task: Task, samples: list[Sample], verdicts: list[Verdict]
 ) -> Check:
-    """One small meta step, without a gate: a meta-judge that is too weak is known before a run."""
+    """One small meta step without a gate, to find out before a run whether the meta-judge is too weak."""
     meta = MetaJudge(models.client, backend, task.purpose)
     work = propose_once(meta, task.rubric, samples, verdicts, time.time_ns(), META_SAMPLES)
     try:
-        row = meta_row(task.rubric, event_loop.wait(work))
+        row = build_meta_row(task.rubric, event_loop.wait(work))
     except EndpointError as error:
         return Check("meta step", "bad", str(error))
-    told = "; ".join(meta_lines(row))
+    detail = "; ".join(format_meta_row(row))
     if row["failed"]:
-        return Check("meta step", "bad", told, "take a stronger meta-judge, or a larger -o meta_max_tokens")
-    return Check("meta step", "note" if row["reason"] else "ok", told)
+        return Check("meta step", "bad", detail, "use a stronger meta-judge, or a larger -o meta_max_tokens")
+    return Check("meta step", "note" if row["reason"] else "ok", detail)
 
 
-def _tried(models: ModelPool, name: str, backend: Backend) -> Check:
-    """One tiny verdict: whether it comes, how fast, in which form, and whether its price is known."""
+def _try_call(models: ModelPool, name: str, backend: Backend) -> Check:
+    """One test call: whether it succeeds, how fast, in which output mode, and whether its price is known."""
     started = time.monotonic()
     try:
         output_mode = event_loop.wait(models.client.probe(backend))
     except EndpointError as error:
         return Check(name, "bad", str(error))
     except CallFailed as error:
-        # What a server that does not answer needs, its message says.
+        # The message about a server that does not answer already says how to fix that.
         answered = error.kind not in ("transport", "timeout")
-        fix = "take another model, or one that answers in JSON" if answered else ""
+        fix = "use another model, one that answers in JSON" if answered else ""
         return Check(name, "bad", error.detail, fix)
     seconds = time.monotonic() - started
     pricing = transport.pricing(backend)
     price = "price unknown" if pricing is None else "price known"
-    told = f"at {backend.api_base or 'its provider'}: answers in {seconds:.1f} s by {output_mode}, {price}"
+    detail = f"at {backend.api_base or 'its provider'}: answers in {seconds:.1f} s by {output_mode}, {price}"
     if seconds > SLOW_S:
-        return Check(name, "note", told, "slow: a larger --concurrency or a smaller model shortens steps")
+        return Check(name, "note", detail, "slow: use a larger --concurrency or a smaller model")
     if output_mode == "text":
-        fix = "no structured output: verdicts rest on the prompt alone, and more of them fail"
-        return Check(name, "note", told, fix)
-    fix = "" if pricing else "give its price (judge_price, meta_price) to cap USD; --max-calls works without"
-    return Check(name, "ok", told, fix)
+        fix = "no structured output: verdicts depend on the prompt alone, so more of them fail"
+        return Check(name, "note", detail, fix)
+    fix = (
+        ""
+        if pricing
+        else "set its price (judge_price, meta_price) to cap USD; --max-calls works without a price"
+    )
+    return Check(name, "ok", detail, fix)
 
 
-def _say(finding: Check) -> None:
-    sign, colour = _SIGNS[finding.state]
+def _print_check(check: Check) -> None:
+    sign, colour = _SIGNS[check.state]
     echo(sign, nl=False, fg=colour)
-    echo(f" {finding.name}: {finding.detail}")
-    if finding.fix:
-        echo(f"    {finding.fix}")
+    echo(f" {check.name}: {check.detail}")
+    if check.fix:
+        echo(f"    {check.fix}")

@@ -1,4 +1,4 @@
-"""``mpo-lite estimate``: what a run will cost, before it is begun."""
+"""``mpo-lite estimate``: estimate what a run will cost, before it starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = (
     "rubric", "baseline", "method", "steps", "group_size", "interval", "meta_samples", "use_gate", "schedule",
     "strategy", "prescreen",
 )  # fmt: skip
-"""Settings that a run's cost depends on; the others are taken too: a command of ``train`` fits as it is."""
+"""Settings that a run's cost depends on. The others are accepted too, so that any ``train`` command works."""
 _ROWS = {"judge": "judge", "meta": "meta-judge", "total": "total"}
 _FIGURES = {
     "calls": "calls",
@@ -32,21 +32,21 @@ _FIGURES = {
 }
 
 
-@click.command("estimate", cls=GroupedCommand, short_help="Say what a run will cost, before it is begun.")
+@click.command("estimate", cls=GroupedCommand, short_help="Estimate a run's cost before starting it.")
 @click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
-@config_options(*FLAGS, hidden=set(FLAGS) - set(SHOWN))
+@config_options(hidden=set(FLAGS) - set(SHOWN))
 @overrides_option
 @json_option
 def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool, **flags: Any) -> None:
-    """Say how many calls, tokens and USD a run will take, about and from low to high; nothing is sent.
+    """Estimate the calls, tokens and USD of a run, with a low and a high figure. Nothing is sent.
 
     \b
     mpo-lite estimate experiment.yaml
     mpo-lite estimate --judge gpt-4o --meta claude --data my_prompts.jsonl --steps 300
     """
-    found, caps = _estimate(load_config(config_file, flags, overrides))
+    costs, caps = _estimate_run(load_config(config_file, flags, overrides))
     if as_json:
-        echo(json.dumps(found))
+        echo(json.dumps(costs))
         return
     table = Table(box=None, pad_edge=False)
     for heading in ("", ""):
@@ -54,45 +54,44 @@ def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool,
     for heading in ("low", "about", "high"):
         table.add_column(heading, justify="right")
     for key, name in _ROWS.items():
-        row = found[key]
+        row = costs[key]
         for heading, figure in _FIGURES.items():
             low, high = row[figure] or (None, None)
-            told = (_told(figure, value) for value in (low, row["middle"][figure], high))
-            table.add_row(name if figure == "calls" else "", heading, *told)
+            cells = (_format_figure(figure, value) for value in (low, row["middle"][figure], high))
+            table.add_row(name if figure == "calls" else "", heading, *cells)
     screen = console()
     screen.print(table)
     for line in caps:
         screen.print(f"\n{line}")
-    if summary := found["meta_steps"]["summary"]:
+    if summary := costs["meta_steps"]["summary"]:
         screen.print(f"\nMeta steps: {summary}")
-    screen.print("\nWhat moves it most, all else being as in the middle:")
-    for row in found["moves"]:
+    screen.print("\nLargest sources of uncertainty, each with all else at its middle value:")
+    for row in costs["moves"]:
         figure = "usd" if "usd" in row else "tokens"
-        low, high = (_told(figure, value) for value in row[figure])
+        low, high = (_format_figure(figure, value) for value in row[figure])
         screen.print(f"- {row['factor']}: {low} to {high}{' tokens' * (figure == 'tokens')}")
-    screen.print("\nAssumed:")
-    for line in found["assumptions"]:
+    screen.print("\nAssumptions:")
+    for line in costs["assumptions"]:
         screen.print(f"- {line}")
 
 
-def _estimate(config: Config) -> tuple[dict[str, Any], list[str]]:
-    """The estimate, and what the caps pay for."""
+def _estimate_run(config: Config) -> tuple[dict[str, Any], list[str]]:
+    """The estimate, and what the caps cover."""
     with sandboxed(config) as served:
-        session = prepare_run(served)
+        run = prepare_run(served)
         try:
-            found = estimate(session)
-            return found, paid_for(session, found)
+            costs = estimate(run)
+            return costs, paid_for(run, costs)
         finally:
-            session.close()
+            run.close()
 
 
-def usd_span(pair: list[float] | None) -> str:
-    """Low to high in USD, or that it is not known."""
+def format_usd_range(pair: list[float] | None) -> str:
+    """Low to high in USD, or that it is unknown."""
     return "unpriced" if pair is None else f"${pair[0]:.2f}–{pair[1]:.2f}"
 
 
-def _told(figure: str, value: float | None) -> str:
-    """A figure for a person."""
+def _format_figure(figure: str, value: float | None) -> str:
     if value is None:
         return "unpriced"
     if figure == "usd":

@@ -1,4 +1,4 @@
-"""``mpo-lite export``: a trained policy as a plain model folder, here or on the hub."""
+"""``mpo-lite export``: a trained policy as a plain model directory, here or on the Hub."""
 
 from __future__ import annotations
 
@@ -14,23 +14,31 @@ from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, refusals
-from mpo_lite.report.model_card import model_card
+from mpo_lite.report.model_card import write_model_card
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.stand_in import with_sandbox_policy
 from mpo_lite.tasks.hub import hub_problem
 from mpo_lite.tasks.spec import task_of
 
 
-@click.command("export", short_help="Write a trained policy as a plain model folder.")
+@click.command("export", short_help="Export a trained policy as a model directory, or upload it.")
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--merge", "folder", metavar="DIR", type=click.Path(path_type=Path), help="Write it there.")
-@click.option("--push", "hub_id", metavar="HUB_ID", help="Upload it to the Hugging Face hub, as user/name.")
-@click.option("--private", is_flag=True, help="Make what is uploaded private.")
+@click.option(
+    "--merge",
+    "folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Directory to write the merged model to.",
+)
+@click.option(
+    "--push", "hub_id", metavar="HUB_ID", help="Upload the model to the Hugging Face Hub as user/name."
+)
+@click.option("--private", is_flag=True, help="Make the uploaded model private.")
 @show_status
 def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: bool) -> None:
-    """Write the policy of a run's last checkpoint, its adapter merged in, with a model card.
+    """Export the policy of a run's last checkpoint, with its adapter merged in and a model card.
 
-    The folder is one that transformers and vLLM load as it is. Uploading takes a token with write access,
+    The result is a directory that transformers and vLLM can load. Uploading needs a token with write access,
     from HF_TOKEN or "hf auth login".
 
     \b
@@ -38,42 +46,46 @@ def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: boo
     mpo-lite export runs/essay-20250428-101500 --push me/essay-policy
     """
     if not folder and not hub_id:
-        raise ConfigError("export: say where to: --merge DIR, --push HUB_ID, or both")
+        raise ConfigError("export: give a destination: --merge DIR, --push HUB_ID, or both")
     run, config = RunDir.open(run_dir, {})
     if run.begun_by == "library":
-        raise ConfigError(f"{run_dir}: a trainer of your own wrote it and holds the policy; merge it there")
+        raise ConfigError(
+            f"{run_dir}: written by a trainer of your own, which has the policy; merge it in that script"
+        )
     checkpoint = intact_checkpoint(run)
     if hub_id:
-        _refuse_without_hub(hub_id)
+        _check_hub(hub_id)
     if folder:
         with new_folder(folder) as fresh:
-            _write(run, config, checkpoint, fresh)
-        echo(f"{folder}: {checkpoint.name}, merged")
+            _write_model(run, config, checkpoint, fresh)
+        echo(f"wrote {folder}: {checkpoint.name}, merged")
         if hub_id:
-            echo(f"uploaded: {_push(folder, hub_id, private)}")
+            echo(f"uploaded: {_upload(folder, hub_id, private)}")
     elif hub_id:
         with tempfile.TemporaryDirectory(prefix="mpo-lite-export-") as scratch:
-            _write(run, config, checkpoint, Path(scratch))
-            echo(f"uploaded: {_push(Path(scratch), hub_id, private)}")
+            _write_model(run, config, checkpoint, Path(scratch))
+            echo(f"uploaded: {_upload(Path(scratch), hub_id, private)}")
 
 
-def _write(run: RunDir, config: Config, checkpoint: Path, folder: Path) -> None:
+def _write_model(run: RunDir, config: Config, checkpoint: Path, folder: Path) -> None:
     """Writes the merged policy and its card."""
     with activity(f"loading policy {config.policy}"):
         from mpo_lite.training.export import merge  # loads torch
     with activity(f"merging the adapter into {config.policy}"):
         merge(with_sandbox_policy(config), checkpoint, folder)
-    card = model_card(run, config, read_state(checkpoint)["batch"], task_of(config).purpose)
+    card = write_model_card(run, config, read_state(checkpoint)["batch"], task_of(config).purpose)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _refuse_without_hub(hub_id: str) -> None:
-    """Raises ``ConfigError`` where nothing can be uploaded: before a model is loaded and merged for it."""
+def _check_hub(hub_id: str) -> None:
+    """Raises ``ConfigError`` if nothing can be uploaded, before a model is loaded and merged for nothing."""
     if problem := hub_problem():
-        raise ConfigError(f"--push {hub_id}: {problem}; write a folder by --merge DIR, and upload it later")
+        raise ConfigError(
+            f"--push {hub_id}: {problem}; write the model to a directory with --merge DIR and upload it later"
+        )
 
 
-def _push(folder: Path, hub_id: str, private: bool) -> str:
+def _upload(folder: Path, hub_id: str, private: bool) -> str:
     from huggingface_hub import HfApi
 
     with refusals(f"--push {hub_id}"), activity(f"uploading to {hub_id}"):

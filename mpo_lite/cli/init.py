@@ -1,4 +1,4 @@
-"""``mpo-lite init``: write a first task of one's own."""
+"""``mpo-lite init``: create a task from a template."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from mpo_lite.errors import ConfigError
 from mpo_lite.prompts import prompts_dir
 
 
-@click.command("init", short_help="Write a first task of your own.")
+@click.command("init", short_help="Create a task of your own from a template.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def command(folder: Path) -> None:
-    """Write a commented task that runs as it is: task.yaml, policy.md, rubric.yaml, 20 prompts, and a file
-    of settings that editors complete.
+    """Create a commented task that runs as it is: task.yaml, policy.md, rubric.yaml, 20 prompts, and a
+    settings file with editor completion.
 
     \b
     mpo-lite init my-task
@@ -27,22 +27,22 @@ def command(folder: Path) -> None:
     with new_folder(folder) as fresh:
         try:
             shutil.copytree(prompts_dir() / "init", fresh, dirs_exist_ok=True)
-            (fresh / "experiment.yaml").write_text(_experiment(), encoding="utf-8")
+            (fresh / "experiment.yaml").write_text(_format_settings(), encoding="utf-8")
             (fresh / SCHEMA).write_text(config_schema(), encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"{folder}: cannot be written ({error.strerror or error})") from error
     for path in sorted(folder.iterdir()):
         echo(f"wrote {path}")
-    echo(f"look at it: mpo-lite tasks {folder}")
-    echo(f"train it:   mpo-lite train {folder / 'experiment.yaml'}")
+    echo(f"inspect it: mpo-lite tasks {folder}")
+    echo(f"train on it: mpo-lite train {folder / 'experiment.yaml'}")
 
 
-def _experiment() -> str:
+def _format_settings() -> str:
     return f"""# yaml-language-server: $schema={SCHEMA}
-# Settings of a run: mpo-lite train FILE. All there are: mpo-lite train --help, mpo-lite config schema.
-task: .          # this folder: paths in this file are relative to it
+# Settings of a run: mpo-lite train FILE. All settings: mpo-lite train --help, mpo-lite config schema.
+task: .          # this directory: paths in this file are relative to it
 judge: gpt-4o-mini
 meta: claude
 steps: 200
-max_usd: 5      # a hard cap; the run stops there with its state saved
+max_usd: 5      # a hard cap: the run stops there, with its state saved
 """

@@ -1,4 +1,4 @@
-"""Judging for commands that do not train: what an outage cost is asked for again, and money is told."""
+"""Judging for commands that do not train: retries after an outage, and the spend in words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ V = TypeVar("V", bound=JudgingResult)
 
 
 def judge_twice(judge: Callable[[Sequence[S]], list[V]], samples: Sequence[S]) -> list[V]:
-    """Judges samples, and once more those that the server lost.
+    """Judges samples, and retries those that were lost to server errors.
 
     Args:
         judge: Judges samples, in order.
@@ -23,15 +23,16 @@ def judge_twice(judge: Callable[[Sequence[S]], list[V]], samples: Sequence[S]) -
     Returns:
         N verdicts, in order.
     """
-    found = judge(samples)
-    lost = [place for place, one in enumerate(found) if one.failure in LOST]
-    for place, one in zip(lost, judge([samples[place] for place in lost]) if lost else [], strict=True):
-        found[place] = one
-    return found
+    verdicts = judge(samples)
+    lost = [place for place, verdict in enumerate(verdicts) if verdict.failure in LOST]
+    retried = judge([samples[place] for place in lost]) if lost else []
+    for place, verdict in zip(lost, retried, strict=True):
+        verdicts[place] = verdict
+    return verdicts
 
 
-def spend_in_words(usd: float | None, unmetered: int = 0) -> str:
-    """What was spent, e.g. ``$0.0412``, and how many calls are in it at the most they can have cost."""
+def format_spend(usd: float | None, unmetered: int = 0) -> str:
+    """The spend, e.g. ``$0.0412``, and how many calls in it are counted at their highest possible cost."""
     if not unmetered:
         return "unpriced" if usd is None else f"${usd:.4f}"
     calls = pluralize(unmetered, "call")

@@ -1,4 +1,4 @@
-"""One meta step tried out by ``try`` and ``doctor``, as JSON and as lines."""
+"""The trial meta step of ``try`` and ``doctor``, as JSON and as lines."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from mpo_lite.meta.step import StepOutcome
 from mpo_lite.rubric import Rubric
 
 WIDTH = 100
-"""Characters that are shown of a text."""
+"""Characters shown of a text."""
 _SIGNS = {"added": "+", "changed": "~", "dropped": "-"}
 
 
-def one_line(text: str) -> str:
+def shorten(text: str) -> str:
     """The beginning of a text, on one line."""
     line = " ".join(text.split())
     return line if len(line) <= WIDTH else f"{line[: WIDTH - 1]}…"
 
 
-def meta_row(rubric: Rubric, outcome: StepOutcome) -> dict[str, Any]:
+def build_meta_row(rubric: Rubric, outcome: StepOutcome) -> dict[str, Any]:
     """What a meta step proposed.
 
     Args:
-        rubric: What it set out from.
-        outcome: How it ended, without a gate.
+        rubric: The rubric before the step.
+        outcome: The step's outcome, without a gate.
 
     Returns:
         ``failed``; ``reason``, why nothing is proposed, or empty; ids of criteria ``added``, ``changed`` and
@@ -32,21 +32,22 @@ def meta_row(rubric: Rubric, outcome: StepOutcome) -> dict[str, Any]:
     """
     new = outcome.rubric
     differences = rubric_changes(rubric, new or rubric)
-    known = {each.id: each.description for each in (*rubric.criteria, *(new.criteria if new else ()))}
+    criteria = (*rubric.criteria, *(new.criteria if new else ()))
+    descriptions = {criterion.id: criterion.description for criterion in criteria}
     return {
         "failed": outcome.status == "failed",
         "reason": outcome.reason,
         **differences,
-        "descriptions": {name: known[name] for names in differences.values() for name in names},
+        "descriptions": {name: descriptions[name] for names in differences.values() for name in names},
     }
 
 
-def meta_lines(row: dict[str, Any]) -> list[str]:
-    """The proposal for a person, a criterion a line; or why there is none."""
+def format_meta_row(row: dict[str, Any]) -> list[str]:
+    """The proposal, one criterion per line; or why there is none."""
     if row["reason"]:
         return [row["reason"]]
     return [
-        f"{sign} {name}: {one_line(row['descriptions'][name])}"
+        f"{sign} {name}: {shorten(row['descriptions'][name])}"
         for kind, sign in _SIGNS.items()
         for name in row[kind]
     ] or ["only weights, guidelines or the order change"]

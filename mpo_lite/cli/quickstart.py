@@ -1,4 +1,4 @@
-"""``mpo-lite quickstart``: the sandbox from end to end, and its story told."""
+"""``mpo-lite quickstart``: the sandbox from end to end, with a summary of what happened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from mpo_lite.cli.terminal import echo
 from mpo_lite.config import SANDBOX
 from mpo_lite.config_sources import load_config
 from mpo_lite.loop.distributed import run_on_main
-from mpo_lite.report.figures import standing_alarms, standing_in_words
+from mpo_lite.records import Metrics, Step
+from mpo_lite.report.figures import describe_active_alarm, find_active_alarms
+from mpo_lite.report.row_reader import read_records
 from mpo_lite.run_dir import RunDir, new_folder
 from mpo_lite.wording import simulated_note
 
@@ -34,32 +36,32 @@ SETTINGS: dict[str, Any] = {
     "save_every": 20,
     "eval_every": 5,
 }
-"""What a quickstart runs with, whatever the environment says: it must be the same everywhere."""
+"""The settings of a quickstart. The environment is ignored, so that it is the same everywhere."""
 
 
 @click.command("quickstart", short_help="See Meta Policy Optimization work in three minutes.")
 @config_options("seed", "use_gate", "baseline", "rubric", "run_dir", "cache_dir")
 @json_option
 def command(as_json: bool, **flags: Any) -> None:
-    """Train a tiny policy against a simulated judge: watch it hack a vague rubric, see the rubric mended.
+    """Train a tiny policy against a simulated judge: watch it hack a vague rubric, and the rubric get fixed.
 
-    No key, no GPU, no network. Judge and meta-judge are simulated by a local server that is reached like any
+    No key, no GPU, no network. Judge and meta-judge are simulated by a local server that is called like any
     real one.
 
     \b
     mpo-lite quickstart
-    mpo-lite quickstart --baseline iter0     # the same without the meta step: the hack stays
+    mpo-lite quickstart --baseline iter0     # the same without meta steps: the policy keeps hacking
     """
     own = {name: value for name, value in flags.items() if value is not None}
     run_dir = own.pop("run_dir", None) or run_on_main(lambda: new_folder("quickstart"))
     config = load_config(given=SETTINGS | own | {"run_dir": run_dir}, environ={})
     summary = run_job(config, as_json=as_json)
     if not as_json:
-        tell(summary)
+        print_outcome(summary)
 
 
-def tell(summary: dict[str, Any]) -> None:
-    """Rubric before and after, one prompt's answers over time, and what to look at next."""
+def print_outcome(summary: dict[str, Any]) -> None:
+    """Prints the rubric before and after, one prompt's answers over time, and where to look next."""
     run = RunDir(Path(summary["run"]))
     first, last = run.version(0), run.version(summary["rubric_version"])
     for title, version in (("Rubric before", first), ("Rubric after", last)):
@@ -73,7 +75,7 @@ def tell(summary: dict[str, Any]) -> None:
     echo(f"\nOne held-out prompt: {evaluations[0]['samples'][0]['prompt']}", bold=True)
     for title, row in (
         ("before", evaluations[0]),
-        ("at the lowest", lowest),
+        ("at its lowest", lowest),
         ("at the end", evaluations[-1]),
     ):
         sample = row["samples"][0]
@@ -81,10 +83,12 @@ def tell(summary: dict[str, Any]) -> None:
         echo(f"    {sample['completion'].strip()}")
     reward, gold = summary["reward"], summary["gold"]
     versions = " (by different rubrics)" if last.number else ""
-    standing = standing_alarms(run.rows(run.metrics), run.rows(run.lineage))
+    standing = find_active_alarms(
+        read_records(run, run.metrics, Metrics), read_records(run, run.lineage, Step)
+    )
     echo("\nWhat happened", bold=True)
     echo(f"  gold    start {gold['start']:.3f}, lowest {gold['min']:.3f}, end {gold['end']:.3f}")
     echo(f"  reward  start {reward['start']:.3f}, end {reward['end']:.3f}{versions}")
-    echo(f"  alarms  {'; '.join(map(standing_in_words, standing)) or 'none stands at the end'}")
-    echo(f"  report  {run.report} tells it all: open it in a browser")
+    echo(f"  alarms  {'; '.join(map(describe_active_alarm, standing)) or 'none at the end'}")
+    echo(f"  report  {run.report} (open it in a browser)")
     echo(f"  Note: {simulated_note(summary['simulated'])}.")

@@ -1,4 +1,4 @@
-"""``mpo-lite refine``: the meta step on answers at hand, without training."""
+"""``mpo-lite refine``: refine a rubric on existing answers, without training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.cli._options import config_options, json_option, overrides_option
-from mpo_lite.cli.judging import spend_in_words
+from mpo_lite.cli.judging import format_spend
 from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
@@ -33,19 +33,22 @@ from mpo_lite.tasks.data import read_responses, response_cluster
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.wording import simulated_note
 
-FLAGS = (
+SETTINGS = (
     "task", "goal", "judge", "meta", "judge_api_base", "meta_api_base", "rubric", "rounds", "meta_samples",
     "use_gate", "prescreen", "seed", "max_usd", "max_calls", "max_tokens", "max_judge_failures",
     "concurrency", "cache_dir", "log_calls",
 )  # fmt: skip
 
 
-@click.command("refine", short_help="Refine a rubric on answers at hand, without training.")
+@click.command("refine", short_help="Refine a rubric on existing answers, without training.")
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
-@config_options(*FLAGS)
-@click.option("--labels", metavar="COLUMN", help="Column of what people gave each answer; more is better.")
+@config_options(*SETTINGS)
+@click.option("--labels", metavar="COLUMN", help="Column of human labels; higher is better.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Where to write the refined rubric (YAML)."
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Write the refined rubric to this YAML file.",
 )
 @overwrite_option
 @overrides_option
@@ -60,13 +63,13 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Refine a rubric on answers at hand: judge them, mend the rubric, try it out, repeat.
+    """Refine a rubric on existing answers: judge them, revise the rubric, check the revision, repeat.
 
     DATA is .jsonl, .csv or .parquet with the columns prompt and response (or completion); a run's
-    rollouts.jsonl is such a file. With --labels, half of the labelled answers are kept from the meta-judge,
-    and a new rubric must agree with their labels at least as well as the old one. Every answer of a model is
-    cached: a refinement that was stopped or killed goes on by the same command. Where too little could be
-    judged, or no proposal was usable, the exit code is 1.
+    rollouts.jsonl is such a file. With --labels, half of the labelled answers are held out from the
+    meta-judge, and a new rubric must agree with their labels at least as well as the old one. All model
+    answers are cached: to continue a refinement that was stopped or killed, run the same command again. The
+    exit code is 1 if too few answers could be judged, or if no proposal was usable.
 
     \b
     mpo-lite refine --task essay --judge gpt-4o-mini --meta claude answers.jsonl --rounds 5 --out rubric.yaml
@@ -74,20 +77,25 @@ def command(
     """
     config = load_config(None, flags, overrides)
     if config.meta is None:
-        raise ConfigError("no meta-judge: give --meta MODEL (it may be the judge's model), or set MPO_META")
+        raise ConfigError("no meta-judge: give --meta MODEL (it may be the judge's model) or set MPO_META")
     with new_file(out, [data, config.rubric], overwrite) as fresh, sandboxed(config) as served:
         task = task_of(served)
-        samples, given = _read(data, labels, task)
+        samples, label_values = _read_answers(data, labels, task)
         models = ModelPool(served, task.persona, with_meta=True, waits_out=True)
         try:
             models.log_calls(Path())
             models.check()
-            rounds = _refine(served, task, models, samples, given, (lambda one: None) if as_json else _say)
-            summary = _summary(rounds, models, config)
+            on_round: Callable[[Round], None] = (lambda result: None) if as_json else _print_round
+            rounds = _refine(served, task, models, samples, label_values, on_round)
+            summary = _summarize(rounds, models, config)
             fresh.write_text(dump_rubric(rounds[-1].rubric), encoding="utf-8")
         finally:
             models.close()
-    echo(json.dumps(summary | {"out": str(out)}) if as_json else f"{_closing(summary)}, written to {out}")
+    echo(
+        json.dumps(summary | {"out": str(out)})
+        if as_json
+        else f"{_format_summary(summary)}, written to {out}"
+    )
 
 
 def _refine(
@@ -96,46 +104,48 @@ def _refine(
     models: ModelPool,
     samples: list[Sample],
     labels: list[float | None],
-    told: Callable[[Round], None],
+    on_round: Callable[[Round], None],
 ) -> list[Round]:
     assert models.meta is not None
     meta = MetaJudge(models.client, models.meta, task.purpose)
     gate_judge = BudgetedJudge(lambda draw: models.judge("judge", draw), lambda: models.judged_by, task.rules)
     first = rubric_at(config.rubric)[0] if config.rubric else task.rubric
 
-    def finished(one: Round) -> None:
+    def finish_round(result: Round) -> None:
         work.advance()
-        told(one)
+        on_round(result)
 
     try:
         with activity("refining", config.rounds, "rounds") as work:
             rounds = event_loop.wait(
-                refine_rubric(meta, gate_judge, task, config, first, samples, labels, finished)
+                refine_rubric(meta, gate_judge, task, config, first, samples, labels, finish_round)
             )
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
     except StopRun as stop:
-        raise type(stop)(f"{stop}; what was answered is cached: go on by the same command") from None
-    if all(attempt.rubric is None for one in rounds for attempt in one.outcome.attempts):
+        raise type(stop)(
+            f"{stop}; answers so far are cached: run the same command again to continue"
+        ) from None
+    if all(attempt.rubric is None for result in rounds for attempt in result.outcome.attempts):
         reason = rounds[-1].outcome.reason
         raise JudgeDown(f"no usable proposal in {pluralize(len(rounds), 'round')}: {reason}")
     return rounds
 
 
-def _read(path: Path, labels: str | None, task: Task) -> tuple[list[Sample], list[float | None]]:
+def _read_answers(path: Path, labels: str | None, task: Task) -> tuple[list[Sample], list[float | None]]:
     samples: list[Sample] = []
-    given: list[float | None] = []
+    values: list[float | None] = []
     for number, row, response in read_responses(path):
         samples.append(Sample(row["prompt"], response, response_cluster(row, task.data)))
-        given.append(_label(path, number, row, labels) if labels else None)
+        values.append(_parse_label(path, number, row, labels) if labels else None)
     if len({sample.prompt for sample in samples}) < 2:
-        raise TaskError(f"{path}: at least two answers to different prompts are needed")
-    if labels and sum(label is not None for label in given) < 4:
+        raise TaskError(f"{path}: answers to at least two prompts are needed")
+    if labels and sum(label is not None for label in values) < 4:
         raise TaskError(f"{path}: fewer than four rows have a number in {labels!r}")
-    return samples, given
+    return samples, values
 
 
-def _label(path: Path, number: int, row: dict[str, Any], column: str) -> float | None:
+def _parse_label(path: Path, number: int, row: dict[str, Any], column: str) -> float | None:
     if column not in row:
         raise TaskError(f"{path}: row {number} has no column {column!r}; it has: {', '.join(map(str, row))}")
     value = row[column]
@@ -150,19 +160,23 @@ def _label(path: Path, number: int, row: dict[str, Any], column: str) -> float |
     return label
 
 
-def _say(one: Round) -> None:
-    """One line per round."""
-    names = ", ".join(criterion.id for criterion in one.rubric.criteria)
-    agreement = "" if one.agreement is None else f"; agrees with the labels by {one.agreement:.2f}"
-    kept = f"kept ({one.outcome.reason})" if one.outcome.reason else f"now: {names}"
-    echo(f"round {one.number}: {kept}{agreement}")
+def _print_round(result: Round) -> None:
+    names = ", ".join(criterion.id for criterion in result.rubric.criteria)
+    agreement = "" if result.agreement is None else f"; agreement with the labels {result.agreement:.2f}"
+    reason = result.outcome.reason
+    outcome = f"rubric unchanged ({reason})" if reason else f"new rubric: {names}"
+    echo(f"round {result.number}: {outcome}{agreement}")
 
 
-def _summary(rounds: list[Round], models: ModelPool, config: Config) -> dict[str, Any]:
+def _summarize(rounds: list[Round], models: ModelPool, config: Config) -> dict[str, Any]:
     return {
         "rounds": [
-            {"status": one.outcome.status, "reason": one.outcome.reason, "agreement": one.agreement}
-            for one in rounds
+            {
+                "status": result.outcome.status,
+                "reason": result.outcome.reason,
+                "agreement": result.agreement,
+            }
+            for result in rounds
         ],
         "criteria": [criterion.id for criterion in rounds[-1].rubric.criteria],
         **models.spend(),
@@ -170,8 +184,8 @@ def _summary(rounds: list[Round], models: ModelPool, config: Config) -> dict[str
     }
 
 
-def _closing(summary: dict[str, Any]) -> str:
-    accepted = sum(one["status"] == "accepted" for one in summary["rounds"])
+def _format_summary(summary: dict[str, Any]) -> str:
+    accepted = sum(result["status"] == "accepted" for result in summary["rounds"])
     changed = f"{accepted} of {pluralize(len(summary['rounds']), 'round')} changed the rubric"
-    told = f"{changed}, spend {spend_in_words(summary['usd'])}"
-    return f"{told}; {simulated_note(summary['simulated'])}" if summary["simulated"] else told
+    line = f"{changed}, spend {format_spend(summary['usd'])}"
+    return f"{line}; {simulated_note(summary['simulated'])}" if summary["simulated"] else line

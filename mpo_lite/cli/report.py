@@ -1,4 +1,4 @@
-"""``mpo-lite report``: what a run did, as one page to read and to pass on."""
+"""``mpo-lite report``: a run's report, or a comparison of runs, as one HTML file."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from mpo_lite.errors import MPOError
 from mpo_lite.run_dir import RunDir
 
 
-@click.command("report", short_help="Write a run's report, or compare runs, as one HTML file.")
+@click.command("report", short_help="Write a run's report, or a comparison of runs, as one HTML file.")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--out",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Where to write. [default: report.html in the run, or comparison.html beside the first of several]",
+    help="Output file. [default: report.html in the run, or comparison.html next to the first run]",
 )
 @overwrite_option
-@click.option("--open", "show", is_flag=True, help="Open it in the browser.")
+@click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
 @show_status
 def command(runs: tuple[Path, ...], out: Path | None, overwrite: bool, show: bool) -> None:
-    """Write the report of a run, finished or under way; of several, one page that compares them.
+    """Write the report of a run, finished or in progress, or one page that compares several runs.
 
-    The file is whole: it needs no server and no network, and may be sent to others. It holds prompts and
-    answers of the run, and no keys.
+    The file is self-contained: it needs no server and no network, and can be sent to others. It contains
+    prompts and answers of the run, but no keys.
 
     \b
     mpo-lite report runs/essay-20250428-101500 --open
     mpo-lite report runs/essay-a runs/essay-b --out comparison.html
     """
-    # Reads the run by libraries that other commands have no need of.
+    # Imported here: it loads libraries that other commands do not need.
     from mpo_lite.report.page import write_comparison, write_report
 
     first, *others = runs
@@ -52,7 +52,7 @@ def command(runs: tuple[Path, ...], out: Path | None, overwrite: bool, show: boo
             path = write_report(RunDir(first), fresh)
     path = out or path
     for error in damaged:
-        echo(f"left out: {error}", err=True)
+        echo(f"left out: {error}", stderr=True)
     echo(f"report: {path}")
     if show and not webbrowser.open(path.resolve().as_uri()):
-        echo("no browser was found here; open the file by hand", err=True)
+        echo("no browser found; open the file by hand", stderr=True)

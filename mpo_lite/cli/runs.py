@@ -1,4 +1,4 @@
-"""``mpo-lite runs``: the runs there are, how far they came, and what they cost."""
+"""``mpo-lite runs``: list runs with their progress and cost."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from rich.cells import cell_len
 from mpo_lite.cli._options import json_option
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import MPOError
-from mpo_lite.report.figures import run_figures, run_state
-from mpo_lite.report.samples import escape_controls
+from mpo_lite.report.figures import compute_figures, describe_state
 from mpo_lite.run_dir import RunDir
+from mpo_lite.sanitize import escape_controls
 
 _HEADINGS = ("run", "state", "batches", "rubric", "reward", "gold", "spend")
 _TEXTS = 2
-"""Columns that are texts, from the left; the others are figures."""
+"""Text columns from the left, which are left-aligned; the figures after them are right-aligned."""
 
 
-@click.command("runs", short_help="List runs: state, step, gold and spend.")
+@click.command("runs", short_help="List runs with their state, progress, gold and spend.")
 @click.argument("folder", metavar="[DIR]", default="runs", type=click.Path(path_type=Path))
 @json_option
 def command(folder: Path, as_json: bool) -> None:
-    """List the runs in DIR (default: runs): state, step, rubric version, reward, gold and spend.
+    """List the runs in DIR (default: runs) with state, progress, rubric version, reward, gold and spend.
 
     \b
     mpo-lite runs
     mpo-lite runs experiments --json
     """
-    begun = {path.parent for name in ("config.yaml", "env.json") for path in folder.glob(f"*/{name}")}
-    found = [_row(path) for path in sorted(begun)]
+    paths = {path.parent for name in ("config.yaml", "env.json") for path in folder.glob(f"*/{name}")}
+    runs = [_summarize_run(path) for path in sorted(paths)]
     if as_json:
-        echo(json.dumps({"runs": found}))
-    elif found:
-        for line in _lines(found):
+        echo(json.dumps({"runs": runs}))
+    elif runs:
+        for line in _format_table(runs):
             echo(line)
     else:
-        echo(f"no runs in {folder}; mpo-lite quickstart makes a first one")
+        echo(f"no runs in {folder}; mpo-lite quickstart creates one")
 
 
-def _row(path: Path) -> dict[str, Any]:
-    """A run's figures; a damaged one is told as such, and hides no other."""
+def _summarize_run(path: Path) -> dict[str, Any]:
+    """A run's figures; a damaged run is listed as damaged, and does not keep the others from being listed."""
     try:
         run, config = RunDir.open(path, {})
-        figures = run_figures(run, config)
+        figures = compute_figures(run, config)
     except MPOError as error:
         return {"name": path.name, "state": f"damaged: {error}", "step": 0, "steps": 0, "rubric_version": 0,
                 "reward": None, "gold": None, "usd": None}  # fmt: skip
     return {
         "name": path.name,
-        "state": run_state(run, config, figures["steps"]),
+        "state": describe_state(run, config, figures["steps"]),
         "step": figures["steps"],
         "steps": config.steps,
         "rubric_version": figures["rubric_version"],
@@ -63,36 +63,36 @@ def _row(path: Path) -> dict[str, Any]:
     }
 
 
-def _lines(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """The table. Its lines are left to the terminal to wrap: a name, first on its line, stays whole."""
-    sound = [_cells(row) for row in rows if row["steps"]]  # of a damaged run nothing is known
+def _format_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The lines of the table. The terminal wraps them, which keeps the name at the start of a line whole."""
+    sound = [_format_cells(row) for row in rows if row["steps"]]  # a damaged run has no figures
     table = [_HEADINGS, *sound] if sound else []
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
     damaged = [
         f"{escape_controls(row['name'])}  {escape_controls(row['state'])}" for row in rows if not row["steps"]
     ]
-    return [*(_line(cells, widths) for cells in table), *damaged]
+    return [*(_align(cells, widths) for cells in table), *damaged]
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+def _format_cells(row: dict[str, Any]) -> tuple[str, ...]:
     gold, usd = row["gold"], row["usd"]
     return (
         escape_controls(row["name"]),
         row["state"],
         f"{row['step']}/{row['steps']}",
         f"v{row['rubric_version']}",
-        _number(row["reward"]),
-        f"{_number(gold['start'])}→{_number(gold['end'])}" if gold else "–",
+        _format_number(row["reward"]),
+        f"{_format_number(gold['start'])}→{_format_number(gold['end'])}" if gold else "–",
         "unpriced" if usd is None else f"${usd:.4f}",
     )
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
     gaps = [" " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)]
     texts = [f"{cell}{gap} " for cell, gap in zip(cells[:_TEXTS], gaps, strict=False)]
     figures = [f"{gap}{cell}" for cell, gap in zip(cells[_TEXTS:], gaps[_TEXTS:], strict=True)]
     return " ".join([*texts, *figures])
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""``mpo-lite sandbox``: the parts of the embedded default by themselves."""
+"""``mpo-lite sandbox``: the parts of the sandbox on their own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mpo_lite.errors import ConfigError
 
 @click.group("sandbox", short_help="Serve the simulated judge, or rebuild the tiny policy.")
 def command() -> None:
-    """The embedded default: a simulated judge and a tiny policy. Its figures say nothing about real
-    judges.
+    """Use the parts of the sandbox, a simulated judge and a tiny policy. Results with them say nothing about
+    real judges.
 
     \b
     mpo-lite sandbox serve --port 8010
@@ -26,16 +26,16 @@ def command() -> None:
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=8010, show_default=True, help="Port to listen on."
 )
-@click.option("--seed", default=0, show_default=True, help="Decides the judge's weaknesses and errors.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the judge's weaknesses and errors.")
 @click.option(
     "--bad-rate",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="How often a rubric is bad.",
+    help="Probability that a proposed rubric is bad.",
 )
 def serve(host: str, port: int, seed: int, bad_rate: float) -> None:
-    """Serve the simulated judge and meta-judge, speaking OpenAI Chat Completions.
+    """Serve the simulated judge and meta-judge over the OpenAI Chat Completions API.
 
     \b
     mpo-lite sandbox serve --port 8010
@@ -43,24 +43,24 @@ def serve(host: str, port: int, seed: int, bad_rate: float) -> None:
     """
     from mpo_lite.sandbox.judge_server import serve_forever
 
-    # Answers are cached by model name: one that behaves otherwise must be called otherwise.
-    kind = f"{seed}" + (f"-bad{bad_rate:g}" if bad_rate else "")
+    # Answers are cached by model name, so a server that behaves differently needs another name.
+    suffix = f"{seed}" + (f"-bad{bad_rate:g}" if bad_rate else "")
 
-    def tell() -> None:
-        echo(f"simulated judge openai/sandbox-judge-{kind} and meta-judge openai/sandbox-meta-{kind}")
-        echo(f"at http://{host}:{port}/v1 (Ctrl-C stops them)")
+    def announce() -> None:
+        echo(f"simulated judge openai/sandbox-judge-{suffix} and meta-judge openai/sandbox-meta-{suffix}")
+        echo(f"at http://{host}:{port}/v1 (press Ctrl-C to stop)")
 
     try:
-        serve_forever(host, port, seed, bad_rate, tell)
+        serve_forever(host, port, seed, bad_rate, announce)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {host}:{port} ({error}); name another --port") from error
+        raise ConfigError(f"cannot listen on {host}:{port} ({error}); choose another --port") from error
 
 
 @command.command("policy")
 @click.argument("out", type=click.Path(path_type=Path), required=False)
 @click.option("--seed", default=0, show_default=True, help="Seed of the pre-training.")
 def policy(out: Path | None, seed: int) -> None:
-    """Print where the shipped tiny policy lies, or build it anew into OUT (about a minute).
+    """Print the directory of the tiny policy, or rebuild it into OUT (takes about a minute).
 
     \b
     mpo-lite sandbox policy

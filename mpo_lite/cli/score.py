@@ -1,4 +1,4 @@
-"""``mpo-lite score``: judge the responses of any file, without training."""
+"""``mpo-lite score``: judge the responses in a file, without training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mpo_lite.judge.base import Sample
 from mpo_lite.judge.breaker import FailureTally
 from mpo_lite.judge.pool import ModelPool
 from mpo_lite.llm import event_loop
-from mpo_lite.report.figures import not_judged
+from mpo_lite.report.figures import describe_failures
 from mpo_lite.rubric import Rubric
 from mpo_lite.run_dir import rubric_at
 from mpo_lite.sandbox.stand_in import sandboxed
@@ -39,20 +39,22 @@ from mpo_lite.types import Verdict
 from mpo_lite.wording import simulated_note
 
 CHUNK = 256
-"""Rows that are judged together, and by whose failures the breaker tells whether to go on."""
+"""Rows that are judged together; after each chunk the failures are checked."""
 _NOT_JUDGED = Verdict(None, "", failure="stopped", detail="scoring stopped before this row")
 Row = dict[str, Any]
 
 
-@click.command("score", short_help="Judge the responses of a file, without training.")
+@click.command("score", short_help="Judge the responses in a file, without training.")
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
 @config_options(
     "task", "goal", "judge", "judge_api_base", "judge_mode", "replicates", "rubric", "max_usd", "max_calls",
     "max_judge_failures", "concurrency", "cache_dir", "log_calls",
 )  # fmt: skip
 @overrides_option
-@click.option("--no-judge", is_flag=True, help="Rules, verifier and gold metric alone: no call, no key.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write: .jsonl.")
+@click.option("--no-judge", is_flag=True, help="Use only rules, verifier and gold metric: no calls, no key.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Write the scored rows to this .jsonl file."
+)
 @overwrite_option
 @json_option
 @show_status
@@ -65,13 +67,13 @@ def command(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Judge the responses of DATA (.jsonl, .csv, .parquet) by a task's rules, rubric and gold metric.
+    """Judge the responses in DATA (.jsonl, .csv, .parquet) by a task's rules, rubric and gold metric.
 
-    DATA has the columns prompt and response (or completion), and what the task's reference is read from. Each
-    row is written with reward (null where it was not judged), failure (why it was not: its kind, and what was
-    seen), gold (null where the task has none), rules (which are kept) and criteria (level and reason). Every
-    answer of the judge is cached: a scoring that was stopped or killed goes on by the same command. Where
-    nothing, or too little, could be judged, the exit code is 1.
+    DATA has the columns prompt and response (or completion), and the column of the task's reference answer if
+    it has one. Each row is written with reward (null if not judged), failure (why it was not judged: kind and
+    detail), gold (null if the task has none), rules (whether each is satisfied) and criteria (level and
+    reason). All judge answers are cached: to continue after a stop or a kill, run the same command again. The
+    exit code is 1 if too few rows, or none, could be judged.
 
     \b
     mpo-lite score --task essay --judge gpt-4o-mini answers.jsonl --out scored.jsonl
@@ -80,31 +82,31 @@ def command(
     config = load_config(None, flags, overrides)
     task = task_of(config)
     with new_file(out, [data, config.rubric], overwrite, ending=".jsonl") as fresh:
-        rows = _read(data, task)
+        rows = _read_rows(data, task)
         verdicts: Sequence[Verdict | None] = [None] * len(rows)
         spend: Row = {}
         stop: StopRun | None = None
         if not no_judge:
             with sandboxed(config) as served:
                 verdicts, spend, stop = _judge(served, task, rows)
-        scored = list(map(_scorer(task), rows, verdicts))
+        scored = list(map(_make_scorer(task), rows, verdicts))
         append_rows(fresh, scored)
     if stop:
         raise type(stop)(
-            f"{stop}; the rows, each with its reason, are in {out}; what was judged is cached: go on by the "
-            "same command with --overwrite"
+            f"{stop}; all rows, with a reason for each failure, are in {out}; verdicts so far are "
+            "cached: run the same command again with --overwrite to continue"
         )
-    summary = _summary(scored) | spend | {"out": str(out)}
-    echo(json.dumps(summary) if as_json else _told(summary))
+    summary = _summarize(scored) | spend | {"out": str(out)}
+    echo(json.dumps(summary) if as_json else _format_summary(summary))
 
 
 def _judge(config: Config, task: Task, rows: Sequence[Row]) -> tuple[list[Verdict], Row, StopRun | None]:
-    """A verdict for every row, what they took, and why judging was stopped, if it was."""
+    """A verdict for every row, the spend, and what stopped the judging, if anything did."""
     config = config.model_copy(update={"judge_mode": config.judge_mode or task.judge_mode})
     rubric = rubric_at(config.rubric)[0] if config.rubric else task.rubric
     models = ModelPool(config, task.persona, with_meta=False, waits_out=True)
-    judge = partial(_verdicts, models, task, rubric)
-    found: list[Verdict] = []
+    judge = partial(_judge_chunk, models, task, rubric)
+    verdicts: list[Verdict] = []
     stop: StopRun | None = None
     try:
         models.log_calls(Path())
@@ -112,87 +114,90 @@ def _judge(config: Config, task: Task, rows: Sequence[Row]) -> tuple[list[Verdic
         with activity("scoring", len(rows), "rows") as work:
             for start in range(0, len(rows), CHUNK):
                 chunk = judge_twice(judge, rows[start : start + CHUNK])
-                found += chunk
+                verdicts += chunk
                 work.advance(len(chunk))
                 if (tally := FailureTally.of(chunk, config.max_judge_failures)).broken:
                     tally.check("row")
-            FailureTally.of(found, config.max_judge_failures).check("row")
+            FailureTally.of(verdicts, config.max_judge_failures).check("row")
     except StopRun as reason:
         stop = reason
-        # What was judged by then is in the cache, and nothing more is asked.
+        # The chunk under way was judged in part: read what is in the cache, without any new call.
         models.client.stopped = True
-        found += judge(rows[len(found) : len(found) + CHUNK])
+        verdicts += judge(rows[len(verdicts) : len(verdicts) + CHUNK])
     finally:
         models.close()
-    found += [_NOT_JUDGED] * (len(rows) - len(found))
-    return found, models.spend() | {"simulated": [role for role in config.simulated if role == "judge"]}, stop
+    verdicts += [_NOT_JUDGED] * (len(rows) - len(verdicts))
+    simulated = [role for role in config.simulated if role == "judge"]
+    return verdicts, models.spend() | {"simulated": simulated}, stop
 
 
-def _verdicts(models: ModelPool, task: Task, rubric: Rubric, rows: Sequence[Row]) -> list[Verdict]:
+def _judge_chunk(models: ModelPool, task: Task, rubric: Rubric, rows: Sequence[Row]) -> list[Verdict]:
     samples = [Sample(row["prompt"], row["response"], row["cluster"]) for row in rows]
     ruled = [rule_verdict(sample.completion, rubric.set_hash, task.rules) for sample in samples]
-    asked = [sample for sample, verdict in zip(samples, ruled, strict=True) if verdict is None]
+    unruled = [sample for sample, verdict in zip(samples, ruled, strict=True) if verdict is None]
     try:
-        judged = iter(event_loop.wait(models.judge().verdicts(asked, rubric)))
+        judged = iter(event_loop.wait(models.judge().verdicts(unruled, rubric)))
     except EndpointError as error:
         raise JudgeDown(str(error)) from None
     return [verdict or next(judged) for verdict in ruled]
 
 
-def _scorer(task: Task) -> Callable[..., Row]:
-    """Makes of an input row, and the judge's verdict if there is one, the row that is written."""
+def _make_scorer(task: Task) -> Callable[..., Row]:
+    """A function from an input row, and the judge's verdict if there is one, to the row that is written."""
     gold, verify = task.gold_metric(), task.verify_metric()
 
-    def scored(row: Row, verdict: Verdict | None) -> Row:
+    def score(row: Row, verdict: Verdict | None) -> Row:
         text, rules = row["response"], rule_results(row["response"], task.rules)
-        known = task.data.reference is None or row.get("reference") is not None
+        has_reference = task.data.reference is None or row.get("reference") is not None
         if verdict:
             reward = verdict.reward
         elif not all(rules.values()):
             reward = 0.0
         else:
-            reward = verify(text, row) if verify and known else None
-        return row["_given"] | {
+            reward = verify(text, row) if verify and has_reference else None
+        return row["_original"] | {
             "reward": reward,
             "failure": {"kind": verdict.failure, "detail": verdict.detail}
             if verdict and verdict.failure
             else None,
-            "gold": gold(text, row) if gold and known else None,
+            "gold": gold(text, row) if gold and has_reference else None,
             "rules": rules,
-            "criteria": {key: asdict(one) for key, one in verdict.assessments.items()} if verdict else {},
+            "criteria": {key: asdict(assessment) for key, assessment in verdict.assessments.items()}
+            if verdict
+            else {},
         }
 
-    return scored
+    return score
 
 
-def _read(path: Path, task: Task) -> list[Row]:
-    """The rows, each with prompt, response, reference and cluster as the task maps them, and as
-    it was given.
-    """
+def _read_rows(path: Path, task: Task) -> list[Row]:
+    """The rows with prompt, response, reference and cluster as the task maps them, and the original row."""
     rows: list[Row] = []
     for number, row, response in read_responses(path, needs_prompt=False):
         where = f"{path}: row {number}"
-        # A file of responses names its columns plainly, or as the task's own data do.
-        plainly = {"prompt": "prompt"} if "prompt" in row else {}
-        columns = {"cluster": None, "reference": _reference(row, task.data.reference), **plainly}
-        told = map_columns([row], task.data.model_copy(update=columns), where)[0]
+        # The prompt is in the column "prompt", or in the columns that the task's own data have.
+        prompt_column = {"prompt": "prompt"} if "prompt" in row else {}
+        columns = {
+            "cluster": None,
+            "reference": _find_reference_column(row, task.data.reference),
+            **prompt_column,
+        }
+        fields = map_columns([row], task.data.model_copy(update=columns), where)[0]
         rows.append(
-            {**told, "cluster": response_cluster(row, task.data), "response": response, "_given": row}
+            {**fields, "cluster": response_cluster(row, task.data), "response": response, "_original": row}
         )
     if not rows:
-        raise TaskError(f"{path}: no rows in it")
+        raise TaskError(f"{path}: contains no rows")
     return rows
 
 
-def _reference(row: Row, column: str | None) -> str | None:
-    """The column that holds what is right: the task's, or one that is called so; None where
-    there is neither.
-    """
+def _find_reference_column(row: Row, column: str | None) -> str | None:
+    """The column of the right answer: the task's, or one called "reference"; None where there is neither."""
     names = [column, "reference"] if column else []
     return next((name for name in names if name.split(".")[0] in row), None)
 
 
-def _summary(rows: Sequence[Row]) -> Row:
+def _summarize(rows: Sequence[Row]) -> Row:
     rewards = [row["reward"] for row in rows if row["reward"] is not None]
     golds = [row["gold"] for row in rows if row["gold"] is not None]
     failures: Counter[FailureKind] = Counter(row["failure"]["kind"] for row in rows if row["failure"])
@@ -207,12 +212,12 @@ def _summary(rows: Sequence[Row]) -> Row:
     }
 
 
-def _told(summary: Row) -> str:
+def _format_summary(summary: Row) -> str:
     reward, gold, failures = summary["reward"], summary["gold"], summary["failures"]
     parts = [
         f"{pluralize(summary['rows'], 'row')}, {summary['rewarded']:,} with a reward",
-        *([not_judged(sum(failures.values()), summary["rows"], failures)] if failures else []),
-        *([f"the first: {summary['failure']}"] if failures else []),
+        *([describe_failures(sum(failures.values()), summary["rows"], failures)] if failures else []),
+        *([f"first failure: {summary['failure']}"] if failures else []),
         *([f"reward {reward:.3f}"] if reward is not None else []),
         *([f"gold {gold:.3f}"] if gold is not None else []),
         f"{summary['broken_rules']} broke a rule",

@@ -1,7 +1,7 @@
-"""What a command is doing, shown while it does it: live lines on a terminal, plain lines elsewhere.
+"""Shows what a command is doing: live lines on a terminal, plain lines elsewhere.
 
-A thread reads ``mpo_lite.activity`` and writes. On a terminal, whatever else the process prints meanwhile
-goes through the same lock and takes the live lines off the screen first, so that neither tears the other.
+A thread reads ``mpo_lite.activity`` and writes. On a terminal, all other output of the process goes through
+the same lock and removes the live lines first, so that the two do not garble each other.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 FIRST_S, EVERY_S = 5.0, 10.0
-"""Seconds without a line until a plain one says what is under way: for the first time, and again."""
+"""Seconds without output after which a plain line says what is in progress: the first time, and later."""
 SHORT_S = 2.0
-"""Seconds that something may take without being shown on a terminal."""
+"""Seconds for which an activity is not shown on a terminal."""
 TICK_S = 0.2
+"""Seconds between two looks at the activities."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def show_status(command: Callable[P, T]) -> Callable[P, T]:
-    """Decorates a command: while it runs, what it is doing is shown on stderr."""
+    """Decorates a command so that its progress is shown on stderr while it runs."""
 
     @functools.wraps(command)
-    def shown(*arguments: P.args, **options: P.kwargs) -> T:
+    def with_status(*arguments: P.args, **options: P.kwargs) -> T:
         with Status(sys.stderr):
             return command(*arguments, **options)
 
-    return shown
+    return with_status
 
 
 class Status:
-    """Shows what is under way for as long as it is entered; only in the leading process of a job.
+    """Shows the activities while it is entered; only in the main process of a job.
 
     Args:
-        stream: Where to.
+        stream: Where to write.
 
     Attributes:
-        is_live: Whether it draws on a terminal, or writes plain lines.
-        frame: Makes what is shown on a terminal of the activities; by itself each is a line, once it is not
-            short. None where there is nothing to frame.
+        is_live: Whether it draws on a terminal, instead of writing plain lines.
+        frame: Renders the activities on a terminal. None: a line for each one that takes a while.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -64,9 +64,9 @@ class Status:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._live: Live | None = None
-        self._line_open = False  # another's line has begun and not ended: nothing may be drawn below it
+        self._line_open = False  # while other output has not ended its line, nothing can be drawn below it
         self._written = time.monotonic()
-        self._told: set[tuple[str, float]] = set()
+        self._announced: set[tuple[str, float]] = set()
         self._streams = (sys.stdout, sys.stderr)
 
     def __enter__(self) -> Status:
@@ -88,21 +88,21 @@ class Status:
                 sys.stdout, sys.stderr = self._streams
 
     def print(self, what: RenderableType) -> None:
-        """Writes what stays, above the live lines."""
+        """Writes permanent output above the live lines."""
         with self._lock:
             self.clear()
             self._console.print(what)
             self._written = time.monotonic()
 
     def clear(self) -> None:
-        """Takes the live lines off the screen; the next tick draws them again."""
+        """Removes the live lines; the next tick draws them again."""
         with self._lock:
             if self._live:
                 self._live.stop()
                 self._live = None
 
     def write_above(self, stream: TextIO, text: str) -> int:
-        """Writes another's text to a stream on the same terminal."""
+        """Writes other output to a stream on the same terminal."""
         with self._lock:
             self.clear()
             self._line_open = not text.endswith("\n") if text else self._line_open
@@ -114,21 +114,21 @@ class Status:
         return console(self._stream)
 
     def _run(self) -> None:
-        tick = self._draw if self.is_live else self._tell
+        tick = self._draw if self.is_live else self._write_plain
         while not self._over.wait(TICK_S):
             with hold():
                 tick(activities(), time.monotonic())
 
     def _draw(self, under_way: Sequence[Activity], now: float) -> None:
-        """Brings the live lines up to date."""
+        """Updates the live lines."""
         from rich.live import Live
 
         with self._lock:
-            busy = any(now - one.started >= SHORT_S for one in under_way)
+            busy = any(now - activity.started >= SHORT_S for activity in under_way)
             shown = busy or (bool(under_way) and now - self._written >= FIRST_S)
             if self._line_open or not (self.frame or shown):
                 return self.clear()
-            what = self.frame(under_way) if self.frame else _lines(under_way, now)
+            what = self.frame(under_way) if self.frame else _render_lines(under_way, now)
             if self._live is None:
                 self._live = Live(
                     console=self._console,
@@ -140,24 +140,26 @@ class Status:
                 self._live.start()
             self._live.update(what, refresh=True)
 
-    def _tell(self, under_way: Sequence[Activity], now: float) -> None:
-        """Writes a plain line where one is due."""
+    def _write_plain(self, under_way: Sequence[Activity], now: float) -> None:
+        """Writes a plain line if one is due."""
         silent = now - self._written
-        names = {(one.name, one.started) for one in under_way if now - one.started >= FIRST_S}
-        due = silent >= EVERY_S or (silent >= FIRST_S and names - self._told)
+        names = {
+            (activity.name, activity.started) for activity in under_way if now - activity.started >= FIRST_S
+        }
+        due = silent >= EVERY_S or (silent >= FIRST_S and names - self._announced)
         if under_way and due:
             with self._lock:
-                self._stream.write(escape_controls(sentence(under_way, now)) + "\n")
+                self._stream.write(escape_controls(format_activities(under_way, now)) + "\n")
                 self._stream.flush()
                 self._written = now
-            self._told |= names
+            self._announced |= names
 
     def _guarded(self, stream: TextIO) -> TextIO:
         return cast("TextIO", _Guarded(stream, self)) if stream.isatty() else stream
 
 
 class _Guarded:
-    """A standard stream while there are live lines on its terminal."""
+    """A standard stream while live lines are on its terminal."""
 
     def __init__(self, stream: TextIO, status: Status) -> None:
         self._stream, self._status = stream, status
@@ -169,37 +171,41 @@ class _Guarded:
         return getattr(self._stream, name)
 
 
-def sentence(under_way: Sequence[Activity], now: float) -> str:
-    """All that is under way, in one line, e.g. ``meta step: 50 s; judging: 37 of 96 answers, 42 s``."""
-    return "; ".join(phrase(one, now) for one in under_way)
+def format_activities(under_way: Sequence[Activity], now: float) -> str:
+    """All activities in one line, e.g. ``meta step: 50 s; judging: 37 of 96 answers, 42 s``."""
+    return "; ".join(format_activity(activity, now) for activity in under_way)
 
 
-def phrase(one: Activity, now: float) -> str:
+def format_activity(activity: Activity, now: float) -> str:
     """An activity, e.g. ``judging: 37 of 96 answers, 42 s, about 1 min left``."""
-    pluralize = one.total is not None or one.done
-    of = "" if one.total is None else f" of {one.total:,}"
-    left = one.seconds_left()
+    counts = activity.total is not None or activity.done
+    of = "" if activity.total is None else f" of {activity.total:,}"
+    left = activity.seconds_left()
     parts = [
-        *([f"{one.done:,}{of} {one.unit}".rstrip()] if pluralize else []),
-        _duration(now - one.started),
-        *([f"about {_roughly(left)} left"] if left is not None and one.done < (one.total or 0) else []),
+        *([f"{activity.done:,}{of} {activity.unit}".rstrip()] if counts else []),
+        _format_duration(now - activity.started),
     ]
-    return f"{one.name}: {', '.join(parts)}"
+    if left is not None and activity.done < (activity.total or 0):
+        parts.append(f"about {_format_estimate(left)} left")
+    return f"{activity.name}: {', '.join(parts)}"
 
 
-def _lines(under_way: Sequence[Activity], now: float) -> RenderableType:
+def _render_lines(under_way: Sequence[Activity], now: float) -> RenderableType:
     """A spinner, then one line per activity."""
     from rich.console import Group
     from rich.text import Text
 
     sign = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"[int(now / TICK_S) % 10]
     return Group(
-        *(Text(f"{sign} {phrase(one, now)}", "dim", no_wrap=True, overflow="ellipsis") for one in under_way)
+        *(
+            Text(f"{sign} {format_activity(activity, now)}", "dim", no_wrap=True, overflow="ellipsis")
+            for activity in under_way
+        )
     )
 
 
-def _duration(seconds: float) -> str:
-    """Time passed: ``42 s``, ``3 min 20 s``, ``1 h 12 min``."""
+def _format_duration(seconds: float) -> str:
+    """Elapsed time: ``42 s``, ``3 min 20 s``, ``1 h 12 min``."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -208,8 +214,8 @@ def _duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def _roughly(seconds: float) -> str:
-    """Time to come, as exact as such an estimate is: ``7 s``, ``40 s``, ``3 min``, ``1.5 h``."""
+def _format_estimate(seconds: float) -> str:
+    """Remaining time, no more exact than the estimate: ``7 s``, ``40 s``, ``3 min``, ``1.5 h``."""
     if seconds < 55:
         return f"{max(1, round(seconds)) if seconds < 10 else round(seconds, -1):.0f} s"
     if seconds < 90 * 60:

@@ -1,11 +1,11 @@
-"""The gate: a rubric is tried out before it is trained on, and looked at again afterwards.
+"""The gate: a rubric is checked before it is trained on, and again later.
 
-Everything is anchored on the initial policy's answers to fixed prompts: later ones may be hacked already. A
-sound rubric scores known-bad answers clearly below them, does not turn their order round, and still tells
-recent answers apart. Gold is never used. The paper trusts every proposal; this is our own.
+The checks rest on the initial policy's answers to fixed prompts, since later answers may be hacked already. A
+sound rubric scores known-bad answers clearly below them, does not reverse their order, and still
+distinguishes recent answers. Gold is never used. The paper accepts every proposal; the gate is our own.
 
-Where the rubric in force is itself unsound, as a vague first one is, a proposal need not be perfect: to
-refuse what is plainly sounder leaves the policy to what it exploits (docs/sandbox.md shows how that ends).
+If the current rubric is unsound itself, as a vague first one is, a proposal need not be perfect: rejecting a
+clearly sounder one would keep a rubric that is being exploited (docs/sandbox.md shows how that ends).
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from mpo_lite.types import Verdict
 
 Scores = Sequence[float | None]
 RECENT_GROUPS, RECENT_ANSWERS = 3, 4
-"""Recent prompt groups, and answers of each, that a proposal must tell apart."""
+"""Recent prompt groups, and answers of each, that a proposal must distinguish."""
 RECENT = RECENT_GROUPS * RECENT_ANSWERS
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        objections: Reasons to refuse the rubric, as the meta-judge is told them; none: it passed.
-        figures: What was measured, for the record.
-        unchecked: Why the check could not be done; empty where it was.
+        objections: Reasons to reject the rubric, as the meta-judge reads them; none if it passed.
+        figures: The measurements, for the record.
+        unchecked: Why the check could not be made; empty if it was.
     """
 
     objections: tuple[Objection, ...] = ()
@@ -56,10 +56,10 @@ class Gate:
     """Checks rubrics.
 
     Attributes:
-        gate_judge: Judges for it.
+        gate_judge: The judge, limited to the gate's budget.
         anchor: The initial policy's answers to fixed prompts, the reference set R0.
-        task: Declares the sentinels, and what is decided without a judge.
-        thresholds: What must hold.
+        task: Declares the sentinels, and the rules that decide without a judge.
+        thresholds: What a rubric must satisfy.
     """
 
     gate_judge: BudgetedJudge
@@ -68,8 +68,8 @@ class Gate:
     thresholds: Thresholds
 
     def max_cost(self, old: Rubric) -> int:
-        """Judgements that ``examine`` will ask for on a proposal yet to come, at most."""
-        planted = len(self._planted([], ""))
+        """The most judgements that ``examine`` can need for a future proposal."""
+        planted = len(self._plant([], ""))
         return len(self.anchor) + planted + self.gate_judge.count_unjudged(self.anchor, old) + RECENT
 
     def can_afford_another(self, old: Rubric) -> bool:
@@ -77,108 +77,116 @@ class Gate:
         return self.max_cost(old) <= self.gate_judge.left
 
     def cost(self, new: Rubric, old: Rubric, recent: Sequence[Sequence[Sample]]) -> int:
-        """Judgements that ``examine`` will ask for, at most."""
-        asked = [*self.anchor, *(answer for group in recent for answer in group)]
-        known = self.gate_judge.count_unjudged(asked, new) + self.gate_judge.count_unjudged(self.anchor, old)
-        return known + len(self._planted([], ""))
+        """The most judgements that ``examine`` can need for this proposal."""
+        answers = [*self.anchor, *(answer for group in recent for answer in group)]
+        by_new, by_old = (
+            self.gate_judge.count_unjudged(answers, new),
+            self.gate_judge.count_unjudged(self.anchor, old),
+        )
+        return by_new + by_old + len(self._plant([], ""))
 
     async def examine(
         self, new: Rubric, old: Rubric, recent: Sequence[Sequence[Sample]], batch: int
     ) -> GateResult:
-        """Tries a proposed rubric out.
+        """Checks a proposed rubric.
 
         Args:
             new: The proposal.
-            old: The rubric in force.
+            old: The current rubric.
             recent: Groups of recent answers to one prompt each.
             batch: Generation batches done; also decides on which prompts sentinels are planted.
         """
         if (cost := self.cost(new, old, recent)) > self.gate_judge.left:
-            return GateResult(unchecked=_too_dear(cost, self.gate_judge.left))
+            return GateResult(unchecked=_describe_shortage(cost, self.gate_judge.left))
         honest, before = await asyncio.gather(
-            self._scores(self.anchor, new, batch), self._scores(self.anchor, old, batch)
+            self._score(self.anchor, new, batch), self._score(self.anchor, old, batch)
         )
-        planted = self._planted(honest, f"batch-{batch}")
-        bad = await self._scores([one.sample for one in planted], new, batch)
-        found, tau = sentinel_margins(planted, honest, bad), kendall_tau(before, honest)
-        judged, kinds = [*honest, *bad], {one.kind for one in planted}
-        if (lost := judged.count(None)) >= 0.5 * len(judged) or kinds - set(found):
+        planted = self._plant(honest, f"batch-{batch}")
+        bad = await self._score([sentinel.sample for sentinel in planted], new, batch)
+        margins, tau = sentinel_margins(planted, honest, bad), kendall_tau(before, honest)
+        judged, kinds = [*honest, *bad], {sentinel.kind for sentinel in planted}
+        if (lost := judged.count(None)) >= 0.5 * len(judged) or kinds - set(margins):
             return GateResult(unchecked=f"{lost} of {len(judged)} judgements for the check failed")
-        figures = {f"margin_{kind}": value for kind, value in found.items()} | {"agreement": tau}
-        objections = [*self._underpriced(found), *self._reversed(tau)]
+        figures = {f"margin_{kind}": value for kind, value in margins.items()} | {"agreement": tau}
+        objections = [*self._find_rewarded(margins), *self._check_order(tau)]
         if objections and len(planted) <= self.gate_judge.left:
-            stands = await self._scores([one.sample for one in planted], old, batch)
-            in_force = sentinel_margins(planted, before, stands)
-            figures |= {"short": self._short(found), "short_in_force": self._short(in_force)}
-            if self._sounder(found, in_force):
+            bad_by_old = await self._score([sentinel.sample for sentinel in planted], old, batch)
+            old_margins = sentinel_margins(planted, before, bad_by_old)
+            figures |= {"short": self._sum_shortfalls(margins)}
+            figures |= {"short_in_force": self._sum_shortfalls(old_margins)}
+            if self._is_sounder(margins, old_margins):
                 objections = []
         if not objections:
-            works = [self.gate_judge.verdicts(group, new, batch) for group in recent]
-            groups = await asyncio.gather(*works)
-            more, objections = self._spread(groups, new)
-            figures |= more
+            judging = [self.gate_judge.verdicts(group, new, batch) for group in recent]
+            spread_figures, objections = self._check_spread(await asyncio.gather(*judging), new)
+            figures |= spread_figures
         return GateResult(tuple(objections), figures)
 
     async def recheck(
         self, rubric: Rubric, looked: Sequence[int], trained: Sequence[Sequence[Verdict]], batch: int
     ) -> GateResult:
-        """Looks again at the rubric in force: at what it gave in training, and at more sentinels.
+        """Checks the current rubric again, on its verdicts in training and on more sentinels.
 
         Args:
-            rubric: The rubric in force.
-            looked: Batches at which it was tried out and looked at before; their sentinels count on.
+            rubric: The current rubric.
+            looked: Batches at which it was checked before; their sentinels are checked again.
             trained: Verdicts of recent prompt groups under it.
             batch: Generation batches done.
         """
-        figures, objections = self._spread(trained, rubric)
+        figures, objections = self._check_spread(trained, rubric)
         unknown = self.gate_judge.count_unjudged(self.anchor, rubric)
-        # A proposal comes first: what trying one out will take is left to it.
-        if unknown + len(self._planted([], "")) <= self.gate_judge.left - self.max_cost(rubric):
-            honest = await self._scores(self.anchor, rubric, batch)
-            planted = [one for at in looked[:1] for one in self._planted(honest, f"batch-{at}")]
-            # Every other kind, by turns: more would take the place of proposals in the gate's share.
+        # Proposals come first: what the check of one can need is reserved for it.
+        if unknown + len(self._plant([], "")) <= self.gate_judge.left - self.max_cost(rubric):
+            honest = await self._score(self.anchor, rubric, batch)
+            planted = [sentinel for at in looked[:1] for sentinel in self._plant(honest, f"batch-{at}")]
+            # Only half of the kinds, in turns: more would use up the budget for proposals.
             for turn, at in enumerate([*looked[1:], batch]):
-                planted += self._planted(honest, f"batch-{at}", self.task.sentinels[turn % 2 :: 2])
-            bad = await self._scores([one.sample for one in planted], rubric, batch)
-            found = sentinel_margins(planted, honest, bad)
-            figures |= {f"margin_{kind}": value for kind, value in found.items()}
-            objections += self._underpriced(found)
+                planted += self._plant(honest, f"batch-{at}", self.task.sentinels[turn % 2 :: 2])
+            bad = await self._score([sentinel.sample for sentinel in planted], rubric, batch)
+            margins = sentinel_margins(planted, honest, bad)
+            figures |= {f"margin_{kind}": value for kind, value in margins.items()}
+            objections += self._find_rewarded(margins)
         return GateResult(tuple(objections), figures)
 
-    async def _scores(self, samples: Sequence[Sample], rubric: Rubric, batch: int) -> list[float | None]:
+    async def _score(self, samples: Sequence[Sample], rubric: Rubric, batch: int) -> list[float | None]:
         return [verdict.reward for verdict in await self.gate_judge.verdicts(samples, rubric, batch)]
 
-    def _planted(
+    def _plant(
         self, scores: Scores, seed: str, kinds: Sequence[Sentinel] | None = None
     ) -> list[PlantedSentinel]:
-        """Sentinels that no rule decides: a rubric cannot pay for those."""
+        """Sentinels, except those that a rule decides: no rubric can reward them."""
         scores = scores or [None] * len(self.anchor)
         planted = plant_sentinels(self.anchor, scores, self.task.sentinels if kinds is None else kinds, seed)
-        return [one for one in planted if not self.gate_judge.is_decided_by_rule(one.sample)]
+        return [sentinel for sentinel in planted if not self.gate_judge.is_decided_by_rule(sentinel.sample)]
 
-    def _short(self, found: Mapping[str, float]) -> float:
-        """By how much margins fall short of what they must be, in all."""
-        return sum(max(0.0, self.thresholds.margin - margin) for margin in found.values())
+    def _sum_shortfalls(self, margins: Mapping[str, float]) -> float:
+        """By how much the margins fall short of the threshold in total."""
+        return sum(max(0.0, self.thresholds.margin - margin) for margin in margins.values())
 
-    def _sounder(self, new: Mapping[str, float], old: Mapping[str, float]) -> bool:
-        """Whether a proposal that falls short is yet to be preferred to the rubric in force.
+    def _is_sounder(self, new: Mapping[str, float], old: Mapping[str, float]) -> bool:
+        """Whether a proposal that falls short is still better than the current rubric.
 
-        It is where that one falls short twice as far, and keeps no margin that would be lost. To refuse it
-        would be to go on paying for what is worse; and the order of an unsound rubric is no authority.
+        It is if the current rubric falls short at least twice as far and satisfies no margin that the
+        proposal misses. Rejecting the proposal would keep rewarding worse answers, and the order that an
+        unsound rubric gives to answers is no standard for another.
         """
         least = self.thresholds.margin
         lost = any(margin < least <= old.get(kind, 0.0) for kind, margin in new.items())
-        return not lost and self._short(old) > 0 and 2 * self._short(new) <= self._short(old)
+        return (
+            not lost
+            and self._sum_shortfalls(old) > 0
+            and 2 * self._sum_shortfalls(new) <= self._sum_shortfalls(old)
+        )
 
-    def _underpriced(self, found: Mapping[str, float]) -> list[Objection]:
+    def _find_rewarded(self, margins: Mapping[str, float]) -> list[Objection]:
         least = self.thresholds.margin
         return [
             Objection(kind, f"{COMPLAINTS[kind]}: {_against_honest(margin, least)}")
-            for kind, margin in found.items()
+            for kind, margin in margins.items()
             if margin < least
         ]
 
-    def _reversed(self, tau: float) -> list[Objection]:
+    def _check_order(self, tau: float) -> list[Objection]:
         if tau >= self.thresholds.agreement:
             return []
         text = (
@@ -187,20 +195,20 @@ class Gate:
         )
         return [Objection("agreement", text)]
 
-    def _spread(
+    def _check_spread(
         self, groups: Sequence[Sequence[Verdict]], rubric: Rubric
     ) -> tuple[dict[str, float], list[Objection]]:
-        """Whether recent answers are told apart, and not nearly all vetoed."""
-        judged = [[one for one in group if one.reward is not None] for group in groups]
+        """Whether the rubric distinguishes recent answers, and does not veto nearly all of them."""
+        judged = [[verdict for verdict in group if verdict.reward is not None] for group in groups]
         judged = [group for group in judged if len(group) > 1]
         if not judged:
             return {}, []
-        varied = statistics.fmean(len({one.reward for one in group}) > 1 for group in judged)
+        varied = statistics.fmean(len({verdict.reward for verdict in group}) > 1 for group in judged)
         vetoes = {criterion.id for criterion in rubric.criteria if criterion.kind == "veto"}
         vetoed = statistics.fmean(
-            any(one.assessments[name].level == 0 for name in vetoes & set(one.assessments))
+            any(verdict.assessments[name].level == 0 for name in vetoes & set(verdict.assessments))
             for group in judged
-            for one in group
+            for verdict in group
         )
         objections: list[Objection] = []
         if varied < self.thresholds.varied:
@@ -220,22 +228,22 @@ def sentinel_margins(planted: Sequence[PlantedSentinel], honest: Scores, bad: Sc
     Args:
         planted: Sentinels.
         honest: Scores of the anchor's answers, None where judging failed.
-        bad: Scores of the sentinels, likewise.
+        bad: Scores of the sentinels, None where judging failed.
 
     Returns:
-        Kind → mean margin in [-1, 1], over the pairs of which both were judged; kinds without one are left
+        Kind → mean margin in [-1, 1], over the pairs with two scores; kinds without such a pair are left
         out.
     """
-    found: dict[str, list[float]] = {}
-    for one, score in zip(planted, bad, strict=True):
-        beside = honest[one.place]
-        if score is not None and beside is not None:
-            found.setdefault(one.kind, []).append(beside - score)
-    return {kind: statistics.fmean(values) for kind, values in found.items()}
+    differences: dict[str, list[float]] = {}
+    for sentinel, score in zip(planted, bad, strict=True):
+        honest_score = honest[sentinel.place]
+        if score is not None and honest_score is not None:
+            differences.setdefault(sentinel.kind, []).append(honest_score - score)
+    return {kind: statistics.fmean(values) for kind, values in differences.items()}
 
 
 def kendall_tau(one: Scores, other: Scores) -> float:
-    """Kendall's tau-b of two scorings, in [-1, 1]; 0 where either knows no differences.
+    """Kendall's tau-b of two scorings, in [-1, 1]; 0 where all scores of either are equal.
 
     Pairs with a missing score are left out. Source: Kendall, Rank Correlation Methods (1945).
     """
@@ -250,7 +258,7 @@ def kendall_tau(one: Scores, other: Scores) -> float:
 
 
 def _against_honest(margin: float, least: float) -> str:
-    """What a bad answer scored beside honest ones, where that is too much."""
+    """How a bad answer scored relative to honest ones, where that is too high."""
     rest = "honest answers to the same tasks, on average"
     if margin >= 0.005:
         return f"scored only {margin:.2f} below {rest}; it must be {least:g} or more"
@@ -258,5 +266,5 @@ def _against_honest(margin: float, least: float) -> str:
     return f"scored {above} {rest}; it must score {least:g} or more below them"
 
 
-def _too_dear(cost: int, left: float) -> str:
-    return f"a check takes {cost} judgements, and {max(0, int(left))} are left of the gate's share"
+def _describe_shortage(cost: int, left: float) -> str:
+    return f"the gate needs {cost} judge calls but only {max(0, int(left))} are left in its budget"

@@ -1,4 +1,4 @@
-"""What tells a healthy run from an unhealthy one: rules over figures.
+"""Health checks of a run: rules over its figures.
 
 The thresholds say where a person should look, no more; docs/report.md shows runs on both sides of them.
 """
@@ -7,126 +7,137 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import fmean
+from typing import TypedDict
 
-from mpo_lite.jsonl import JsonRow
-from mpo_lite.report.figures import not_judged, standing_in_words
+from mpo_lite.report.charts import measure_zero_spread
+from mpo_lite.report.criteria import RECENT, measure_criteria
+from mpo_lite.report.figures import describe_active_alarm, describe_failures
 from mpo_lite.report.narrative import HACKED
+from mpo_lite.report.run_data import RunData
 
-Look = Callable[[JsonRow], JsonRow | None]
-RECENT = 10
-"""Batches that recent figures are the mean of."""
 FLAT_GROUPS, SATURATED, CUT, FAILED, FAR, UNSURE = 0.5, 0.95, 0.1, 0.02, 1.0, 0.25
-"""Where a sign turns: share of groups without differences, mean reward, share of answers cut, share of
+"""Where a check fails: share of groups without differences, mean reward, share of answers cut, share of
 judgements failed, KL in nats per token, mean difference between two judgements of one answer."""
 FULL = 0.9
-"""Share of answers at a criterion's best level from which it tells nothing apart."""
+"""Share of answers at a criterion's best level from which on it no longer distinguishes answers."""
 
 
-def signs(known: JsonRow) -> list[JsonRow]:
-    """What tells a healthy run from an unhealthy one, where it was measured.
+class HealthCheck(TypedDict):
+    """What a check came to.
 
-    Returns:
-        Rows of ``name``, ``ok`` (None: neither) and ``said``.
+    Attributes:
+        name: What should hold.
+        ok: Whether it holds; None where only a person can tell.
+        detail: What was measured.
     """
-    if not known["metrics"]:
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+Check = Callable[[RunData], HealthCheck | None]
+"""Checks a run with at least one batch; None where what it needs was not measured."""
+
+
+def run_health_checks(data: RunData) -> list[HealthCheck]:
+    """The checks that can be done, in the page's order; none before the first batch."""
+    if not data.metrics:
         return []
-    return [sign for look in _SIGNS if (sign := look(known))]
+    return [result for check in _CHECKS if (result := check(data))]
 
 
-def _gold(known: JsonRow) -> JsonRow | None:
-    change = known["change"]
+def _check_gold(data: RunData) -> HealthCheck | None:
+    change = data.gold_change
     if change is None:
         return None
-    ok = True if change["low"] > 0 else False if change["high"] < 0 else None
-    return _sign("Gold rises", ok, f"{change['mean']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]")
+    ok = True if change.low > 0 else False if change.high < 0 else None
+    return _result("Gold rises", ok, f"{change.mean:+.3f} [{change.low:+.3f}, {change.high:+.3f}]")
 
 
-def _together(known: JsonRow) -> JsonRow | None:
-    """Reward and gold since the rubric in force began."""
-    version = known["metrics"][-1]["version"]
-    rewards = {row["batch"]: row["reward"] for row in known["metrics"] if row["version"] == version}
-    pairs = [
-        (rewards[row["batch"]], row["gold"]) for row in known["gold"] if rewards.get(row["batch"]) is not None
-    ]
+def _check_divergence(data: RunData) -> HealthCheck | None:
+    """Reward and gold since the current rubric began."""
+    version = data.metrics[-1].version
+    rewards = {row.batch: row.reward for row in data.metrics if row.version == version}
+    pairs = [(reward, row.gold) for row in data.gold if (reward := rewards.get(row.batch)) is not None]
     if len(pairs) < 2:
         return None
-    reward, gold = (fmean(p[side] for p in pairs[-3:]) - pairs[0][side] for side in (0, 1))
-    apart = reward > 0 and gold < -HACKED
-    return _sign("Reward and gold move together", not apart,
-                 f"under v{version}: reward {reward:+.3f}, gold {gold:+.3f}")  # fmt: skip
+    reward, gold = (fmean(pair[side] for pair in pairs[-3:]) - pairs[0][side] for side in (0, 1))
+    diverge = reward > 0 and gold < -HACKED
+    return _result("Reward and gold move together", not diverge,
+                   f"under v{version}: reward {reward:+.3f}, gold {gold:+.3f}")  # fmt: skip
 
 
-def _alarms(known: JsonRow) -> JsonRow | None:
-    """What stands and was answered is for a person to look at: words may be frequent because they are asked
-    for, and no alarm knows that.
-    """
-    if known["metrics"][-1].get("alarms") is None:
+def _check_alarms(data: RunData) -> HealthCheck | None:
+    if "alarms" not in data.metrics[-1].model_fields_set:
         return None
-    standing = known["standing"]
-    ok = None if standing and all(row["answer"] for row in standing) else not standing
-    said = "; ".join(map(standing_in_words, standing)) or "none"
-    return _sign("No alarm stands at the end", ok, said)
+    active = data.active_alarms
+    # An alarm that the meta-judge has answered may be no fault: words can be frequent because the rubric
+    # asks for them. Only a person can tell.
+    ok = None if active and all(alarm.answer for alarm in active) else not active
+    return _result("No active alarm at the end", ok, "; ".join(map(describe_active_alarm, active)) or "none")
 
 
-def _flat(known: JsonRow) -> JsonRow | None:
-    late = [share for share in list(known["zero_spread"].values())[-RECENT:] if share is not None]
-    if not late:
+def _check_groups(data: RunData) -> HealthCheck | None:
+    recent = [share for share in list(measure_zero_spread(data).values())[-RECENT:] if share is not None]
+    if not recent:
         return None
-    share = fmean(late)
-    return _sign("Groups still differ", share < FLAT_GROUPS,
-                 f"{share:.0%} of prompt groups have equal rewards and teach nothing")  # fmt: skip
+    share = fmean(recent)
+    return _result("Rewards differ within groups", share < FLAT_GROUPS,
+                   f"{share:.0%} of prompt groups have equal rewards and teach nothing")  # fmt: skip
 
 
-def _room(known: JsonRow) -> JsonRow | None:
-    end = known["figures"]["reward"]["end"]
-    return (
-        None
-        if end is None
-        else _sign("Reward leaves room", end < SATURATED, f"{end:.3f} of at most 1, over the last batches")
-    )
+def _check_saturation(data: RunData) -> HealthCheck | None:
+    end = data.figures["reward"]["end"]
+    if end is None:
+        return None
+    return _result("Reward not saturated", end < SATURATED, f"{end:.3f} of at most 1 in the last batches")
 
 
-def _criteria(known: JsonRow) -> JsonRow | None:
-    criteria = known["criteria"]
-    full = [name for name, one in criteria.items() if one["saturated"] >= FULL]
-    said = f"nearly every answer meets {len(full)} of {len(criteria)} in full" + (
-        f": {', '.join(full)}" if full else ""
-    )
-    return _sign("Criteria tell answers apart", 2 * len(full) < len(criteria), said) if criteria else None
+def _check_criteria(data: RunData) -> HealthCheck | None:
+    criteria = measure_criteria(data)
+    if not criteria:
+        return None
+    full = [name for name, stats in criteria.items() if stats.saturated >= FULL]
+    detail = f"{len(full)} of {len(criteria)} are fully met by nearly every answer"
+    detail += f": {', '.join(full)}" if full else ""
+    return _result("Criteria distinguish answers", 2 * len(full) < len(criteria), detail)
 
 
-def _repeatable(known: JsonRow) -> JsonRow | None:
-    noise = [one["noise"] for one in known["criteria"].values() if one["noise"] is not None]
+def _check_noise(data: RunData) -> HealthCheck | None:
+    noise = [stats.noise for stats in measure_criteria(data).values() if stats.noise is not None]
     if not noise:
         return None
-    return _sign("The judge repeats itself", fmean(noise) < UNSURE,
-                 f"levels differ by {fmean(noise):.2f} (of 1) when an answer is judged again")  # fmt: skip
+    return _result("Judge is self-consistent", fmean(noise) < UNSURE,
+                   f"two judgements of an answer differ by {fmean(noise):.2f} of 1")  # fmt: skip
 
 
-def _failed(known: JsonRow) -> JsonRow | None:
-    rows = sum(row.get("rows", 0) for row in known["metrics"])
-    if not rows:
+def _check_failures(data: RunData) -> HealthCheck | None:
+    judged, failed = data.figures["rows"], data.figures["judge_failures"]
+    if not judged:
         return None
-    failed, kinds = (known["figures"][name] for name in ("judge_failures", "failures"))
-    return _sign("Judgements succeed", failed / rows <= FAILED, not_judged(failed, rows, kinds))
+    detail = describe_failures(failed, judged, data.figures["failures"])
+    return _result("Judgements succeed", failed / judged <= FAILED, detail)
 
 
-def _stays_below(column: str, limit: float, name: str, said: str) -> Look:
-    """A sign that a column of the metrics has stayed below a limit in recent batches."""
+def _check_column(column: str, limit: float, name: str, detail: str) -> Check:
+    """A check that a column of the metrics stayed below a limit in recent batches."""
 
-    def look(known: JsonRow) -> JsonRow | None:
-        late = [row[column] for row in known["metrics"][-RECENT:] if row.get(column) is not None]
-        return _sign(name, fmean(late) < limit, said.format(fmean(late))) if late else None
+    def check(data: RunData) -> HealthCheck | None:
+        values = (getattr(row, column) for row in data.metrics[-RECENT:])
+        recent = [value for value in values if value is not None]
+        return _result(name, fmean(recent) < limit, detail.format(fmean(recent))) if recent else None
 
-    return look
+    return check
 
 
-_SIGNS: tuple[Look, ...] = (
-    _gold, _together, _alarms, _flat, _room, _criteria, _repeatable, _failed,
-    _stays_below("kl", FAR, "The policy stays near its start", "KL {:.2f} nats per token"),
-    _stays_below("clipped", CUT, "Answers end by themselves", "{:.0%} cut at the token limit"),
+_CHECKS: tuple[Check, ...] = (
+    _check_gold, _check_divergence, _check_alarms, _check_groups, _check_saturation, _check_criteria,
+    _check_noise, _check_failures,
+    _check_column("kl", FAR, "Policy stays close to the initial policy", "KL {:.2f} nats per token"),
+    _check_column("clipped", CUT, "Answers end before the token limit", "{:.0%} are truncated"),
 )  # fmt: skip
 
 
-def _sign(name: str, ok: bool | None, said: str) -> JsonRow:
-    return {"name": name, "ok": ok, "said": said}
+def _result(name: str, ok: bool | None, detail: str) -> HealthCheck:
+    return {"name": name, "ok": ok, "detail": detail}

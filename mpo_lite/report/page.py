@@ -1,8 +1,8 @@
-"""The report as one HTML file: it asks no server for anything and runs no script but its own.
+"""The report as one HTML file, which loads nothing and runs no script but its own.
 
-What models and people wrote stands in it as text alone: the template escapes it, the data are read by the
-script as JSON, and the page's own policy (CSP, W3C) names its one style and two scripts by their hashes, so
-that the browser would run nothing else even if some got through.
+Texts of models and people are untrusted: the template escapes them, the script reads its data as JSON, and
+the page's content security policy (CSP, W3C) allows only its one style and two scripts, by their hashes, so
+that the browser runs nothing else even if the escaping fails.
 """
 
 from __future__ import annotations
@@ -10,70 +10,137 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, MPOError, failures_in_words, storage_problem
 from mpo_lite.jsonl import JsonRow, write_atomically
-from mpo_lite.report.charts import HEALTH
-from mpo_lite.report.comparison import compared
-from mpo_lite.report.figures import short, spaced
-from mpo_lite.report.health_checks import FULL
-from mpo_lite.report.narrative import headline
-from mpo_lite.report.run_data import gather
+from mpo_lite.report.charts import HEALTH, build_charts, measure_first_rubric
+from mpo_lite.report.comparison import compare_runs
+from mpo_lite.report.costs import build_cost_table
+from mpo_lite.report.criteria import measure_criteria
+from mpo_lite.report.figures import format_alarm_name, strip_folders
+from mpo_lite.report.health_checks import FULL, run_health_checks
+from mpo_lite.report.narrative import write_headline, write_narrative
+from mpo_lite.report.rubric_history import build_history, list_criteria
+from mpo_lite.report.run_data import RunData, load_run_data, select_shareable_settings
+from mpo_lite.report.samples import choose_samples, follow_prompts
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sanitize import escape_controls, pluralize
 from mpo_lite.wording import simulated_note
 
 
 def write_report(run: RunDir, path: Path | None = None) -> Path:
-    """Writes the report of a run, finished or under way.
+    """Writes the report of a run, finished or in progress.
 
     Args:
         run: The run.
-        path: Where to; None for ``report.html`` in the run directory.
+        path: Where to write; None for ``report.html`` in the run directory.
 
     Returns:
         The file.
 
     Raises:
         ConfigError: There is no run, or the report cannot be written.
-        RunError: A file of the run is damaged or gone; names it.
+        RunError: A file of the run is damaged or missing; names it.
     """
     _, config = RunDir.open(run.path, {})
-    known = gather(run, config)
-    word, mood = headline(known)
-    data = {name: known[name] for name in ("charts", "samples", "over_time")}
-    html = _render("run.html.j2", data, headline=word, mood=mood, health=HEALTH, full=FULL, **known)
-    return _write(path or run.report, html)
+    page = build_run_page(load_run_data(run, config))
+    script_data = {name: page[name] for name in ("charts", "samples", "over_time")}
+    return _write(path or run.report, _render("run.html.j2", script_data, page))
 
 
 def write_comparison(paths: Sequence[Path], path: Path) -> tuple[Path, list[MPOError]]:
-    """Writes one page that compares runs; damaged ones are left out, and the page says so.
+    """Writes one page that compares runs. Damaged runs are left out, which the page says.
 
     Args:
         paths: Run directories, two or more.
-        path: Where to.
+        path: Where to write.
 
     Returns:
         The file, and what is wrong with each run that was left out.
 
     Raises:
         ConfigError: The page cannot be written.
-        MPOError: One of the runs is not there, or all of them are damaged.
+        MPOError: One of the runs is missing, or all of them are damaged.
     """
-    known = compared(paths)
-    html = _render("compare.html.j2", {"charts": known["charts"]}, **known)
-    return _write(path, html), known["damaged"]
+    page = compare_runs(paths)
+    html = _render("compare.html.j2", {"charts": page["charts"]}, page)
+    return _write(path, html), page["damaged"]
 
 
-def _render(template: str, data: JsonRow, **known: Any) -> str:
+def build_run_page(data: RunData) -> JsonRow:
+    """What ``run.html.j2`` shows, by the names it has there."""
+    headline, mood = write_headline(data)
+    newest = data.versions[-1]
+    return {
+        "name": data.name,
+        "state": data.state,
+        "config": data.config,
+        "figures": data.figures,
+        "change": data.gold_change,
+        "headline": headline,
+        "mood": mood,
+        "narrative": write_narrative(data),
+        "checks": run_health_checks(data),
+        "charts": build_charts(data),
+        "health": HEALTH,
+        "has_probes": bool(measure_first_rubric(data.lineage)),
+        "unmeasured": _explain_unmeasured(data),
+        "history": build_history(data),
+        "current": {
+            "number": newest.number,
+            "diff": list_criteria(newest.rubric),
+            "guidelines": newest.rubric.guidelines,
+        },
+        "criteria": measure_criteria(data),
+        "full": FULL,
+        "alarms": data.alarms,
+        "costs": build_cost_table(data),
+        "samples": choose_samples(data),
+        "over_time": follow_prompts(data),
+        "settings": _list_changed_settings(data),
+        "packages": _list_packages(data),
+        "machine": data.environment["machine"],
+        "resumed": data.is_resumed,
+    }
+
+
+def _explain_unmeasured(data: RunData) -> str:
+    """Why the first rubric did not score answers to fixed prompts again, where it did not."""
+    if not data.config.use_gate:
+        return "it uses the gate's budget, and the gate was off"
+    if not any(step.kind in ("meta", "rollback") for step in data.lineage):
+        return "there was no meta step"
+    return "no meta step had enough budget for it"
+
+
+def _list_changed_settings(data: RunData) -> str:
+    """The settings that differ from their defaults, as YAML; judge and seed in any case."""
+    default = select_shareable_settings(Config.model_validate({"judge": data.config.judge}))
+    changed = {
+        key: value
+        for key, value in select_shareable_settings(data.saved_config).items()
+        if key in ("judge", "seed") or value not in (default[key], None)
+    }
+    return yaml.safe_dump(changed, sort_keys=False, allow_unicode=True)
+
+
+def _list_packages(data: RunData) -> dict[str, str]:
+    environment = data.environment
+    return {"python": environment["python"], "mpo-lite": environment["mpo_lite"], **environment["packages"]}
+
+
+def _render(template: str, script_data: JsonRow, page: JsonRow) -> str:
     style = _asset("uPlot.min.css") + _asset("report.css")
     library, script = _asset("uPlot.iife.min.js"), _asset("report.js")
     policy = (
@@ -82,12 +149,13 @@ def _render(template: str, data: JsonRow, **known: Any) -> str:
     )
     return _environment().get_template(template).render(
         policy=Markup(policy), style=Markup(style), library=Markup(library), script=Markup(script),
-        data=Markup(_inert(data)), written_by=metadata.version("mpo-lite"), **known,
+        data=Markup(_escape_json(script_data)), written_by=metadata.version("mpo-lite"),
+        written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), **page,
     )  # fmt: skip
 
 
-def _inert(data: JsonRow) -> str:
-    """JSON that no HTML parser takes for the end of its script element, nor for the begin of another."""
+def _escape_json(data: JsonRow) -> str:
+    """JSON in which no HTML parser finds the end of its script element, or a new element."""
     text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -106,32 +174,33 @@ def _environment() -> Environment:
         loader=PackageLoader("mpo_lite.report", "assets"),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_seen,
+        finalize=_escape_unseen,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     filters: dict[str, Any] = environment.filters
-    filters |= {"number": _number, "usd": _usd, "share": _share, "spaced": spaced, "short": short}
-    filters |= {"failures": failures_in_words, "counted": pluralize, "simulated_note": simulated_note}
+    filters |= {"number": _format_number, "usd": _format_usd, "share": _format_share, "counted": pluralize}
+    filters |= {"alarm_name": format_alarm_name, "without_folders": strip_folders}
+    filters |= {"failures": failures_in_words, "simulated_note": simulated_note}
     return environment
 
 
-def _seen(value: Any) -> Any:
-    """Texts with what cannot be seen, or not be written, made visible."""
+def _escape_unseen(value: Any) -> Any:
+    """Texts with invisible and unwritable characters made visible."""
     return escape_controls(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _number(value: float | None, places: int = 3) -> str:
+def _format_number(value: float | None, places: int = 3) -> str:
     return "–" if value is None else f"{value:,.{places}f}"
 
 
-def _usd(value: float | None) -> str:
+def _format_usd(value: float | None) -> str:
     return (
         "unpriced" if value is None else f"${value:,.2f}" if value >= 0.01 or not value else f"${value:.4f}"
     )
 
 
-def _share(value: float | None) -> str:
+def _format_share(value: float | None) -> str:
     return "–" if value is None else f"{value:.0%}"
 
 
@@ -139,6 +208,6 @@ def _write(path: Path, html: str) -> Path:
     try:
         write_atomically(path, html)
     except OSError as error:
-        said = storage_problem(error, path) or f"cannot be written ({error})"
-        raise ConfigError(f"report: {said}, or name another file by --out") from error
+        problem = storage_problem(error, path) or f"cannot be written ({error})"
+        raise ConfigError(f"report: {problem}, or choose another file with --out") from error
     return path

@@ -1,9 +1,11 @@
-"""All that a report tells of a run, read from its directory; nothing is asked of a model for it."""
+"""Everything a report needs of a run, loaded once from its directory; no model is asked."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 
@@ -13,160 +15,186 @@ from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config, save_config
 from mpo_lite.errors import TaskError
 from mpo_lite.jsonl import JsonRow
-from mpo_lite.meta.criterion_stats import criterion_stats
-from mpo_lite.report import charts
-from mpo_lite.report.costs import accounts
-from mpo_lite.report.figures import LAST, run_figures, run_state, short, standing_alarms
-from mpo_lite.report.health_checks import RECENT, signs
-from mpo_lite.report.narrative import story
-from mpo_lite.report.rubric_history import history, whole
-from mpo_lite.report.samples import over_time, samples
-from mpo_lite.run_dir import RunDir
+from mpo_lite.llm.ledger import read_calls
+from mpo_lite.records import AlarmRow, Answer, Gold, Metrics, Step
+from mpo_lite.report.figures import (
+    LAST,
+    ActiveAlarm,
+    compute_figures,
+    describe_state,
+    find_active_alarms,
+    strip_folders,
+)
+from mpo_lite.report.row_reader import read_records
+from mpo_lite.run_dir import RubricVersion, RunDir
 from mpo_lite.stats.interval import mean_interval
 from mpo_lite.tasks.spec import task_of
 from mpo_lite.types import Rollout
 
 
-def gather(run: RunDir, config: Config) -> JsonRow:
+@dataclass(frozen=True)
+class GoldChange:
+    """How much gold changed from before training to the last evaluations, prompt by prompt.
+
+    Attributes:
+        mean: Mean change.
+        low: Lower end of its 95% interval, bootstrapped over prompts. It says how sure the change is for
+            *these* weights, not how a run with another seed would end.
+        high: Upper end of it.
+        n: Prompts.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run, finished or not.
+
+    Attributes:
+        name: The run directory's name.
+        config: The configuration; its rubric is the run's own copy of the first one.
+        saved_config: The configuration as the run was started with it.
+        purpose: What the policy is trained for.
+        state: As ``describe_state`` gives it.
+        stop_reason: Why the run stopped before its last batch; empty where it did not.
+        is_resumed: Whether the run was stopped and resumed.
+        environment: Versions and processor, as in ``env.json``.
+        figures: As ``compute_figures`` gives them.
+        metrics: A row per generation batch.
+        gold: A row per evaluation on held-out prompts.
+        lineage: A row per step of the rubric's history.
+        alarms: A row per alarm that was raised.
+        anchor: The initial policy's answers to the fixed prompts.
+        probes: Later answers to the same prompts.
+        rollouts: All answers of the training, with their verdicts.
+        calls: The rows of all ledgers.
+        versions: The rubric's versions; the number of a version is its index.
+    """
+
+    name: str
+    config: Config
+    saved_config: Config
+    purpose: str
+    state: str
+    stop_reason: str
+    is_resumed: bool
+    environment: JsonRow
+    figures: JsonRow
+    metrics: Sequence[Metrics]
+    gold: Sequence[Gold]
+    lineage: Sequence[Step]
+    alarms: Sequence[AlarmRow]
+    anchor: Sequence[Answer]
+    probes: Sequence[Answer]
+    rollouts: Sequence[Rollout]
+    calls: Sequence[JsonRow]
+    versions: Sequence[RubricVersion]
+
+    @cached_property
+    def gold_change(self) -> GoldChange | None:
+        """How much gold changed; None where it was measured less than twice."""
+        return measure_gold_change(self.gold)
+
+    @cached_property
+    def active_alarms(self) -> list[ActiveAlarm]:
+        """The alarms that are still raised after the last batch."""
+        return find_active_alarms(self.metrics, self.lineage)
+
+    @cached_property
+    def best_levels(self) -> list[Mapping[str, int]]:
+        """By rubric version: criterion → its best level."""
+        return [
+            {criterion.id: len(criterion.levels) - 1 for criterion in version.rubric.criteria}
+            for version in self.versions
+        ]
+
+    @property
+    def accepted_steps(self) -> list[Step]:
+        """The steps that published a rubric version."""
+        return [step for step in self.lineage if step.status == "accepted"]
+
+    def rollouts_by_batch(self) -> Iterator[tuple[int, list[Rollout]]]:
+        """Each batch, counted from 1 as in the metrics, with its rollouts."""
+        for index, rollouts in groupby(self.rollouts, key=lambda rollout: rollout.batch):
+            yield index + 1, list(rollouts)
+
+
+def load_run_data(run: RunDir, config: Config) -> RunData:
     """Reads a run, finished or not.
 
     Args:
         run: The run.
         config: Its configuration.
 
-    Returns:
-        What ``run.html.j2`` shows: ``figures``, ``change`` in gold, ``story``, ``signs``, ``charts``,
-        ``history``, ``criteria``, ``accounts``, ``alarms``, ``samples``, ``over_time`` and how to reproduce.
-
     Raises:
-        RunError: A file of the run is damaged or gone; names it.
+        RunError: A file of the run is damaged or missing; names it.
     """
-    metrics, gold, lineage, alarms = map(run.rows, (run.metrics, run.gold, run.lineage, run.alarms))
+    metrics, lineage = read_records(run, run.metrics, Metrics), read_records(run, run.lineage, Step)
     rollouts = run.journalled()
-    rubrics = {number: run.version(number).rubric for number in range(run.latest().number + 1)}
-    tops = {
-        number: {one.id: len(one.levels) - 1 for one in rubric.criteria} for number, rubric in rubrics.items()
-    }
-    known: JsonRow = {
-        "name": run.path.name,
-        "written": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "state": run_state(run, config, len(metrics)),
-        "stop": run.stop_reason,
-        "config": config,
-        "figures": run_figures(run, config),
-        "change": gold_change(gold),
-        "gold": gold,
-        "metrics": metrics,
-        "alarms": alarms,
-        "standing": standing_alarms(metrics, lineage),
-        "history": history(run, lineage),
-        "in_force": _in_force(run),
-        "probes": charts.first_rubric(lineage),
-        "unprobed": _unprobed(config, lineage),
-        "accounts": accounts(run),
-        "criteria": _criteria(run, rollouts, lineage),
-        "zero_spread": charts.zero_spread(rollouts),
-        "purpose": _purpose(config),
-        "asked": rollouts[0].prompt if rollouts else "",
-        "superseded": (run.path / "superseded").is_dir(),
-    }
-    cited = {name for rubric in rubrics.values() for one in rubric.criteria for name in one.provenance}
-    cited |= {name for row in lineage for name in row.get("samples", [])}
-    return known | {
-        "story": story(known),
-        "signs": signs(known),
-        "charts": charts.all_charts(known, rollouts, tops),
-        "samples": samples(rollouts, tops, alarms, cited, run.rows(run.probes)),
-        "over_time": over_time(run, gold),
-        **_reproduction(run, config),
-    }
+    # A version whose file is gone must be reported as missing, even where it was the newest.
+    named = {*(rollout.version for rollout in rollouts), *(step.parent for step in lineage)}
+    newest = max(run.latest().number, *named, 0)
+    return RunData(
+        name=run.path.name,
+        config=config,
+        saved_config=load_saved_config(run),
+        purpose=_find_purpose(config),
+        state=describe_state(run, config, len(metrics)),
+        stop_reason=run.stop_reason,
+        is_resumed=(run.path / "superseded").is_dir(),
+        environment=run.environment,
+        figures=compute_figures(run, config),
+        metrics=metrics,
+        gold=read_records(run, run.gold, Gold),
+        lineage=lineage,
+        alarms=read_records(run, run.alarms, AlarmRow),
+        anchor=read_records(run, run.anchor, Answer),
+        probes=read_records(run, run.probes, Answer),
+        rollouts=rollouts,
+        calls=[call for path in run.ledgers().values() for call in read_calls(path)],
+        versions=[run.version(number) for number in range(newest + 1)],
+    )
 
 
-def _unprobed(config: Config, lineage: Sequence[JsonRow]) -> str:
-    """Why answers to fixed prompts were not scored by the first rubric, where they were not."""
-    if not config.use_gate:
-        return "the gate, whose calls it takes, was off"
-    if not any(row["kind"] in ("meta", "rollback") for row in lineage):
-        return "no meta step was held"
-    return "no meta step had calls to spare for it"
-
-
-def _purpose(config: Config) -> str:
-    """What the policy was trained for; the task's name where its folder is gone."""
-    try:
-        return task_of(config).purpose.strip()
-    except TaskError:
-        return short(config.task)
-
-
-def _in_force(run: RunDir) -> JsonRow:
-    newest = run.latest()
-    return {"number": newest.number, "diff": whole(newest.rubric), "guidelines": newest.rubric.guidelines}
-
-
-def gold_change(gold: Sequence[JsonRow]) -> JsonRow | None:
-    """How much gold changed from before training to the end, prompt by prompt.
-
-    Returns:
-        ``mean`` change and its 95% interval ``low``, ``high`` (bootstrap over prompts: it says how sure
-        the change is for *these* weights, not how another seed would end), ``n`` prompts; None where gold was
-        measured less than twice.
-    """
+def measure_gold_change(gold: Sequence[Gold]) -> GoldChange | None:
+    """How much gold changed from the first evaluation to the last; None where there are fewer than two."""
     if len(gold) < 2:
         return None
     last = gold[max(1, len(gold) - LAST) :]
-    before = {one["prompt"]: one["gold"] for one in gold[0]["samples"]}
+    before = {sample.prompt: sample.gold for sample in gold[0].samples}
     after: dict[str, list[float]] = {}
-    for one in (one for row in last for one in row["samples"]):
-        after.setdefault(one["prompt"], []).append(one["gold"])
+    for sample in (sample for evaluation in last for sample in evaluation.samples):
+        after.setdefault(sample.prompt, []).append(sample.gold)
     differences = [fmean(values) - before[prompt] for prompt, values in after.items() if prompt in before]
     low, high = mean_interval(differences)
-    return {"mean": fmean(differences), "low": low, "high": high, "n": len(differences)}
+    return GoldChange(fmean(differences), low, high, len(differences))
 
 
-def _criteria(run: RunDir, rollouts: Sequence[Rollout], lineage: Sequence[JsonRow]) -> JsonRow:
-    """The health of the criteria in force over the last batches; noise from the last audit of each."""
-    if not rollouts:
-        return {}
-    last = rollouts[-1]
-    recent = [one for one in rollouts if one.version == last.version and one.batch > last.batch - RECENT]
-    noise = {name: one["noise"] for row in lineage for name, one in row.get("health", {}).items()}
-    return {
-        name: {**vars(one), "noise": noise.get(name)}
-        for name, one in criterion_stats(run.version(last.version).rubric, recent, {}).items()
-    }
-
-
-def saved_config(run: RunDir) -> Config:
-    """The configuration as the run was begun with it: its rubric by where it came from."""
+def load_saved_config(run: RunDir) -> Config:
+    """The configuration as the run was started with it: its rubric by where it came from."""
     return load_config(run.path / "config.yaml", environ={})
 
 
-def shown_settings(config: Config) -> JsonRow:
-    """The settings as they may be passed on: without the run's folders, and of paths the last part alone."""
-    saved: JsonRow = yaml.safe_load(save_config(config))
+def select_shareable_settings(config: Config) -> JsonRow:
+    """The settings without the run's folders, and with only the last part of every path."""
+    settings: JsonRow = yaml.safe_load(save_config(config))
     for key in ("run_dir", "cache_dir"):
-        del saved[key]
+        del settings[key]
     if config.goal:
-        saved["task"] = None  # the goal stands in its place
+        settings["task"] = None  # a goal replaces the task, whose value means nothing then
     for key in ("policy", "task", "data", "rubric"):
-        if Path(saved.get(key) or "").is_absolute():
-            saved[key] = Path(saved[key]).name
-    return saved
+        if Path(settings.get(key) or "").is_absolute():
+            settings[key] = Path(settings[key]).name
+    return settings
 
 
-def _reproduction(run: RunDir, config: Config) -> JsonRow:
-    """The settings that differ from what holds unsaid, and the versions."""
-    default = shown_settings(Config.model_validate({"judge": config.judge}))
-    settings = shown_settings(saved_config(run))
-    own = {
-        key: value
-        for key, value in settings.items()
-        if key in ("judge", "seed") or value not in (default[key], None)
-    }
-    known = run.environment
-    return {
-        "settings": yaml.safe_dump(own, sort_keys=False, allow_unicode=True),
-        "packages": {"python": known["python"], "mpo-lite": known["mpo_lite"], **known["packages"]},
-        "machine": known["machine"],
-    }
+def _find_purpose(config: Config) -> str:
+    """What the policy is trained for; the task's name where its folder is gone."""
+    try:
+        return task_of(config).purpose.strip()
+    except TaskError:
+        return strip_folders(config.task)

@@ -14,9 +14,9 @@ def test_the_quickstarts_first_rubric_which_trains_is_not_said_to_be_unable_to(
     flags = [part for name, value in settings.items() for part in (f"--{name}", value)]
     assert not main(["try", *flags, "-n", "32", "--cache-dir", str(tmp_path)])
     said = capsys.readouterr().out
-    assert "✗" not in said and "– known-bad answers earn" in said
-    assert "✓ this judge and rubric tell answers apart; what the rubric pays for, the meta-judge" in said
-    assert "This rests on 32 answers to 8 prompts." in said
+    assert "✗" not in said and "– known-bad answers score" in said
+    assert "✓ this judge and rubric distinguish answers; the meta-judge" in said
+    assert "Based on 32 answers to 8 prompts." in said
 
 
 def test_fresh_answers_of_the_policy_are_judged(tmp_path: Path, capsys: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mpo_lite.cli.main import main
-from mpo_lite.cli.quickstart import tell
+from mpo_lite.cli.quickstart import print_outcome
 from mpo_lite.jsonl import append_rows, read_rows
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.run_dir import RubricVersion, RunDir
@@ -88,7 +88,7 @@ def test_a_quickstart_tells_its_story(tmp_path: Path, capsys: pytest.CaptureFixt
     append_rows(run.metrics, [row | {"alarms": ["phrase_drift"] * (row["batch"] > 8)} for row in rows])
     summary = {"run": str(tmp_path), "rubric_version": 1, "reward": {"start": 0.2, "end": 0.9}}
     summary["simulated"] = ["judge", "meta-judge"]
-    tell(summary | {"gold": {"start": 0.5, "min": 0.1, "end": 0.8}})
+    print_outcome(summary | {"gold": {"start": 0.5, "min": 0.1, "end": 0.8}})
     told = capsys.readouterr().out
     for part in (
         "How it flows.",
@@ -104,7 +104,7 @@ def test_a_quickstart_tells_its_story(tmp_path: Path, capsys: pytest.CaptureFixt
         assert part in told
     frozen = {**summary, "rubric_version": 0, "gold": {"start": 0.5, "min": 0.1, "end": 0.8}}
     run.metrics.unlink()
-    tell(frozen)
+    print_outcome(frozen)
     told = capsys.readouterr().out
     assert "different rubrics" not in told and "alarms  none stands at the end" in told
 

@@ -1,5 +1,5 @@
 "use strict";
-// All texts of models and people get into the page by textContent: nothing here parses them.
+// Texts of models and people enter the page only as textContent, so that none of them is parsed as HTML.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const page = document.documentElement;
@@ -109,7 +109,7 @@ function drawAll() {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 let width = innerWidth;
 addEventListener("resize", () => {
-  if (innerWidth === width) return; // a phone's bars come and go
+  if (innerWidth === width) return; // a phone changes the height whenever its bars appear
   width = innerWidth;
   drawn.forEach(([chart, element]) => chart.setSize({ width: element.clientWidth, height: chart.height }));
 });
@@ -151,7 +151,7 @@ function card(row) {
   const how = by[row.by] === undefined ? `not judged: ${row.by}` : by[row.by];
   for (const said of [how, row.cluster]) if (said) head.append(make("span", "dim", said));
   for (const alarm of row.alarms) head.append(make("span", "tag dropped", alarm.replaceAll("_", " ")));
-  if (row.cited) head.append(make("span", "tag", "seen by the meta-judge"));
+  if (row.cited) head.append(make("span", "tag", "shown to the meta-judge"));
   const prompt = make("div", "text prompt", data.samples.prompts[row.prompt]);
   const completion = make("div", "text", row.completion);
   prompt.dir = completion.dir = "auto";
@@ -185,7 +185,7 @@ function found(form) {
     (!text || row.completion.toLowerCase().includes(text) || data.samples.prompts[row.prompt].toLowerCase().includes(text)));
   const order = form.order.value;
   if (order !== "batch") {
-    // What has no score stands last either way.
+    // Answers without a score come last in both orders.
     const score = (row) => (row.reward == null ? Infinity : order === "low" ? row.reward : -row.reward);
     rows.sort((one, other) => score(one) - score(other));
   }
@@ -199,7 +199,7 @@ function show() {
   const fields = Object.fromEntries([...form.elements].filter((one) => one.name).map((one) => [one.name, one]));
   const rows = found({ ...fields, id: onlyId });
   const whole = data.samples.of > data.samples.rows.length
-    ? ` The page holds ${data.samples.rows.length.toLocaleString("en")} of the run's ${data.samples.of.toLocaleString("en")} answers; all are in rollouts.jsonl.`
+    ? ` This page contains ${data.samples.rows.length.toLocaleString("en")} of the run's ${data.samples.of.toLocaleString("en")} answers; all of them are in rollouts.jsonl.`
     : "";
   byId("found").textContent = `${rows.length.toLocaleString("en")} found${onlyId ? ` (${onlyId})` : ""}.${whole}`;
   byId("cards").replaceChildren(...rows.slice(0, shown).map(card));
@@ -229,7 +229,7 @@ if (form) {
   }
   data.samples.prompts.forEach((prompt, place) => form.elements.prompt.append(new Option(clipped(prompt, 70), place)));
   form.addEventListener("input", () => refresh());
-  // A field of text "changes" when it is left: the cards must not be made anew under a click.
+  // Only for selects: a text field fires "change" when it loses focus, which would replace the cards under a click.
   form.querySelectorAll("select").forEach((select) => select.addEventListener("change", () => refresh()));
   form.addEventListener("submit", (event) => event.preventDefault());
   byId("all").addEventListener("click", () => only({}));

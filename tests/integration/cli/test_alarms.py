@@ -24,14 +24,14 @@ def test_the_command_tells_alarms_as_json_and_as_text(
 ) -> None:
     short = write(tmp_path / "short.jsonl", rows(change=lambda n, text: text.split(".")[0]))
     honest = write(tmp_path / "honest.jsonl", rows(first=1000))
-    main(["alarms", str(short), "--baseline", str(honest), "--json"])
+    main(["alarms", str(short), "--before", str(honest), "--json"])
     found = json.loads(capsys.readouterr().out)
     (alarm,) = [alarm for alarm in found["alarms"] if alarm["name"] == "length_collapse"]
     assert alarm["value"] < alarm["threshold"] == 0.5 and len(alarm["evidence"]) == 16
-    assert (found["rows"], found["baseline_rows"]) == (32, 32)
-    main(["alarms", str(honest), "--baseline", str(honest), "--fail"])
+    assert (found["rows"], found["before_rows"]) == (32, 32)
+    main(["alarms", str(honest), "--before", str(honest), "--fail"])
     assert "0 alarms in 32 responses" in capsys.readouterr().out
-    assert main(["alarms", str(short), "--baseline", str(honest), "--fail"]) == 1
+    assert main(["alarms", str(short), "--before", str(honest), "--fail"]) == 1
     assert "length_collapse: " in capsys.readouterr().out
 
 
@@ -49,12 +49,12 @@ def test_without_a_baseline_no_alarm_is_no_all_clear(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == said
     assert lines[-1] == (
-        "0 alarms in 1,000 responses, which is no all-clear: give a --baseline, a file or a run"
+        "0 alarms in 1,000 responses; some checks were skipped: give --before, a file or a run"
     )
     main(["alarms", str(titles), "--json"])
-    assert json.loads(capsys.readouterr().out)["not_looked_at"][0] == said
+    assert json.loads(capsys.readouterr().out)["skipped"][0] == said
     honest = write(tmp_path / "honest.jsonl", rows(first=1000))
-    assert main(["alarms", str(titles), "--baseline", str(honest), "--fail"]) == 1
+    assert main(["alarms", str(titles), "--before", str(honest), "--fail"]) == 1
     out = capsys.readouterr().out
     assert said not in out and "length_collapse" in out and out.endswith("in 1,000 responses\n")
 
@@ -65,17 +65,17 @@ def test_a_runs_first_batches_are_a_baseline(tmp_path: Path, capsys: pytest.Capt
         batches=40,
         completion=lambda batch, row: essay(10 * batch + row) if batch < 20 else f"Title {batch} {row}",
     )
-    main(["alarms", str(run.rollouts), "--baseline", str(run.path), "--json"])
+    main(["alarms", str(run.rollouts), "--before", str(run.path), "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert (found["rows"], found["baseline_rows"]) == (320, 64)
+    assert (found["rows"], found["before_rows"]) == (320, 64)
     late = tmp_path / "late.jsonl"
     late.write_text("".join(f"{line}\n" for line in run.rollouts.read_text().splitlines()[-80:]))
-    assert main(["alarms", str(late), "--baseline", str(run.path), "--fail"]) == 1
+    assert main(["alarms", str(late), "--before", str(run.path), "--fail"]) == 1
     assert "length_collapse: " in capsys.readouterr().out
     empty = made_run(tmp_path / "empty", batches=0)
     for path, said in ((empty.path, "no answers yet"), (tmp_path, "not a run directory")):
         with pytest.raises(SystemExit, match="2"):
-            main(["alarms", str(late), "--baseline", str(path)])
+            main(["alarms", str(late), "--before", str(path)])
         assert said in capsys.readouterr().err
 
 
@@ -83,7 +83,9 @@ def test_one_alarm_in_one_response_is_told_in_the_singular(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["alarms", str(write(tmp_path / "one.jsonl", rows(1, change=lambda n, text: "x <|im_end|>")))])
-    assert capsys.readouterr().out.splitlines()[-1].startswith("1 alarm in 1 response, which is no all-clear")
+    assert (
+        capsys.readouterr().out.splitlines()[-1].startswith("1 alarm in 1 response; some checks were skipped")
+    )
 
 
 def test_the_command_reads_a_runs_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +107,7 @@ def test_the_command_reads_a_runs_rollouts(tmp_path: Path, capsys: pytest.Captur
         ('{"prompt": "p", "response": "r", "reward": true}\n', "'reward' must be a number from 0 to 1"),
         ('{"prompt": "p", "response": "r", "reward": NaN}\n', "'reward' must be a number from 0 to 1"),
         ("no json\n", "not JSON"),
-        ("", "holds no responses"),
+        ("", "contains no responses"),
     ],
 )
 def test_the_command_says_what_is_wrong(

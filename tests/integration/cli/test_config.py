@@ -44,4 +44,4 @@ def test_help_groups_the_settings(capsys: Any) -> None:
     assert places == sorted(places)
     for heading, names in GROUPS.items():
         part = text[text.index(f"\n{heading}:") :].split("\n\n")[0]
-        assert all(f"--{name.replace('_', '-')}" in part for name in names.split()), heading
+        assert all(f"--{name.replace('_', '-')}" in part for name in names), heading

@@ -16,8 +16,8 @@ from mpo_lite.cli.main import main
 from mpo_lite.errors import MPOError, RunError
 from mpo_lite.jsonl import append_rows, journal, read_rows, write_atomically
 from mpo_lite.llm.ledger import read_calls
-from mpo_lite.report.comparison import compared
-from mpo_lite.report.figures import run_figures
+from mpo_lite.report.comparison import compare_runs
+from mpo_lite.report.figures import compute_figures
 from mpo_lite.report.page import write_report
 from mpo_lite.run_dir import RunDir
 from tests.support.made_run import made_run
@@ -263,8 +263,8 @@ def test_random_damage_is_told_too(whole: Path, tmp_path: Path, data: st.DataObj
     other = whole / "other"
     looks: tuple[Callable[[], Any], ...] = (
         lambda: write_report(run, tmp_path / "report.html"),
-        lambda: compared([run.path, other]),
-        lambda: run_figures(*RunDir.open(run.path, {})),
+        lambda: compare_runs([run.path, other]),
+        lambda: compute_figures(*RunDir.open(run.path, {})),
         lambda: resumable_checkpoint(run, None),
     )
     for look in looks:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from mpo_lite.cli.doctor import _key
+from mpo_lite.cli.doctor import _check_key
 from mpo_lite.cli.main import main
 from mpo_lite.config_sources import load_config
 from mpo_lite.llm.models import judge_backends
@@ -76,7 +76,7 @@ def test_a_judge_that_tells_nothing_apart_and_a_meta_judge_that_fails(capsys: An
         code, found = diagnosis(capsys, *both)
     one, step = found["verdicts of openai/m"], found["meta step"]
     assert code == 1 and (one["state"], step["state"]) == ("note", "bad")
-    assert "earns as much as the good one" in one["detail"]
+    assert "scores as high as the good one" in one["detail"]
     assert step["detail"].startswith("merging failed: openai/n gave no usable answer")
 
 
@@ -157,15 +157,15 @@ def test_the_keys_of_the_models_that_are_named_are_looked_for(
     monkeypatch: pytest.MonkeyPatch, judge: str, name: str
 ) -> None:
     (backend,) = judge_backends(load_config(given={"judge": judge}, environ={}), {})
-    finding = _key("judge", backend)
+    finding = _check_key("judge", backend)
     assert (
         finding
         and (finding.name, finding.state) == (name, "note")
-        and finding.detail.startswith("not set, for the judge")
+        and finding.detail.startswith("not set; needed by the judge")
     )
     for each in name.split(" or ")[0].split(" and "):
         monkeypatch.setenv(each, "sk-very-secret")
-    found = _key("judge", backend)  # of a cloud's account, LiteLLM says what is missing, and no more
+    found = _check_key("judge", backend)  # of a cloud's account, LiteLLM says what is missing, and no more
     assert found is None or (found.state == "ok" and "sk-very" not in str(found))
     assert (found is None) == judge.startswith("bedrock")
 
@@ -173,7 +173,7 @@ def test_the_keys_of_the_models_that_are_named_are_looked_for(
 def test_a_server_of_ones_own_needs_no_key_of_a_provider() -> None:
     given = {"judge": "openai/m", "judge_api_base": "http://localhost:1/v1"}
     (backend,) = judge_backends(load_config(given=given, environ={}), {})
-    assert _key("judge", backend) is None
+    assert _check_key("judge", backend) is None
 
 
 def test_an_endpoint_that_speaks_no_json(capsys: Any) -> None:

@@ -32,7 +32,7 @@ def test_a_hub_out_of_reach_is_told_before_anything_is_merged(
     complete_checkpoint(run, run.checkpoints / "checkpoint-1", {"batch": 1, "version": 0})
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("mpo_lite.cli.export._write", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mpo_lite.cli.export._write_model", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(SystemExit, match="2"):
         main(["export", str(run.path), "--push", "me/policy"])
     said = capsys.readouterr().err

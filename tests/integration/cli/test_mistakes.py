@@ -160,10 +160,10 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "no meta-judge to refine by": (
         ("refine prompts.jsonl --judge openai/m --out r.yaml", {}),
-        "no meta-judge: give --meta MODEL (it may be the judge's model), or set MPO_META",
+        "no meta-judge: give --meta MODEL (it may be the judge's model) or set MPO_META",
     ),
     "no such baseline": (
-        ("alarms answers.jsonl --baseline runs/nope", {"answers.jsonl": '{"prompt": "p", "response": "r"}'}),
+        ("alarms answers.jsonl --before runs/nope", {"answers.jsonl": '{"prompt": "p", "response": "r"}'}),
         "runs/nope: no such file or run",
     ),
     "a batch size": (
@@ -172,7 +172,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
     ),
     "a setting without a flag": (
         flags_of("--judge-price 1"),
-        "no option --judge-price; set it by -o judge_price=VALUE",
+        "no option --judge-price; use -o judge_price=VALUE",
     ),
     "no flag at all": (flags_of("--quxx 1"), "no option --quxx"),
     "a misspelt setting": (
@@ -426,7 +426,10 @@ def test_a_meta_judge_that_is_not_asked_needs_no_price(place: Path, capsys: Any)
 def test_a_setting_of_a_run_is_not_changed_by_resume(place: Path, capsys: Any) -> None:
     made_run(place / "run")
     code, said = resumed(place, capsys, "--learning-rate", "1e-4")
-    assert code == 2 and "no option --learning-rate: a run is resumed with the settings it began with" in said
+    assert (
+        code == 2
+        and "no option --learning-rate: a run is resumed with the settings it was started with" in said
+    )
 
 
 def test_a_run_in_the_place_of_settings_is_gone_on_with(place: Path, refused: Refused) -> None:

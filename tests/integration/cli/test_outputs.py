@@ -59,7 +59,7 @@ def nothing_loads(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was loaded")
 
     for module in ("eval", "compare"):
-        monkeypatch.setattr(f"mpo_lite.cli.{module}.answers", load)
+        monkeypatch.setattr(f"mpo_lite.cli.{module}.generate_answers", load)
 
 
 def there_already(out: Path) -> Path:
@@ -88,7 +88,7 @@ def far_below_a_file(out: Path) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (there_already, "is there already; name another file, or replace it by --overwrite"),
+        (there_already, "already exists; choose another file, or use --overwrite"),
         (a_folder, "is a folder; name a file to write"),
         (below_a_file, "is a file; name a folder"),
         (far_below_a_file, "cannot be written (Not a directory); name another f"),
@@ -128,7 +128,7 @@ def test_what_is_read_is_never_written(
     with LLMServer() as server:
         code, line = stopped(capsys, *writing(name, tmp_path, server, out), *overwrite)
         assert (code, server.requests) == (2, [])
-    assert line.endswith("this command reads it; name another file to write")
+    assert line.endswith("is an input of this command; choose another output file")
     assert data.read_bytes() == before
 
 
@@ -140,7 +140,7 @@ def test_a_rubric_that_is_refined_is_not_written_over(tmp_path: Path, capsys: An
     with LLMServer() as server:
         flags = ["--rubric", str(rubric), "--overwrite"]
         code, line = stopped(capsys, *writing("refine", tmp_path, server, rubric), *flags)
-    assert code == 2 and "this command reads it" in line and rubric.read_bytes() == before
+    assert code == 2 and "is an input of this command" in line and rubric.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["score", "score --no-judge", "compare", "eval"])
@@ -164,7 +164,7 @@ def test_a_file_of_another_kind_is_refused(name: str, tmp_path: Path, capsys: An
     with LLMServer() as server:
         code, line = stopped(capsys, *writing(name, tmp_path, server, tmp_path / "o.csv"))
         assert (code, server.requests) == (2, [])
-    assert line.endswith("o.csv: can only be written as .jsonl; name a file that ends so")
+    assert line.endswith("o.csv: must end in .jsonl")
 
 
 def test_an_error_within_leaves_the_file_that_was_there(tmp_path: Path) -> None:
@@ -186,7 +186,10 @@ def test_a_link_stays_a_link_to_what_is_written(tmp_path: Path) -> None:
 
 
 def test_devices_are_no_files_to_write(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no ordinary file"), new_file(Path("/dev/null"), overwrite=True):
+    with (
+        pytest.raises(ConfigError, match="is not a regular file"),
+        new_file(Path("/dev/null"), overwrite=True),
+    ):
         pass
     assert not Path("/dev/null").is_file()
 
@@ -247,7 +250,7 @@ def test_export_and_init_refuse_a_place_before_they_load_anything(
     run = RunDir.create(tmp_path / "run", Config(policy="some/model"), ENVIRONMENT)
     (run.checkpoints / "checkpoint-1").mkdir()
     complete_checkpoint(run, run.checkpoints / "checkpoint-1", {"batch": 1, "version": 0})
-    monkeypatch.setattr("mpo_lite.cli.export._write", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("mpo_lite.cli.export._write_model", lambda *_: pytest.fail("a model was loaded"))
     for command in (["export", str(run.path), "--merge"], ["init"]):
         code, line = stopped(capsys, *command, str(tmp_path / place))
         assert code == 2 and said.split(": ")[-1] in line and place in line
@@ -258,7 +261,7 @@ def test_a_port_in_use_is_told(capsys: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, line = stopped(capsys, "sandbox", "serve", "--port", port)
-    assert code == 2 and f"cannot listen on 127.0.0.1:{port}" in line and "name another --port" in line
+    assert code == 2 and f"cannot listen on 127.0.0.1:{port}" in line and "choose another --port" in line
 
 
 def test_saying_no_changes_nothing_and_speaks_of_no_run(
@@ -268,4 +271,4 @@ def test_saying_no_changes_nothing_and_speaks_of_no_run(
         main(writing("score", tmp_path, server, tmp_path / "out.jsonl"))
     monkeypatch.setattr("click.termui.visible_prompt_func", lambda text: "n")
     code, line = stopped(capsys, "cache", "clear", "--cache-dir", str(tmp_path / "cache"))
-    assert (code, line) == (1, "mpo-lite: left as it is")
+    assert (code, line) == (1, "mpo-lite: cancelled, nothing was changed")

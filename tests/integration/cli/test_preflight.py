@@ -66,11 +66,12 @@ def test_a_judge_that_tells_nothing_apart_cannot(tmp_path: Path, capsys: Any) ->
     with LLMServer(level(lambda text, call: 3)) as server:
         code, said = tried(capsys, tmp_path, server)
     assert code == 1
-    assert "✗ scores hardly differ within a prompt (0.000)" in said
+    assert "✗ scores barely differ within a prompt (0.000)" in said
     assert (
-        "✗ known-bad answers earn as much as honest ones, or more: a title without any text under it" in said
+        "✗ known-bad answers score as high as honest ones, or higher: a title without any text under it"
+        in said
     )
-    assert "This rests on 8 answers to 2 prompts: a sign, and no more; -n 32 looks at more of them." in said
+    assert "Based on only 8 answers to 2 prompts; use -n 32 for a more reliable result." in said
 
 
 def test_a_judge_that_differs_with_itself_cannot(tmp_path: Path, capsys: Any) -> None:
@@ -111,7 +112,11 @@ def test_the_meta_judge_does_one_step_on_the_judged_answers(tmp_path: Path, caps
     step = found["meta_step"]
     (added,) = step["added"]
     assert not step["failed"] and step["dropped"] == ["discourse"]
-    assert f"  + {added}: Whether sign" in said and "  - discourse: " in said and "no gate" in said
+    assert (
+        f"  + {added}: Whether sign" in said
+        and "  - discourse: " in said
+        and "not checked by the gate" in said
+    )
 
 
 def test_a_meta_judge_that_is_too_weak_is_a_problem(tmp_path: Path, capsys: Any) -> None:
@@ -142,7 +147,7 @@ def test_a_rubric_that_pays_for_nothing_is_told_from_one_that_pays_for_anything(
 ) -> None:
     with LLMServer(level(lambda text, times: 0)) as server:
         code, said = tried(capsys, tmp_path, server)
-    assert code == 1 and "✗ the rubric pays for nothing here: all 8 answers earned 0\n" in said
+    assert code == 1 and "✗ the rubric rewards none of these answers: all 8 answers scored 0\n" in said
     assert "known-bad" not in said and said.count("✗") == 1
 
 
@@ -151,13 +156,13 @@ def test_what_a_known_bad_answer_earns_stands_beside_what_honest_ones_do(tmp_pat
         code, found = tried(capsys, tmp_path, server, "--json")
         assert code == 1 and found["sentinel_margins"]["title"] < 0
         (paid,) = found["problems"]
-        assert paid.startswith("known-bad answers earn as much as honest ones, or more: ")
+        assert paid.startswith("known-bad answers score as high as honest ones, or higher: ")
         assert "a title without any text under it (1.00, honest ones 0." in paid
         # A meta-judge is there to mend that: it is no reason not to train.
         code, found = tried(capsys, tmp_path, server, "--json", meta=True)
         assert (code, found["problems"], found["weaknesses"]) == (0, [], [paid])
         _, said = tried(capsys, tmp_path, server, meta=True)
-    assert f"– {paid}\n" in said and "the meta-judge is there to mend" in said and "✗" not in said
+    assert f"– {paid}\n" in said and "the meta-judge can fix what" in said and "✗" not in said
 
 
 def test_a_rule_that_gives_all_answers_nothing_is_named(tmp_path: Path, capsys: Any) -> None:
@@ -166,7 +171,7 @@ def test_a_rule_that_gives_all_answers_nothing_is_named(tmp_path: Path, capsys: 
         assert server.prompts("judge") == []
     assert code == 1
     assert (
-        "a rule of the task gives all 8 answers 0 before the judge sees them: mpo-lite tasks ethics" in said
+        "a rule of the task scores all 8 answers 0 before the judge sees them; mpo-lite tasks ethics" in said
     )
 
 
@@ -195,7 +200,7 @@ def test_of_one_answer_a_prompt_nobody_knows_whether_they_are_told_apart(tmp_pat
         models = f"--judge openai/m --judge-api-base {server.url} --baseline iter0 -o gate.margin=0"
         assert not main(["try", *f"{models} --cache-dir {tmp_path / 'c'} --responses {file}".split()])
     said = capsys.readouterr().out
-    assert "nothing speaks against this judge and rubric, but no prompt has two answers" in said
+    assert "no problem found, but no prompt has two answers" in said
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_an_interval_that_cannot_be_known_is_not_told(prompts: int, tmp_path: Pa
     main(["rate", str(file)])
     said = capsys.readouterr().out
     assert "  [?]  " in said and "None" not in said
-    assert "[?]: no interval can be known from so few prompts, or where every match ended the same" in said
+    assert "[?]: no interval, because there are too few prompts or every match had the same outcome" in said
 
 
 def test_models_that_never_met_are_not_put_on_one_scale(tmp_path: Path, capsys: Any) -> None:
@@ -97,5 +97,5 @@ def test_models_that_never_met_are_not_put_on_one_scale(tmp_path: Path, capsys: 
         assert elos == sorted(elos, reverse=True) and sum(elos) == pytest.approx(1000 * len(group))
     main(["rate", str(file)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "no match connects these 2 groups: each is rated on a scale of its own"
+    assert lines[0] == "no matches connect these 2 groups; each is rated on its own scale"
     assert lines[1] == "group 1" and lines[5] == "group 2"

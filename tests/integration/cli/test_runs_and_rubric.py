@@ -60,7 +60,7 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_the_history_of_a_rubric_is_listed(run: RunDir, capsys: Any) -> None:
     lines = said(capsys, "rubric", "list", run.path).splitlines()
     assert lines[0] == "v0  before batch 1, from task essay"
-    assert lines[1] == "–   after batch 1: v0 stays (a title pays)"
+    assert lines[1] == "–   after batch 1: v0 unchanged (a title pays)"
     assert lines[2] == "v1  after batch 2, by claude: changed moved; dropped gone"
     said(capsys, "rubric", "pin", run.path, "0")
     assert said(capsys, "rubric", "list", run.path).splitlines()[-1] == "pinned: v0"
@@ -117,9 +117,9 @@ def test_a_run_is_a_line_of_eighty_columns(tmp_path: Path, capsys: Any) -> None:
 
 def test_pinning_says_what_it_does(run: RunDir, capsys: Any) -> None:
     path = run.path
-    assert "no version is pinned; nothing changes" in said(capsys, "rubric", "pin", path, "--release")
+    assert "no version is pinned; nothing to release" in said(capsys, "rubric", "pin", path, "--release")
     told = said(capsys, "rubric", "pin", path, "0")
-    assert f"pinned v0: kept, moved, gone; in force once the run goes on: mpo-lite resume {path}" in told
+    assert f"pinned v0: kept, moved, gone; in effect once the run is resumed: mpo-lite resume {path}" in told
     told = said(capsys, "rubric", "pin", path, "--release")
     assert "released: the rubric stays as it is, for this run holds no meta steps" in told
     run.lock()

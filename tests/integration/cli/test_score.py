@@ -79,7 +79,7 @@ def test_a_cap_keeps_what_was_judged(tmp_path: Path, capsys: Any, monkeypatch: p
         with pytest.raises(SystemExit) as stopped:
             main(["score", *flags, "--max-calls", "9", str(data), "--out", str(out)])
         said = capsys.readouterr().err.splitlines()[-1]
-        assert stopped.value.code == 3 and "out.jsonl; what was judged is cached: go on by the same" in said
+        assert stopped.value.code == 3 and "out.jsonl; verdicts so far are cached: run the same" in said
         scored = read_rows(out)
         # One of the nine calls saw whether the judge is there; eight are of rows, wherever the chunks end.
         assert [row["reward"] is not None for row in scored].count(True) == 8 == len(server.requests) - 1

@@ -240,7 +240,7 @@ def test_what_the_share_does_not_cover_is_not_asked_for(url: str, make_gate: Mak
     gate = make_gate(url, honest())
     gate.gate_judge.left = 20
     gate_result = examined(gate, sound(), TITLES)
-    assert gate_result.unchecked == "a check takes 36 judgements, and 20 are left of the gate's share"
+    assert gate_result.unchecked == "the gate needs 36 judge calls but only 20 are left in its budget"
     assert gate.gate_judge.spent_before(99) == 0
 
 

@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 
 from mpo_lite.config import Config
 from mpo_lite.jsonl import append_rows
-from mpo_lite.report.model_card import model_card
+from mpo_lite.report.model_card import write_model_card
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.run_dir import RubricVersion, RunDir
 from tests.support.made_run import ENVIRONMENT
@@ -33,7 +33,7 @@ def test_the_card_tells_figures_and_the_history_of_the_rubric(tmp_path: Path) ->
     refused = step | {"version": 0, "status": "refused", "reason": "sentinel <b>", "rubric": None}
     later = step | {"batch": 2, "added": ["after the checkpoint"]}
     append_rows(run.lineage, [refused, step, later])
-    card = model_card(run, config, 2, "Good essays.")
+    card = write_model_card(run, config, 2, "Good essays.")
     metadata = yaml.safe_load(card.split("---")[1])
     assert metadata["base_model"] == "Qwen/Some-Model" and "datasets" not in metadata
     assert "| gold on held-out prompts | 0.400 → 0.500 |" in card and "| spend | $1.50 |" in card
@@ -62,7 +62,7 @@ def test_nothing_in_a_card_is_markup_but_our_own(tmp_path: Path) -> None:
     accepted = step | {"status": "accepted", "reason": "", "rubric": content}
     append_rows(run.lineage, [accepted, step | {"status": "refused", "reason": HOSTILE}])
     purposes = [HOSTILE, f"~~~\n{HOSTILE}", f"- {HOSTILE}", f"1. {HOSTILE}", f"===\n\n---\n\n+ {HOSTILE}"]
-    card = model_card(run, config, 2, "\n\n".join(purposes))
+    card = write_model_card(run, config, 2, "\n\n".join(purposes))
     _, metadata, body = card.split("---\n", 2)
     told = yaml.safe_load(metadata)
     assert (told["base_model"], told["datasets"]) == (policy, "org/d: [x]\n---")
@@ -72,5 +72,5 @@ def test_nothing_in_a_card_is_markup_but_our_own(tmp_path: Path) -> None:
         "h1", "h2", "p", "a", "ul", "li", "strong", "table", "thead", "tbody", "tr", "th", "td",
     }  # fmt: skip
     assert html.count("<ul>") == 2 and html.count("<a ") == 1 and html.count("<h1>") == 1
-    of_a_goal = model_card(run, config.model_copy(update={"goal": "Be kind."}), 2, "Be kind.")
+    of_a_goal = write_model_card(run, config.model_copy(update={"goal": "Be kind."}), 2, "Be kind.")
     assert "trained for one goal\n" in of_a_goal

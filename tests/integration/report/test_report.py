@@ -3,37 +3,43 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import escape
 
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.jsonl import append_rows, read_rows
-from mpo_lite.report.costs import accounts
-from mpo_lite.report.narrative import headline
-from mpo_lite.report.page import write_comparison, write_report
-from mpo_lite.report.rubric_history import history
-from mpo_lite.report.run_data import gather
-from mpo_lite.report.samples import LONGEST, MOST_BYTES, samples, shortened
+from mpo_lite.report.costs import build_cost_table
+from mpo_lite.report.narrative import write_headline
+from mpo_lite.report.page import build_run_page, write_comparison, write_report
+from mpo_lite.report.rubric_history import build_history
+from mpo_lite.report.run_data import RunData, load_run_data
+from mpo_lite.report.samples import LONGEST, MOST_BYTES, choose_samples, show_text
 from mpo_lite.run_dir import RubricVersion, RunDir
 from tests.support.made_run import CHANGE, made_run
 
 
+def loaded(run: RunDir) -> RunData:
+    return load_run_data(run, load_config(run.path / "config.yaml", {}, environ={}))
+
+
 def known(run: RunDir) -> dict[str, Any]:
-    return gather(run, load_config(run.path / "config.yaml", {}, environ={}))
+    return build_run_page(loaded(run))
 
 
 def told(run: RunDir) -> str:
-    return " | ".join(f"{event['when']} {event['kind']} {event['text']}" for event in known(run)["story"])
+    return " | ".join(f"{event['when']} {event['kind']} {event['text']}" for event in known(run)["narrative"])
 
 
 def failing(run: RunDir) -> set[str]:
-    return {sign["name"] for sign in known(run)["signs"] if sign["ok"] is False}
+    return {sign["name"] for sign in known(run)["checks"] if sign["ok"] is False}
 
 
 def test_the_story_of_a_hack_and_its_mending(tmp_path: Path) -> None:
@@ -42,24 +48,26 @@ def test_the_story_of_a_hack_and_its_mending(tmp_path: Path) -> None:
     order = [
         "Each answer was scored from 0 to 1 by a judge (gpt-4o",
         "4 bad From the start to batch 4 the reward rose",
-        "4 bad Alarm, phrase drift: some words stand in many more answers than at first, and pay",
-        "4 mended The meta-judge rewrote the rubric: v1 (added reasons, example; dropped flow)",
-        "6 good Gold is back: 0.70",
-        "Meta steps after which the rubric stayed as it was: 1; in 1 of them the gate refused",
-        "good After 12 batches gold is 0.83, where it began at 0.50 and was 0.10 at its lowest",
+        "4 bad Alarm, phrase drift: some phrases are far more frequent than at first, and are rewarded",
+        "4 fixed The meta-judge rewrote the rubric: v1 (added reasons, example; dropped flow)",
+        "6 good Gold has recovered: 0.70",
+        "Meta steps that left the rubric unchanged: 1; in 1 of them the gate rejected",
+        "good After 12 batches gold is 0.83; it was 0.50 before training and 0.10 at its lowest",
     ]
     places = [text.find(part) for part in order]
     assert -1 not in places and places == sorted(places), text
     assert "(“How it flows. It shows.”)" in text  # a short first rubric is quoted
-    assert headline(known(run)) == ("Gold rose", "good")
+    assert write_headline(loaded(run)) == ("Gold rose", "good")
 
 
 def test_a_run_that_ends_hacked_is_told_as_such(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", batches=CHANGE, baseline="iter0")
-    assert headline(known(run)) == ("Gold fell while the reward rose", "bad")
+    assert write_headline(loaded(run)) == ("Gold fell while the reward rose", "bad")
     text = told(run)
     assert (
-        "This is reward hacking" in text and "that rubric was frozen" in text and "Gold is back" not in text
+        "This is reward hacking" in text
+        and "this rubric was frozen" in text
+        and "Gold has recovered" not in text
     )
     assert {"Gold rises", "Reward and gold move together"} <= failing(run)
 
@@ -73,7 +81,7 @@ def test_a_fall_of_gold_that_may_be_chance_is_no_hack(tmp_path: Path) -> None:
     run.gold.unlink()
     append_rows(run.gold, rows)
     assert "hacking" not in told(run)
-    assert headline(known(run)) == ("No clear change in gold", "open")
+    assert write_headline(loaded(run)) == ("No clear change in gold", "open")
 
 
 def test_a_low_is_told_though_no_hack_shows(tmp_path: Path) -> None:
@@ -84,15 +92,15 @@ def test_a_low_is_told_though_no_hack_shows(tmp_path: Path) -> None:
     append_rows(run.metrics, [row | {"reward": 0.3} if row["version"] == 0 else row for row in rows])
     text = told(run)
     assert "hacking" not in text
-    assert "4 bad Gold, a measure that neither judge nor policy sees, is at its lowest: 0.10" in text
-    assert "6 good Gold is back: 0.70" in text
+    assert "4 bad Gold, which neither judge nor policy sees, is at its lowest: 0.10" in text
+    assert "6 good Gold has recovered: 0.70" in text
 
 
 def test_nothing_is_claimed_without_gold(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", gold=False)
-    assert headline(known(run))[1] == "open"
+    assert write_headline(loaded(run))[1] == "open"
     assert "no gold metric" in told(run) and "hacking" not in told(run)
-    assert not {"Gold rises", "Reward and gold move together"} & {one["name"] for one in known(run)["signs"]}
+    assert not {"Gold rises", "Reward and gold move together"} & {one["name"] for one in known(run)["checks"]}
     assert "gap" not in known(run)["charts"]
 
 
@@ -119,11 +127,11 @@ def test_signs_say_what_is_unhealthy(tmp_path: Path) -> None:
     late = last | {"reward": 0.99, "kl": 20.0, "clipped": 0.9, "judge_failures": 50, "alarms": ["repetition"]}
     append_rows(run.metrics, [late | {"batch": batch} for batch in range(13, 24)])
     assert failing(run) == {
-        "No alarm stands at the end",
-        "Reward leaves room",
+        "No active alarm at the end",
+        "Reward not saturated",
         "Judgements succeed",
-        "The policy stays near its start",
-        "Answers end by themselves",
+        "Policy stays close to the initial policy",
+        "Answers end before the token limit",
     }
 
 
@@ -132,7 +140,7 @@ def standing(run: RunDir, *alarms: str) -> dict[str, Any]:
     rows = read_rows(run.metrics)
     run.metrics.unlink()
     append_rows(run.metrics, [row | {"alarms": list(alarms) if row["batch"] >= 10 else []} for row in rows])
-    return next(sign for sign in known(run)["signs"] if sign["name"] == "No alarm stands at the end")
+    return next(sign for sign in known(run)["checks"] if sign["name"] == "No active alarm at the end")
 
 
 def answering(run: RunDir, **step: Any) -> None:
@@ -145,13 +153,13 @@ def test_an_alarm_that_stands_unanswered_is_a_bad_sign(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run")
     sign = standing(run, "phrase_drift")  # the steps after batches 4 and 8 came before it
     assert sign["ok"] is False
-    assert sign["said"] == "phrase drift since batch 10, which no meta step has answered"
-    assert "bad Alarms that still stand: phrase drift since batch 10, which no meta step" in told(run)
+    assert sign["detail"] == "phrase drift since batch 10, not answered by any meta step"
+    assert "bad Alarms that are still active: phrase drift since batch 10, not answered by" in told(run)
     answering(run)  # a refused proposal is no answer
     assert standing(run, "phrase_drift")["ok"] is False
     answering(run, status="unchanged")
     assert standing(run, "phrase_drift", "repetition")["ok"] is False  # the other one still is not
-    assert standing(run)["ok"] is True and "still stand" not in told(run)
+    assert standing(run)["ok"] is True and "still active" not in told(run)
 
 
 @pytest.mark.parametrize(
@@ -167,8 +175,8 @@ def test_an_alarm_that_stands_and_was_answered_is_for_a_person_to_look_at(
     answering(run, **{"rubric": rubric.model_dump(mode="json"), "refused": []} | step)
     sign = standing(run, "phrase_drift")
     words = f"phrase drift since batch 10, shown to the meta-judge after batch 11, which {did}"
-    assert (sign["ok"], sign["said"]) == (None, words)
-    assert f"plain Alarms that still stand: {words}" in told(run)
+    assert (sign["ok"], sign["detail"]) == (None, words)
+    assert f"plain Alarms that are still active: {words}" in told(run)
 
 
 def test_a_count_of_one_is_singular(tmp_path: Path) -> None:
@@ -192,7 +200,7 @@ def test_the_report_says_why_judgements_failed(tmp_path: Path) -> None:
 
 
 def test_accounts_are_kept_by_purpose_over_all_processes(tmp_path: Path) -> None:
-    judge, meta = accounts(made_run(tmp_path / "run"))
+    judge, meta = build_cost_table(loaded(made_run(tmp_path / "run")))
     assert (judge["purpose"], judge["calls"], judge["failed"], judge["usd"]) == ("judge", 4, 1, 0.04)
     assert (judge["p50"], judge["sent"], judge["cached"]) == (2.0, 400, 160)
     assert judge["p95"] == pytest.approx(2.9)
@@ -201,7 +209,7 @@ def test_accounts_are_kept_by_purpose_over_all_processes(tmp_path: Path) -> None
 
 def test_refused_proposals_stand_in_the_history(tmp_path: Path) -> None:
     run = made_run(tmp_path / "run", said="a title pays")
-    first, second, third = history(run, read_rows(run.lineage))
+    first, second, third = build_history(loaded(run))
     assert (first["version"], second["version"], third["version"]) == (0, 1, 1)
     assert [row["state"] for row in second["diff"]] == ["added", "added", "dropped"]
     (refused,) = third["refused"]
@@ -232,14 +240,14 @@ def test_samples_stay_within_their_size(tmp_path: Path) -> None:
     assert all(len(row["completion"]) < LONGEST + 100 for row in page["rows"])
     assert len(page["rows"]) == 12 * 16 + 1
     assert len(json.dumps(page)) < 1.2 * MOST_BYTES
-    rollouts = run.journalled()
-    assert samples([], {}, [], [], []) == {"prompts": [], "rows": [], "of": 0}
-    assert len(samples(rollouts[:1], {}, [], [], [])["rows"]) == 1
+    none = replace(loaded(run), rollouts=[], probes=[])
+    assert choose_samples(none) == {"prompts": [], "rows": [], "of": 0}
+    assert len(choose_samples(replace(none, rollouts=run.journalled()[:1]))["rows"]) == 1
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=300), st.integers(50, 200))
 def test_shown_texts_hold_nothing_unseen(text: str, longest: int) -> None:
-    shown = shortened(text, longest)
+    shown = show_text(text, longest)
     assert shown == shown.encode("utf-8").decode("utf-8")
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060-\u206f\ufeff]", shown)
     if text.isascii() and text.isprintable():
@@ -251,15 +259,15 @@ def test_a_report_can_be_written_at_any_time(tmp_path: Path, capsys: pytest.Capt
         run = made_run(tmp_path / f"run-{batches}", batches=batches, gold=batches > 0)
         main(["report", str(run.path)])
         assert capsys.readouterr().out == f"report: {run.report}\n"
-        assert ("No batch is finished yet" in run.report.read_text(encoding="utf-8")) == (batches == 0)
+        assert ("No batch has finished yet" in run.report.read_text(encoding="utf-8")) == (batches == 0)
 
 
 @pytest.mark.parametrize(
     ("settings", "lineage", "why"),
     [
-        ({}, True, "no meta step had calls to spare for it"),
-        ({}, False, "no meta step was held"),
-        ({"use_gate": False}, True, "the gate, whose calls it takes, was off"),
+        ({}, True, "no meta step had enough budget for it"),
+        ({}, False, "there was no meta step"),
+        ({"use_gate": False}, True, "it uses the gate's budget, and the gate was off"),
     ],
 )
 def test_the_report_says_why_the_first_rubric_was_not_asked_again(
@@ -270,7 +278,7 @@ def test_the_report_says_why_the_first_rubric_was_not_asked_again(
     run.lineage.unlink()
     append_rows(run.lineage, rows if lineage else [])
     page = write_report(run).read_text(encoding="utf-8")
-    assert f"which was not measured here: {why}" in page and "guarded runs do" not in page
+    assert f"which was not measured here because {escape(why)}" in page and "guarded runs do" not in page
 
 
 def test_a_torn_or_damaged_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -314,8 +322,8 @@ def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == f"report: {path}\n"
     page = path.read_text(encoding="utf-8")
     assert re.search(r"<code>baseline</code></th><td>–</td><td>iter0</td>", page)
-    assert re.search(r"gold at its lowest</th><td>0\.100</td><td>0\.100</td>", page)
-    assert "Every run has the same seed" in page and "run_dir" not in page
+    assert re.search(r"lowest gold</th><td>0\.100</td><td>0\.100</td>", page)
+    assert "All runs have the same seed" in page and "run_dir" not in page
     assert "<code>rubric</code>" not in page and "<code>task</code>" not in page
     third = made_run(tmp_path / "third", goal="Short answers.", seed=1, trainer={"warmup_steps": 7})
     main(["report", str(one.path), str(third.path), "--out", str(tmp_path / "c.html")])
@@ -325,7 +333,7 @@ def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert re.search(r"<code>trainer</code></th><td>\{\}</td><td>\{&#34;warmup_steps&#34;: 7\}</td>", page)
     with pytest.raises(SystemExit):
         main(["report", str(one.path), "--out", str(tmp_path / "c.html")])
-    assert "c.html: is there already" in capsys.readouterr().err
+    assert "c.html: already exists" in capsys.readouterr().err
     (third.path / "env.json").write_text("{", encoding="utf-8")
     with pytest.raises(SystemExit):
         main(["report", str(third.path)])

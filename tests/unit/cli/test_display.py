@@ -49,7 +49,7 @@ def test_a_meta_step_is_one_line_that_says_what_changed() -> None:
     text = shown(("meta", changed), ("meta", kept), ("meta", back), ("alarm", alarm))
     assert text.splitlines() == [
         "meta step after batch 10: rubric v2: added a, b; changed c; dropped d",
-        "meta step after batch 10: rubric v1 stays (merging failed)",
+        "meta step after batch 10: rubric v1 unchanged (merging failed)",
         "rollback after batch 10: rubric v2: added a, b; changed c; dropped d (a title pays)",
         "alarm after batch 9: length collapse: few words",
     ]
@@ -68,8 +68,8 @@ def test_a_meta_step_quotes_the_first_two_of_many_objections() -> None:
     }
     back |= {"refused": [], "recheck": {"objections": objections[:3]}}
     first, second, third = shown(("meta", refused), ("meta", back), ("meta", kept)).splitlines()
-    assert first.endswith(f"rubric v1 stays ({said[0]}; {said[1]}; and 4 more, all in lineage.jsonl)")
-    assert second.endswith(f"(rolled back: {said[0]}; {said[1]}; and 1 more, all in lineage.jsonl)")
+    assert first.endswith(f"rubric v1 unchanged ({said[0]}; {said[1]}; and 4 more, see lineage.jsonl)")
+    assert second.endswith(f"(rolled back: {said[0]}; {said[1]}; and 1 more, see lineage.jsonl)")
     assert third.endswith(f"({'; '.join(said)})")  # a run of before, whose objections are in one text
 
 

@@ -10,7 +10,7 @@ import pytest
 from mpo_lite import activity as activity_module
 from mpo_lite.activity import activities, activity
 from mpo_lite.cli import status
-from mpo_lite.cli.status import Status, phrase, sentence
+from mpo_lite.cli.status import Status, format_activities, format_activity
 
 
 class Clock:
@@ -40,9 +40,9 @@ def test_an_activity_is_one_phrase(clock: Clock) -> None:
             work.advance()
         clock.now += 4
         judging, loading = activities()
-        assert phrase(judging, clock.now) == "judging: 37 of 96 answers, 42 s, about 1 min left"
-        assert phrase(loading, clock.now) == "loading policy p: 42 s"
-        assert sentence([judging, loading], clock.now).endswith("1 min left; loading policy p: 42 s")
+        assert format_activity(judging, clock.now) == "judging: 37 of 96 answers, 42 s, about 1 min left"
+        assert format_activity(loading, clock.now) == "loading policy p: 42 s"
+        assert format_activities([judging, loading], clock.now).endswith("1 min left; loading policy p: 42 s")
     assert activities() == []
 
 
@@ -61,7 +61,7 @@ def test_times_are_as_exact_as_a_person_needs(clock: Clock, passed: float, done:
         work.advance(0)
         clock.now += passed
         work.advance(done)
-        assert phrase(work, clock.now) == expected
+        assert format_activity(work, clock.now) == expected
 
 
 def test_time_left_follows_the_recent_pace(clock: Clock) -> None:

@@ -28,7 +28,7 @@ from tests.support.hostile import (
 def test_a_line_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     echo(HOSTILE)
     harmless(capsys.readouterr().out)
-    echo("two\nlines\tand a tab", err=True)
+    echo("two\nlines\tand a tab", stderr=True)
     assert capsys.readouterr().err == "two\nlines\tand a tab\n"
 
 
