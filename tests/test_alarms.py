@@ -327,7 +327,7 @@ def test_without_a_baseline_no_alarm_is_no_all_clear(
         tmp_path / "titles.jsonl",
         rows(1000, change=lambda n, text: f"# {' '.join(draw.sample(subjects, 3)).title()}"),
     )
-    said = "no baseline: length, phrases and drift were not looked at"
+    said = "no earlier responses: length, phrases and drift were not checked"
     assert not main(["alarms", str(titles), "--fail"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == said
@@ -345,8 +345,8 @@ def test_without_a_baseline_no_alarm_is_no_all_clear(
 @pytest.mark.parametrize(
     ("window", "reference", "said"),
     [
-        (rows(3), None, ["no baseline: length", "only 3 responses: length, phrases and rewards"]),
-        (rows(), ReferenceWindow(rows(1)), ["a baseline of only 1 response: length", "no rewards: "]),
+        (rows(3), None, ["no earlier responses: length", "only 3 responses: length, phrases and rewards"]),
+        (rows(), ReferenceWindow(rows(1)), ["only 1 response to compare with: length", "no rewards: "]),
         (rows(reward=lambda n: 0.5), HONEST, ["no scores by the first rubric: "]),
         (rows(reward=lambda n: 0.5, frozen=lambda n: 0.5), HONEST, []),
     ],
