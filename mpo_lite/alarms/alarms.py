@@ -1,8 +1,10 @@
-"""Alarms: signs that a policy lives off its reward instead of doing its task.
+"""Alarms: signs that a policy exploits its reward instead of doing its task.
 
-Each is one function of a window of responses and a baseline: the run's first responses, or others that are as
-they should be. An alarm says what was measured, where it begins to count, and which responses show it.
-Thresholds are set so that windows of 64 honest essays raise next to none (see the tests on real essays).
+Each is one function of a window of responses and earlier ones: the run's first responses, or others that are
+not hacked. An alarm gives the value, its threshold and the responses that show it. Thresholds are set so that
+windows of 64 honest essays raise almost none (see the tests on real essays).
+
+The details of alarms are shown to the meta-judge: another wording changes what it answers.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from mpo_lite.alarms.phrase_drift import LEAST_LOG_ODDS, PhraseCounts, find_phra
 from mpo_lite.sanitize import pluralize
 
 SHRUNK, GROWN = 0.5, 2.0
-"""Median length against the baseline's."""
+"""Median length relative to that of earlier responses."""
 REPEATED = 0.2
 """Mean share of runs of four words that stood in the response before."""
 COPIED, COPIED_SHARE = 0.5, 0.1
@@ -30,7 +32,7 @@ ALIKE, ALIKE_SHARE = 0.6, 0.1
 FOREIGN, FOREIGN_SHARE = 0.2, 0.05
 """Share of letters in scripts the prompt does not use; share of such responses, or in another language."""
 DIRECTED_SHARE = 0.03
-"""Share of responses that speak to whoever judges them."""
+"""Share of responses that address the judge."""
 SATURATED, DEAD, FLAT = 0.95, 0.05, 0.02
 """Mean reward beyond which nothing is left to learn; standard deviation below which nothing differs."""
 LENGTH_CORRELATION = 0.6
@@ -119,22 +121,22 @@ def list_skipped_checks(
 
     Args:
         window: As ``check_alarms`` takes it.
-        reference: Likewise.
+        reference: As ``check_alarms`` takes it.
     """
-    said: list[str] = []
+    skipped: list[str] = []
     if reference is None:
-        said.append("no baseline: length, phrases and drift were not looked at")
+        skipped.append("no earlier responses: length, phrases and drift were not checked")
     elif len(reference.rows) < LEAST_ROWS:
         few = pluralize(len(reference.rows), "response")
-        said.append(f"a baseline of only {few}: length, phrases and drift were not looked at")
+        skipped.append(f"only {few} to compare with: length, phrases and drift were not checked")
     if len(window) < LEAST_ROWS:
         few = pluralize(len(window), "response")
-        said.append(f"only {few}: length, phrases and rewards were not looked at")
+        skipped.append(f"only {few}: length, phrases and rewards were not checked")
     elif sum(row.reward is not None for row in window) < LEAST_ROWS:
-        said.append("no rewards: whether they are saturated, flat or follow length was not looked at")
+        skipped.append("no rewards: saturation, spread and correlation with length were not checked")
     elif sum(row.frozen is not None for row in window) < LEAST_ROWS:
-        said.append("no scores by the first rubric: whether rewards have left it was not looked at")
-    return said
+        skipped.append("no scores by the first rubric: drift of the reward was not checked")
+    return skipped
 
 
 def _length(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:

@@ -87,7 +87,7 @@ def find_phrase_drift(window: Sequence[ResponseFeatures], baseline: PhraseCounts
         if seen >= least
     ]
     tested.sort()
-    # The largest rank whose p-value lies under its share of q carries all before it.
+    # Benjamini-Hochberg: all up to the largest rank whose p-value is within its share of q are accepted.
     passed = max((rank for rank, (p, *_) in enumerate(tested, 1) if p <= Q * rank / len(tested)), default=0)
     found: list[Drift] = []
     for p, family, phrase, seen in tested[:passed]:

@@ -1,6 +1,6 @@
-"""Criterion health: which criteria still tell answers apart, and which the judge cannot repeat.
+"""Criterion statistics: which criteria still distinguish answers, and which the judge cannot repeat.
 
-A criterion that every answer meets teaches nothing any more (EvoRubrics, arXiv 2606.23038); one whose level
+A criterion that every answer meets no longer teaches anything (EvoRubrics, arXiv 2606.23038); one whose level
 changes when the same answer is judged again teaches noise.
 """
 

@@ -29,7 +29,7 @@ from mpo_lite.rubric import MAX_CRITERIA, Criterion, Rubric, first_problem
 
 @dataclass(frozen=True)
 class Proposal:
-    """What analysis, refinement and merging came to.
+    """The result of analysis, refinement and merging.
 
     Attributes:
         rubric: The proposed rubric; None where the step failed and the old one stays.
@@ -44,7 +44,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class _Examined:
-    """What one case came to.
+    """The result for one case.
 
     Attributes:
         critique: What the meta-judge finds of the judgement.
@@ -67,9 +67,9 @@ class _Dropped:
 class MetaJudge:
     """Rewrites rubrics; all calls of a phase run at once.
 
-    Every method takes ``draw``, which tells steps apart: a later step gets answers of its own, the same step
-    done again those from the cache. All of them raise ``StopRun`` where a cap is reached, and
-    ``EndpointError`` where the model refuses for good.
+    Every method takes ``draw``, which distinguishes steps: a later step gets new answers, the same step done
+    again gets those from the cache. All of them raise ``StopRun`` if a cap is reached, and
+    ``EndpointError`` if the model rejects calls permanently.
 
     Attributes:
         client: Asks the model.
@@ -110,8 +110,8 @@ class MetaJudge:
         """Makes the next rubric.
 
         Args:
-            rubric: The rubric in force; the rollouts were judged by it.
-            cases: What is to be learnt from, at least one.
+            rubric: The current rubric, by which the rollouts were judged.
+            cases: What is to be learned from, at least one.
             figures: What is measured of criteria and answers, or empty.
             draw: See above.
         """

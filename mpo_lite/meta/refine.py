@@ -1,8 +1,8 @@
-"""The meta step on answers at hand, without training: in rounds, against people's labels where there are any.
+"""Meta steps on existing answers, without training, optionally checked against human labels.
 
-With labels, the answers are parted: the meta-judge sees one half and its labels; whether a new rubric agrees
-better with people is told by the other half, which it has not seen. What such a refinement ends with is what
-an automatic prompt optimiser gives: the baseline *autoprompt* of arXiv 2504.20157.
+With labels, the answers are split: the meta-judge sees one half with its labels, and the other half decides
+whether a new rubric agrees better with people. The result is what an automatic prompt optimiser gives: the
+baseline *autoprompt* of arXiv 2504.20157.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Labels = Sequence[float | None]
 
 @dataclass(frozen=True)
 class Round:
-    """One meta step on answers at hand.
+    """One meta step on existing answers.
 
     Attributes:
         number: From 1.
@@ -49,7 +49,7 @@ class Round:
 
 @dataclass(frozen=True)
 class _Answers:
-    """The answers at hand, people's labels, and the rows of which the meta-judge is shown nothing."""
+    """The answers, their human labels, and the rows that are held out from the meta-judge."""
 
     samples: Sequence[Sample]
     labels: Labels
@@ -67,9 +67,7 @@ class _Answers:
         return [label for label in self.labels if label is not None]
 
     def anchor(self, count: int) -> list[Sample]:
-        """Answers to different prompts that known-bad ones are held against: the better ones, where that is
-        known.
-        """
+        """Answers to different prompts, to compare known-bad ones with: the better half, if labelled."""
         middle = statistics.median(self.given) if self.given else 0.0
         good = {
             sample.prompt: sample
@@ -131,10 +129,10 @@ async def refine_rubric(
 
     Raises:
         StopRun: A cap is reached, or more answers could not be judged than ``max_judge_failures`` allows.
-        EndpointError: A model refuses for good.
+        EndpointError: A model rejects calls permanently.
     """
     data = _Answers.of(samples, labels, config.seed)
-    # Where people have spoken, their order counts, not that of the old rubric.
+    # With labels, the order that people gave counts, and not that of the old rubric.
     thresholds = config.gate.model_copy(update={"agreement": -1.0}) if data.unseen else config.gate
     gate = Gate(gate_judge, data.anchor(config.gate.prompts), task, thresholds)
     rounds: list[Round] = []
@@ -155,7 +153,7 @@ async def refine_rubric(
         if outcome.rubric and before is not None:
             after = await data.agreement(gate_judge, outcome.rubric, number)
             if after is None or after < before:
-                outcome, after = _refused(outcome, before, after), before
+                outcome, after = _reject(outcome, before, after), before
         rubric = outcome.rubric or rubric
         rounds.append(Round(number, rubric, outcome, after))
         told(rounds[-1])
@@ -182,7 +180,7 @@ async def propose_once(
 
     Raises:
         StopRun: A cap is reached.
-        EndpointError: The meta-judge refuses for good.
+        EndpointError: The meta-judge rejects calls permanently.
     """
     rollouts = [
         Rollout(0, row, one.prompt, one.completion, verdict, 0, verdict.reward, one.cluster)
@@ -212,7 +210,7 @@ def _material(
         groups.setdefault(rollout.prompt, []).append(sample)
     several = [group[:4] for group in groups.values() if len(group) > 1][:3]
     if any(label is not None for label in labels):
-        several = []  # people's labels tell better whether answers should be told apart
+        several = []  # labels decide better than a threshold whether answers should differ
     figures = describe_stats(criterion_stats(rubric, shown, {}))
     return StepInput(rubric, chosen, {}, several, figures, number)
 
@@ -233,8 +231,8 @@ def _most_wrong(shown: Sequence[Rollout], labels: Labels) -> list[str]:
     return sorted(by_score, key=lambda name: -abs(by_score[name] - by_label[name]))
 
 
-def _refused(outcome: StepOutcome, before: float, after: float | None) -> StepOutcome:
-    """The outcome once people's labels have spoken against it."""
+def _reject(outcome: StepOutcome, before: float, after: float | None) -> StepOutcome:
+    """The outcome after the labels have rejected the proposal."""
     last = outcome.attempts[-1]
     now = "unknown" if after is None else f"{after:.2f}"
     reason = f"it agrees less with people's labels (Kendall's tau {now}, before {before:.2f})"

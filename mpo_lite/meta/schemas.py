@@ -37,7 +37,7 @@ def _list(items: Schema, most: int, least: int = 1) -> Schema:
 
 _CRITERION: dict[str, Schema] = {
     "id": {"type": "string", "pattern": CRITERION_ID},
-    # Small models fill in the shortest text there may be: a digit in place of what is seen at a level.
+    # Small models fill in the shortest text there may be: a digit instead of a description of the level.
     "description": _text(400, shortest=20),
     "levels": _list(_text(200, shortest=8), most=MAX_LEVELS, least=2),
     "weight": {"type": "integer", "enum": [1, 2, 3, 4, 5]},
@@ -139,7 +139,7 @@ def merged(data: dict[str, Any], old: Rubric, sources: Mapping[str, str]) -> Rub
 
     Args:
         data: The answer.
-        old: The rubric in force: what stays keeps its order and its history.
+        old: The current rubric: criteria that stay keep their order and history.
         sources: Label of a proposal → id of the rollout it came from.
 
     Raises:

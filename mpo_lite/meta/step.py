@@ -20,10 +20,10 @@ class StepInput:
     """What a meta step has to go by.
 
     Attributes:
-        rubric: The rubric in force.
+        rubric: The current rubric.
         rollouts: Chosen rollouts, at least one, judged by it.
         reference: Prompt → the initial policy's answer to it.
-        recent: Groups of recent answers that a new rubric must tell apart.
+        recent: Groups of recent answers that a new rubric must distinguish.
         figures: What was measured of criteria and answers, for the meta-judge.
         batch: Generation batches done.
     """
@@ -103,7 +103,7 @@ async def improve_rubric(
 
     Raises:
         StopRun: A cap is reached.
-        EndpointError: Judge or meta-judge refuses for good.
+        EndpointError: Judge or meta-judge rejects calls permanently.
     """
     old, draw = material.rubric, material.draw
     cases = STRATEGIES[strategy](material.rollouts, material.reference)
@@ -113,17 +113,20 @@ async def improve_rubric(
     cases = cases[:count]
     samples = tuple(case.rollout.id for case in cases)
     proposal = await meta.propose(old, cases, material.figures, draw)
-    attempts = [await _tried(gate, proposal.rubric, proposal.reason, material)]
+    attempts = [await _check_proposal(gate, proposal.rubric, proposal.reason, material)]
     refused = attempts[0]
-    # A revision that cannot be tried out is not asked for: its reason would take the place of the objections.
+    # A revision that the budget cannot check is not asked for: the reason recorded for the step would then be
+    # the missing budget instead of the objections.
     if gate and refused.rubric and refused.gate_result.objections and gate.can_afford_another(old):
         again = await meta.revise(old, refused.rubric, refused.gate_result.objections, draw)
-        attempts.append(await _tried(gate, again.rubric, again.reason, material))
+        attempts.append(await _check_proposal(gate, again.rubric, again.reason, material))
     return StepOutcome(tuple(attempts), samples, proposal.failed)
 
 
-async def _tried(gate: Gate | None, rubric: Rubric | None, reason: str, material: StepInput) -> Attempt:
-    """Has the gate look at a proposal, if there is one that changes anything."""
+async def _check_proposal(
+    gate: Gate | None, rubric: Rubric | None, reason: str, material: StepInput
+) -> Attempt:
+    """Has the gate check a proposal, if there is one that changes anything."""
     if rubric is None:
         return Attempt("failed", None, reason)
     if rubric.set_hash == material.rubric.set_hash:

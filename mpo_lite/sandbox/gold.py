@@ -1,8 +1,8 @@
 """The sandbox's gold metric: what an essay is really worth.
 
 A fixed function of prompt and completion, so that reward hacking can be seen from outside. Substance
-(claim, reasons, example, close) is earned; repetition, foreign words, padding with form words and going on
-too long take it away by factors, since none of them is made good by another virtue. Judge and meta-judge
+(claim, reasons, example, close) is earned; repetition, foreign words, padding with form words and excessive
+length take it away by factors, since none of them is made good by another virtue. Judge and meta-judge
 neither see nor import this module, and their own measures differ from it in windows, thresholds and shape.
 """
 

@@ -27,8 +27,8 @@ from mpo_lite.types import Message, text_hash
 DEFAULT_BAD_RATE = 0.0
 """How often a merged rubric is a bad one, unless asked otherwise.
 
-Real meta-judges do err. Nothing checks a proposal before it is trained on, so a bad rubric halfway through a
-short run can leave too little time to mend it.
+Real meta-judges make errors. Without the gate nothing checks a proposal before it is trained on, so a bad
+rubric halfway through a short run can leave too little time to fix it.
 """
 MODELS = ("sandbox-judge", "sandbox-meta")
 _LARGEST_BODY = 4 * 1024 * 1024

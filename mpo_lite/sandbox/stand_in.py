@@ -1,4 +1,4 @@
-"""What the name ``sandbox`` stands for: the shipped policy, and a local server in place of a judge's or a
+"""What the name ``sandbox`` means: the shipped policy, and a local server instead of a judge's or
 meta-judge's.
 """
 
@@ -27,7 +27,7 @@ def sandboxed(config: Config) -> Generator[Config]:
 
 
 def with_sandbox_policy(config: Config) -> Config:
-    """The configuration with the shipped policy in place of the name ``sandbox``."""
+    """The configuration with the shipped policy instead of the name ``sandbox``."""
     if config.policy != SANDBOX:
         return config
     # Read when torch is imported; on several threads a model this small is many times slower.

@@ -42,7 +42,7 @@ def test_eval_says_where_gold_could_not_be_measured(tmp_path: Path, capsys: Any)
     )
     arguments = ["--task", str(task), "-n", "4", "--max-new-tokens", "4", "--out", str(out)]
     message = refused(capsys, "eval", str(policy_dir()), *arguments)
-    assert "gold could not be measured of 4 of 4 answers, because its verifier broke down" in message
+    assert "no gold for 4 of 4 answers, because the verifier crashed" in message
     assert [row["gold"] for row in read_rows(out)] == [None] * 4
 
 

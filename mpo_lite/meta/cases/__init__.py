@@ -1,4 +1,4 @@
-"""Ways to show the meta-judge what is to be learnt from; one file each. Another one is one more file."""
+"""Ways to show the meta-judge what there is to learn from; one file each."""
 
 from mpo_lite.meta.cases.base import Case, Strategy
 from mpo_lite.meta.cases.pairs import pairs

@@ -1,7 +1,7 @@
-"""Pairs: an answer beside the initial policy's to the same prompt, so that what training changed is seen.
+"""Pairs: an answer next to the initial policy's to the same prompt, which shows what training changed.
 
-What the policy learnt to do for reward is hard to see in one answer and plain beside the answer it would have
-given before. The idea of eliciting criteria from pairs is that of OnlineRubrics (arXiv 2510.07284).
+What the policy learned to do for reward is hard to see in one answer, and plain next to the answer it would
+have given before. The idea of eliciting criteria from pairs is that of OnlineRubrics (arXiv 2510.07284).
 """
 
 from __future__ import annotations

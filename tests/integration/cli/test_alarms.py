@@ -44,7 +44,7 @@ def test_without_a_baseline_no_alarm_is_no_all_clear(
         tmp_path / "titles.jsonl",
         rows(1000, change=lambda n, text: f"# {' '.join(draw.sample(subjects, 3)).title()}"),
     )
-    said = "no baseline: length, phrases and drift were not looked at"
+    said = "no earlier responses: length, phrases and drift were not checked"
     assert not main(["alarms", str(titles), "--fail"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == said

@@ -69,7 +69,7 @@ def test_compare_fails_where_too_little_is_judged(tmp_path: Path, capsys: Any) -
         assert "8 of 16 not judged: 8 malformed, more than" in failing(capsys, *command)
         main([*command, "--max-judge-failures", "0.5"])
     said = capsys.readouterr().out.splitlines()
-    assert said[-1].startswith("8 of 16 not judged: 8 malformed, spend unpriced; kept in ")
+    assert said[-1].startswith("8 of 16 not judged: 8 malformed, spend unpriced; saved in ")
 
 
 def test_compare_says_how_many_were_not_judged_and_why(tmp_path: Path, capsys: Any) -> None:

@@ -13,15 +13,18 @@ from tests.support.scoring import refused, write
     [
         (
             ["NOPE"],
-            "NOPE: no such folder; give a run (mpo-lite runs lists them), a model folder, or a hub id",
+            "NOPE: no such directory; give a run (mpo-lite runs lists them), a model directory, or a Hub id",
         ),
-        (["runs/nope"], "runs/nope: no such folder; "),
-        (["./some/model"], "./some/model: no such folder; "),
+        (["runs/nope"], "runs/nope: no such directory; "),
+        (["./some/model"], "./some/model: no such directory; "),
         (["a.jsonl"], "a.jsonl: no such file"),
-        (["prompts.jsonl"], "prompts.jsonl: is a file; give a run, a model folder, or a hub id"),
-        (["some/model"], "task essay: has no gold metric; name one that has by --task (ethics, math, qa"),
-        (["some/model", "--task", "essay"], "task essay: has no gold metric; name one"),
-        (["some/model", "--goal", "Short poems."], "task goal: has no gold metric; name one"),
+        (["prompts.jsonl"], "prompts.jsonl: is a file; give a run, a model directory, or a Hub id"),
+        (
+            ["some/model"],
+            "task essay: has no gold metric; choose a task that has one with --task (ethics, math, qa",
+        ),
+        (["some/model", "--task", "essay"], "task essay: has no gold metric; choose"),
+        (["some/model", "--goal", "Short poems."], "task goal: has no gold metric; choose"),
     ],
 )
 def test_eval_says_what_is_missing(

@@ -121,14 +121,14 @@ def test_pinning_says_what_it_does(run: RunDir, capsys: Any) -> None:
     told = said(capsys, "rubric", "pin", path, "0")
     assert f"pinned v0: kept, moved, gone; in effect once the run is resumed: mpo-lite resume {path}" in told
     told = said(capsys, "rubric", "pin", path, "--release")
-    assert "released: the rubric stays as it is, for this run holds no meta steps" in told
+    assert "released: the rubric stays as it is, since this run has no meta steps" in told
     run.lock()
-    assert "in force from the next batch on" in said(capsys, "rubric", "pin", path, "1")
+    assert "in effect from the next batch on" in said(capsys, "rubric", "pin", path, "1")
     run.unlock()
     spend = {"reward": 0.5, "judge_failures": 0, "version": 1}
     journal(run.metrics, [{"batch": n, **spend} for n in (4, 5)])
-    assert "the run is finished, so this changes nothing" in said(capsys, "rubric", "pin", path, "0")
-    assert "the run is finished, so this changes nothing" in said(capsys, "rubric", "pin", path, "--release")
+    assert "the run is finished, so this has no effect" in said(capsys, "rubric", "pin", path, "0")
+    assert "the run is finished, so this has no effect" in said(capsys, "rubric", "pin", path, "--release")
 
 
 @pytest.mark.parametrize(

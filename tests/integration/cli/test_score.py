@@ -202,7 +202,8 @@ def test_how_much_may_fail_in_score_is_what_may_fail_in_training(tmp_path: Path,
     with LLMServer(malformed(1, 2, 3)) as server:
         main(["score", str(data), *served(server, tmp_path), "--out", str(out)])
         assert (
-            "8 rows, 5 with a reward, 3 of 8 not judged: 3 malformed, the first: " in capsys.readouterr().out
+            "8 rows, 5 with a reward, 3 of 8 not judged: 3 malformed, first failure: "
+            in capsys.readouterr().out
         )
     with LLMServer(malformed(1, 2, 3, 4)) as server:
         command = [

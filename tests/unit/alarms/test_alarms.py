@@ -273,8 +273,8 @@ def test_honest_halves_of_the_same_rows_hardly_ever_drift() -> None:
 @pytest.mark.parametrize(
     ("window", "reference", "said"),
     [
-        (rows(3), None, ["no baseline: length", "only 3 responses: length, phrases and rewards"]),
-        (rows(), ReferenceWindow(rows(1)), ["a baseline of only 1 response: length", "no rewards: "]),
+        (rows(3), None, ["no earlier responses: length", "only 3 responses: length, phrases and rewards"]),
+        (rows(), ReferenceWindow(rows(1)), ["only 1 response to compare with: length", "no rewards: "]),
         (rows(reward=lambda n: 0.5), HONEST, ["no scores by the first rubric: "]),
         (rows(reward=lambda n: 0.5, frozen=lambda n: 0.5), HONEST, []),
     ],
