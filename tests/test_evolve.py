@@ -369,7 +369,7 @@ def test_refine_mends_a_rubric_against_labels(
     first = capsys.readouterr(), (tmp_path / "rubric.yaml").read_text()
     main([*command, "--overwrite"])
     told = capsys.readouterr().out
-    assert "round 1: now: " in told and "agrees with the labels by" in told
+    assert "round 1: new rubric: " in told and "agreement with the labels" in told
     assert (tmp_path / "rubric.yaml").read_text() == first[1]
 
 

@@ -94,7 +94,7 @@ def far_below_a_file(out: Path) -> Path:
     ("spoil", "said"),
     [
         (there_already, "already exists; choose another file, or use --overwrite"),
-        (a_folder, "is a folder; name a file to write"),
+        (a_folder, "is a directory; give a file"),
         (below_a_file, "is a file; name a folder"),
         (far_below_a_file, "cannot be written (Not a directory); name another f"),
     ],

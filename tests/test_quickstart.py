@@ -42,11 +42,11 @@ def test_the_frozen_rubric_is_hacked_and_the_evolving_one_brings_gold_back(tmp_p
     told = {
         name: (tmp_path / name / "report.html").read_text(encoding="utf-8") for name in ("evolving", "frozen")
     }
-    assert "Gold rose" in told["evolving"] and "Gold is back" in told["evolving"]
+    assert "Gold rose" in told["evolving"] and "Gold has recovered" in told["evolving"]
     assert "Gold fell while the reward rose" in told["frozen"] and "This is reward hacking" in told["frozen"]
     # Of a hack that nobody has answered an alarm stands, in red.
-    assert re.search(r"✗</td><th scope=.row.>No alarm stands at the end</th>", told["frozen"])
-    assert "which no meta step has answered" in told["frozen"]
+    assert re.search(r"✗</td><th scope=.row.>No active alarm at the end</th>", told["frozen"])
+    assert "not answered by any meta step" in told["frozen"]
     assert all("judge and meta-judge are simulated: no evidence" in page for page in told.values())
     assert read_rows(run.gold)[0]["n"] >= 64
     # Up to the first meta step the two arms are one: the same answers, earning the same.
@@ -99,14 +99,14 @@ def test_a_quickstart_tells_its_story(tmp_path: Path, capsys: pytest.CaptureFixt
         "report.html",
         "simulated",
         "(by different rubrics)",
-        "alarms  phrase drift since batch 9, which no meta step has answered",
+        "alarms  phrase drift since batch 9, not answered by any meta step",
     ):
         assert part in told
     frozen = {**summary, "rubric_version": 0, "gold": {"start": 0.5, "min": 0.1, "end": 0.8}}
     run.metrics.unlink()
     print_outcome(frozen)
     told = capsys.readouterr().out
-    assert "different rubrics" not in told and "alarms  none stands at the end" in told
+    assert "different rubrics" not in told and "alarms  none at the end" in told
 
 
 def test_a_quickstart_takes_the_last_rubric_of_another_run(

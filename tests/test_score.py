@@ -208,7 +208,7 @@ def test_eval_says_where_gold_could_not_be_measured(tmp_path: Path, capsys: Any)
     )
     arguments = ["--task", str(task), "-n", "4", "--max-new-tokens", "4", "--out", str(out)]
     message = refused(capsys, "eval", str(policy_dir()), *arguments)
-    assert "gold could not be measured of 4 of 4 answers, because its verifier broke down" in message
+    assert "no gold for 4 of 4 answers, because the verifier crashed" in message
     assert [row["gold"] for row in read_rows(out)] == [None] * 4
 
 
@@ -309,15 +309,18 @@ def test_compare_says_what_is_wrong(tmp_path: Path, capsys: Any) -> None:
     [
         (
             ["NOPE"],
-            "NOPE: no such folder; give a run (mpo-lite runs lists them), a model folder, or a hub id",
+            "NOPE: no such directory; give a run (mpo-lite runs lists them), a model directory, or a Hub id",
         ),
-        (["runs/nope"], "runs/nope: no such folder; "),
-        (["./some/model"], "./some/model: no such folder; "),
+        (["runs/nope"], "runs/nope: no such directory; "),
+        (["./some/model"], "./some/model: no such directory; "),
         (["a.jsonl"], "a.jsonl: no such file"),
-        (["prompts.jsonl"], "prompts.jsonl: is a file; give a run, a model folder, or a hub id"),
-        (["some/model"], "task essay: has no gold metric; name one that has by --task (ethics, math, qa"),
-        (["some/model", "--task", "essay"], "task essay: has no gold metric; name one"),
-        (["some/model", "--goal", "Short poems."], "task goal: has no gold metric; name one"),
+        (["prompts.jsonl"], "prompts.jsonl: is a file; give a run, a model directory, or a Hub id"),
+        (
+            ["some/model"],
+            "task essay: has no gold metric; choose a task that has one with --task (ethics, math, qa",
+        ),
+        (["some/model", "--task", "essay"], "task essay: has no gold metric; choose"),
+        (["some/model", "--goal", "Short poems."], "task goal: has no gold metric; choose"),
     ],
 )
 def test_eval_says_what_is_missing(
@@ -399,7 +402,8 @@ def test_how_much_may_fail_in_score_is_what_may_fail_in_training(tmp_path: Path,
     with LLMServer(malformed(1, 2, 3)) as server:
         main(["score", str(data), *served(server, tmp_path), "--out", str(out)])
         assert (
-            "8 rows, 5 with a reward, 3 of 8 not judged: 3 malformed, the first: " in capsys.readouterr().out
+            "8 rows, 5 with a reward, 3 of 8 not judged: 3 malformed, first failure: "
+            in capsys.readouterr().out
         )
     with LLMServer(malformed(1, 2, 3, 4)) as server:
         command = [
@@ -456,7 +460,7 @@ def test_compare_fails_where_too_little_is_judged(tmp_path: Path, capsys: Any) -
         assert "8 of 16 not judged: 8 malformed, more than" in failing(capsys, *command)
         main([*command, "--max-judge-failures", "0.5"])
     said = capsys.readouterr().out.splitlines()
-    assert said[-1].startswith("8 of 16 not judged: 8 malformed, spend unpriced; kept in ")
+    assert said[-1].startswith("8 of 16 not judged: 8 malformed, spend unpriced; saved in ")
 
 
 def test_refine_fails_where_nothing_is_judged_or_proposed(tmp_path: Path, capsys: Any) -> None:

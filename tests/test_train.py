@@ -456,7 +456,7 @@ def test_a_finished_run_is_complete_and_can_be_trained_on(
             output = capsys.readouterr()
             told_again = json.loads(output.out.splitlines()[-1])
             assert (
-                f"complete: all 2 batches are done; for more: mpo-lite resume {run.path} --steps"
+                f"complete: all 2 batches are done; to train longer: mpo-lite resume {run.path} --steps"
                 in output.err
             )
             assert {**first, "seconds": 0.0} == told_again
@@ -469,10 +469,7 @@ def test_a_finished_run_is_complete_and_can_be_trained_on(
         assert json.loads(output.out.splitlines()[-1])["steps"] == 4
         assert "steps: 2 -> 4, from batch 3 on" in output.err
         assert "max_calls: none -> 500, from batch 3 on" in output.err
-        assert (
-            "the learning rate follows 'cosine' over 4 batches from here on, and no longer over 2"
-            in output.err
-        )
+        assert "learning rate schedule 'cosine' now spans 4 batches instead of 2" in output.err
         assert "estimated" not in output.err
     settings = load_config(run.path / "config.yaml", environ={})
     assert (settings.steps, settings.max_calls) == (4, 500)
@@ -491,7 +488,7 @@ def test_a_cap_that_is_used_up_stops_a_resumed_run_at_once(
             train(*flags, steps=4, max_calls=20)
         said = capsys.readouterr().err
         assert "the cap of 20 calls pays for about 1 of 4 batches" in said
-        assert f"saved; go on with: mpo-lite resume {tmp_path / 'run'} --max-calls 40" in said
+        assert f"saved; resume with: mpo-lite resume {tmp_path / 'run'} --max-calls 40" in said
         server.requests.clear()
         with pytest.raises(SystemExit, match="3"):
             main(["resume", str(tmp_path / "run")])
