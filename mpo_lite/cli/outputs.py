@@ -101,7 +101,7 @@ def _check_writable(path: Path, reads: Iterable[Path | None], overwrite: bool, e
     if ending and path.suffix != ending:
         raise ConfigError(f"{path}: must end in {ending}")
     if path.parent.exists() and not path.parent.is_dir():
-        raise ConfigError(f"{path.parent}: is a file; give a path in a directory")
+        raise ConfigError(f"{path.parent}: is a file; give a directory to write to")
     if not exists:
         return
     if not path.is_file():

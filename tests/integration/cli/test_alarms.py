@@ -102,7 +102,7 @@ def test_the_command_reads_a_runs_rollouts(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"prompt": "p"}\n', "row 1 must have texts"),
+        ('{"prompt": "p"}\n', "row 1 must have text"),
         ('{"prompt": "p", "response": "r", "reward": 7}\n', "'reward' must be a number from 0 to 1"),
         ('{"prompt": "p", "response": "r", "reward": true}\n', "'reward' must be a number from 0 to 1"),
         ('{"prompt": "p", "response": "r", "reward": NaN}\n', "'reward' must be a number from 0 to 1"),

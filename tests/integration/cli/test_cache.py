@@ -61,7 +61,7 @@ def test_a_cache_in_use_is_one_line(kept: Path, monkeypatch: pytest.MonkeyPatch)
     ("arguments", "message"),
     [
         (["cache", "prune"], "--older-than"),
-        (["cache", "stats", "--cache-dir", "nowhere"], "there is no cache"),
+        (["cache", "stats", "--cache-dir", "nowhere"], "no cache here"),
     ],
 )
 def test_cache_says_what_is_wrong(

@@ -89,9 +89,9 @@ def far_below_a_file(out: Path) -> Path:
     ("spoil", "said"),
     [
         (there_already, "already exists; choose another file, or use --overwrite"),
-        (a_folder, "is a folder; name a file to write"),
-        (below_a_file, "is a file; name a folder"),
-        (far_below_a_file, "cannot be written (Not a directory); name another f"),
+        (a_folder, "is a directory; give a file"),
+        (below_a_file, "is a file; give a directory"),
+        (far_below_a_file, "cannot be written (Not a directory); choose another f"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_paid(

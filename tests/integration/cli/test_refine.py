@@ -104,7 +104,7 @@ def test_refine_mends_a_rubric_against_labels(
     ("row", "flags", "message"),
     [
         ({"prompt": "p"}, [], "row 1 must have texts in 'prompt' and in 'response'"),
-        ({"prompt": "p", "response": "r"}, [], "at least two answers to different prompts"),
+        ({"prompt": "p", "response": "r"}, [], "answers to at least two prompts"),
         ({"prompt": "p", "response": "r"}, ["--labels", "stars"], "has no column 'stars'"),
         ({"prompt": "p", "response": "r", "stars": "good"}, ["--labels", "stars"], "must be a number"),
     ],

@@ -39,7 +39,7 @@ def test_the_card_tells_figures_and_the_history_of_the_rubric(tmp_path: Path) ->
     assert "| gold on held-out prompts | 0.400 → 0.500 |" in card and "| spend | $1.50 |" in card
     assert "| generation batches | 2 of 64 completions |" in card and "Be strict." in card
     assert "- v1, after batch 1, by claude: added c; dropped d" in card
-    assert "- after batch 1: v0 stayed: sentinel &lt;b&gt;" in card
+    assert "- after batch 1: v0 unchanged: sentinel &lt;b&gt;" in card
     assert "after the checkpoint" not in card and "simulated" not in card
     assert "<script>" not in card and "[link](" not in card
 
