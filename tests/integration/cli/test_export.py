@@ -36,5 +36,5 @@ def test_a_hub_out_of_reach_is_told_before_anything_is_merged(
     with pytest.raises(SystemExit, match="2"):
         main(["export", str(run.path), "--push", "me/policy"])
     said = capsys.readouterr().err
-    assert "--push me/policy: 127.0.0.1 cannot be reached; write a folder by" in said
+    assert "--push me/policy: 127.0.0.1 cannot be reached; write the model to a directory" in said
     assert "HF_HUB_OFFLINE" not in said and "HF_HUB_OFFLINE" not in os.environ

@@ -103,7 +103,7 @@ def test_refine_mends_a_rubric_against_labels(
 @pytest.mark.parametrize(
     ("row", "flags", "message"),
     [
-        ({"prompt": "p"}, [], "row 1 must have texts in 'prompt' and in 'response'"),
+        ({"prompt": "p"}, [], "row 1 must have text in 'prompt' and in 'response'"),
         ({"prompt": "p", "response": "r"}, [], "answers to at least two prompts"),
         ({"prompt": "p", "response": "r"}, ["--labels", "stars"], "has no column 'stars'"),
         ({"prompt": "p", "response": "r", "stars": "good"}, ["--labels", "stars"], "must be a number"),

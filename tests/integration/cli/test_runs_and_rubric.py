@@ -133,7 +133,7 @@ def test_pinning_says_what_it_does(run: RunDir, capsys: Any) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["7"], "has no rubric v7; it has v0 alone"), ([], "give a VERSION, or --release")],
+    [(["7"], "has no rubric v7; it has only v0"), ([], "give a VERSION or --release")],
 )
 def test_pin_says_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], rubric: Rubric, arguments: list[str], message: str
