@@ -1,8 +1,8 @@
-"""The checkpoints of a run: whole by a manifest that is written last, and held against it before anything is
-loaded from them.
+"""The checkpoints of a run: complete once their manifest is written, and checked against it before anything
+is loaded from them.
 
 The manifest names every file of the checkpoint with its size and SHA-256, and how many rows the run's
-journals had by then: a run that goes on from a checkpoint goes on from exactly that state, or not at all.
+journals had by then: a run that continues from a checkpoint continues from exactly that state, or not at all.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _State(BaseModel):
 def complete_checkpoint(run: RunDir, checkpoint: Path, state: JsonRow) -> None:
     """Completes what the trainer has saved, once all processes have: by our own state, then the manifest.
 
-    What the trainer pickled beside it, we neither read nor keep.
+    What the trainer pickled there is neither read nor kept.
 
     Args:
         run: The run.
@@ -83,14 +83,14 @@ def last_checkpoint(run: RunDir) -> Path | None:
 
 
 def intact_checkpoint(run: RunDir) -> Path:
-    """The newest whole checkpoint, its files held against the manifest.
+    """The newest whole checkpoint, its files checked against the manifest.
 
     Raises:
         ConfigError: There is none yet.
         RunError: A file of it is damaged or missing; names it.
     """
     if (checkpoint := last_checkpoint(run)) is None:
-        raise ConfigError(f"{run.path}: has no checkpoint yet; go on by mpo-lite resume {run.path}")
+        raise ConfigError(f"{run.path}: has no checkpoint yet; resume it with mpo-lite resume {run.path}")
     try:
         require_files(checkpoint)
     except RunError as error:
@@ -99,7 +99,7 @@ def intact_checkpoint(run: RunDir) -> Path:
 
 
 def resumable_checkpoint(run: RunDir, name: str | None) -> Path | None:
-    """The checkpoint that a run goes on from, with all that it rests on held against what was saved.
+    """The checkpoint that a run continues from, checked with all that it depends on.
 
     Args:
         run: The run.
@@ -172,7 +172,7 @@ def require_files(checkpoint: Path) -> JsonRow:
 
 
 def discard_after(run: RunDir, checkpoint: Path | None) -> None:
-    """Clears the way for a run that goes on from a checkpoint: removes those that a kill left without a
+    """Clears the way for a run that continues from a checkpoint: removes those that a kill left without a
     manifest, and moves later ones to ``superseded/``.
 
     Args:
@@ -215,7 +215,7 @@ def _require_rows(run: RunDir, counts: Mapping[str, int], batch: int) -> None:
 
 
 def _with_offer(run: RunDir, checkpoint: Path | None, error: RunError) -> RunError:
-    """The error, with the newest state before the checkpoint that the run can go on from."""
+    """The error, with the newest earlier state that the run can continue from."""
     first = _step(checkpoint) if checkpoint else 0
     earlier = [path for step, path in sorted(_whole(run).items(), reverse=True) if step < first]
     places = {**{path.name: path for path in earlier}, **({START: None} if checkpoint else {})}
@@ -223,7 +223,8 @@ def _with_offer(run: RunDir, checkpoint: Path | None, error: RunError) -> RunErr
     if intact is None:
         return error
     return RunError(
-        error.what, f"{error.fix}, or go on from before it: mpo-lite resume {run.path} --from {intact}"
+        error.what,
+        f"{error.fix}, or continue from an earlier state: mpo-lite resume {run.path} --from {intact}",
     )
 
 

@@ -39,7 +39,7 @@ class Environment(Record):
 
 
 class Pin(Record):
-    """``pin.json``: the version that a person put in force."""
+    """``pin.json``: the version that a person pinned."""
 
     version: Count
 
@@ -126,7 +126,7 @@ class Refused(Record):
 
 
 class Recheck(Record):
-    """What was found of the rubric in force before a step."""
+    """What the recheck of the current rubric found."""
 
     objections: list[ObjectionRow] = []
 

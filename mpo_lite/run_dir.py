@@ -86,8 +86,8 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path, given: JsonRow) -> tuple[RunDir, Config]:
-        """Opens a run and its saved configuration, with what is ``given`` anew. Raises ``ConfigError``
-        without one.
+        """Opens a run and its saved configuration, changed by what is ``given``. Raises ``ConfigError`` if
+        there is none.
         """
         run = cls(path)
         if not run.exists():
@@ -108,7 +108,7 @@ class RunDir:
         self.write_config(config)
 
     def note_stop(self, reason: str) -> None:
-        """Keeps why the run stopped before its last batch; empty: it goes on."""
+        """Keeps why the run stopped before its last batch; empty: it continues."""
         if reason:
             write_atomically(self.stop, json.dumps({"reason": reason}))
         else:
@@ -129,7 +129,7 @@ class RunDir:
         write_atomically(self.config_file, f"{settings}{_SEAL}{_sha256(settings.encode())}\n")
 
     def require_own_config(self) -> None:
-        """Refuses to go on by a configuration that is not as the run wrote it. Raises ``RunError``."""
+        """Refuses to continue with a configuration that is not as the run wrote it. Raises ``RunError``."""
         settings, _, seal = self.config_file.read_bytes().rpartition(_SEAL.encode())
         if seal.strip() != _sha256(settings).encode():
             raise RunError(
@@ -153,7 +153,7 @@ class RunDir:
 
     @property
     def pin(self) -> int | None:
-        """The version that a person wants in force, or None. Raises ``RunError`` where that is damaged."""
+        """The version that a person pinned, or None. Raises ``RunError`` where that is damaged."""
         return read_object(self.pinned, Pin)["version"] if self.pinned.exists() else None
 
     def rows(self, file: Path) -> list[JsonRow]:
@@ -186,7 +186,7 @@ class RunDir:
 
     def asked_to_stop(self) -> bool:
         """Whether somebody laid a file ``STOP`` into the folder; it is taken away, so that the
-        run can go on.
+        run can be resumed.
         """
         stop = self.path / "STOP"
         asked = stop.exists()
@@ -194,7 +194,7 @@ class RunDir:
         return asked
 
     def locked(self) -> bool:
-        """Whether a job is training this run now; no where it lies on a disk that cannot be written to."""
+        """Whether a job is training this run now; no, on a disk that cannot be written to."""
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -205,7 +205,7 @@ class RunDir:
         return False
 
     def unlock(self) -> None:
-        """Lets other processes go on with the run."""
+        """Lets other processes continue the run."""
         self._lock.release()
 
     def withdraw(self) -> None:
@@ -240,7 +240,7 @@ class RunDir:
                 write_journal(file, [row for row in rows if row["batch"] <= until])
 
     def cut_at(self, batch: int) -> dict[Path, int]:
-        """Journals that are cut where a run goes on after ``batch`` batches, and the last batch they keep."""
+        """Journals that are cut where a run continues after ``batch`` batches, and the last batch kept."""
         # The meta step of a batch comes after its checkpoint: it is still to be done.
         return {self.metrics: batch, self.gold: batch, self.alarms: batch, self.lineage: batch - 1}
 

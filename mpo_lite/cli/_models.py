@@ -55,7 +55,7 @@ def check_exists(source: str) -> None:
         return
     if path.suffix in DATA_ENDINGS:
         raise ConfigError(f"{source}: no such file")
-    # A name beside runs is a misspelt run rather than a Hub id, which has the same form.
+    # A name next to runs is a misspelt run rather than a Hub id, which has the same form.
     is_among_runs = any(path.parent.glob("*/config.yaml"))
     if is_among_runs or not _HUB_ID.fullmatch(source):
         raise ConfigError(

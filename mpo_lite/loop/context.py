@@ -140,7 +140,7 @@ def prepare_run(
     Args:
         config: Resolved configuration.
         observe: Called with what happens.
-        prompts: Used in place of the task's data; None reads those.
+        prompts: Used instead of the task's data; None reads those.
 
     Raises:
         UsageError: Configuration, task, data or rubric cannot work.

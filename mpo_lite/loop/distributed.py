@@ -51,7 +51,7 @@ def run_on_main(work: Callable[[], T]) -> T:
 
     Raises:
         UsageError: The lead raised it: it is raised in all processes.
-        StopRun: Likewise.
+        StopRun: The same.
     """
     result: T | None = None
     error: Exception | None = None

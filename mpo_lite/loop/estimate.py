@@ -224,7 +224,7 @@ class _Model:
         return load
 
     def _meta(self, at: Values) -> Load:
-        """Per step and sample an analysis and a proposal; then all are merged, and mended if need be."""
+        """Per step and sample an analysis and a proposal; then all are merged, and repaired if needed."""
         meta, config = self._context.meta, self._context.config
         assert meta is not None
         samples, per = config.meta_samples, at["chars"]
@@ -237,7 +237,7 @@ class _Model:
         merge = self._templates["merge"] / per + rubric + samples * proposal
         screened = 2 * samples * config.prescreen * analyse
         merged = min(meta.backend.max_tokens or 4096, 2 * proposal)
-        # Calls beyond the least number are mostly guidelines and mended proposals, of a merge's size.
+        # Calls beyond the least number are mostly guidelines and revised proposals, of a merge's size.
         more = max(0.0, at["step_calls"] - self._step_calls()[0])
         steps = at["steps"] * at["called"]
         return Load(

@@ -38,7 +38,7 @@ class GateBudget:
         batches: Generation batches of the run.
         interval: Generation batches between regular steps.
         first: Judgements that a first step takes, without anything that can be left out.
-        later: The same of a step after it: the anchor's answers were judged by the rubric in force.
+        later: The same of a step after it: the anchor's answers were judged by the current rubric already.
     """
 
     share: float
@@ -99,7 +99,7 @@ def planned_judgements(context: RunContext) -> int:
 
 
 def paired_probes(config: Config, prompts: int) -> int:
-    """Probes that the meta-judge is shown beside what the initial policy answered, of ``prompts`` at most."""
+    """Probes that the meta-judge is shown next to the initial policy's answers, of ``prompts`` at most."""
     return min(config.meta_samples // 2, prompts) if config.strategy == "pairs" else 0
 
 

@@ -1,4 +1,4 @@
-"""One meta step within a run: audits, a second look at the rubric in force, the proposal, its way into a row.
+"""One meta step within a run: audits, a recheck of the current rubric, the proposal, its way into a row.
 
 All that a step rests on is on disk: rollouts, probes, trials. So a step that a kill cut short is the same
 step when it is done again.
@@ -35,10 +35,10 @@ class RunSnapshot:
 
     Attributes:
         batch: Generation batches done.
-        version: The rubric in force.
+        version: The current rubric.
         rollouts: Answers of the batches since the last step began.
         probes: The policy's present answers to the prompts of the anchor.
-        paired: How many of these, from the first, the meta-judge is shown beside the initial policy's.
+        paired: How many of these, from the first, the meta-judge is shown next to the initial policy's.
         alarms: Those standing.
         latest: The answers these looked at.
         checked_at: Batches at which the current rubric was tried out and rechecked before.
@@ -63,7 +63,7 @@ async def meta_step(session: Session, snapshot: RunSnapshot) -> JsonRow:
 
     Raises:
         StopRun: A cap is reached.
-        EndpointError: Judge or meta-judge refuses for good.
+        EndpointError: Judge or meta-judge rejects calls permanently.
     """
     frozen: dict[str, float] = {}
     row: JsonRow | None = None
@@ -158,7 +158,7 @@ async def _audit(session: Session, snapshot: RunSnapshot, frozen: dict[str, floa
     first = session.run.version(0).rubric
     latest = [rollout for rollout in snapshot.latest if rollout.version == snapshot.version.number]
     # The gate comes first: what it will need, for a second try too, is kept for it. (That one is cheaper by
-    # the anchor's answers under the rubric in force, which covers the probes.)
+    # the anchor's answers under the current rubric, which covers the probes.)
     reserve = 2 * session.gate.max_cost(rubric)
     spare = int(max(0, gate_judge.left - reserve)) // 2
     audited = stratified_sample(latest, min(AUDITS, spare), f"audit-{session.config.seed}-{snapshot.batch}")
@@ -182,7 +182,7 @@ async def _rollback(session: Session, snapshot: RunSnapshot, found: GateResult) 
         return None
     target = sound[0]
     judged = [rollout for rollout in snapshot.rollouts if rollout.version == snapshot.version.number]
-    # Held against itself: that its order differs from the present one's is what one goes back for.
+    # Compared with itself: a ranking that differs from the current rubric's is the reason to go back.
     today = await session.gate.examine(target.rubric, target.rubric, _recent(judged), snapshot.batch)
     if not today.passed:
         return None
@@ -194,7 +194,7 @@ async def _rollback(session: Session, snapshot: RunSnapshot, found: GateResult) 
 
 
 async def _probed(session: Session, snapshot: RunSnapshot) -> tuple[list[Rollout], dict[str, Rollout]]:
-    """The probes as judged rollouts, and beside them what the initial policy answered."""
+    """The probes as judged rollouts, and next to them the initial policy's answers."""
     paired = snapshot.probes[: snapshot.paired]
     if not paired:
         return [], {}

@@ -192,7 +192,7 @@ class MPOCallback(TrainerCallback):
         complete_checkpoint(session.run, checkpoint, state)
 
     def _check_length(self, max_steps: int, batch: int) -> None:
-        """Refuses to train on from where there is nothing to go on with, and for longer than is planned."""
+        """Refuses to train without a checkpoint where there are batches, or for longer than planned."""
         run, steps = self.session.run, self.session.config.steps
         asked = max_steps // self._every
         if asked > steps:
@@ -205,12 +205,12 @@ class MPOCallback(TrainerCallback):
             self.session.context.note(f"{run.path}: all {steps} batches are done; nothing is left to train")
         elif self._must_resume and not batch and len(run.rows(run.metrics)) >= steps:
             raise ConfigError(
-                f"{run.path}: this run is finished; to train it on, raise steps in MPO and call "
-                "trainer.train(resume_from_checkpoint=True); to begin anew, name another run_dir"
+                f"{run.path}: this run is finished; to train it further, raise steps in MPO and call "
+                "trainer.train(resume_from_checkpoint=True); to start again, choose another run_dir"
             )
         elif self._must_resume and not batch:
             raise ConfigError(
-                f"{run.path}: has batches already; go on by "
+                f"{run.path}: has batches already; continue with "
                 "trainer.train(resume_from_checkpoint=True), or name another run_dir"
             )
 

@@ -39,7 +39,7 @@ class Result:
 
     Attributes:
         run: The run directory, with rollouts, metrics, rubric versions and checkpoints.
-        rubric: In force at the end.
+        rubric: The current rubric at the end.
         version: Its number.
         stop: Why the training stopped before its last batch, with everything saved; None: it did not.
         seconds: Wall time, model loading included.
@@ -60,14 +60,14 @@ def train(
     run: RunDir | None = None,
     checkpoint: Path | None = None,
 ) -> Result:
-    """Trains a policy while its rubric evolves, or goes on with a run.
+    """Trains a policy while its rubric evolves, or continues a run.
 
     Args:
         config: What to train, from ``load_config``.
         observe: Told of ``note``, ``gold``, ``step``, ``alarm`` and ``meta`` events as they happen, each with
             its row; in the first process alone.
-        run: A run to go on with, opened and locked; None begins a new one.
-        checkpoint: Where that run goes on; None from its first batch.
+        run: A run to continue, opened and locked; None begins a new one.
+        checkpoint: Where that run continues; None from its first batch.
 
     Returns:
         The result; a cap, a judge that broke down or Ctrl-C is its ``stop``.
@@ -103,7 +103,7 @@ def train(
 
 
 def resume_command(run: RunDir, stop: StopRun) -> str:
-    """The command that goes on with a stopped run, with a higher cap where one stopped it."""
+    """The command that continues a stopped run, with a higher cap where one stopped it."""
     flag = stop.suggested_flag if isinstance(stop, BudgetReached) else ""
     return f"mpo-lite resume {run.path} {flag}".rstrip()
 

@@ -29,8 +29,8 @@ _TRACKED = (
     "rubric_version", "reward", "gold", "spread", "disagreement", "alarms", "judge_failures", "refusals",
     "judge_seconds", "judge_calls", "usd",
 )  # fmt: skip
-"""Figures that trackers are given with a batch, beside TRL's own: gold as it was last measured, calls and USD
-so far."""
+"""Figures that trackers are given with a batch, in addition to TRL's own: gold as last measured, calls and USD so
+far."""
 ExtraReward = Callable[..., Sequence[Reward]]
 
 
@@ -51,10 +51,10 @@ class MPO:
 
     Args:
         extra: Further reward functions in TRL's form, added to the judge's reward. Given here and not to the
-            trainer, because beside a second function a judge's None would count as 0.
+            trainer, because next to a second function a judge's None would count as 0.
         session: A prepared session instead of ``options``; it has its run directory already.
         options: Any field of ``mpo_lite.config.Config``; what is left out comes from ``MPO_*`` variables,
-            ``.env`` and defaults. A ``run_dir`` that holds such a run is gone on in, by
+            ``.env`` and defaults. A ``run_dir`` that holds such a run is continued, by
             ``trainer.train(resume_from_checkpoint=True)``; where this process has it open, as when a cell of
             a notebook is run again, the ``MPO`` before is closed.
 
@@ -100,21 +100,21 @@ class MPO:
         self.session.close()
 
     def judge(self, prompts: Sequence[Any], answers: Sequence[Any]) -> list[Verdict]:
-        """Judges answers by the rubric now in force, outside of training.
+        """Judges answers by the current rubric, outside of training.
 
         No batch is counted, nothing is journalled and no group is needed; calls are counted and capped as in
         training.
 
         Args:
             prompts: N task prompts, texts or conversations.
-            answers: N answers, one to each, likewise.
+            answers: N answers, one to each, in the same form.
 
         Returns:
             N verdicts: the reward with the level and reason of each criterion, or why there is none.
 
         Raises:
             ConfigError: There are not as many answers as prompts.
-            StopRun: A cap is reached, or the judge refuses for good.
+            StopRun: A cap is reached, or the judge rejects calls permanently.
         """
         self._require_open()
         if len(prompts) != len(answers):
@@ -133,7 +133,7 @@ class MPO:
 
         Args:
             prompts: B prompts as TRL gives them, texts or conversations.
-            completions: B completions, likewise.
+            completions: B completions, in the same form.
             columns: The data set's columns and what else TRL passes; ``task_prompt`` is what the judge is
                 shown as the task, ``split`` other than ``train`` marks rows that must not train.
 
@@ -179,7 +179,7 @@ class MPO:
     def _require_open(self) -> None:
         if self.session.state.closed:
             raise ConfigError(
-                f"{self.run.path}: this MPO is closed; to go on in its run, make a new one with that run_dir"
+                f"{self.run.path}: this MPO is closed; to continue its run, make a new one with that run_dir"
             )
 
     def _check_trainer(self, log_metric: Any) -> None:
@@ -193,8 +193,8 @@ class MPO:
         trainer = getattr(log_metric, "__self__", None)
         if any(function != self.reward for function in getattr(trainer, "reward_funcs", ())):
             raise ConfigError(
-                "the trainer has another reward function beside mpo.reward, so that a failed judgement would "
-                "count as 0; give it to MPO(extra=[...]) instead"
+                "the trainer has another reward function in addition to mpo.reward, so that a failed "
+                "judgement would count as 0; give it to MPO(extra=[...]) instead"
             )
 
     def _track(self, log_metric: Callable[[str, float], None] | None) -> None:

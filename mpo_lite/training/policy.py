@@ -47,7 +47,7 @@ def check_policy(config: Config) -> None:
             said = " ".join(str(error).split())[:200]
             raise ConfigError(f"policy {config.policy!r}: its config.json cannot be used: {said}") from error
         raise ConfigError(
-            f"policy {config.policy!r}: is no folder here and cannot be had from the hub "
+            f"policy {config.policy!r}: is not a directory here and could not be downloaded from the Hub "
             f"({hub.explain_missing()}); give a local model by --policy DIR and local prompts by "
             "--data FILE.jsonl"
         ) from error

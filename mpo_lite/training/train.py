@@ -83,7 +83,7 @@ def train(session: Session, checkpoint: Path | None = None) -> TrainingOutcome:
 
     Args:
         session: Attached to its run directory.
-        checkpoint: Where to go on; None begins anew.
+        checkpoint: Where to continue; None begins at the first batch.
 
     Returns:
         The outcome; whatever stopped the run, a checkpoint of the last whole batch is in place.
@@ -99,7 +99,7 @@ def train(session: Session, checkpoint: Path | None = None) -> TrainingOutcome:
     mpo = MPO(session=session)
     trainer = _trainer(config, mpo)
     stop: StopRun | None = None
-    with storage_errors(session.run.path, f"then go on: mpo-lite resume {session.run.path}"):
+    with storage_errors(session.run.path, f"then resume: mpo-lite resume {session.run.path}"):
         if is_lead := is_main():
             session.run.note_stop("")
         try:

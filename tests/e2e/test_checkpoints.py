@@ -49,7 +49,9 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_leads_to_the_same_bi
             path.write_bytes(damage(content))
             said = refused(capsys, "resume", run)
             assert said.startswith(f"mpo-lite: {path}: damaged: ")
-            assert said.endswith(f"or go on from before it: mpo-lite resume {run} --from checkpoint-4")
+            assert said.endswith(
+                f"or continue from an earlier state: mpo-lite resume {run} --from checkpoint-4"
+            )
         path.unlink()
         assert f"{path}: missing; restore it from a copy, or go on" in refused(capsys, "resume", run)
         path.write_bytes(content)
@@ -109,7 +111,7 @@ def test_a_disk_that_takes_nothing_more_is_named_and_the_run_goes_on(
     run = tmp_path / "run"
     said = capsys.readouterr().err.splitlines()[-1]
     assert stopped.value.code == 1
-    assert said == f"mpo-lite: {what.format(run / 'metrics.jsonl')}, then go on: mpo-lite resume {run}"
+    assert said == f"mpo-lite: {what.format(run / 'metrics.jsonl')}, then resume: mpo-lite resume {run}"
     main(["resume", str(run), "--json"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 2
 

@@ -149,12 +149,12 @@ def test_a_trainer_that_is_set_up_right_trains_and_says_when_it_is_done(
     grpo(mpo, tmp_path / "out").train()
     assert len(read_rows(mpo.run.metrics)) == 2 and judged(server) > 0
     again = make_mpo()  # as the same cell of a notebook would
-    with pytest.raises(ConfigError, match="this run is finished; to train it on, raise steps"):
+    with pytest.raises(ConfigError, match="this run is finished; to train it further, raise steps"):
         grpo(again, tmp_path / "out").train()
     grpo(again, tmp_path / "out").train(resume_from_checkpoint=True)
     assert "all 2 batches are done; there is nothing left to train" in caplog.text
     longer = make_mpo(steps=3)
-    with pytest.raises(ConfigError, match="has batches already; go on by"):
+    with pytest.raises(ConfigError, match="has batches already; continue with"):
         grpo(longer, tmp_path / "out", max_steps=3).train()
     grpo(longer, tmp_path / "out", max_steps=3).train(resume_from_checkpoint=True)
     assert [row["batch"] for row in read_rows(longer.run.metrics)] == [1, 2, 3]

@@ -196,7 +196,7 @@ def test_no_run_goes_on_from_a_damaged_file(
         assert code == 2 and len(errors.splitlines()) == 1, (name, errors)
         assert Path(name).name in errors or (name, how) == ("config.yaml", "gone"), (name, errors)
         if name in CHECKPOINT:
-            assert f"or go on from before it: mpo-lite resume {run} --from checkpoint-3" in errors
+            assert f"or continue from an earlier state: mpo-lite resume {run} --from checkpoint-3" in errors
             for command in (("export", run, "--merge", run / "out"), ("eval", run)):
                 code, errors = said(capsys, *command)
                 assert code == 2 and f"--from checkpoint-{SAVED // 2}" in errors

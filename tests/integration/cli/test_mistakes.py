@@ -337,7 +337,10 @@ def test_a_misspelt_variable_is_told(refused: Refused, monkeypatch: pytest.Monke
         ("policy=prompts.jsonl", "policy 'prompts.jsonl': is a file; name the folder of a model"),
         ("policy=bare", "policy 'bare': holds no weights"),
         ("policy=base", "policy 'base': its tokenizer has no chat template; name a chat or instruct model"),
-        ("policy=me/none", "is no folder here and cannot be had from the hub (HF_HUB_OFFLINE is set and"),
+        (
+            "policy=me/none",
+            "is not a directory here and could not be downloaded from the Hub (HF_HUB_OFFLINE is set and",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_told_before_anything_is_asked(
