@@ -29,8 +29,8 @@ _TRACKED = (
     "rubric_version", "reward", "gold", "spread", "disagreement", "alarms", "judge_failures", "refusals",
     "judge_seconds", "judge_calls", "usd",
 )  # fmt: skip
-"""Figures that trackers are given with a batch, in addition to TRL's own: gold as last measured, calls and USD so
-far."""
+"""Figures that trackers are given with a batch, in addition to TRL's own: gold as last measured, calls and
+USD so far."""
 ExtraReward = Callable[..., Sequence[Reward]]
 
 
