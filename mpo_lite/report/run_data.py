@@ -118,9 +118,9 @@ class RunData:
         return [step for step in self.lineage if step.status == "accepted"]
 
     def rollouts_by_batch(self) -> Iterator[tuple[int, list[Rollout]]]:
-        """Each batch, counted from 1 as in the metrics, with its rollouts."""
-        for index, rollouts in groupby(self.rollouts, key=lambda rollout: rollout.batch):
-            yield index + 1, list(rollouts)
+        """Each batch with its rollouts."""
+        for batch, rollouts in groupby(self.rollouts, key=lambda rollout: rollout.batch):
+            yield batch, list(rollouts)
 
 
 def load_run_data(run: RunDir, config: Config) -> RunData:

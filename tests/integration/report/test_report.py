@@ -16,6 +16,7 @@ from mpo_lite.cli.main import main
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.jsonl import append_rows, read_rows
+from mpo_lite.report.charts import measure_zero_spread
 from mpo_lite.report.costs import build_cost_table
 from mpo_lite.report.narrative import write_headline
 from mpo_lite.report.page import build_run_page, write_comparison, write_report
@@ -230,6 +231,12 @@ def test_samples_are_evidence_first_and_of_every_batch(tmp_path: Path) -> None:
     assert by_id["b4r1"]["alarms"] == ["phrase_drift"] and by_id["b2r0"]["cited"]
     assert by_id["b4p0"]["by"] == "probe" and by_id["b4p0"]["reward"] is None
     assert by_id["b4r1"]["levels"] == [["flow", (3 + 1) % 3, 2, "It shows."]]
+
+
+def test_batches_of_rollouts_and_of_metrics_are_counted_alike(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", batches=3)
+    assert list(measure_zero_spread(loaded(run))) == [row["batch"] for row in read_rows(run.metrics)]
+    assert [batch for batch, _ in loaded(run).rollouts_by_batch()] == [1, 2, 3]
 
 
 def test_samples_stay_within_their_size(tmp_path: Path) -> None:
