@@ -11,6 +11,7 @@ JSON.
 
 import argparse
 import asyncio
+import dataclasses
 import gc
 import itertools
 import json
@@ -195,7 +196,7 @@ def run(
             group_size=machine.group, steps=machine.batches + WARM_UP, eval_every=1000, concurrency=at_once,
             overlap=way == "overlap",
         )  # fmt: skip
-        mpo.session.gold = None
+        mpo.session.context = dataclasses.replace(mpo.session.context, gold=None)
         options: dict[str, Any] = {
             "args": machine.arguments(algorithm, folder),
             "processing_class": machine.tokenizer(),
@@ -236,8 +237,10 @@ def litellm_cpu(server: Stub, calls: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         mpo = MPO(judge=MODEL, judge_api_base=server.url, baseline="iter0", task="sandbox",
                   policy=str(policy_dir()), run_dir=f"{folder}/mpo", cache_dir=f"{folder}/cache")  # fmt: skip
-        sample = mpo.session.sample("write a short essay about dogs .", "dogs are useful for people . " * 4)
-        single, rubric = mpo.session.judge, mpo.session.version.rubric
+        sample = mpo.session.context.sample(
+            "write a short essay about dogs .", "dogs are useful for people . " * 4
+        )
+        single, rubric = mpo.session.judge, mpo.session.state.version.rubric
         messages, schema = (
             single.build_call(sample, rubric).messages,
             mode_params("json_schema", verdict_schema(rubric)),

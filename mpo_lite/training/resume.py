@@ -122,7 +122,7 @@ def _change_config(run: RunDir, changes: JsonRow, done: int) -> list[str]:
     schedule = before.trainer.get("lr_scheduler_type", "constant")
     if "steps" in names and schedule != "constant":
         lines.append(
-            f"the learning rate now follows '{schedule}' over {after.steps} batches instead of {before.steps}"
+            f"learning rate schedule '{schedule}' now spans {after.steps} batches instead of {before.steps}"
         )
     return lines
 

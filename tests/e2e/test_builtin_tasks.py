@@ -74,7 +74,7 @@ def test_verified_batches_ask_no_judge_and_stay_out_of_the_meta_step(tmp_path: P
     rows = read_rows(run.rollouts)
     verified = {row["batch"] for row in rows if row["verdict"]["source"] == "verifier"}
     coin = [random.Random(f"coin-0-{batch}").random() < 0.5 for batch in range(6)]
-    assert verified == {batch for batch, heads in enumerate(coin) if heads} and 0 < len(verified) < 6
+    assert verified == {batch for batch, heads in enumerate(coin, start=1) if heads} and 0 < len(verified) < 6
     for row in rows:
         if row["batch"] in verified:
             assert row["verdict"]["reward"] in (0, 1) and row["verdict"]["judge"] == ""

@@ -136,7 +136,7 @@ def test_a_cap_holds_for_all_processes_together(tmp_path: Path, prompts: Path) -
         _, errors = capped.communicate(timeout=300)
         assert capped.returncode != 0
         assert "--max-calls 60 reached" in errors
-        assert errors.count("mpo-lite: the cap") == 1  # one of them speaks
+        assert errors.count("mpo-lite: --max-calls") == 1  # one of them speaks
         run = RunDir(tmp_path / "capped")
         calls = [row for path in run.ledgers().values() for row in read_rows(path)]
         assert 16 < len(calls) <= 60
@@ -152,7 +152,7 @@ def test_ctrl_c_stops_all_processes_at_one_border(tmp_path: Path, prompts: Path)
         wait_for(stopped, "batch 2/6")
         os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does: launcher and workers alike
         _, errors = stopped.communicate(timeout=120)
-        assert "go on with: mpo-lite resume" in errors
+        assert "resume with: mpo-lite resume" in errors
         done(torchrun("-m", "mpo_lite", "resume", str(tmp_path / "stopped"), "--json"))
         done(torchrun(*two(tmp_path, prompts, "whole", server)))
     same_run(tmp_path, "whole", "stopped")
@@ -162,8 +162,8 @@ def test_ctrl_c_stops_all_processes_at_one_border(tmp_path: Path, prompts: Path)
 def test_processes_share_what_a_cap_leaves(processes: int, others: int, most: int) -> None:
     budget = Budget(Ledger(), max_calls=100)
     budget.divide({"usd": 0.0, "calls": others, "tokens": 0}, processes)
-    assert not budget._blocked({"usd": 0.0, "calls": most, "tokens": 0})
-    assert budget._blocked({"usd": 0.0, "calls": most + 1, "tokens": 0})
+    assert not budget._find_exceeded_cap({"usd": 0.0, "calls": most, "tokens": 0})
+    assert budget._find_exceeded_cap({"usd": 0.0, "calls": most + 1, "tokens": 0})
 
 
 def failing_on(mark: str) -> Callable[[str, Any], Any]:

@@ -152,7 +152,7 @@ def test_a_trainer_that_is_set_up_right_trains_and_says_when_it_is_done(
     with pytest.raises(ConfigError, match="this run is finished; to train it further, raise steps"):
         grpo(again, tmp_path / "out").train()
     grpo(again, tmp_path / "out").train(resume_from_checkpoint=True)
-    assert "all 2 batches are done; there is nothing left to train" in caplog.text
+    assert "all 2 batches are done; nothing is left to train" in caplog.text
     longer = make_mpo(steps=3)
     with pytest.raises(ConfigError, match="has batches already; continue with"):
         grpo(longer, tmp_path / "out", max_steps=3).train()
@@ -268,7 +268,7 @@ def test_the_end_of_a_process_keeps_what_is_in_flight_and_frees_the_run(
         "mpo = MPO(judge='openai/j', judge_api_base=sys.argv[1], baseline='iter0', task='sandbox',\n"
         "          run_dir=sys.argv[2], cache_dir=sys.argv[3])\n"
         "session = mpo.session\n"
-        "samples = [session.sample('p', f'answer {n}') for n in range(3)]\n"
+        "samples = [session.context.sample('p', f'answer {n}') for n in range(3)]\n"
         "event_loop.submit(session.judge.verdicts(samples, session.state.version.rubric))\n"
         "import time; time.sleep(1)\n"
     )
@@ -287,8 +287,8 @@ def test_notes_and_alarms_reach_the_log_without_answers(
     make_mpo: MakeMPO, caplog: pytest.LogCaptureFixture
 ) -> None:
     mpo = make_mpo()
-    mpo.session.note("the fallback judges from now on")
-    mpo.session.observe("alarm", {"batch": 3, "name": "phrase_drift", "detail": "closing 'secret'"})
+    mpo.session.context.note("the fallback judges from now on")
+    mpo.session.context.observe("alarm", {"batch": 3, "name": "phrase_drift", "detail": "closing 'secret'"})
     assert caplog.record_tuples == [
         ("mpo_lite.loop.begin", logging.WARNING, "the fallback judges from now on"),
         ("mpo_lite.loop.begin", logging.WARNING, "alarm after batch 3: phrase_drift; see alarms.jsonl"),

@@ -98,7 +98,7 @@ def test_samples_are_filtered(tmp_path: Path) -> None:
         assert found(page) == 16 and all("batch 2" in card or "batch 3" in card for card in cards(page))
         fill(page, "to", "4")
         fill(page, "alarm", "phrase_drift")
-        assert found(page) == 2 and all("b3r" in card and "phrase drift" in card for card in cards(page))
+        assert found(page) == 2 and all("b4r" in card and "phrase drift" in card for card in cards(page))
         page.find_element(By.ID, "all").click()
         assert found(page) == everything
         fill(page, "version", "1")

@@ -168,7 +168,7 @@ def test_ctrl_c_saves_and_resumes_to_the_same_bits(tmp_path: Path, prompts: Path
         stopped.send_signal(signal.SIGINT)
         code, errors = ended(stopped)
         assert code == 130, errors
-        assert "go on with: mpo-lite resume" in errors and "Traceback" not in errors
+        assert "resume with: mpo-lite resume" in errors and "Traceback" not in errors
         assert resume(tmp_path / "stopped").returncode == 0
     same_run(tmp_path, "whole", "stopped")
 
@@ -176,12 +176,15 @@ def test_ctrl_c_saves_and_resumes_to_the_same_bits(tmp_path: Path, prompts: Path
 def test_a_request_to_stop_is_answered_from_a_thread_of_its_own() -> None:
     """Whoever writes in a signal's handler may enter a write that it interrupted, which Python refuses."""
     writers: list[threading.Thread] = []
+    state = SimpleNamespace(interrupted=False)
     session: Any = SimpleNamespace(
-        interrupted=False, note=lambda text: writers.append(threading.current_thread())
+        state=state,
+        context=SimpleNamespace(note=lambda text: writers.append(threading.current_thread())),
+        interrupt=lambda: setattr(state, "interrupted", True),
     )
     with _stoppable(session):
         signal.raise_signal(signal.SIGINT)
-    assert session.state.interrupted
+    assert state.interrupted
     while not writers:
         time.sleep(0.01)
     assert writers != [threading.main_thread()]
@@ -221,7 +224,7 @@ def test_a_stop_file_ends_the_run_which_can_go_on(
         flags = ("--judge", "openai/j", "--judge-api-base", server.url, "--baseline", "iter0")
         with pytest.raises(SystemExit) as stopped:
             train(*flags, steps=4)
-        assert stopped.value.code == 130 and "go on with: mpo-lite resume" in capsys.readouterr().err
+        assert stopped.value.code == 130 and "resume with: mpo-lite resume" in capsys.readouterr().err
         assert 2 <= len(read_rows(tmp_path / "run" / "metrics.jsonl")) < 4
         main(["resume", str(tmp_path / "run"), "--json"])
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["steps"] == 4
