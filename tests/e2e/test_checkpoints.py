@@ -53,7 +53,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_leads_to_the_same_bi
                 f"or continue from an earlier state: mpo-lite resume {run} --from checkpoint-4"
             )
         path.unlink()
-        assert f"{path}: missing; restore it from a copy, or go on" in refused(capsys, "resume", run)
+        assert f"{path}: missing; restore it from a copy, or continue" in refused(capsys, "resume", run)
         path.write_bytes(content)
     assert "--from takes checkpoint-4, checkpoint-6, start" in refused(capsys, "resume", run, "--from", "6")
     (last / "optimizer.pt").unlink()
