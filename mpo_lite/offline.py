@@ -105,6 +105,7 @@ def refine_rubric(
     with _open_models("refine_rubric", options, with_meta=True) as (config, task, models):
         models.check()
         rounds = refine_samples(models, config, task, start or first_rubric(config, task), samples, labels)
+        require_proposal(rounds)
         return Refinement(rounds[-1].rubric, tuple(rounds), models.spend())
 
 
@@ -142,11 +143,14 @@ def refine_samples(
     assert models.meta is not None
     meta = MetaJudge(models.client, models.meta, task.purpose)
     judge = BudgetedJudge(lambda draw: models.judge("judge", draw), lambda: models.judged_by, task.rules)
-    rounds = _wait(lambda: refine_in_rounds(meta, judge, task, config, rubric, samples, labels, on_round))
+    return _wait(lambda: refine_in_rounds(meta, judge, task, config, rubric, samples, labels, on_round))
+
+
+def require_proposal(rounds: Sequence[Round]) -> None:
+    """Raises ``JudgeDown`` where no round had a proposal that could be used."""
     if all(attempt.rubric is None for round_ in rounds for attempt in round_.outcome.attempts):
         reason = rounds[-1].outcome.reason
         raise JudgeDown(f"no usable proposal in {pluralize(len(rounds), 'round')}: {reason}")
-    return rounds
 
 
 def first_rubric(config: Config, task: Task) -> Rubric:

@@ -18,15 +18,12 @@ from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
-from mpo_lite.errors import ConfigError, EndpointError, JudgeDown, StopRun, TaskError
+from mpo_lite.errors import ConfigError, StopRun, TaskError
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.pool import ModelPool
-from mpo_lite.llm import event_loop
-from mpo_lite.meta.gate_judge import BudgetedJudge
-from mpo_lite.meta.meta_judge import MetaJudge
-from mpo_lite.meta.refine import Round, refine_rubric
+from mpo_lite.meta.refine import Round
+from mpo_lite.offline import first_rubric, refine_samples, require_proposal
 from mpo_lite.rubric import dump_rubric
-from mpo_lite.run_dir import rubric_at
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import pluralize
 from mpo_lite.tasks.data import read_responses, response_cluster
@@ -106,29 +103,19 @@ def _refine(
     labels: list[float | None],
     on_round: Callable[[Round], None],
 ) -> list[Round]:
-    assert models.meta is not None
-    meta = MetaJudge(models.client, models.meta, task.purpose)
-    gate_judge = BudgetedJudge(lambda draw: models.judge("judge", draw), lambda: models.judged_by, task.rules)
-    first = rubric_at(config.rubric)[0] if config.rubric else task.rubric
-
     def finish_round(result: Round) -> None:
         work.advance()
         on_round(result)
 
     try:
         with activity("refining", config.rounds, "rounds") as work:
-            rounds = event_loop.wait(
-                refine_rubric(meta, gate_judge, task, config, first, samples, labels, finish_round)
-            )
-    except EndpointError as error:
-        raise JudgeDown(str(error)) from None
+            first = first_rubric(config, task)
+            rounds = refine_samples(models, config, task, first, samples, labels, finish_round)
     except StopRun as stop:
         raise type(stop)(
             f"{stop}; answers so far are cached: run the same command again to continue"
         ) from None
-    if all(attempt.rubric is None for result in rounds for attempt in result.outcome.attempts):
-        reason = rounds[-1].outcome.reason
-        raise JudgeDown(f"no usable proposal in {pluralize(len(rounds), 'round')}: {reason}")
+    require_proposal(rounds)
     return rounds
 
 

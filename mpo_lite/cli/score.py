@@ -21,19 +21,18 @@ from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
-from mpo_lite.errors import EndpointError, FailureKind, JudgeDown, StopRun, TaskError
+from mpo_lite.errors import FailureKind, StopRun, TaskError
 from mpo_lite.jsonl import append_rows
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.breaker import FailureTally
 from mpo_lite.judge.pool import ModelPool
-from mpo_lite.llm import event_loop
+from mpo_lite.offline import first_rubric, judge_by_rubric
 from mpo_lite.report.figures import describe_failures
 from mpo_lite.rubric import Rubric
-from mpo_lite.run_dir import rubric_at
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import pluralize
 from mpo_lite.tasks.data import map_columns, read_responses, response_cluster
-from mpo_lite.tasks.rules import rule_results, rule_verdict
+from mpo_lite.tasks.rules import rule_results
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
 from mpo_lite.wording import simulated_note
@@ -103,9 +102,8 @@ def command(
 def _judge(config: Config, task: Task, rows: Sequence[Row]) -> tuple[list[Verdict], Row, StopRun | None]:
     """A verdict for every row, the spend, and what stopped the judging, if anything did."""
     config = config.model_copy(update={"judge_mode": config.judge_mode or task.judge_mode})
-    rubric = rubric_at(config.rubric)[0] if config.rubric else task.rubric
     models = ModelPool(config, task.persona, with_meta=False, waits_out=True)
-    judge = partial(_judge_chunk, models, task, rubric)
+    judge = partial(_judge_chunk, models, task, first_rubric(config, task))
     verdicts: list[Verdict] = []
     stop: StopRun | None = None
     try:
@@ -133,13 +131,7 @@ def _judge(config: Config, task: Task, rows: Sequence[Row]) -> tuple[list[Verdic
 
 def _judge_chunk(models: ModelPool, task: Task, rubric: Rubric, rows: Sequence[Row]) -> list[Verdict]:
     samples = [Sample(row["prompt"], row["response"], row["cluster"]) for row in rows]
-    ruled = [rule_verdict(sample.completion, rubric.set_hash, task.rules) for sample in samples]
-    unruled = [sample for sample, verdict in zip(samples, ruled, strict=True) if verdict is None]
-    try:
-        judged = iter(event_loop.wait(models.judge().verdicts(unruled, rubric)))
-    except EndpointError as error:
-        raise JudgeDown(str(error)) from None
-    return [verdict or next(judged) for verdict in ruled]
+    return judge_by_rubric(models, task, rubric, samples)
 
 
 def _make_scorer(task: Task) -> Callable[..., Row]:
