@@ -12,23 +12,12 @@ from mpo_lite.cli._options import config_options, json_option
 from mpo_lite.cli._run_job import print_complete, run_job
 from mpo_lite.cli.terminal import echo
 from mpo_lite.loop.distributed import is_main
-from mpo_lite.training.resume import open_resumable
+from mpo_lite.training.resume import CHANGEABLE, open_resumable
 
 
 @click.command("resume", short_help="Resume a run that was stopped or killed.")
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
-@config_options(
-    "steps",
-    "judge_api_base",
-    "meta_api_base",
-    "judge_fallback",
-    "max_usd",
-    "max_calls",
-    "max_tokens",
-    "max_judge_failures",
-    "concurrency",
-    "log_calls",
-)
+@config_options(*CHANGEABLE)
 @click.option(
     "--from",
     "place",

@@ -16,11 +16,17 @@ from mpo_lite.jsonl import JsonRow
 from mpo_lite.judge.pool import models_of, require_prices
 from mpo_lite.llm.ledger import Ledger
 from mpo_lite.loop.context import Observer
-from mpo_lite.loop.distributed import run_on_main
+from mpo_lite.loop.distributed import is_main, run_on_main
 from mpo_lite.options import Options
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.training.job import Result, train
+
+CHANGEABLE = (
+    "steps", "judge_api_base", "meta_api_base", "judge_fallback", "max_usd", "max_calls", "max_tokens",
+    "max_judge_failures", "concurrency", "log_calls",
+)  # fmt: skip
+"""Settings that may change in a run: with others, its batches could not be found again or compared."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ def resume(
         path: The run directory.
         observe: As in ``train``.
         checkpoint: Name of the checkpoint to continue from, or ``start``; None: the newest.
-        changes: Settings that change from here on, such as ``steps`` or ``max_usd``.
+        changes: Settings that change from here on, of those in ``CHANGEABLE``.
 
     Returns:
         The result; of a run that has no batch left, what it came to.
@@ -64,13 +70,15 @@ def resume(
         StorageError: The disk is full or read-only; earlier checkpoints are complete.
     """
     with open_resumable(Path(path), {**changes}, checkpoint) as resumed:
-        for line in resumed.changed:
+        for line in resumed.changed if is_main() else ():
             observe("note", {"text": line})
         if resumed.done < resumed.config.steps:
             return train(resumed.config, observe, resumed.run, resumed.checkpoint)
         version, ledger = resumed.run.latest(), Ledger()
         ledger.attach(resumed.run.ledger(), list(resumed.run.ledgers().values())[1:])
-        return Result(resumed.run, version.rubric, version.number, None, 0.0, ledger.spend())
+        return Result(
+            resumed.run, version.rubric, version.number, None, 0.0, ledger.spend() | {"cache_hits": 0}
+        )
 
 
 @contextmanager
@@ -85,6 +93,8 @@ def open_resumable(path: Path, changes: JsonRow, place: str | None) -> Generator
     Raises:
         UsageError: See ``resume``.
     """
+    if fixed := sorted(set(changes) - set(CHANGEABLE)):
+        raise ConfigError(f"{fixed[0]}: cannot change in a run; resume takes {', '.join(CHANGEABLE)}")
     run, config = RunDir.open(path, changes)
     if run.begun_by == "library":
         raise ConfigError(
