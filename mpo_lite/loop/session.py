@@ -71,17 +71,26 @@ class Session:
             context.config, context.task, context.models, context.meta,
         )  # fmt: skip
         self.state = RunState(context.first, context.prompts)
+        self._cleanups: list[Callable[[], None]] = []
         run_on_main(run.lock)
+        try:
+            self._open_run()
+        except BaseException:
+            run.unlock()  # or a second try in this process would wait for itself
+            raise
+
+    def _open_run(self) -> None:
+        """Counts what was spent before, and publishes the first rubric of a new run."""
+        run = self.run
         # The ledger of a process that this job does not have is taken over by one that it has.
         ledgers = [path for process, path in run.ledgers().items() if process % world_size() == rank()]
         own = run.ledger(rank())
         self.models.ledger.attach(own, [path for path in ledgers if path != own])
         self.models.log_calls(run.path)
         self.split_budget()
-        self.gate_judge = context.make_gate_judge(run.trials)
-        self._cleanups: list[Callable[[], None]] = []
+        self.gate_judge = self.context.make_gate_judge(run.trials)
         if is_main() and not (run.path / "rubrics" / "v000.yaml").exists():
-            run.publish(context.first)
+            run.publish(self.context.first)
 
     @property
     def judge(self) -> Judge:

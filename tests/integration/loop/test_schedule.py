@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mpo_lite.config_sources import load_config
+from mpo_lite.errors import RunError
 from mpo_lite.jsonl import append_rows, journal, read_rows
 from mpo_lite.loop.context import prepare_run
 from mpo_lite.loop.schedule import MetaScheduler
@@ -64,3 +65,15 @@ def test_answers_to_fixed_prompts_that_a_kill_cut_short_are_taken_anew(session: 
         assert look() == whole
         asked.clear()
         assert look() == whole and not asked
+
+
+def test_a_run_that_cannot_be_opened_is_free_again(session: Session) -> None:
+    session.close()
+    session.run.trials.write_text("no row\n")
+    context = prepare_run(session.config)
+    try:
+        with pytest.raises(RunError, match=r"trials.jsonl:1: not JSON"):
+            Session(context, RunDir(session.run.path))
+        assert not RunDir(session.run.path).locked()
+    finally:
+        context.close()
