@@ -18,7 +18,7 @@ test: $(STAMP)
 	$(MAKE) --no-print-directory docs || failed="$$failed docs"; \
 	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
-# What takes under a minute: no training, no processes, nothing slow.
+# The quick part: no training, no processes, nothing slow.
 fast: $(STAMP)
 	$(PYTEST) -m "not e2e and not slow"
 

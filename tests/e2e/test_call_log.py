@@ -1,6 +1,5 @@
 """The log of calls in whole runs: kept in the run's folder, and no key in what the libraries print."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,21 +8,7 @@ from typing import Any
 
 from mpo_lite.jsonl import read_rows
 from tests.support.llm_server import LLMServer
-
-SECRET = "sk-very-secret-4711"
-
-
-def answers(tmp_path: Path) -> Path:
-    path = tmp_path / "answers.jsonl"
-    rows = [{"prompt": f"Dogs {n}.", "response": f"an answer {n}"} for n in range(3)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def scored(server: LLMServer, tmp_path: Path, *flags: str) -> list[str]:
-    where = ["--judge-api-base", server.url, "--cache-dir", str(tmp_path / "cache")]
-    out = ["--out", str(tmp_path / "scored.jsonl")]
-    return ["score", str(answers(tmp_path)), "--judge", "openai/m", *where, *out, *flags]
+from tests.support.logged import SECRET, scored
 
 
 def test_a_run_keeps_them_in_its_folder(train: Any, tmp_path: Path) -> None:

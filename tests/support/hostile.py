@@ -14,7 +14,7 @@ ACTS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """What acts on a terminal, or turns its text round."""
 
 
-def harmless(text: str) -> None:
+def assert_harmless(text: str) -> None:
     """Asserts that of the hostile text all is there to be seen, and nothing to act."""
     assert not ACTS.search(text)
     seen = "".join(text.split())  # lines may have been broken

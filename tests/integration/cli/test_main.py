@@ -1,14 +1,10 @@
 import json
 import os
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mpo_lite.cli._display import Display
 from mpo_lite.cli.main import COMMANDS, main
-from mpo_lite.cli.status import Status
 from mpo_lite.config import Config
 from mpo_lite.tasks.data import load_prompts
 from mpo_lite.tasks.spec import DataSource
@@ -123,15 +119,6 @@ def test_an_endpoint_that_does_not_answer_is_named(
 def test_resuming_what_is_no_run_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, line = fails(capsys, "resume", str(tmp_path))
     assert (code, "not a run directory" in line) == (2, True)
-
-
-def shown(*events: tuple[str, dict[str, Any]]) -> str:
-    stream = StringIO()
-    display = Display(10, Status(stream))
-    for kind, row in events:
-        display(kind, row)
-    display.close()
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize(("flags", "shown"), [((), False), (("--traceback",), True)])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mpo_lite.cli.main import main
-from tests.support.hostile import ACTS, HOSTILE, harmless
+from tests.support.hostile import ACTS, HOSTILE, assert_harmless
 from tests.support.made_run import made_run
 
 
@@ -24,7 +24,7 @@ def test_an_error_shows_names_as_text(tmp_path: Path, capsys: Any) -> None:
     for arguments in (["score", f"{HOSTILE}.jsonl", *out], ["train", HOSTILE]):
         with pytest.raises(SystemExit, match="2"):
             main(arguments)
-        harmless(capsys.readouterr().err)
+        assert_harmless(capsys.readouterr().err)
     with pytest.raises(SystemExit, match="2"):
         main(["score", f"--{HOSTILE}"])
     assert not ACTS.search(capsys.readouterr().err)

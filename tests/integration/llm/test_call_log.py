@@ -1,6 +1,5 @@
 """``--log-calls`` keeps whole requests and replies without keys, and debug output never shows one."""
 
-import json
 import stat
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,7 @@ from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Ledger
 from tests.support.llm_calls import call, error, faults
 from tests.support.llm_server import LLMServer
-
-SECRET = "sk-very-secret-4711"
-
-
-def answers(tmp_path: Path) -> Path:
-    path = tmp_path / "answers.jsonl"
-    rows = [{"prompt": f"Dogs {n}.", "response": f"an answer {n}"} for n in range(3)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def scored(server: LLMServer, tmp_path: Path, *flags: str) -> list[str]:
-    where = ["--judge-api-base", server.url, "--cache-dir", str(tmp_path / "cache")]
-    out = ["--out", str(tmp_path / "scored.jsonl")]
-    return ["score", str(answers(tmp_path)), "--judge", "openai/m", *where, *out, *flags]
+from tests.support.logged import SECRET, scored
 
 
 def test_each_attempt_is_kept_whole_and_without_its_key(tmp_path: Path, quick_retries: None) -> None:

@@ -19,15 +19,7 @@ from mpo_lite.meta.step import StepInput, improve_rubric
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Rollout, Verdict
 from tests.support.llm_server import LLMServer, kind_of, prompt_text
-
-CRITERION = {
-    "id": "example",
-    "description": "An example.",
-    "levels": ["none", "one"],
-    "weight": 2,
-    "kind": "merit",
-}
-
+from tests.support.proposals import CRITERION
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 

@@ -21,13 +21,13 @@ from tests.support.hostile import (
     HOSTILE,
     MARKUP,
     TITLE,
-    harmless,
+    assert_harmless,
 )
 
 
 def test_a_line_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     echo(HOSTILE)
-    harmless(capsys.readouterr().out)
+    assert_harmless(capsys.readouterr().out)
     echo("two\nlines\tand a tab", stderr=True)
     assert capsys.readouterr().err == "two\nlines\tand a tab\n"
 
@@ -68,7 +68,7 @@ def test_what_training_shows_is_text() -> None:
     ):
         stream = StringIO()
         Display(4, Status(stream))(kind, row)
-        harmless(stream.getvalue())
+        assert_harmless(stream.getvalue())
 
 
 def test_what_is_under_way_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,4 +77,4 @@ def test_what_is_under_way_is_text(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(status, name, 0.01)
     with Status(stream), activity(f"loading policy {HOSTILE}"):
         status.time.sleep(0.3)
-    harmless(stream.getvalue())
+    assert_harmless(stream.getvalue())

@@ -7,14 +7,7 @@ import pytest
 from mpo_lite.meta import schemas
 from mpo_lite.meta.meta_judge import rubric_changes
 from mpo_lite.rubric import Rubric
-
-CRITERION = {
-    "id": "example",
-    "description": "An example.",
-    "levels": ["none", "one"],
-    "weight": 2,
-    "kind": "merit",
-}
+from tests.support.proposals import CRITERION
 
 
 def test_changes_name_criteria_added_changed_and_dropped(rubric: Rubric) -> None:
