@@ -75,10 +75,10 @@ def resume(
         if resumed.done < resumed.config.steps:
             return train(resumed.config, observe, resumed.run, resumed.checkpoint)
         version, ledger = resumed.run.latest(), Ledger()
-        ledger.attach(resumed.run.ledger(), list(resumed.run.ledgers().values())[1:])
-        return Result(
-            resumed.run, version.rubric, version.number, None, 0.0, ledger.spend() | {"cache_hits": 0}
-        )
+        for path in resumed.run.ledgers().values():
+            ledger.count(path)
+        spend = ledger.spend() | {"cache_hits": 0}
+        return Result(resumed.run, version.rubric, version.number, None, 0.0, spend)
 
 
 @contextmanager
