@@ -234,7 +234,7 @@ def test_score_says_why_rows_were_not_judged(tmp_path: Path, capsys: Any) -> Non
         main(["score", str(data), "--judge", "openai/m", "--judge-api-base", server.url,
               "--cache-dir", str(tmp_path / "cache"), "--out", str(out)])  # fmt: skip
     said = capsys.readouterr().out
-    assert "2 of 4 not judged: 1 cut off, 1 malformed, the first: openai/m gave no usable answer" in said
+    assert "2 of 4 not judged: 1 cut off, 1 malformed, first failure: openai/m gave no usable answer" in said
     assert "and so on" in said
     rows = read_rows(out)
     assert [row["failure"] and row["failure"]["kind"] for row in rows] == ["cut", "parse", None, None]
