@@ -38,6 +38,13 @@ class Environment(Record):
     packages: dict[Text, Text]
 
 
+class RunFormat(Record):
+    """What ``env.json`` says in every form of run: which form this is (0 if it does not say), and whose."""
+
+    schema_: Annotated[Count, Field(alias="schema")] = 0
+    mpo_lite: Text
+
+
 class Pin(Record):
     """``pin.json``: the version that a person pinned."""
 

@@ -29,11 +29,13 @@ from mpo_lite.jsonl import (
     write_atomically,
     write_journal,
 )
-from mpo_lite.records import KINDS, Environment, Pin, StopRow, rollout_of, rollout_row
+from mpo_lite.records import KINDS, Environment, Pin, RunFormat, StopRow, rollout_of, rollout_row
 from mpo_lite.rubric import Rubric, load_rubric
 from mpo_lite.rubric_versions import RubricVersion, read_version, write_version
 from mpo_lite.types import Rollout
 
+SCHEMA = 1
+"""Form of a run's files; raised whenever a reader of the older form could not read the newer one."""
 _LOCK = ".lock"
 _SEAL = "# sha256: "
 """Begins the last line of a run's ``config.yaml``, which says what the others hash to."""
@@ -77,7 +79,7 @@ class RunDir:
         try:
             for folder in (run.checkpoints, path / "rubrics"):
                 folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path / "env.json", json.dumps(env, indent=2))
+            write_atomically(path / "env.json", json.dumps({"schema": SCHEMA, **env}, indent=2))
             run.write_config(config)
         except OSError as error:
             said = storage_problem(error, path) or f"{path}: cannot write the run here ({error})"
@@ -86,8 +88,11 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path, given: JsonRow) -> tuple[RunDir, Config]:
-        """Opens a run and its saved configuration, changed by what is ``given``. Raises ``ConfigError`` if
-        there is none.
+        """Opens a run and its saved configuration, changed by what is ``given``.
+
+        Raises:
+            ConfigError: There is none.
+            RunError: Its files have another form than this version reads.
         """
         run = cls(path)
         if not run.exists():
@@ -95,6 +100,7 @@ class RunDir:
                 f"{path}: not a run directory (no config.yaml); runs are created in runs/ unless --run-dir "
                 "is given"
             )
+        run._require_schema()
         # Its first rubric is its own by now; the file it came from may be gone or changed.
         first = run._version_path(0)
         kept = {"rubric": first} if first.exists() else {}
@@ -137,6 +143,18 @@ class RunDir:
                 "restore it, or start a new run from it: mpo-lite train "
                 f"{self.config_file} --run-dir NEW (resume takes flags for what may change in "
                 "a run, such as --max-usd)",
+            )
+
+    def _require_schema(self) -> None:
+        try:
+            written = read_object(self.path / "env.json", RunFormat)
+        except RunError:
+            return  # whoever needs the file says so
+        if (schema := written.get("schema", 0)) != SCHEMA:
+            raise RunError(
+                f"{self.path}: written in run format {schema}, and this version reads format {SCHEMA}",
+                f"read it with the mpo-lite that wrote it ({written['mpo_lite']}), or train again: "
+                f"mpo-lite train {self.config_file} --run-dir NEW",
             )
 
     @property

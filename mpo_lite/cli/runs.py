@@ -44,13 +44,21 @@ def command(folder: Path, as_json: bool) -> None:
 
 
 def _summarize_run(path: Path) -> dict[str, Any]:
-    """A run's figures; a damaged run is listed as damaged, and does not keep the others from being listed."""
+    """A run's figures, or why it cannot be read: one such run does not keep the others from being listed."""
     try:
         run, config = RunDir.open(path, {})
         figures = compute_figures(run, config)
     except MPOError as error:
-        return {"name": path.name, "state": f"damaged: {error}", "step": 0, "steps": 0, "rubric_version": 0,
-                "reward": None, "gold": None, "usd": None}  # fmt: skip
+        return {
+            "name": path.name,
+            "state": f"unreadable: {error}",
+            "step": 0,
+            "steps": 0,
+            "rubric_version": 0,
+            "reward": None,
+            "gold": None,
+            "usd": None,
+        }
     return {
         "name": path.name,
         "state": describe_state(run, config, figures["steps"]),
@@ -65,13 +73,13 @@ def _summarize_run(path: Path) -> dict[str, Any]:
 
 def _format_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The lines of the table. The terminal wraps them, which keeps the name at the start of a line whole."""
-    sound = [_format_cells(row) for row in rows if row["steps"]]  # a damaged run has no figures
+    sound = [_format_cells(row) for row in rows if row["steps"]]  # the others have no figures
     table = [_HEADINGS, *sound] if sound else []
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
-    damaged = [
+    unreadable = [
         f"{escape_controls(row['name'])}  {escape_controls(row['state'])}" for row in rows if not row["steps"]
     ]
-    return [*(_align(cells, widths) for cells in table), *damaged]
+    return [*(_align(cells, widths) for cells in table), *unreadable]
 
 
 def _format_cells(row: dict[str, Any]) -> tuple[str, ...]:

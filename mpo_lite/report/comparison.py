@@ -70,7 +70,7 @@ def compare_runs(paths: Sequence[Path]) -> JsonRow:
         ``damaged``: what is wrong with each run that is left out.
 
     Raises:
-        MPOError: One of them is missing, or all of them are damaged.
+        MPOError: One of them is missing, or none can be read.
     """
     runs: list[ComparedRun] = []
     damaged: dict[str, MPOError] = {}
@@ -84,7 +84,8 @@ def compare_runs(paths: Sequence[Path]) -> JsonRow:
     if not runs:
         raise next(iter(damaged.values()))
     left_out = [
-        f"{name} is damaged and left out; mpo-lite report of this run alone says why." for name in damaged
+        f"{name} cannot be read and is left out; mpo-lite report of this run alone says why."
+        for name in damaged
     ]
     return {
         "runs": runs,

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,16 @@ def test_a_run_goes_on_by_its_own_first_rubric(run: RunDir, rubric: Rubric) -> N
     run.publish(RubricVersion(0, None, 0, "my_rubric.yaml", rubric))
     config = RunDir.open(run.path, {})[1]
     assert config.rubric and load_rubric(config.rubric) == rubric
+
+
+def test_a_run_of_another_format_is_refused_with_a_sentence(run: RunDir) -> None:
+    path = run.path / "env.json"
+    assert json.loads(path.read_text())["schema"] == 1
+    for schema in (None, 0, 2):
+        path.write_text(json.dumps(ENVIRONMENT if schema is None else {**ENVIRONMENT, "schema": schema}))
+        said = f"written in run format {schema or 0}, and this version reads format 1; read it with"
+        with pytest.raises(RunError, match=said):
+            RunDir.open(run.path, {})
 
 
 def test_two_processes_never_write_one_run(run: RunDir) -> None:

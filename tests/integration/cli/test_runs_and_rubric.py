@@ -88,7 +88,7 @@ def test_runs_are_listed_with_state_and_figures(run: RunDir, capsys: Any) -> Non
     assert [one["name"] for one in found] == ["one", "two"]
     first = {"name": "one", "state": "stopped", "step": 3, "steps": 5, "rubric_version": 1, "reward": 0.5}
     assert found[0] == first | {"gold": {"start": 0.25, "end": 0.5, "min": 0.25}, "usd": 0.4839}
-    assert found[1]["state"].startswith("damaged: ")
+    assert found[1]["state"].startswith("unreadable: ")
     run.lock()
     table = said(capsys, "runs", folder)
     run.unlock()
@@ -105,7 +105,7 @@ def test_a_run_is_listed_whole_whatever_it_is_called(tmp_path: Path, capsys: Any
     lines = said(capsys, "runs", folder).splitlines()
     assert len(lines) == len(names) + 2 and "\x1b" not in "".join(lines)
     assert any(line.startswith("[red]one[ ") for line in lines)
-    assert lines[-1].startswith("]damaged  damaged: ") and "not valid YAML" in lines[-1]
+    assert lines[-1].startswith("]damaged  unreadable: ") and "not valid YAML" in lines[-1]
 
 
 def test_a_run_is_a_line_of_eighty_columns(tmp_path: Path, capsys: Any) -> None:
