@@ -239,7 +239,7 @@ def test_a_damaged_run_hides_no_other(
     code, errors = said(capsys, "report", run, run.parent / "other", "--out", out)
     assert code == 0 and errors.startswith("left out: ") and "not UTF-8" in errors
     page = out.read_text(encoding="utf-8")
-    assert "run is damaged and left out" in page and str(run.parent) not in page
+    assert "run cannot be read and is left out" in page and str(run.parent) not in page
     assert said(capsys, "report", run, run.parent / "none", "--out", out)[0] == 2  # a name mistyped
 
 
