@@ -63,7 +63,7 @@ def complete_checkpoint(run: RunDir, checkpoint: Path, state: JsonRow) -> None:
     (checkpoint / MANIFEST).unlink(missing_ok=True)
     write_atomically(checkpoint / STATE_FILE, json.dumps(state, indent=2))
     files = {
-        path.relative_to(checkpoint).as_posix(): _synced(path)
+        path.relative_to(checkpoint).as_posix(): _sync_entry(path)
         for path in sorted(checkpoint.rglob("*"))
         if path.is_file()
     }
@@ -250,7 +250,7 @@ def _step(checkpoint: Path) -> int:
     return int(name) if name.isdecimal() else -1
 
 
-def _synced(path: Path) -> JsonRow:
+def _sync_entry(path: Path) -> JsonRow:
     """Size and hash of a file that the trainer wrote, once it is on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -110,7 +110,7 @@ def fence(tag: str, text: str, key: bytes) -> str:
     return f"<{tag}-{nonce}>\n{clean}\n</{tag}-{nonce}>"
 
 
-def fenced(tag: str, content: str) -> list[str]:
+def extract_fenced(tag: str, content: str) -> list[str]:
     """The texts between fences with this tag, in order; the inverse of ``fence``."""
     texts: list[str] = []
     position = 0

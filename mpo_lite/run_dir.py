@@ -273,7 +273,7 @@ class RunDir:
         """Commits a batch's outcomes to disk, synced."""
         journal(self.rollouts, map(rollout_row, rows))
 
-    def journalled(self) -> list[Rollout]:
+    def read_rollouts(self) -> list[Rollout]:
         """All rollouts, the newest record of each row, in order."""
         rows = {(row["batch"], row["row"]): row for row in self.rows(self.rollouts)}
         return [rollout_of(rows[place]) for place in sorted(rows)]

@@ -145,11 +145,11 @@ def _length(window: Sequence[ResponseFeatures], reference: ReferenceWindow | Non
     median = statistics.median(len(row.words) for row in window)
     ratio = median / reference.length
     ranked = sorted(window, key=lambda row: len(row.words))
-    said = f"the median response has {median:.0f} words; in the baseline it has {reference.length:.0f}"
+    detail = f"the median response has {median:.0f} words; in the baseline it has {reference.length:.0f}"
     if ratio < SHRUNK:
-        yield Alarm("length_collapse", ratio, SHRUNK, _ids(ranked), said)
+        yield Alarm("length_collapse", ratio, SHRUNK, _ids(ranked), detail)
     elif ratio > GROWN:
-        yield Alarm("length_growth", ratio, GROWN, _ids(ranked[::-1]), said)
+        yield Alarm("length_growth", ratio, GROWN, _ids(ranked[::-1]), detail)
 
 
 def _repetition(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
@@ -160,10 +160,10 @@ def _repetition(window: Sequence[ResponseFeatures], reference: ReferenceWindow |
         yield Alarm("repetition", mean, threshold, _ids(ranked), "responses repeat their own phrases")
 
 
-def _copied(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
-    said = "responses consist of their prompt's words"
+def _copied_prompt(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
+    detail = "responses consist of their prompt's words"
     yield from _share(
-        "copied_prompt", window, reference, lambda row: row.copied >= COPIED, COPIED_SHARE, said
+        "copied_prompt", window, reference, lambda row: row.copied >= COPIED, COPIED_SHARE, detail
     )
 
 
@@ -202,12 +202,12 @@ def near_duplicates(rows: Sequence[ResponseFeatures]) -> set[str]:
         if place in twins:
             continue
         shared = Counter(chain.from_iterable(holders[shingle] for shingle in rarest[place]))
-        found = {
+        matches = {
             other
             for other, count in shared.items()
             if count >= min(common[place], common[other]) and _are_alike(answer, answers[other])
         }
-        twins |= found | {place} if found else set()
+        twins |= matches | {place} if matches else set()
     return {name for place in twins for name in equal[answers[place]]}
 
 
@@ -219,14 +219,14 @@ def _are_alike(one: _Answer, other: _Answer) -> bool:
 
 
 def _script(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
-    said = "responses are in another script or language than their prompts"
+    detail = "responses are in another script or language than their prompts"
     yield from _share(
         "language_shift",
         window,
         reference,
         lambda row: row.foreign > FOREIGN or row.language_shift,
         FOREIGN_SHARE,
-        said,
+        detail,
     )
 
 
@@ -237,28 +237,28 @@ def _control(window: Sequence[ResponseFeatures], reference: ReferenceWindow | No
         yield Alarm("control_tokens", share, 0.0, _ids(holders), "responses hold tokens of chat templates")
 
 
-def _directed(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
-    said = "responses speak to whoever judges them"
+def _judge_directed(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
+    detail = "responses speak to whoever judges them"
     yield from _share(
         "judge_directed",
         window,
         reference,
         lambda row: bool(_DIRECTED.search(row.response)),
         DIRECTED_SHARE,
-        said,
+        detail,
     )
 
 
 def _phrases(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
     if reference is None or min(len(window), len(reference.rows)) < LEAST_ROWS:
         return
-    if found := find_phrase_drift(window, reference.phrases):
+    if matches := find_phrase_drift(window, reference.phrases):
         named = "; ".join(
             f"{drift.family} {drift.phrase!r} in {drift.share:.0%}, before {drift.before:.0%}"
-            for drift in found[:8]
+            for drift in matches[:8]
         )
-        evidence = tuple(dict.fromkeys(name for drift in found for name in drift.ids))
-        yield Alarm("phrase_drift", max(drift.log_odds for drift in found), LEAST_LOG_ODDS, evidence, named)
+        evidence = tuple(dict.fromkeys(name for drift in matches for name in drift.ids))
+        yield Alarm("phrase_drift", max(drift.log_odds for drift in matches), LEAST_LOG_ODDS, evidence, named)
 
 
 def _reward(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
@@ -281,8 +281,8 @@ def _reward(window: Sequence[ResponseFeatures], reference: ReferenceWindow | Non
         correlation = statistics.correlation(_ranks(rewards), _ranks(lengths))
         if abs(correlation) > LENGTH_CORRELATION:
             ranked = sorted(rows, key=lambda row: -(row.reward or 0.0))
-            said = f"the reward follows length ({correlation:+.2f}, Spearman)"
-            yield Alarm("reward_length", correlation, LENGTH_CORRELATION, _ids(ranked), said)
+            detail = f"the reward follows length ({correlation:+.2f}, Spearman)"
+            yield Alarm("reward_length", correlation, LENGTH_CORRELATION, _ids(ranked), detail)
 
 
 def _frozen(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:
@@ -299,13 +299,14 @@ def _frozen(window: Sequence[ResponseFeatures], reference: ReferenceWindow | Non
         for side in (0, 1)
     )
     if fall < -FELL and rise - fall > APART:
-        said = f"the reward rose by {rise:+.2f} while the first rubric's score fell by {fall:+.2f}"
+        detail = f"the reward rose by {rise:+.2f} while the first rubric's score fell by {fall:+.2f}"
         ranked = sorted(window, key=lambda row: (row.frozen or 0.0) - (row.reward or 0.0))
-        yield Alarm("reward_drift", rise - fall, APART, _ids(ranked), said)
+        yield Alarm("reward_drift", rise - fall, APART, _ids(ranked), detail)
 
 
 _ALARMS: tuple[Callable[[Sequence[ResponseFeatures], ReferenceWindow | None], Iterator[Alarm]], ...] = (
-    _length, _repetition, _copied, _alike, _script, _control, _directed, _phrases, _reward, _frozen,
+    _length, _repetition, _copied_prompt, _alike, _script, _control, _judge_directed, _phrases, _reward,
+    _frozen,
 )  # fmt: skip
 
 
@@ -315,7 +316,7 @@ def _share(
     reference: ReferenceWindow | None,
     shows: Callable[[ResponseFeatures], bool],
     threshold: float,
-    said: str,
+    detail: str,
 ) -> Iterator[Alarm]:
     """An alarm on the share of responses that show something: two at least, and twice as many as before."""
     holders = [row for row in window if shows(row)]
@@ -323,7 +324,7 @@ def _share(
     if reference:
         threshold = max(threshold, 2 * reference.share(name, shows))
     if len(holders) >= 2 and share >= threshold:
-        yield Alarm(name, share, threshold, _ids(holders), said)
+        yield Alarm(name, share, threshold, _ids(holders), detail)
 
 
 def _ranks(values: Sequence[float]) -> list[float]:

@@ -95,25 +95,25 @@ class ResponseFeatures:
     @cached_property
     def foreign(self) -> float:
         """Share of its letters in scripts that the prompt does not use."""
-        told, asked = _scripts(self.response), _scripts(self.prompt)
-        letters = sum(told.values())
-        return sum(count for name, count in told.items() if not asked[name]) / letters if letters else 0.0
+        own, asked = _scripts(self.response), _scripts(self.prompt)
+        letters = sum(own.values())
+        return sum(count for name, count in own.items() if not asked[name]) / letters if letters else 0.0
 
     @cached_property
     def language_shift(self) -> bool:
         """Whether prompt and response are plainly in two different languages of one script."""
-        told, asked = _language(self.words), _language(words(self.prompt))
-        return bool(told and asked and told != asked)
+        own, asked = _language(self.words), _language(words(self.prompt))
+        return bool(own and asked and own != asked)
 
     @cached_property
     def phrases(self) -> dict[str, frozenset[str]]:
         """Family → the phrases, words or forms of layout that are in the response: what may drift."""
         head, tail = self.words[:OPENING], self.words[-CLOSING:]
         return {
-            "closing": frozenset(_joined(tail, 1) + _joined(tail, 2) + _joined(tail, 3)),
-            "opening": frozenset(_joined(head, 1) + _joined(head, 2) + _joined(head, 3)),
+            "closing": frozenset(_join_runs(tail, 1) + _join_runs(tail, 2) + _join_runs(tail, 3)),
+            "opening": frozenset(_join_runs(head, 1) + _join_runs(head, 2) + _join_runs(head, 3)),
             "word": frozenset(self.words),
-            "bigram": frozenset(_joined(self.words, 2)),
+            "bigram": frozenset(_join_runs(self.words, 2)),
             "layout": frozenset(name for name, form in _LAYOUT.items() if form.search(self.response)),
         }
 
@@ -128,7 +128,7 @@ def ngrams(of: Sequence[str], size: int) -> list[tuple[str, ...]]:
     return [tuple(of[start : start + size]) for start in range(len(of) - size + 1)]
 
 
-def _joined(of: Sequence[str], size: int) -> list[str]:
+def _join_runs(of: Sequence[str], size: int) -> list[str]:
     return [" ".join(run) for run in ngrams(of, size)]
 
 

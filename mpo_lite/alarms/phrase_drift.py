@@ -89,7 +89,7 @@ def find_phrase_drift(window: Sequence[ResponseFeatures], baseline: PhraseCounts
     tested.sort()
     # Benjamini-Hochberg: all up to the largest rank whose p-value is within its share of q are accepted.
     passed = max((rank for rank, (p, *_) in enumerate(tested, 1) if p <= Q * rank / len(tested)), default=0)
-    found: list[Drift] = []
+    drifts: list[Drift] = []
     for p, family, phrase, seen in tested[:passed]:
         before = baseline.counts[family][phrase]
         share, share_before = seen / size, before / max(1, baseline.size)
@@ -99,8 +99,8 @@ def find_phrase_drift(window: Sequence[ResponseFeatures], baseline: PhraseCounts
         general = len({row.prompt for row in holders}) >= least_prompts
         if grown and general and _pays(window, holders):
             ids = tuple(row.id for row in holders)
-            found.append(Drift(family, phrase, log_odds, p, share, share_before, ids))
-    return found
+            drifts.append(Drift(family, phrase, log_odds, p, share, share_before, ids))
+    return drifts
 
 
 def _log_odds(seen: int, of: int) -> float:

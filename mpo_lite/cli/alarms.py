@@ -81,7 +81,7 @@ def _read_earlier(path: Path) -> list[ResponseFeatures]:
     if not path.is_dir():
         return _read_responses(path)
     run, _ = RunDir.open(path, {})
-    rollouts = run.journalled()
+    rollouts = run.read_rollouts()
     if not rollouts:
         raise TaskError(f"{path}: the run has no answers yet")
     until = rollouts[:WINDOW][-1].batch

@@ -140,12 +140,12 @@ def main(arguments: list[str] | None = None) -> Any:
         if not isinstance(abort.__cause__, KeyboardInterrupt | EOFError):
             echo("mpo-lite: cancelled, nothing was changed", stderr=True)
             sys.exit(1)
-        _interrupted()
+        _exit_interrupted()
     except KeyboardInterrupt:
-        _interrupted()
+        _exit_interrupted()
 
 
-def _interrupted() -> NoReturn:
+def _exit_interrupted() -> NoReturn:
     echo(
         "mpo-lite: interrupted; to continue a run, use mpo-lite resume RUN; any other command, run it again",
         stderr=True,

@@ -73,7 +73,7 @@ class Status:
         if is_main():
             if self.is_live:
                 self._streams = (sys.stdout, sys.stderr)
-                sys.stdout, sys.stderr = map(self._guarded, self._streams)
+                sys.stdout, sys.stderr = map(self._guard, self._streams)
             self._thread = threading.Thread(target=self._run, name="mpo-lite-status", daemon=True)
             self._thread.start()
         return self
@@ -154,7 +154,7 @@ class Status:
                 self._written = now
             self._announced |= names
 
-    def _guarded(self, stream: TextIO) -> TextIO:
+    def _guard(self, stream: TextIO) -> TextIO:
         return cast("TextIO", _Guarded(stream, self)) if stream.isatty() else stream
 
 

@@ -63,9 +63,9 @@ def run_on_main(work: Callable[[], T]) -> T:
     if world_size() > 1:
         from torch import distributed
 
-        told = [(result, error)]
-        distributed.broadcast_object_list(told, src=0, group=_group())
-        result, error = told[0]
+        payload = [(result, error)]
+        distributed.broadcast_object_list(payload, src=0, group=_group())
+        result, error = payload[0]
     if error:
         raise error
     return cast(T, result)

@@ -18,7 +18,7 @@ from mpo_lite.loop.session import Session
 from mpo_lite.meta.criterion_stats import CriterionStats, criterion_stats, describe_stats
 from mpo_lite.meta.gate import RECENT_ANSWERS, RECENT_GROUPS, GateResult
 from mpo_lite.meta.meta_judge import rubric_changes
-from mpo_lite.meta.objections import joined
+from mpo_lite.meta.objections import join_objections
 from mpo_lite.meta.sampling import stratified_sample
 from mpo_lite.meta.step import Attempt, StepInput, StepOutcome, improve_rubric
 from mpo_lite.rubric import Rubric
@@ -113,17 +113,17 @@ async def _step(session: Session, snapshot: RunSnapshot, frozen: dict[str, float
     rubric, batch, config = snapshot.version.rubric, snapshot.batch, session.config
     judged = [rollout for rollout in snapshot.rollouts if rollout.version == snapshot.version.number]
     repeats: dict[str, Verdict] = {}
-    found = GateResult()
+    recheck = GateResult()
     if session.gate:
         repeats = await _audit(session, snapshot, frozen)
         if snapshot.version.number:
-            found = await session.gate.recheck(
+            recheck = await session.gate.recheck(
                 rubric, snapshot.checked_at, [*_groups(judged).values()], batch
             )
-            if found.objections and (row := await _rollback(session, snapshot, found)):
+            if recheck.objections and (row := await _rollback(session, snapshot, recheck)):
                 return row
     health = criterion_stats(rubric, judged, repeats)
-    probes, reference = await _probed(session, snapshot)
+    probes, reference = await _judge_probes(session, snapshot)
     count = config.meta_samples
     unsure = [name for name, again in repeats.items() if again.reward != _reward(judged, name)]
     suspicious = [name for alarm in snapshot.alarms.values() for name in alarm.evidence] + unsure
@@ -131,20 +131,20 @@ async def _step(session: Session, snapshot: RunSnapshot, frozen: dict[str, float
     chosen = stratified_sample(judged, (2 if config.prescreen else 1) * count - len(probes), seed, suspicious)
     if not (chosen or probes):
         none = StepOutcome((Attempt("failed", None, "no judged rollouts to learn from"),))
-        return _row(session, snapshot, none, health, found)
+        return _row(session, snapshot, none, health, recheck)
     material = StepInput(
         rubric=rubric,
         rollouts=[*probes, *chosen],
         reference=reference,
         recent=_recent(judged),
-        figures=_figures(health, snapshot.alarms, found),
+        figures=_figures(health, snapshot.alarms, recheck),
         batch=batch,
     )
     assert session.meta is not None
     outcome = await improve_rubric(
         session.meta, session.gate, material, config.strategy, count, config.prescreen
     )
-    return _row(session, snapshot, outcome, health, found)
+    return _row(session, snapshot, outcome, health, recheck)
 
 
 async def _audit(session: Session, snapshot: RunSnapshot, frozen: dict[str, float]) -> dict[str, Verdict]:
@@ -171,7 +171,7 @@ async def _audit(session: Session, snapshot: RunSnapshot, frozen: dict[str, floa
     return {rollout.id: verdict for rollout, verdict in zip(audited, again, strict=True)}
 
 
-async def _rollback(session: Session, snapshot: RunSnapshot, found: GateResult) -> JsonRow | None:
+async def _rollback(session: Session, snapshot: RunSnapshot, recheck: GateResult) -> JsonRow | None:
     """Back to the newest earlier rubric that was not gone back from, if it passes today; None where not."""
     assert session.gate is not None
     rows = [row for row in session.run.rows(session.run.lineage) if row["kind"] == "rollback"]
@@ -187,13 +187,13 @@ async def _rollback(session: Session, snapshot: RunSnapshot, found: GateResult) 
     if not today.passed:
         return None
     row = _row(
-        session, snapshot, StepOutcome((Attempt("accepted", target.rubric, gate_result=today),)), {}, found
+        session, snapshot, StepOutcome((Attempt("accepted", target.rubric, gate_result=today),)), {}, recheck
     )
-    reason = f"rolled back: {joined(found.objections)}"
+    reason = f"rolled back: {join_objections(recheck.objections)}"
     return row | {"kind": "rollback", "author": f"rollback to v{target.number}", "reason": reason}
 
 
-async def _probed(session: Session, snapshot: RunSnapshot) -> tuple[list[Rollout], dict[str, Rollout]]:
+async def _judge_probes(session: Session, snapshot: RunSnapshot) -> tuple[list[Rollout], dict[str, Rollout]]:
     """The probes as judged rollouts, and next to them the initial policy's answers."""
     paired = snapshot.probes[: snapshot.paired]
     if not paired:
@@ -217,11 +217,11 @@ async def _probed(session: Session, snapshot: RunSnapshot) -> tuple[list[Rollout
     return usable, {rollout.prompt: rollout for rollout in before}
 
 
-def _figures(health: Mapping[str, CriterionStats], alarms: Mapping[str, Alarm], found: GateResult) -> str:
+def _figures(health: Mapping[str, CriterionStats], alarms: Mapping[str, Alarm], recheck: GateResult) -> str:
     """What is measured, for the meta-judge."""
     parts = [describe_stats(health)] if health else []
     parts += [f"Alarm {alarm.name}: {alarm.detail}" for alarm in alarms.values()]
-    parts += [f"The rubric in force no longer passes: {objection.text}" for objection in found.objections]
+    parts += [f"The rubric in force no longer passes: {objection.text}" for objection in recheck.objections]
     return "\n".join(parts)
 
 
@@ -230,7 +230,7 @@ def _row(
     snapshot: RunSnapshot,
     outcome: StepOutcome,
     health: Mapping[str, CriterionStats],
-    found: GateResult,
+    recheck: GateResult,
 ) -> JsonRow:
     """A row of the lineage: what was proposed, tried and decided, and why."""
     old, new = snapshot.version.rubric, outcome.rubric
@@ -259,8 +259,8 @@ def _row(
             for one in refused
         ],
         "recheck": {
-            "objections": [asdict(objection) for objection in found.objections],
-            "figures": dict(found.figures),
+            "objections": [asdict(objection) for objection in recheck.objections],
+            "figures": dict(recheck.figures),
         },
         "health": {name: asdict(one) for name, one in health.items()},
         "rubric": _dump(new),

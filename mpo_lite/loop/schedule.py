@@ -103,7 +103,7 @@ class MetaScheduler:
         if session.gate is None or budget is None:
             return True
         session.gate_judge.rewind(batch)
-        cost = session.gate.max_cost(session.rubric) + self._paired
+        cost = session.gate.max_cost(session.rubric) + self._count_paired
         spent = session.gate_judge.spent_before(batch)
         first = budget.first_affordable_batch(cost, batch, spent)
         if first == batch:
@@ -132,21 +132,21 @@ class MetaScheduler:
         window = self._window
         if batch < session.state.batch:  # a resumed run had it under way
             window = AlarmWindow(self._window.first_scores)
-            rollouts = _without_verified(session.run.journalled())
+            rollouts = _without_verified(session.run.read_rollouts())
             window.catch_up([rollout for rollout in rollouts if rollout.batch <= batch])
         snapshot = RunSnapshot(
             batch=batch,
             version=session.state.version,
             rollouts=[rollout for rollout in self._rollouts if rollout.batch <= batch],
             probes=self._probes(answer, batch),
-            paired=self._paired,
+            paired=self._count_paired,
             alarms=dict(window.raised),
             latest=window.latest,
-            checked_at=self._checked_at(batch),
+            checked_at=self._recheck_batches(batch),
         )
         self._step = event_loop.submit(meta_step(session, snapshot))
 
-    def _checked_at(self, batch: int) -> list[int]:
+    def _recheck_batches(self, batch: int) -> list[int]:
         """When the current rubric was accepted, and the steps since, before the one at ``batch``."""
         number = self._session.state.version.number
         rows = [row for row in self._session.run.rows(self._session.run.lineage) if row["began"] < batch]
@@ -202,7 +202,7 @@ class MetaScheduler:
         if len(rows) < len(anchor):  # none, or as many as were written before a kill
             rows = []
             drawn = random.Random(f"probes-{session.config.seed}-{batch}")
-            paired = drawn.sample(list(anchor), self._paired)
+            paired = drawn.sample(list(anchor), self._count_paired)
             unpaired = [sample for sample in anchor if sample not in paired]
             for samples in (paired, unpaired):
                 answers = answer([sample.prompt for sample in samples]) if samples else []
@@ -214,7 +214,7 @@ class MetaScheduler:
         return [Sample(row["prompt"], row["completion"], row["cluster"]) for row in rows]
 
     @property
-    def _paired(self) -> int:
+    def _count_paired(self) -> int:
         """Probes that the meta-judge is shown next to what the initial policy answered."""
         return paired_probes(self._session.config, len(self._session.state.anchor))
 

@@ -145,7 +145,7 @@ class Session:
         ):
             raise ConfigError(f"{self.run.path}: its fallback judge took over; name it by --judge-fallback")
         self.state.batch, self.state.version = batch, self.run.version(version)
-        journalled = self.run.journalled()
+        journalled = self.run.read_rollouts()
         self.state.replay = {
             (rollout.batch, rollout.row): rollout for rollout in journalled if rollout.batch > batch
         }

@@ -48,7 +48,7 @@ def criterion_stats(
     judged = [rollout for rollout in rollouts if set(rollout.verdict.assessments) == known]
     if not judged:
         return {}
-    found: dict[str, CriterionStats] = {}
+    stats: dict[str, CriterionStats] = {}
     for criterion in rubric.criteria:
         top = len(criterion.levels) - 1
         groups: dict[tuple[int, str], list[float]] = {}
@@ -60,13 +60,13 @@ def criterion_stats(
             if again and criterion.id in again.assessments:
                 differences.append(abs(level - again.assessments[criterion.id].level / top))
         levels = [level for group in groups.values() for level in group]
-        found[criterion.id] = CriterionStats(
+        stats[criterion.id] = CriterionStats(
             mean=statistics.fmean(levels),
             spread=statistics.fmean(statistics.pstdev(group) for group in groups.values()),
             saturated=sum(level == 1 for level in levels) / len(levels),
             noise=statistics.fmean(differences) if differences else None,
         )
-    return found
+    return stats
 
 
 def describe_stats(health: Mapping[str, CriterionStats]) -> str:

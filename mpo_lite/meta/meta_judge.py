@@ -43,7 +43,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class _Examined:
+class _Examination:
     """The result for one case.
 
     Attributes:
@@ -81,7 +81,7 @@ class MetaJudge:
     backend: Backend
     audience_goal: str
 
-    async def misjudged(self, rubric: Rubric, cases: Sequence[Case], draw: str) -> list[str]:
+    async def screen(self, rubric: Rubric, cases: Sequence[Case], draw: str) -> list[str]:
         """Prescreens: ids of the rollouts that the meta-judge finds badly judged.
 
         Source: arXiv 2504.20157, section 3 (its first implementation has it switched off).
@@ -93,9 +93,9 @@ class MetaJudge:
                     "prescreen",
                     draw,
                     schemas.SCREENED,
-                    schemas.misjudged,
+                    schemas.parse_screening,
                     material=self._material(case.blocks),
-                    **self._shown(rubric, case.rollout.cluster),
+                    **self._common_fields(rubric, case.rollout.cluster),
                 )
             except CallFailed:
                 return False
@@ -103,8 +103,8 @@ class MetaJudge:
                 work.advance()
 
         with activity("prescreening", total=len(cases), unit="answers") as work:
-            found = await asyncio.gather(*(screen(case) for case in cases))
-        return [case.rollout.id for case, bad in zip(cases, found, strict=True) if bad]
+            screened = await asyncio.gather(*(screen(case) for case in cases))
+        return [case.rollout.id for case, bad in zip(cases, screened, strict=True) if bad]
 
     async def propose(self, rubric: Rubric, cases: Sequence[Case], figures: str, draw: str) -> Proposal:
         """Makes the next rubric.
@@ -121,13 +121,13 @@ class MetaJudge:
         dropped: list[_Dropped] = []
         with activity("analysing and refining", total=len(cases), unit="samples") as work:
 
-            async def examine(case: Case) -> _Examined | _Dropped:
-                one = await self._examined(rubric, case, figures, draw)
+            async def examine(case: Case) -> _Examination | _Dropped:
+                one = await self._examine(rubric, case, figures, draw)
                 work.advance()
                 return one
 
-            examined = await asyncio.gather(*map(examine, cases))
-        for label, case, one in zip(labels, cases, examined, strict=True):
+            examinations = await asyncio.gather(*map(examine, cases))
+        for label, case, one in zip(labels, cases, examinations, strict=True):
             if isinstance(one, _Dropped):
                 dropped.append(one)
                 continue
@@ -140,8 +140,10 @@ class MetaJudge:
         try:
             with activity("merging"):
                 merged, guided = await asyncio.gather(
-                    self._merged(rubric, proposals, labels, figures, draw),
-                    asyncio.gather(*(self._guided(rubric, *each, draw) for each in critiques.items())),
+                    self._merge(rubric, proposals, labels, figures, draw),
+                    asyncio.gather(
+                        *(self._revise_guidelines(rubric, *each, draw) for each in critiques.items())
+                    ),
                 )
         except CallFailed as failure:
             return Proposal(None, f"merging failed: {failure.detail}", len(dropped))
@@ -160,21 +162,21 @@ class MetaJudge:
                     "revise",
                     draw,
                     schemas.MERGED,
-                    lambda data: schemas.merged(data, refused, {}),
+                    lambda data: schemas.parse_merge(data, refused, {}),
                     objections,
                     refused=self._fence("refused", schemas.proposal_json(refused.criteria)),
                     objections="\n".join(f"- {objection.text}" for objection in objections),
                     weights=_weights(rubric),
                     **_LIMITS,
-                    **self._shown(rubric),
+                    **self._common_fields(rubric),
                 )
         except CallFailed as failure:
             return Proposal(None, f"revising failed: {failure.detail}", 0)
         return Proposal(revised, "", 0)
 
-    async def _examined(self, rubric: Rubric, case: Case, figures: str, draw: str) -> _Examined | _Dropped:
+    async def _examine(self, rubric: Rubric, case: Case, figures: str, draw: str) -> _Examination | _Dropped:
         """The critique of one case and the criteria it calls for."""
-        shown = self._shown(rubric, case.rollout.cluster) | {"material": self._material(case.blocks)}
+        shown = self._common_fields(rubric, case.rollout.cluster) | {"material": self._material(case.blocks)}
         try:
             critique = await self._ask(case.template, draw, schemas.CRITIQUE, schemas.critique, **shown)
         except CallFailed as failure:
@@ -184,7 +186,7 @@ class MetaJudge:
                 "refine",
                 draw,
                 schemas.REFINED,
-                schemas.refined,
+                schemas.parse_refinement,
                 critique=self._fence("critique", critique),
                 figures=self._figures(figures),
                 weights=_weights(rubric),
@@ -192,9 +194,9 @@ class MetaJudge:
             )
         except CallFailed as failure:
             return _Dropped("refining", failure.detail)
-        return _Examined(critique, criteria)
+        return _Examination(critique, criteria)
 
-    async def _merged(
+    async def _merge(
         self,
         rubric: Rubric,
         proposals: dict[str, tuple[Criterion, ...]],
@@ -212,15 +214,17 @@ class MetaJudge:
             "merge",
             draw,
             schemas.MERGED,
-            lambda data: schemas.merged(data, rubric, labels),
+            lambda data: schemas.parse_merge(data, rubric, labels),
             proposals=self._material(blocks),
             figures=self._figures(figures),
             weights=_weights(rubric),
             **_LIMITS,
-            **self._shown(rubric),
+            **self._common_fields(rubric),
         )
 
-    async def _guided(self, rubric: Rubric, cluster: str, critiques: Sequence[str], draw: str) -> str:
+    async def _revise_guidelines(
+        self, rubric: Rubric, cluster: str, critiques: Sequence[str], draw: str
+    ) -> str:
         """The next guidelines of one cluster; the old ones where the call failed."""
         old = rubric.clusters.get(cluster, "")
         try:
@@ -228,10 +232,10 @@ class MetaJudge:
                 "guide",
                 draw,
                 schemas.GUIDED,
-                schemas.guided,
+                schemas.parse_guidelines,
                 guidelines=self._fence("guidelines", old),
                 critiques=self._material([Block("", "critique", text) for text in critiques]),
-                **self._shown(rubric),
+                **self._common_fields(rubric),
             )
         except CallFailed:
             return old
@@ -257,7 +261,7 @@ class MetaJudge:
         call = Call(self.backend, "meta", prompt, schema, checked, draw, _ROOM[template], ids)
         return await self.client.ask(call)
 
-    def _shown(self, rubric: Rubric, cluster: str = "") -> dict[str, str]:
+    def _common_fields(self, rubric: Rubric, cluster: str = "") -> dict[str, str]:
         return {"purpose": self.audience_goal, "rubric": rubric.render(cluster)}
 
     def _figures(self, figures: str) -> str:

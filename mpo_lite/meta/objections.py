@@ -20,6 +20,6 @@ class Objection:
     text: str
 
 
-def joined(objections: Sequence[Objection]) -> str:
+def join_objections(objections: Sequence[Objection]) -> str:
     """All of them on one line."""
     return "; ".join(objection.text for objection in objections)

@@ -76,7 +76,7 @@ class _Answers:
         }
         return list(good.values())[:count]
 
-    async def judged(self, gate_judge: BudgetedJudge, rubric: Rubric, number: int) -> list[Rollout]:
+    async def judge(self, gate_judge: BudgetedJudge, rubric: Rubric, number: int) -> list[Rollout]:
         """The answers that the meta-judge may see, judged."""
         rows = [row for row in range(len(self.samples)) if row not in self.unseen]
         verdicts = await gate_judge.verdicts([self.samples[row] for row in rows], rubric, number)
@@ -109,7 +109,7 @@ async def refine_rubric(
     rubric: Rubric,
     samples: Sequence[Sample],
     labels: Labels = (),
-    told: Callable[[Round], None] = lambda one: None,
+    on_round: Callable[[Round], None] = lambda _: None,
 ) -> list[Round]:
     """Refines a rubric.
 
@@ -122,7 +122,7 @@ async def refine_rubric(
         rubric: Where to begin.
         samples: Answers, of any quality; at least two different prompts among them.
         labels: What people gave each, on any scale, more is better; None where nobody did. Or none at all.
-        told: Called after each round.
+        on_round: Called after each round.
 
     Returns:
         The rounds; the last one's rubric is the result.
@@ -137,7 +137,7 @@ async def refine_rubric(
     gate = Gate(gate_judge, data.anchor(config.gate.prompts), task, thresholds)
     rounds: list[Round] = []
     for number in range(1, config.rounds + 1):
-        shown = await data.judged(gate_judge, rubric, number)
+        shown = await data.judge(gate_judge, rubric, number)
         FailureTally.of([one.verdict for one in shown], config.max_judge_failures).check("answer")
         before = await data.agreement(gate_judge, rubric, number)
         material = _material(rubric, shown, data.labels, config, number)
@@ -156,7 +156,7 @@ async def refine_rubric(
                 outcome, after = _reject(outcome, before, after), before
         rubric = outcome.rubric or rubric
         rounds.append(Round(number, rubric, outcome, after))
-        told(rounds[-1])
+        on_round(rounds[-1])
     return rounds
 
 

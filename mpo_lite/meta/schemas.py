@@ -117,24 +117,24 @@ def critique(data: dict[str, Any]) -> str:
     return _Critique.model_validate(data).critique
 
 
-def misjudged(data: dict[str, Any]) -> bool:
+def parse_screening(data: dict[str, Any]) -> bool:
     """Whether a prescreened answer was judged badly, either way."""
     return _Screened.model_validate(data).judged != "well"
 
 
-def refined(data: dict[str, Any]) -> tuple[Criterion, ...]:
+def parse_refinement(data: dict[str, Any]) -> tuple[Criterion, ...]:
     """The criteria that one critique calls for; none where it calls for no change."""
     criteria = tuple(draft.criterion() for draft in _Refined.model_validate(data).criteria)
     _require_own_words(criteria)
     return criteria
 
 
-def guided(data: dict[str, Any]) -> str:
+def parse_guidelines(data: dict[str, Any]) -> str:
     """Guidelines for one cluster."""
     return _Guided.model_validate(data).guidelines
 
 
-def merged(data: dict[str, Any], old: Rubric, sources: Mapping[str, str]) -> Rubric:
+def parse_merge(data: dict[str, Any], old: Rubric, sources: Mapping[str, str]) -> Rubric:
     """The merged rubric.
 
     Args:

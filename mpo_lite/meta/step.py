@@ -10,7 +10,7 @@ from mpo_lite.judge.base import Sample
 from mpo_lite.meta.cases import STRATEGIES
 from mpo_lite.meta.gate import Gate, GateResult
 from mpo_lite.meta.meta_judge import MetaJudge
-from mpo_lite.meta.objections import joined
+from mpo_lite.meta.objections import join_objections
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Rollout, StepStatus
 
@@ -108,7 +108,7 @@ async def improve_rubric(
     old, draw = material.rubric, material.draw
     cases = STRATEGIES[strategy](material.rollouts, material.reference)
     if prescreen:
-        bad = await meta.misjudged(old, cases, draw)
+        bad = await meta.screen(old, cases, draw)
         cases.sort(key=lambda case: case.rollout.id not in bad)
     cases = cases[:count]
     samples = tuple(case.rollout.id for case in cases)
@@ -138,5 +138,5 @@ async def _check_proposal(
     if gate_result.unchecked:
         return Attempt("unchecked", rubric, gate_result.unchecked, gate_result)
     if gate_result.objections:
-        return Attempt("refused", rubric, joined(gate_result.objections), gate_result)
+        return Attempt("refused", rubric, join_objections(gate_result.objections), gate_result)
     return Attempt("accepted", rubric, gate_result=gate_result)

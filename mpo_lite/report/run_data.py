@@ -134,7 +134,7 @@ def load_run_data(run: RunDir, config: Config) -> RunData:
         RunError: A file of the run is damaged or missing; names it.
     """
     metrics, lineage = read_records(run, run.metrics, Metrics), read_records(run, run.lineage, Step)
-    rollouts = run.journalled()
+    rollouts = run.read_rollouts()
     # A version whose file is gone must be reported as missing, even where it was the newest.
     named = {*(rollout.version for rollout in rollouts), *(step.parent for step in lineage)}
     newest = max(run.latest().number, *named, 0)

@@ -45,11 +45,11 @@ def gold(prompt: str, completion: str) -> float:
         A number in [0, 1]: the product of substance, no repetition, focus and plainness.
     """
     topic = topic_of(prompt)
-    found = words(completion)
-    if topic is None or not found:
+    tokens = words(completion)
+    if topic is None or not tokens:
         return 0.0
     substance = _substance(topic, sentences(completion))
-    return substance * _unrepeated(found) * _focus(topic, found) * _plain(found)
+    return substance * _non_repetition(tokens) * _focus(topic, tokens) * _plain(tokens)
 
 
 def _substance(topic: Topic, parts: list[list[str]]) -> float:
@@ -84,21 +84,21 @@ def _is_close(topic: Topic, part: list[str]) -> bool:
     return opens and topic.name in part and len(part) <= 9
 
 
-def _unrepeated(found: list[str]) -> float:
-    pairs = list(pairwise(found))
+def _non_repetition(tokens: list[str]) -> float:
+    pairs = list(pairwise(tokens))
     if not pairs:
         return 1.0
     return _ramp(len(set(pairs)) / len(pairs), 0.5, 0.8)
 
 
-def _focus(topic: Topic, found: list[str]) -> float:
-    foreign = sum(TOPIC_WORDS.get(word, topic) is not topic for word in found)
+def _focus(topic: Topic, tokens: list[str]) -> float:
+    foreign = sum(TOPIC_WORDS.get(word, topic) is not topic for word in tokens)
     return max(0.0, 1.0 - 0.2 * foreign)
 
 
-def _plain(found: list[str]) -> float:
-    padding = sum(word in _PADDING for word in found) / len(found)
-    spoken = sum(word[0].isalnum() for word in found)
+def _plain(tokens: list[str]) -> float:
+    padding = sum(word in _PADDING for word in tokens) / len(tokens)
+    spoken = sum(word[0].isalnum() for word in tokens)
     unpadded = 1.0 - _ramp(padding, _FREE_PADDING, _FULL_PADDING)
     return unpadded * (1.0 - 0.8 * _ramp(spoken, _SHORT, _TOO_LONG))
 

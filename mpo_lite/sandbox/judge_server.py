@@ -79,7 +79,7 @@ def _content(value: Any, place: str) -> str:
 def _messages(value: Any) -> list[Message]:
     if not isinstance(value, list) or not value:
         raise _Refused("'messages' must be a list with at least one message", "messages")
-    found: list[Message] = []
+    messages: list[Message] = []
     for index, entry in enumerate(cast("list[Any]", value)):
         place = f"messages[{index}]"
         message = cast("dict[str, Any]", entry) if isinstance(entry, dict) else {}
@@ -87,11 +87,11 @@ def _messages(value: Any) -> list[Message]:
         if role not in ("system", "developer", "user", "assistant"):
             raise _Refused(f"{place}.role must be system, developer, user or assistant", place)
         content = _content(message.get("content"), place)
-        found.append(Message(role="system" if role == "developer" else role, content=content))
-    return found
+        messages.append(Message(role="system" if role == "developer" else role, content=content))
+    return messages
 
 
-def _checked(body: Any) -> tuple[str, Prompt, list[str]]:
+def _parse_request(body: Any) -> tuple[str, Prompt, list[str]]:
     """The model's name, the prompt, and the objections it tells of, of a request body.
 
     Raises:
@@ -135,7 +135,7 @@ class _Server:
         self.stats = Stats()
 
     def app(self) -> web.Application:
-        app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_shaped])
+        app = web.Application(client_max_size=_LARGEST_BODY, middlewares=[_format_http_errors])
         app.router.add_post("/v1/chat/completions", self.complete)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/stats", self.show_stats)
@@ -145,7 +145,7 @@ class _Server:
         self.stats.requests += 1
         try:
             body: Any = json.loads(await request.text())
-            model, prompt, objections = _checked(body)
+            model, prompt, objections = _parse_request(body)
             answer = reply(prompt, self.seed, self.bad_rate, objections)
         except _Refused as refused:
             self.stats.rejected += 1
@@ -155,12 +155,12 @@ class _Server:
             return _error(str(error))
         content = json.dumps(answer, ensure_ascii=False)
         asked = sum(len(message["content"].split()) for message in prompt.messages)
-        told = len(content.split())
+        tokens = len(content.split())
         self.stats.judge += prompt.template.startswith("judge/")
         self.stats.meta += prompt.template.startswith("meta/")
         self.stats.prompt_tokens += asked
-        self.stats.completion_tokens += told
-        usage = {"prompt_tokens": asked, "completion_tokens": told, "total_tokens": asked + told}
+        self.stats.completion_tokens += tokens
+        usage = {"prompt_tokens": asked, "completion_tokens": tokens, "total_tokens": asked + tokens}
         message = {"role": "assistant", "content": content, "refusal": None}
         return web.json_response(
             {
@@ -182,7 +182,7 @@ class _Server:
 
 
 @web.middleware
-async def _shaped(
+async def _format_http_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """Gives the errors of the web framework (no such path, body too large) the shape clients expect."""

@@ -96,7 +96,7 @@ IMPRESSIONS: dict[str, tuple[frozenset[str], str]] = {
 """Weakness → the words it falls for (none: sheer length), and what the judge calls it."""
 
 
-def read(task: str, completion: str) -> Essay:
+def parse_essay(task: str, completion: str) -> Essay:
     """Reads an answer with its task in mind; takes any text."""
     topic = data.topic_of(task)
     own = topic.own if topic else frozenset(word for word in data.words(task) if len(word) > 4)
@@ -261,7 +261,7 @@ def section(system: str, *titles: str) -> str:
     return ""
 
 
-def named(text: str) -> list[str]:
+def find_aspects(text: str) -> list[str]:
     """The aspects that a text speaks of, in the order of their first mention."""
     plain = text.lower().replace("_", " ")
     hits = [(match.start(), name) for name, aspect in ASPECTS.items() if (match := aspect.cue.search(plain))]
@@ -270,10 +270,12 @@ def named(text: str) -> list[str]:
 
 def meant(item: Item) -> list[str]:
     """The aspects a criterion is about, by its id, else its description, else its levels; none if vague."""
-    return named(item.id) or named(item.description)[:2] or named(" ".join(item.levels))[:2]
+    return (
+        find_aspects(item.id) or find_aspects(item.description)[:2] or find_aspects(" ".join(item.levels))[:2]
+    )
 
 
-def wanted(item: Item) -> bool:
+def rewards_presence(item: Item) -> bool:
     """Whether the best level asks for the thing that the criterion names, instead of its absence."""
     return not _UNWANTED.search(item.levels[-1].lower())
 
@@ -281,6 +283,6 @@ def wanted(item: Item) -> bool:
 def quality(item: Item, aspect: str, essay: Essay) -> float:
     """How well an essay does on one aspect as this criterion wants it, in [0, 1]."""
     family = ASPECTS[aspect].family
-    if family is not None and wanted(item):
+    if family is not None and rewards_presence(item):
         return impression(essay, family)
     return ASPECTS[aspect].measure(essay)

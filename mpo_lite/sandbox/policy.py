@@ -191,7 +191,7 @@ def _batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[dic
         ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[assignment]
         rows.append((ids, len(tokenizer(head, add_special_tokens=False)["input_ids"])))  # type: ignore[arg-type]
     rows.sort(key=lambda row: len(row[0]))
-    found: list[dict[str, torch.Tensor]] = []
+    states: list[dict[str, torch.Tensor]] = []
     for start in range(0, len(rows), _BATCH):
         chunk = rows[start : start + _BATCH]
         width = max(len(ids) for ids, _ in chunk)
@@ -200,8 +200,8 @@ def _batches(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> list[dic
         for index, (ids, skipped) in enumerate(chunk):
             inputs[index, : len(ids)] = torch.tensor(ids)
             labels[index, skipped : len(ids)] = torch.tensor(ids[skipped:])
-        found.append({"input_ids": inputs, "attention_mask": (inputs != 0).long(), "labels": labels})
-    return found
+        states.append({"input_ids": inputs, "attention_mask": (inputs != 0).long(), "labels": labels})
+    return states
 
 
 def build(out: Path, seed: int = 0) -> None:

@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mpo_lite.prompts import Prompt, fenced
+from mpo_lite.prompts import Prompt, extract_fenced
 from mpo_lite.sandbox import measures, simulate_meta
 from mpo_lite.sandbox.measures import ASPECTS, IMPRESSIONS, Essay, Item
 
@@ -68,7 +68,7 @@ def reply(
     if role == "judge/repair":
         return _repair(user)
     if role == "judge/match":
-        return match(_only(user, "task"), fenced("completion", user), seed)
+        return match(_only(user, "task"), extract_fenced("completion", user), seed)
     items = measures.parse_rubric(measures.section(system, "Rubric", "Rubric in force"))
     if not items:
         raise ValueError("the prompt shows no rubric with criteria and levels")
@@ -77,7 +77,7 @@ def reply(
     if role in ("judge/pointwise", "judge/planned"):
         return judge(items, _only(user, "task"), _only(user, "completion"), seed)
     if role == "judge/groupwise":
-        answers = enumerate(fenced("completion", user), start=1)
+        answers = enumerate(extract_fenced("completion", user), start=1)
         return {f"answer_{number}": judge(items, _only(user, "task"), text, seed) for number, text in answers}
     return _meta(role, items, system, user, objections, lambda *parts: _luck(seed, bad_rate, *parts))
 
@@ -100,14 +100,14 @@ def _meta(
     if role == "meta/refine":
         return simulate_meta.refine(_only(user, "critique") or user.rpartition("judgement:")[2])
     if role == "meta/guide":
-        return simulate_meta.guide(_only(user, "guidelines"), fenced("critique", user))
+        return simulate_meta.guide(_only(user, "guidelines"), extract_fenced("critique", user))
     shown = [item.render() for item in items]
     # Not of the whole prompt: its fences differ from cache directory to cache directory.
     if role == "meta/revise":
         refused = _only(user, "refused")
         bad = luck(*shown, refused, *objections)
         return simulate_meta.revise(items, refused, objections, _limit(system), bad)
-    proposals = fenced("proposal", user)
+    proposals = extract_fenced("proposal", user)
     return simulate_meta.merge(items, proposals, _limit(system), luck(*shown, *proposals))
 
 
@@ -132,7 +132,7 @@ def judge(items: Sequence[Item], task: str, completion: str, seed: int) -> dict[
     Returns:
         Criterion id → ``{"reason": sentence, "level": rank}``.
     """
-    essay = measures.read(task, completion)
+    essay = measures.parse_essay(task, completion)
     wording = "\n".join(item.render() for item in items)
     strictness = DRIFT * (2 * chance(seed, "drift", wording) - 1)
     found: dict[str, Any] = {}
@@ -150,7 +150,7 @@ def judge(items: Sequence[Item], task: str, completion: str, seed: int) -> dict[
 def match(task: str, completions: Sequence[str], seed: int) -> dict[str, Any]:
     """Compares two answers by impression, with a liking for the one shown first; near ones are a tie."""
     whole = Item("quality", "How good it is.", ("bad", "good"))
-    first, second = (_assess(whole, measures.read(task, text), seed)[0] for text in completions)
+    first, second = (_assess(whole, measures.parse_essay(task, text), seed)[0] for text in completions)
     lead = first + FIRST_LIKED - second
     winner = "tie" if abs(lead) < TIE_WITHIN else "first" if lead > 0 else "second"
     return {"reason": f"The {winner} one makes the better impression.", "winner": winner}
@@ -187,7 +187,7 @@ def _evidence(aspect: str, essay: Essay) -> str:
 
 
 def _only(user: str, tag: str) -> str:
-    texts = fenced(tag, user)
+    texts = extract_fenced(tag, user)
     return texts[0] if texts else ""
 
 
@@ -200,7 +200,7 @@ def _limit(system: str) -> int:
 def _repair(user: str) -> dict[str, Any]:
     """Keeps what can be read of a broken reply: the widest span of braces that is an object, else nothing."""
     _, _, shown = user.rpartition("JSON Schema:")
-    text = "\n".join(fenced("reply", user)) or shown
+    text = "\n".join(extract_fenced("reply", user)) or shown
     ends = [place for place, mark in enumerate(text) if mark == "}"][-20:]
     for start in [place for place, mark in enumerate(text) if mark == "{"][:20]:
         for end in reversed(ends):

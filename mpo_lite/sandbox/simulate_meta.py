@@ -38,11 +38,11 @@ def prescreen(purpose: str, task: str, completion: str, assessed: str) -> dict[s
     Returns:
         ``{"reason": sentence, "judged": "too_low", "well" or "too_high"}``.
     """
-    essay = measures.read(task, completion)
-    asked = {*measures.named(purpose), *_ALWAYS}
+    essay = measures.parse_essay(task, completion)
+    asked = {*measures.find_aspects(purpose), *_ALWAYS}
     worth = sum(ASPECTS[name].measure(essay) for name in asked) / len(asked)
-    told = _REWARD.search(assessed)
-    gap = float(told[1]) - worth if told else 0.0
+    shown_reward = _REWARD.search(assessed)
+    gap = float(shown_reward[1]) - worth if shown_reward else 0.0
     judged = "too_high" if gap > _FAR_OFF else "too_low" if gap < -_FAR_OFF else "well"
     return {"reason": f"To this purpose it is worth about {worth:.1f}.", "judged": judged}
 
@@ -63,10 +63,10 @@ def analyse(
     Returns:
         ``{"critique": text}``, at most 120 words.
     """
-    essay = measures.read(task, completion)
+    essay = measures.parse_essay(task, completion)
     covered = {aspect for item in items for aspect in measures.meant(item) if not _pays_for_form(item)}
-    asked = {*measures.named(purpose), *_ALWAYS}
-    before = measures.read(task, reference) if reference else None
+    asked = {*measures.find_aspects(purpose), *_ALWAYS}
+    before = measures.parse_essay(task, reference) if reference else None
     faults: list[tuple[float, str]] = []
     for name, aspect in ASPECTS.items():
         value = aspect.measure(essay)
@@ -75,26 +75,28 @@ def analyse(
             faults.append(((1 - value) * LIBRARY[name][3] * (0.3 if name in covered else worse), name))
     worst = [name for _, name in sorted(faults, key=lambda fault: (-fault[0], fault[1]))[:4]]
     vague = [item.id for item in items if not measures.meant(item) or _pays_for_form(item)]
-    said: list[str] = []
+    sentences: list[str] = []
     if vague:
         struck = [what for _, what in measures.IMPRESSIONS.values() if what in assessed]
         by = "how it looks" if not struck else "what the judge took for quality"
-        said.append(f"The rubric asks for an impression ({', '.join(vague)[:60]}), and {by} set the level.")
+        sentences.append(
+            f"The rubric asks for an impression ({', '.join(vague)[:60]}), and {by} set the level."
+        )
     if worst:
         silent = [name for name in worst if name not in covered]
         lead = "Seen in the answer and " + ("unpunished" if silent else "punished too little")
-        said.append(f"{lead}: {'; '.join(FAULTS[name] for name in worst)}.")
-    missing = [name for name in measures.named(purpose) if name not in covered and name not in worst]
+        sentences.append(f"{lead}: {'; '.join(FAULTS[name] for name in worst)}.")
+    missing = [name for name in measures.find_aspects(purpose) if name not in covered and name not in worst]
     if missing := missing[: 4 - len(worst)]:
-        said.append(f"The rubric has nothing on what the purpose asks for: {', '.join(missing)}.")
+        sentences.append(f"The rubric has nothing on what the purpose asks for: {', '.join(missing)}.")
     elif not worst:
-        said.append("The level is fair; no fault went unpunished.")
-    return {"critique": " ".join(said)}
+        sentences.append("The level is fair; no fault went unpunished.")
+    return {"critique": " ".join(sentences)}
 
 
 def refine(critique: str) -> dict[str, Any]:
     """Writes the criteria a critique calls for, at most four; if it names nothing, one about the topic."""
-    found = measures.named(critique)[:4] or ["topic"]
+    found = measures.find_aspects(critique)[:4] or ["topic"]
     return {"criteria": [_criterion(aspect) for aspect in found]}
 
 
@@ -129,8 +131,8 @@ def merge(items: Sequence[Item], proposals: Sequence[str], limit: int, luck: flo
     kept = [item for item in items if measures.meant(item) and not _pays_for_form(item)]
     if not added and not kept:
         kept = list(items)
-    old = [_kept(item, asked.get(item.id, []), texts.get(item.id)) for item in kept]
-    return _written(old + added, limit, luck)
+    old = [_keep_criterion(item, asked.get(item.id, []), texts.get(item.id)) for item in kept]
+    return _write_rubric(old + added, limit, luck)
 
 
 def revise(
@@ -150,7 +152,7 @@ def revise(
     """
     if luck < 2 / 3:
         return merge(items, [], limit, luck)
-    known = {item.id: _kept(item, [], None) for item in items}
+    known = {item.id: _keep_criterion(item, [], None) for item in items}
     _, proposed = _proposal(f"label: refused\n{refused}")
     found: dict[str, dict[str, Any]] = dict(known)
     found |= {criterion["id"]: {**criterion, "from": []} for criterion in proposed}
@@ -166,18 +168,18 @@ def revise(
         sound[name] = {**_criterion(aspect), "from": []}
         if stood:  # it is there and does not tell: it weighs too little
             sound[name]["weight"] = min(5, stood["weight"] + 1)
-    return _written(list(sound.values()) or [{**_criterion("topic"), "from": []}], limit, luck)
+    return _write_rubric(list(sound.values()) or [{**_criterion("topic"), "from": []}], limit, luck)
 
 
 def guide(guidelines: str, critiques: Sequence[str]) -> dict[str, Any]:
     """Keeps the guidelines of a kind of task and adds what its critiques name."""
-    found = list(dict.fromkeys(name for text in critiques for name in measures.named(text)))
-    fresh = [name for name in found if name not in measures.named(guidelines)]
+    found = list(dict.fromkeys(name for text in critiques for name in measures.find_aspects(text)))
+    fresh = [name for name in found if name not in measures.find_aspects(guidelines)]
     added = f"Look closely at: {', '.join(fresh)}." if fresh else ""
     return {"guidelines": " ".join(part for part in (guidelines.strip(), added) if part)}
 
 
-def _written(criteria: list[dict[str, Any]], limit: int, luck: float) -> dict[str, Any]:
+def _write_rubric(criteria: list[dict[str, Any]], limit: int, luck: float) -> dict[str, Any]:
     """The rubric as it is given back; an unlucky one also pays for a form."""
     fits = criteria[: max(1, limit)]
     if luck < 1.0:
@@ -201,7 +203,7 @@ def _paying(aspect: str) -> dict[str, Any]:
 def _pays_for_form(item: Item) -> bool:
     """Whether a criterion wants something of which more is not better: form words, or length."""
     aspects = measures.meant(item)
-    return any(ASPECTS[aspect].family is not None for aspect in aspects) and measures.wanted(item)
+    return any(ASPECTS[aspect].family is not None for aspect in aspects) and measures.rewards_presence(item)
 
 
 def _criterion(aspect: str) -> dict[str, Any]:
@@ -209,7 +211,7 @@ def _criterion(aspect: str) -> dict[str, Any]:
     return {"id": name, "description": description, "levels": list(levels), "weight": weight, "kind": "merit"}
 
 
-def _kept(item: Item, labels: list[str], proposed: dict[str, Any] | None) -> dict[str, Any]:
+def _keep_criterion(item: Item, labels: list[str], proposed: dict[str, Any] | None) -> dict[str, Any]:
     """A criterion of the rubric in force; a known one begins at its own weight again."""
     weight = next((entry[3] for entry in LIBRARY.values() if entry[0] == item.id), 2)
     if proposed is not None and len(labels) >= 3:

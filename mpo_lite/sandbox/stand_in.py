@@ -23,7 +23,7 @@ def sandboxed(config: Config) -> Generator[Config]:
     from mpo_lite.sandbox.judge_server import running
 
     with running(seed=config.seed) as url:
-        yield config.model_copy(update=_served(config, url))
+        yield config.model_copy(update=_with_server(config, url))
 
 
 def with_sandbox_policy(config: Config) -> Config:
@@ -37,7 +37,7 @@ def with_sandbox_policy(config: Config) -> Config:
     return config.model_copy(update={"policy": str(policy_dir())})
 
 
-def _served(config: Config, url: str) -> dict[str, Any]:
+def _with_server(config: Config, url: str) -> dict[str, Any]:
     """The models of the configuration, the simulated ones at ``url``."""
 
     def at(model: Model | None) -> Model | None:

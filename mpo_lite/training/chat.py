@@ -64,14 +64,14 @@ class Chat:
 
     def prompt_ids(self, messages: Sequence[Any]) -> list[int]:
         """The token ids of a conversation and the opening of the model's turn, as TRL makes them."""
-        told = self.tokenizer.apply_chat_template(
+        encoded = self.tokenizer.apply_chat_template(
             self.conversation(messages),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             **self._options,
         )
-        return list(told["input_ids"])
+        return list(encoded["input_ids"])
 
     def completion(self, ids: Sequence[int]) -> Completion:
         """What the generated tokens say, up to the first that ends the sequence.
@@ -113,7 +113,7 @@ class Chat:
 
 def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     """Ids of all tokens that end a sequence, as TRL takes them."""
-    told: int | list[int] | None = model.generation_config.eos_token_id
-    ends = told if isinstance(told, list) else [told]
+    eos: int | list[int] | None = model.generation_config.eos_token_id
+    ends = eos if isinstance(eos, list) else [eos]
     own: int | None = tokenizer.eos_token_id
     return frozenset(token for token in (*ends, own) if token is not None)

@@ -87,7 +87,7 @@ def generate(
     completions: list[Completion] = []
     with (
         activity("generating", total=len(conversations), unit="answers") as work,
-        _undisturbed(model),
+        _isolated_evaluation(model),
         torch.no_grad(),
     ):
         torch.manual_seed(GENERATION_SEED)
@@ -154,7 +154,7 @@ class RowEnds(StoppingCriteria):
 
 
 @contextmanager
-def _undisturbed(model: Any):
+def _isolated_evaluation(model: Any):
     """Evaluation mode and random numbers of its own: an evaluated run trains on exactly as one that was
     not.
     """

@@ -53,13 +53,13 @@ class PPO(PrefetchMixin, GRPOTrainer):
 
         hook = getattr(policy, policy.base_model_prefix).register_forward_hook(note)
         try:
-            told = super()._get_per_token_logps_and_entropies(
+            output = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
             )
         finally:
             hook.remove()
         self._values.append(torch.cat(seen))
-        return told
+        return output
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, *args: Any, **kwargs: Any) -> Any:
         rewards = super()._calculate_rewards(inputs, prompts, *args, **kwargs)  # of all processes
@@ -74,7 +74,7 @@ class PPO(PrefetchMixin, GRPOTrainer):
         if "old_per_token_logps" not in batch:  # one pass over the batch: TRL needs none, values do
             self._values.clear()
             with torch.no_grad():
-                batch["old_per_token_logps"] = self._scored(batch)
+                batch["old_per_token_logps"] = self._compute_values(batch)
         values = self._values[0] * mask
         logps = batch["old_per_token_logps"]
         kl = (logps - batch.get("ref_per_token_logps", logps)) * mask
@@ -84,7 +84,7 @@ class PPO(PrefetchMixin, GRPOTrainer):
         advantages, returns = gae(rewards, values, mask, settings.gamma, settings.lam)
         taken = mask * scored.unsqueeze(1)
         batch |= {
-            "advantages": self._whitened(advantages, taken),
+            "advantages": self._whiten(advantages, taken),
             "returns": returns,
             "old_values": values,
             "tool_mask": scored.unsqueeze(1).expand_as(mask).int(),
@@ -92,7 +92,7 @@ class PPO(PrefetchMixin, GRPOTrainer):
         self._log("kl", kl, taken)
         return batch
 
-    def _scored(self, batch: dict[str, Any]) -> torch.Tensor:
+    def _compute_values(self, batch: dict[str, Any]) -> torch.Tensor:
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         attended = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         length, rows = batch["completion_ids"].shape[1], self.args.per_device_train_batch_size
@@ -119,7 +119,7 @@ class PPO(PrefetchMixin, GRPOTrainer):
         finally:
             self.beta = beta
 
-    def _whitened(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _whiten(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Mean 0 and variance 1 over the tokens of all processes."""
         moments = torch.stack([(values * mask).sum(), (values.square() * mask).sum(), mask.sum().float()])
         total, squares, count = self.accelerator.reduce(moments, reduction="sum")

@@ -66,34 +66,34 @@ class PrefetchMixin:
         return super()._generate_and_score_completions(inputs)
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
-        told = super()._generate(prompts)
+        generated = super()._generate(prompts)
         if self.model.training:
-            completions = next(part for part in told[2:] if _are_completions(part, len(prompts)))
-            for row, one in enumerate(self.mpo.answers(completions, told[1])):
+            completions = next(part for part in generated[2:] if _are_completions(part, len(prompts)))
+            for row, one in enumerate(self.mpo.answers(completions, generated[1])):
                 self.mpo.prefetcher.add_completion(row, one.text)
-        return told
+        return generated
 
     def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
         prompt_ids = arguments[0] if arguments else options["prompt_ids"]
-        with activity("generating", total=len(prompt_ids), unit="answers") as work, self._watched(work):
+        with activity("generating", total=len(prompt_ids), unit="answers") as work, self._watch_rows(work):
             return super()._generate_single_turn(*arguments, **options)
 
     @contextmanager
-    def _watched(self, work: Activity) -> Iterator[None]:
+    def _watch_rows(self, work: Activity) -> Iterator[None]:
         """Has the model's ``generate`` tell of rows that end: for display, and to be judged at once."""
         model, chat = self.accelerator.unwrap_model(self.model_wrapped), self.mpo.callback.chat
         generate, judged = model.generate, self.model.training and self.mpo.session.config.overlap
 
-        def ended(row: int, ids: list[int]) -> None:
+        def on_end(row: int, ids: list[int]) -> None:
             work.advance()
             if judged:
                 self.mpo.prefetcher.add_completion(row, chat.completion(ids).text)
 
-        def watched(**inputs: Any) -> Any:
-            watch = RowEnds(inputs["input_ids"].shape[1], chat.ends, ended)
+        def generate_watched(**inputs: Any) -> Any:
+            watch = RowEnds(inputs["input_ids"].shape[1], chat.ends, on_end)
             return generate(**inputs, stopping_criteria=StoppingCriteriaList([watch]))
 
-        model.generate = watched
+        model.generate = generate_watched
         try:
             yield
         finally:

@@ -25,12 +25,12 @@ def keep_frozen_weights(engine: Any, unsent: tuple[str, ...] = ()) -> None:
     """
     passing = engine._iter_named_params
 
-    def merged() -> Iterator[tuple[str, torch.Tensor]]:
+    def iterate_weights() -> Iterator[tuple[str, torch.Tensor]]:
         for name, data in merged_weights(engine.model, passing):
             if not name.startswith(unsent):
                 yield name, data
 
-    engine._iter_named_params = merged
+    engine._iter_named_params = iterate_weights
 
 
 def merged_weights(model: Any, passing: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -53,19 +53,19 @@ def merged_weights(model: Any, passing: Any) -> Iterator[tuple[str, torch.Tensor
         for name, data in layer.get_base_layer().named_parameters(recurse=False)
     }
     left = set(layers)
-    with _unmerged(model):
+    with _suspend_merging(model):
         for name, data in passing():
             if data.data_ptr() in adapted:
                 layer, own_name = adapted[data.data_ptr()]
                 left.discard(layer)
-                data = _merged(layer, own_name)
+                data = _merge_parameter(layer, own_name)
             yield name, data
     if left:
         raise RuntimeError(f"TRL's weight sync passed by {len(left)} adapted layers; please report this")
 
 
 @contextmanager
-def _unmerged(model: Any) -> Iterator[None]:
+def _suspend_merging(model: Any) -> Iterator[None]:
     """Has the model's own merging do nothing."""
     model.merge_adapter = model.unmerge_adapter = lambda: None
     try:
@@ -74,17 +74,17 @@ def _unmerged(model: Any) -> Iterator[None]:
         del model.merge_adapter, model.unmerge_adapter
 
 
-def _merged(layer: Any, name: str) -> torch.Tensor:
+def _merge_parameter(layer: Any, name: str) -> torch.Tensor:
     """A parameter of a layer with the adapter merged in, as a copy; the layer is left as it was."""
     base = layer.get_base_layer()
     # Merging replaces a weight's data, and the whole parameter, marked as unquantised, where it has 4 bits.
-    before = [(one, each, each.data, dict(vars(each))) for one, each in base.named_parameters(recurse=False)]
+    before = [(key, each, each.data, dict(vars(each))) for key, each in base.named_parameters(recurse=False)]
     try:
         layer.merge(safe_merge=True)  # peft's word for: on a copy
         return getattr(base, name).data
     finally:
         layer.merged_adapters.clear()
-        for one, parameter, data, attributes in before:
+        for key, parameter, data, attributes in before:
             parameter.data = data
             vars(parameter).update(attributes)
-            setattr(base, one, parameter)
+            setattr(base, key, parameter)

@@ -104,7 +104,7 @@ def test_the_journal_gives_the_newest_record_of_each_row_in_order(
     for number, (batch, row) in enumerate(batches):
         run.journal([rollout(batch, row, number / 16 or None)])
     newest = {place: number / 16 or None for number, place in enumerate(batches)}
-    found = run.journalled()
+    found = run.read_rollouts()
     assert [(r.batch, r.row) for r in found] == sorted(newest)
     assert all(r == rollout(r.batch, r.row, newest[(r.batch, r.row)]) for r in found)
 
@@ -113,7 +113,7 @@ def test_a_torn_last_line_is_skipped_and_does_not_spoil_the_next(run: RunDir) ->
     run.journal([rollout(1, 0), rollout(1, 1)])
     whole = run.rollouts.read_bytes()
     run.rollouts.write_bytes(whole[:-20])
-    assert [r.row for r in run.journalled()] == [0]
+    assert [r.row for r in run.read_rollouts()] == [0]
     run.journal([rollout(1, 1)])
     assert run.rollouts.read_bytes() == whole
     run.rollouts.write_bytes(whole[:-1])  # a whole row that only lacks its end
@@ -135,7 +135,7 @@ def test_rewind_keeps_what_the_checkpoint_knew_and_moves_the_rest(run: RunDir) -
     # The meta step of a batch comes after the batch's checkpoint.
     assert [row["batch"] for row in read_rows(run.lineage)] == [2]
     assert run.meta_outcomes(4) == {4: kept_step(4), 6: kept_step(6)}
-    assert run.journalled() == [rollout(5, 0)]
+    assert run.read_rollouts() == [rollout(5, 0)]
     assert [row["batch"] for row in read_rows(run.path / "superseded" / "metrics.jsonl")] == [6]
 
 

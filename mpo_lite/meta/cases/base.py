@@ -49,7 +49,7 @@ class Strategy(Protocol):
         ...
 
 
-def judged(verdict: Verdict, label: str | None = None) -> Block:
+def verdict_block(verdict: Verdict, label: str | None = None) -> Block:
     """The block that shows a verdict with the judge's reasons and, where there is one, a person's label."""
     assessed = {
         name: {"reason": assessment.reason, "level": assessment.level}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mpo_lite.meta.cases.base import Block, Case, judged
+from mpo_lite.meta.cases.base import Block, Case, verdict_block
 from mpo_lite.meta.cases.samples import samples
 from mpo_lite.types import Rollout
 
@@ -28,6 +28,6 @@ def _pair(before: Rollout, now: Rollout) -> Case:
         Block("", "task", now.prompt),
         Block(f"The answer before training{reward}:", "reference", before.completion),
         Block("The answer now:", "completion", now.completion),
-        judged(now.verdict, now.label),
+        verdict_block(now.verdict, now.label),
     )
     return Case("compare", now, blocks)

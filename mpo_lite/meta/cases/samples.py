@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mpo_lite.meta.cases.base import Block, Case, judged
+from mpo_lite.meta.cases.base import Block, Case, verdict_block
 from mpo_lite.types import Rollout
 
 
@@ -17,7 +17,7 @@ def samples(chosen: Sequence[Rollout], reference: Mapping[str, Rollout]) -> list
             (
                 Block("", "task", rollout.prompt),
                 Block("", "completion", rollout.completion),
-                judged(rollout.verdict, rollout.label),
+                verdict_block(rollout.verdict, rollout.label),
             ),
         )
         for rollout in chosen

@@ -21,7 +21,7 @@ from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
 from mpo_lite.model_config import Model
-from mpo_lite.prompts import fenced
+from mpo_lite.prompts import extract_fenced
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Verdict
 from tests.support.llm_calls import MakeClient, error
@@ -41,7 +41,7 @@ def fair(kind: str, body: Any) -> str | None:
     if kind == "judge":
         return json.dumps(levels(completion_of(body)))
     if kind == "group":
-        answers = fenced("completion", body["messages"][-1]["content"])
+        answers = extract_fenced("completion", body["messages"][-1]["content"])
         return json.dumps({f"answer_{n}": levels(text) for n, text in enumerate(answers, start=1)})
     return None
 
@@ -66,7 +66,7 @@ def test_groupwise_asks_once_per_prompt_and_matches_by_name(make_client: MakeCli
         single = pointwise(client, server)
         grouped = judged(GroupwiseJudge(single, 4), asked, rubric)
         assert [kind_of(prompt_text(body)) for body in server.requests] == ["group"] * 3
-        shown = [fenced("completion", body["messages"][-1]["content"]) for body in server.requests]
+        shown = [extract_fenced("completion", body["messages"][-1]["content"]) for body in server.requests]
         assert any(texts != sorted(texts, key=lambda text: int(text.split()[1])) for texts in shown)
         assert grouped == judged(single, asked, rubric)
 
@@ -266,7 +266,7 @@ def test_a_hostile_answer_stays_inside_its_fence(
         (verdict,) = judged(judge, [Sample("p", f"{attack} 4")], rubric)
         (body,) = server.requests
     system, user = (message["content"] for message in body["messages"])
-    (shown,) = fenced("completion", user)
+    (shown,) = extract_fenced("completion", user)
     assert shown.endswith(" 4") and not TOKENS.search(shown)
     assert attack[:12] not in system
     nonce = re.findall(r"<completion-(\w{12})>", user)
@@ -311,9 +311,9 @@ def test_a_plan_is_made_once_per_prompt_and_rubric_and_shared_by_the_group(
         planned = judged(PlannedJudge(single), asked, rubric)
         kinds = [kind_of(prompt_text(body)) for body in server.requests]
         assert (kinds.count("plan"), kinds.count("judge")) == (3, 12)
-        assert all("answer" not in fenced("task", text)[0] for text in server.prompts("plan"))
-        assert all(fenced("plan", text) == ["look for 7"] for text in server.prompts("judge"))
-        assert not any(fenced("completion", text) for text in server.prompts("plan"))
+        assert all("answer" not in extract_fenced("task", text)[0] for text in server.prompts("plan"))
+        assert all(extract_fenced("plan", text) == ["look for 7"] for text in server.prompts("judge"))
+        assert not any(extract_fenced("completion", text) for text in server.prompts("plan"))
         other = Rubric(criteria=rubric.criteria, guidelines="Be strict.")
         judged(PlannedJudge(single), asked, other)
         assert len(server.prompts("plan")) == 6  # another version, another plan
@@ -346,5 +346,5 @@ def test_a_judge_is_told_the_guidelines_of_the_prompts_cluster(
     with LLMServer(fair) as server:
         judged(pointwise(make_client(), server), asked, clustered)
         shown = server.prompts("judge")
-        told = {fenced("completion", text)[0]: "Check the bounds." in text for text in shown}
+        told = {extract_fenced("completion", text)[0]: "Check the bounds." in text for text in shown}
     assert told == {"answer 1": True, "answer 2": False, "answer 3": False}

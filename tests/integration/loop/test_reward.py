@@ -198,7 +198,7 @@ def test_a_changed_answer_is_judged_anew_on_resume(open_session: Callable[..., S
         resumed.resume(0, 0)
         score_batch(resumed, [*samples[:-1], Sample(samples[-1].prompt, "another answer")], GROUP)
         assert len(server.requests) == asked + 1
-    assert resumed.run.journalled()[-1].completion == "another answer"
+    assert resumed.run.read_rollouts()[-1].completion == "another answer"
 
 
 def test_a_cap_in_usd_is_refused_for_a_model_without_a_price(open_session: Callable[..., Session]) -> None:

@@ -253,7 +253,7 @@ def test_a_failed_prescreening_leaves_its_sample_in_its_place(
 ) -> None:
     with LLMServer(lambda kind, body: "no JSON") as server:
         cases = samples([rollout(0, 0.5)], {})
-        assert event_loop.wait(meta(make_client(), server).misjudged(rubric, cases, "d")) == []
+        assert event_loop.wait(meta(make_client(), server).screen(rubric, cases, "d")) == []
 
 
 def test_guidelines_change_for_clusters_with_evidence_alone(

@@ -249,7 +249,7 @@ def test_samples_stay_within_their_size(tmp_path: Path) -> None:
     assert len(json.dumps(page)) < 1.2 * MOST_BYTES
     none = replace(loaded(run), rollouts=[], probes=[])
     assert choose_samples(none) == {"prompts": [], "rows": [], "of": 0}
-    assert len(choose_samples(replace(none, rollouts=run.journalled()[:1]))["rows"]) == 1
+    assert len(choose_samples(replace(none, rollouts=run.read_rollouts()[:1]))["rows"]) == 1
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=300), st.integers(50, 200))

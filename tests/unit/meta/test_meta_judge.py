@@ -26,7 +26,7 @@ def test_changes_name_criteria_added_changed_and_dropped(rubric: Rubric) -> None
 
 def merged(criteria: list[dict[str, Any]], rubric: Rubric) -> Rubric:
     rows = [criterion | {"from": []} for criterion in criteria]
-    return schemas.merged({"criteria": rows, "guidelines": ""}, rubric, {})
+    return schemas.parse_merge({"criteria": rows, "guidelines": ""}, rubric, {})
 
 
 def test_a_merge_keeps_the_order_in_force_and_the_limits(rubric: Rubric) -> None:
@@ -57,11 +57,11 @@ def test_criteria_made_of_the_instructions_are_refused(rubric: Rubric, descripti
         "kind": "merit",
     }
     with pytest.raises(ValueError, match="form: the description repeats these instructions"):
-        schemas.refined({"criteria": [draft]})
+        schemas.parse_refinement({"criteria": [draft]})
     with pytest.raises(ValueError, match="form: the description repeats these instructions"):
         merged([{**draft, "from": []}], rubric)
     own = {
         **draft,
         "description": "Whether each paragraph has a claim and a reason for it, and no set phrases.",
     }
-    assert schemas.refined({"criteria": [own]})[0].id == "form"
+    assert schemas.parse_refinement({"criteria": [own]})[0].id == "form"

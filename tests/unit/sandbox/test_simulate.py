@@ -109,7 +109,7 @@ def test_every_library_criterion_means_its_own_aspect() -> None:
     for aspect, (name, description, levels, _) in library.LIBRARY.items():
         item = measures.Item(name, description, levels)
         assert measures.meant(item) == [aspect]
-        assert measures.named(library.FAULTS[aspect]) == [aspect]
+        assert measures.find_aspects(library.FAULTS[aspect]) == [aspect]
 
 
 def test_the_starting_rubric_is_vague() -> None:
@@ -208,7 +208,7 @@ def test_a_bad_merge_is_vague_or_pays_for_length_or_for_a_form() -> None:
     for seed in range(30):
         bad = meta_step(specific("topic", "reasons"), [GOOD] * 3, bad_rate=1.0, seed=seed)
         item = measures.parse_rubric(bad.render())[-1]
-        assert measures.wanted(item)
+        assert measures.rewards_presence(item)
         kinds.add("".join(measures.meant(item)))
     assert {"", "length"} < kinds and kinds & set(library.FORMS)
 
