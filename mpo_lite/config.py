@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from mpo_lite.model_config import Judges, ModelName, NamedModel, Price, Url
+from mpo_lite.model_config import Judges, Model, NamedModel, Price, Url
 from mpo_lite.validation import Settings
 
 SANDBOX = "sandbox"
@@ -112,7 +112,7 @@ class Config(Settings):
     judge_temperature: float | None = Field(
         None, ge=0, description="Sampling temperature of the judge. Default: 0, or 0.7 if replicates > 1."
     )
-    meta: ModelName | None = Field(
+    meta: NamedModel | None = Field(
         None, description="Meta-judge: a LiteLLM model name, a short name, or 'sandbox'."
     )
     judge_api_base: Url | None = Field(None, description="Base URL of the judge's server.")
@@ -290,13 +290,6 @@ class Config(Settings):
         default_factory=dict[str, Any], description="Any field of TRL's GRPOConfig (with rloo: RLOOConfig)."
     )
 
-    @field_validator("meta", mode="before")
-    @classmethod
-    def _require_meta_name(cls, value: Any) -> Any:
-        if isinstance(value, (dict, list)):
-            raise ValueError("must be a model name; meta_api_base sets its address, meta_price its price")
-        return value
-
     @property
     def asks_meta(self) -> bool:
         """Whether a training run asks the meta-judge: a frozen rubric needs none."""
@@ -305,9 +298,15 @@ class Config(Settings):
     @property
     def simulated(self) -> tuple[str, ...]:
         """Which of judge and meta-judge the sandbox simulates."""
-        judges = [*self.judge, *([self.judge_fallback] if self.judge_fallback else [])]
-        roles = {"judge": any(judge.model == SANDBOX for judge in judges), "meta-judge": self.meta == SANDBOX}
-        return tuple(role for role, is_simulated in roles.items() if is_simulated)
+        models = {"judge": [*self.judge, self.judge_fallback], "meta-judge": [self.meta]}
+        return tuple(
+            role for role, named in models.items() if any(model and model.model == SANDBOX for model in named)
+        )
+
+    @property
+    def models(self) -> list[Model]:
+        """The models that the settings name: judges, fallback judge and meta-judge."""
+        return [model for model in (*self.judge, self.judge_fallback, self.meta) if model]
 
     @property
     def batch_completions(self) -> int:

@@ -209,8 +209,7 @@ def _refuse_goal_with_task(merged: Mapping[str, _Setting]) -> None:
 def _refuse_misspelt_variables(environ: Mapping[str, str], config: Config) -> None:
     """Refuses an ``MPO_*`` variable that is nearly a setting: it would be ignored silently."""
     fields = [name.upper() for name in Config.model_fields]
-    models = [*config.judge, *([config.judge_fallback] if config.judge_fallback else [])]
-    names = {f"MPO_{name}" for name in fields} | {model.api_key_env for model in models}
+    names = {f"MPO_{name}" for name in fields} | {model.api_key_env for model in config.models}
     for variable in sorted(environ):
         if not variable.startswith("MPO_") or variable in names or variable.endswith("_API_KEY"):
             continue
@@ -270,7 +269,9 @@ def _describe_place(path: str, merged: Mapping[str, _Setting]) -> str:
         ((key, entry) for key, entry in merged.items() if _overlaps(path, key)),
         ("", _Setting(None, "configuration")),
     )
-    whole = key == path or key.startswith(f"{path}.")
+    # A name given by a flag is expanded into a model, whose field nobody wrote.
+    is_name = path.endswith(".model") and not isinstance(entry.value, dict)
+    whole = key == path or key.startswith(f"{path}.") or is_name
     return entry.origin if whole and not entry.in_file else f"{entry.origin} {path}"
 
 

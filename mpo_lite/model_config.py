@@ -55,7 +55,7 @@ Price = Annotated[
 
 
 class Model(Settings):
-    """A judge: a bare model name, or a name with its own address, key, price and cache label.
+    """A judge or meta-judge: a bare model name, or a name with its own address, key, price and cache label.
 
     Attributes:
         model: LiteLLM model name, short name, or ``sandbox``.

@@ -23,7 +23,7 @@ class Options(TypedDict, total=False):
     judge_mode: Literal["pointwise", "groupwise", "planned"] | None
     replicates: int | None
     judge_temperature: float | None
-    meta: str | None
+    meta: ModelOption | None
     judge_api_base: str | None
     meta_api_base: str | None
     policy: str | None

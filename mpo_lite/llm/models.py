@@ -121,20 +121,15 @@ def meta_backend(config: Config, environ: Mapping[str, str] | None = None) -> Ba
             "no meta-judge: pass --meta MODEL (for example claude; it may be the judge's model), "
             "set MPO_META, or train without one: --baseline iter0"
         )
-    spec = Model(model=config.meta, api_base=config.meta_api_base, price=config.meta_price)
+    spec = _with_defaults(config.meta, {"api_base": config.meta_api_base, "price": config.meta_price})
     return _backend(spec, "meta", config, environ, "MPO_META_API_KEY", 0.7, config.meta_max_tokens)
 
 
 def _judge(spec: Model, config: Config, environ: Mapping[str, str], key_variable: str = "") -> Backend:
-    if spec.api_key_env and not environ.get(spec.api_key_env):
-        raise ConfigError(
-            f"judge {spec.model}: the variable {spec.api_key_env} (named by api_key_env) is not set"
-        )
     # At temperature 0, replicates would repeat the same verdict.
     several = config.replicates > 1
     temperature = config.judge_temperature if config.judge_temperature is not None else 0.7 * several
-    variable = spec.api_key_env or key_variable
-    return _backend(spec, "judge", config, environ, variable, temperature, config.judge_max_tokens)
+    return _backend(spec, "judge", config, environ, key_variable, temperature, config.judge_max_tokens)
 
 
 def _backend(
@@ -146,6 +141,10 @@ def _backend(
     temperature: float,
     max_tokens: int | None,
 ) -> Backend:
+    if spec.api_key_env and not environ.get(spec.api_key_env):
+        raise ConfigError(
+            f"{role} {spec.model}: the variable {spec.api_key_env} (named by api_key_env) is not set"
+        )
     simulated = spec.model == SANDBOX
     if simulated and not spec.api_base:
         raise ConfigError(
@@ -153,6 +152,7 @@ def _backend(
             "run 'mpo-lite sandbox serve' and use what it prints"
         )
     name = full_name(spec.model)
+    key_variable = spec.api_key_env or key_variable
     key = environ.get(key_variable)
     return Backend(
         # A simulated model is part of the program: another version may answer differently.

@@ -78,7 +78,7 @@ def _with_full_names(config: Config) -> Config:
     names = {
         "judge": tuple(pin(model) for model in config.judge),
         "judge_fallback": config.judge_fallback and pin(config.judge_fallback),
-        "meta": config.meta and full_name(config.meta),
+        "meta": config.meta and pin(config.meta),
     }
     given = {
         name: path for name in ("policy", "data", "rubric") if (path := getattr(config, name)) != SANDBOX

@@ -61,7 +61,7 @@ def _list_figures(config: Config, figures: JsonRow) -> list[tuple[str, str]]:
     judges = ", ".join(judge.label or judge.model for judge in config.judge)
     rows = [
         ("judge", judges),
-        ("meta-judge", config.meta or "none"),
+        ("meta-judge", config.meta.model if config.meta else "none"),
         ("algorithm", config.algorithm),
         ("adapter", f"LoRA, rank {config.lora_r}, alpha {config.lora_alpha}, merged"),
         ("generation batches", f"{figures['steps']} of {pluralize(config.batch_completions, 'completion')}"),

@@ -122,7 +122,7 @@ def _describe_setup(data: RunData) -> str:
     example = show_text(data.rollouts[0].prompt if data.rollouts else "", EXAMPLE).rstrip(" .")
     asked = f" An example of its prompts: “{example}”." if example else ""
     rewriting = (
-        f"a meta-judge ({config.meta}) could rewrite this rubric during training"
+        f"a meta-judge ({config.meta.model}) could rewrite this rubric during training"
         if config.meta and not config.baseline
         else "this rubric was frozen"
     )

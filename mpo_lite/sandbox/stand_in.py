@@ -46,5 +46,5 @@ def _with_server(config: Config, url: str) -> dict[str, Any]:
     return {
         "judge": tuple(at(model) for model in config.judge),
         "judge_fallback": at(config.judge_fallback),
-        "meta_api_base": url if config.meta == SANDBOX else config.meta_api_base,
+        "meta": at(config.meta),
     }

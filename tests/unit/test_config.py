@@ -23,7 +23,8 @@ def test_flags_beat_environment_beats_yaml_beats_defaults(tmp_path: Path) -> Non
     path = write(tmp_path, "judge: from-yaml\nmeta: from-yaml\nsteps: 7\n")
     environ = {"MPO_JUDGE": "from-env", "MPO_META": "from-env"}
     config = load_config(path, {"judge": "from-flag", "seed": None}, environ=environ)
-    assert (config.judge[0].model, config.meta, config.steps, config.seed) == ("from-flag", "from-env", 7, 0)
+    assert config.meta and config.meta.model == "from-env"
+    assert (config.judge[0].model, config.steps, config.seed) == ("from-flag", 7, 0)
 
 
 def test_every_field_has_a_variable() -> None:
@@ -45,7 +46,7 @@ def test_dot_env_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPO_META", "from-env")
     config, origins = load_with_sources()
-    assert (config.judge[0].model, config.meta) == ("from-dotenv", "from-env")
+    assert [model.model for model in config.models] == ["from-dotenv", "from-env"]
     assert (origins["judge"], origins["meta"]) == (".env MPO_JUDGE", "MPO_META")
     monkeypatch.delenv("MPO_JUDGE")  # load_dotenv put it there
 
@@ -131,6 +132,20 @@ def test_short_names_are_pinned_and_claude_alone_works() -> None:
     config = Config(judge="gpt-4o", meta="claude")
     assert judge_backends(config, {})[0].model == "openai/gpt-4o-2024-11-20"
     assert meta_backend(config, {}).model.startswith("anthropic/claude-")
+
+
+def test_a_meta_judge_is_written_out_as_a_judge_is(tmp_path: Path) -> None:
+    place = {"api_base": "https://h/v1", "api_key_env": "MY_KEY", "price": [1.0, 2.0], "label": "large"}
+    config = load_config(
+        write(tmp_path, yaml.safe_dump({"meta": {"model": "openai/m", **place}})), environ={}
+    )
+    meta = meta_backend(config, {"MY_KEY": "k", "MPO_META_API_KEY": "other"})
+    assert (meta.api_base, meta.api_key, meta.price, meta.label) == ("https://h/v1", "k", (1.0, 2.0), "large")
+    assert yaml.safe_load(save_config(config))["meta"] == {"model": "openai/m", **place}
+    with pytest.raises(ConfigError, match=r"the variable MY_KEY \(named by api_key_env\) is not set"):
+        meta_backend(config, {})
+    plain = Config(meta="openai/m", meta_api_base="https://g/v1", meta_price=(3, 4))
+    assert (meta_backend(plain, {}).api_base, meta_backend(plain, {}).price) == ("https://g/v1", (3, 4))
 
 
 def test_a_server_of_ones_own_never_gets_the_providers_key() -> None:

@@ -142,10 +142,7 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
         flags_of("--data-split test"),
         "--data-split test: applies to Hub datasets, but prompts.jsonl is a file; remove it",
     ),
-    "a meta-judge with its address": (
-        yaml_of("meta: {model: m, api_base: 'http://h/v1'}"),
-        "e.yaml:1 meta: must be a model name; meta_api_base sets its address",
-    ),
+    "two meta-judges": (yaml_of("meta: [a, b]"), "e.yaml:1 meta: give keys and values such as 'model: …'"),
     "a task in the place of settings": (
         ("train mine", {"mine/task.yaml": json.dumps(TASK)}),
         "mine: is a task folder; pass it as --task mine",
