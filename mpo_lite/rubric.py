@@ -123,6 +123,12 @@ class Rubric(Settings):
             blocks.append(f"### Guidelines\n{self.guidelines}")
         return "\n\n".join(blocks)
 
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What a simulated model is given of the rubric; see ``Call.facts``."""
+        names = {"id", "description", "levels"}
+        return {"rubric": [criterion.model_dump(mode="json", include=names) for criterion in self.criteria]}
+
     @property
     def judge_hash(self) -> str:
         """Identity of the rendered text: two rubrics with the same ``judge_hash`` get the same verdicts."""

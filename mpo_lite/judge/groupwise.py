@@ -103,7 +103,7 @@ class GroupwiseJudge:
         )
         schema = object_schema(dict.fromkeys(names, verdict_schema(rubric)))
         room = reply_token_limit(len(rubric.criteria) * len(shown))
-        return Call(single.backend, single.purpose, prompt, schema, parse, single.draw, room)
+        return Call(single.backend, single.purpose, prompt, schema, parse, single.draw, room, rubric.facts)
 
 
 def group_by_prompt(samples: Sequence[Sample], size: int) -> list[list[Sample]]:

@@ -72,4 +72,6 @@ class PlannedJudge:
             task=fence("task", sample.prompt, single.client.cache.nonce_key),
         )
         schema = object_schema({"plan": {"type": "string", "maxLength": MAX_PLAN}})
-        return Call(single.backend, single.purpose, prompt, schema, parse, single.draw, PLAN_TOKENS)
+        return Call(
+            single.backend, single.purpose, prompt, schema, parse, single.draw, PLAN_TOKENS, rubric.facts
+        )

@@ -108,4 +108,5 @@ class PointwiseJudge:
             completion=fence("completion", sample.completion, key),
         )
         room = reply_token_limit(len(rubric.criteria))
-        return Call(self.backend, self.purpose, prompt, verdict_schema(rubric), parse, self.draw, room)
+        schema = verdict_schema(rubric)
+        return Call(self.backend, self.purpose, prompt, schema, parse, self.draw, room, rubric.facts)

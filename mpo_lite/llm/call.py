@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from mpo_lite.llm.cache import cache_key
@@ -29,7 +29,7 @@ class Call(Generic[T]):
             that are equal otherwise must have equal parsers: they share an answer.
         room: Maximum reply length in tokens, unless the backend has its own limit.
         draw: Distinguishes calls with equal text that must get separate answers: a batch index, a replicate.
-        objections: IDs of the gate's objections that the prompt quotes.
+        facts: What the prompt says, as data: a simulated model reads it here, whatever the prompt's wording.
     """
 
     backend: Backend
@@ -39,17 +39,12 @@ class Call(Generic[T]):
     parse: Callable[[dict[str, Any]], T]
     draw: str = ""
     room: int = 1024
-    objections: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def messages(self) -> list[Message]:
         """The conversation."""
         return self.prompt.messages
-
-    @property
-    def marks(self) -> dict[str, Any]:
-        """What a simulated model is told about the prompt, so that it need not guess from its wording."""
-        return {"template": self.prompt.template, "objections": list(self.objections)}
 
     @property
     def max_tokens(self) -> int:

@@ -8,7 +8,7 @@ call that fails drops its sample; without a merged rubric there is no proposal.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,6 +94,7 @@ class MetaJudge:
                     draw,
                     schemas.SCREENED,
                     schemas.parse_screening,
+                    rubric.facts | {"reward": case.rollout.reward},
                     material=self._material(case.blocks),
                     **self._common_fields(rubric, case.rollout.cluster),
                 )
@@ -163,7 +164,7 @@ class MetaJudge:
                     draw,
                     schemas.MERGED,
                     lambda data: schemas.parse_merge(data, refused, {}),
-                    objections,
+                    rubric.facts | {"objections": [objection.id for objection in objections]},
                     refused=self._fence("refused", schemas.proposal_json(refused.criteria)),
                     objections="\n".join(f"- {objection.text}" for objection in objections),
                     weights=_weights(rubric),
@@ -178,7 +179,9 @@ class MetaJudge:
         """The critique of one case and the criteria it calls for."""
         shown = self._common_fields(rubric, case.rollout.cluster) | {"material": self._material(case.blocks)}
         try:
-            critique = await self._ask(case.template, draw, schemas.CRITIQUE, schemas.critique, **shown)
+            critique = await self._ask(
+                case.template, draw, schemas.CRITIQUE, schemas.critique, rubric.facts, **shown
+            )
         except CallFailed as failure:
             return _Dropped("analysing", failure.detail)
         try:
@@ -187,6 +190,7 @@ class MetaJudge:
                 draw,
                 schemas.REFINED,
                 schemas.parse_refinement,
+                rubric.facts,
                 critique=self._fence("critique", critique),
                 figures=self._figures(figures),
                 weights=_weights(rubric),
@@ -215,6 +219,7 @@ class MetaJudge:
             draw,
             schemas.MERGED,
             lambda data: schemas.parse_merge(data, rubric, labels),
+            rubric.facts,
             proposals=self._material(blocks),
             figures=self._figures(figures),
             weights=_weights(rubric),
@@ -233,6 +238,7 @@ class MetaJudge:
                 draw,
                 schemas.GUIDED,
                 schemas.parse_guidelines,
+                rubric.facts,
                 guidelines=self._fence("guidelines", old),
                 critiques=self._material([Block("", "critique", text) for text in critiques]),
                 **self._common_fields(rubric),
@@ -246,7 +252,7 @@ class MetaJudge:
         draw: str,
         schema: Schema,
         parse: Callable[[dict[str, Any]], T],
-        objections: Sequence[Objection] = (),
+        facts: Mapping[str, Any],
         /,
         **values: str,
     ) -> T:
@@ -257,8 +263,8 @@ class MetaJudge:
                 raise ValueError(first_problem(error)) from error
 
         prompt = render(f"meta/{template}", **values)
-        ids = tuple(objection.id for objection in objections)
-        call = Call(self.backend, "meta", prompt, schema, checked, draw, _ROOM[template], ids)
+        facts = {"purpose": self.audience_goal, "limit": MAX_CRITERIA, **facts}
+        call = Call(self.backend, "meta", prompt, schema, checked, draw, _ROOM[template], facts)
         return await self.client.ask(call)
 
     def _common_fields(self, rubric: Rubric, cluster: str = "") -> dict[str, str]:

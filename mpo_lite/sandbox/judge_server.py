@@ -20,7 +20,6 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from mpo_lite.prompts import Prompt
 from mpo_lite.sandbox.simulate import reply
 from mpo_lite.types import Message, text_hash
 
@@ -91,8 +90,8 @@ def _messages(value: Any) -> list[Message]:
     return messages
 
 
-def _parse_request(body: Any) -> tuple[str, Prompt, list[str]]:
-    """The model's name, the prompt, and the objections it tells of, of a request body.
+def _parse_request(body: Any) -> tuple[str, list[Message], dict[str, Any]]:
+    """The model's name, the messages, and the facts of the prompt, of a request body.
 
     Raises:
         _Refused: The body is no chat request, or asks for what is not offered.
@@ -113,15 +112,10 @@ def _parse_request(body: Any) -> tuple[str, Prompt, list[str]]:
             raise _Refused(f"'response_format.type' must be one of {', '.join(_FORMATS)}", "response_format")
         if kind == "json_schema" and not isinstance(cast("dict[str, Any]", form).get("json_schema"), dict):
             raise _Refused("'response_format.json_schema' must be an object", "response_format")
-    marks: Any = request.get("mpo_lite", {})
-    template, objections = "", []
-    if isinstance(marks, dict):
-        given = cast("dict[str, Any]", marks)
-        template, objections = given.get("template", ""), given.get("objections", [])
-    if not isinstance(template, str) or not isinstance(objections, list):
-        raise _Refused("'mpo_lite' must hold a template's name and a list of objections", "mpo_lite")
-    listed = [str(each) for each in cast("list[Any]", objections)]
-    return model, Prompt(template, _messages(request.get("messages"))), listed
+    facts: Any = request.get("mpo_lite", {})
+    if not isinstance(facts, dict) or not isinstance(cast("dict[str, Any]", facts).get("template", ""), str):
+        raise _Refused("'mpo_lite' must be an object with a template's name", "mpo_lite")
+    return model, _messages(request.get("messages")), cast("dict[str, Any]", facts)
 
 
 class _Server:
@@ -145,19 +139,20 @@ class _Server:
         self.stats.requests += 1
         try:
             body: Any = json.loads(await request.text())
-            model, prompt, objections = _parse_request(body)
-            answer = reply(prompt, self.seed, self.bad_rate, objections)
+            model, messages, facts = _parse_request(body)
+            answer = reply(messages, facts, self.seed, self.bad_rate)
         except _Refused as refused:
             self.stats.rejected += 1
             return _error(str(refused), param=refused.param)
-        except (ValueError, RecursionError, LookupError) as error:  # not JSON, not text, or no prompt of ours
+        except (ValueError, TypeError, RecursionError, LookupError) as error:  # no JSON, or no prompt of ours
             self.stats.rejected += 1
             return _error(str(error))
         content = json.dumps(answer, ensure_ascii=False)
-        asked = sum(len(message["content"].split()) for message in prompt.messages)
+        asked = sum(len(message["content"].split()) for message in messages)
         tokens = len(content.split())
-        self.stats.judge += prompt.template.startswith("judge/")
-        self.stats.meta += prompt.template.startswith("meta/")
+        template: str = facts.get("template", "")
+        self.stats.judge += template.startswith("judge/")
+        self.stats.meta += template.startswith("meta/")
         self.stats.prompt_tokens += asked
         self.stats.completion_tokens += tokens
         usage = {"prompt_tokens": asked, "completion_tokens": tokens, "total_tokens": asked + tokens}

@@ -15,17 +15,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 from mpo_lite.sandbox import data
 
 
 @dataclass(frozen=True)
 class Item:
-    """One criterion as a reader finds it in the rubric's text.
+    """One criterion as a reader of the rubric sees it.
 
     Attributes:
-        id: Name after ``###``.
-        description: What stands between the name and the levels.
+        id: Its name.
+        description: What to look at.
         levels: Anchor texts, worst first; at least two.
     """
 
@@ -236,29 +237,17 @@ ASPECTS: dict[str, Aspect] = {
 }
 
 _UNWANTED = re.compile(r"\b(?:no|none|not|nothing|without|free of|never|hardly|absent|short|brief|at most)\b")
-_SPLIT = re.compile(r"^### (.+)$", re.MULTILINE)
-_LEVEL = re.compile(r"^  \d+: (.*)$", re.MULTILINE)
 
 
-def parse_rubric(text: str) -> list[Item]:
-    """The criteria in a rubric's text form; headings without levels (the guidelines) are passed over."""
-    pieces = _SPLIT.split(text)[1:]
-    items: list[Item] = []
-    for name, body in zip(pieces[::2], pieces[1::2], strict=True):
-        description, mark, below = body.partition("\nLevels, worst to best:\n")
-        levels = tuple(_LEVEL.findall(below))
-        if mark and len(levels) >= 2:
-            items.append(Item(name.strip(), description.strip(), levels))
-    return items
-
-
-def section(system: str, *titles: str) -> str:
-    """The text under the first ``## title`` heading of a system prompt that is there; empty if none is."""
-    for title in titles:
-        _, mark, rest = system.partition(f"\n## {title}\n")
-        if mark:
-            return re.split(r"\n## ", rest, maxsplit=1)[0].strip()
-    return ""
+def parse_items(criteria: Any) -> list[Item]:
+    """The criteria of a rubric given as data. Raises ``ValueError`` where that is no rubric."""
+    try:
+        return [
+            Item(str(each["id"]), str(each["description"]).strip(), tuple(map(str, each["levels"])))
+            for each in cast("list[Any]", criteria or [])
+        ]
+    except (TypeError, KeyError) as error:
+        raise ValueError("a rubric is a list of objects with id, description and levels") from error
 
 
 def find_aspects(text: str) -> list[str]:

@@ -1,8 +1,8 @@
 """The simulated models behind the sandbox server: who answers which prompt, and the simulated judge.
 
 Pure functions of the prompt, a seed and a rate: no state, no clock, no knowledge of the run. Which template a
-prompt was made from, and the ids of the objections it tells of, come with the request; the rubric is read
-from its section, task and answer from their fences; nothing else is known.
+prompt was made from, its rubric and its other facts come with the request as data, so that prompts may be
+reworded; task, answer and other texts are read from their fences; nothing else is known.
 
 The judge measures what a specific criterion names. A vague one it answers by impression, and by which
 impression is its weakness: one or two of five families, drawn by the seed. It errs by a level now and then,
@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
-from mpo_lite.prompts import Prompt, extract_fenced
+from mpo_lite.prompts import extract_fenced
 from mpo_lite.sandbox import measures, simulate_meta
 from mpo_lite.sandbox.measures import ASPECTS, IMPRESSIONS, Essay, Item
+from mpo_lite.types import Message
 
 ERROR_RATE = 0.08
 """Chance that one assessment is a level off."""
@@ -27,6 +28,8 @@ DRIFT = 0.08
 """Largest change of strictness that a wording of the rubric brings, on the scale of 0 to 1."""
 FIRST_LIKED, TIE_WITHIN = 0.03, 0.01
 """In matches: how much better the answer shown first seems, and how near two are that tie."""
+_LIMIT = 8
+"""Most criteria of a rubric where the request names no limit."""
 _IMPRESSION = 0.85  # what form weighs in a vague criterion; the rest is substance
 
 
@@ -37,15 +40,16 @@ def chance(*parts: object) -> float:
 
 
 def reply(
-    prompt: Prompt, seed: int = 0, bad_rate: float = 0.0, objections: Sequence[str] = ()
+    messages: Sequence[Message], facts: Mapping[str, Any], seed: int = 0, bad_rate: float = 0.0
 ) -> dict[str, Any]:
     """Answers one chat request as the judge or meta-judge would.
 
     Args:
-        prompt: As sent to a provider: a system message of ours, then user messages.
+        messages: As sent to a provider: a system message of ours, then user messages.
+        facts: What the prompt says, as data: its ``template`` and whatever its caller gave; see
+            ``mpo_lite.llm.call.Call.facts``.
         seed: Picks the judge's weaknesses and all its chance.
         bad_rate: In [0, 1]; how often a merged rubric is a bad one.
-        objections: Ids of the gate's objections that the prompt tells of.
 
     Returns:
         The JSON object that the prompt asks for.
@@ -53,13 +57,11 @@ def reply(
     Raises:
         ValueError: The prompt is none of mpo-lite's, or shows no rubric where one is needed.
     """
-    messages = prompt.messages
-    system = "\n".join(message["content"] for message in messages if message["role"] == "system")
     user = "\n".join(message["content"] for message in messages if message["role"] != "system")
-    if not system:
+    if len(messages) == 1 and messages[0]["role"] == "user":
         # Any chat model answers a mere greeting: that is how a client sees it is there.
         return {"ready": True}
-    role = prompt.template
+    role = str(facts.get("template", ""))
     if not role.startswith(("judge/", "meta/")):
         raise ValueError(
             "the sandbox answers only prompts of mpo-lite, whose template it is told where it is called "
@@ -69,9 +71,9 @@ def reply(
         return _repair(user)
     if role == "judge/match":
         return match(_only(user, "task"), extract_fenced("completion", user), seed)
-    items = measures.parse_rubric(measures.section(system, "Rubric", "Rubric in force"))
+    items = measures.parse_items(facts.get("rubric"))
     if not items:
-        raise ValueError("the prompt shows no rubric with criteria and levels")
+        raise ValueError("the request holds no rubric with criteria and levels")
     if role == "judge/plan":
         return {"plan": "; ".join(f"{item.id}: look for {item.description.lower()}" for item in items)[:2000]}
     if role in ("judge/pointwise", "judge/planned"):
@@ -79,36 +81,38 @@ def reply(
     if role == "judge/groupwise":
         answers = enumerate(extract_fenced("completion", user), start=1)
         return {f"answer_{number}": judge(items, _only(user, "task"), text, seed) for number, text in answers}
-    return _meta(role, items, system, user, objections, lambda *parts: _luck(seed, bad_rate, *parts))
+    return _meta(role, items, facts, user, lambda *parts: _luck(seed, bad_rate, *parts))
 
 
 def _meta(
     role: str,
     items: Sequence[Item],
-    system: str,
+    facts: Mapping[str, Any],
     user: str,
-    objections: Sequence[str],
     luck: Callable[..., float],
 ) -> dict[str, Any]:
     """Answers as the meta-judge."""
-    purpose = measures.section(system, "Purpose of the task")
-    task, completion = _only(user, "task"), _only(user, "completion")
+    purpose, limit = str(facts.get("purpose", "")), int(facts.get("limit", _LIMIT))
+    task, completion, verdict = _only(user, "task"), _only(user, "completion"), _only(user, "verdict")
     if role in ("meta/analyse", "meta/compare"):
-        return simulate_meta.analyse(purpose, items, task, completion, user, _only(user, "reference"))
+        return simulate_meta.analyse(purpose, items, task, completion, verdict, _only(user, "initial"))
     if role == "meta/prescreen":
-        return simulate_meta.prescreen(purpose, task, completion, user)
+        return simulate_meta.prescreen(purpose, task, completion, float(facts["reward"]))
     if role == "meta/refine":
-        return simulate_meta.refine(_only(user, "critique") or user.rpartition("judgement:")[2])
+        return simulate_meta.refine(_only(user, "critique"))
     if role == "meta/guide":
         return simulate_meta.guide(_only(user, "guidelines"), extract_fenced("critique", user))
     shown = [item.render() for item in items]
     # Not of the whole prompt: its fences differ from cache directory to cache directory.
     if role == "meta/revise":
         refused = _only(user, "refused")
-        bad = luck(*shown, refused, *objections)
-        return simulate_meta.revise(items, refused, objections, _limit(system), bad)
+        objections: Any = facts.get("objections")
+        if not isinstance(objections, list):
+            raise ValueError("'objections' must be a list of ids")
+        bad = luck(*shown, refused, *cast("list[str]", objections))
+        return simulate_meta.revise(items, refused, cast("list[str]", objections), limit, bad)
     proposals = extract_fenced("proposal", user)
-    return simulate_meta.merge(items, proposals, _limit(system), luck(*shown, *proposals))
+    return simulate_meta.merge(items, proposals, limit, luck(*shown, *proposals))
 
 
 def _luck(seed: int, bad_rate: float, *parts: object) -> float:
@@ -189,12 +193,6 @@ def _evidence(aspect: str, essay: Essay) -> str:
 def _only(user: str, tag: str) -> str:
     texts = extract_fenced(tag, user)
     return texts[0] if texts else ""
-
-
-def _limit(system: str) -> int:
-    _, _, rest = system.partition("- at most ")
-    digits = rest.split(" ", 1)[0]
-    return int(digits) if digits.isdecimal() and len(digits) < 4 else 8
 
 
 def _repair(user: str) -> dict[str, Any]:

@@ -28,12 +28,11 @@ _NEW_PER_MERGE = 4
 _ID = re.compile(r"[a-z][a-z0-9_]{0,39}\Z")
 _ALWAYS = ("connectives", "praise", "insistence", "marks", "length", "repetition")
 
-_REWARD = re.compile(r"Reward under this rubric: (\d\.\d+)")
 _FAR_OFF = 0.25  # a reward this far from what an answer is worth is a wrong one
 
 
-def prescreen(purpose: str, task: str, completion: str, assessed: str) -> dict[str, Any]:
-    """Compares the reward that is told with what the purpose's aspects are worth to this reader.
+def prescreen(purpose: str, task: str, completion: str, reward: float) -> dict[str, Any]:
+    """Compares the reward with what the purpose's aspects are worth to this reader.
 
     Returns:
         ``{"reason": sentence, "judged": "too_low", "well" or "too_high"}``.
@@ -41,14 +40,13 @@ def prescreen(purpose: str, task: str, completion: str, assessed: str) -> dict[s
     essay = measures.parse_essay(task, completion)
     asked = {*measures.find_aspects(purpose), *_ALWAYS}
     worth = sum(ASPECTS[name].measure(essay) for name in asked) / len(asked)
-    shown_reward = _REWARD.search(assessed)
-    gap = float(shown_reward[1]) - worth if shown_reward else 0.0
+    gap = reward - worth
     judged = "too_high" if gap > _FAR_OFF else "too_low" if gap < -_FAR_OFF else "well"
     return {"reason": f"To this purpose it is worth about {worth:.1f}.", "judged": judged}
 
 
 def analyse(
-    purpose: str, items: Sequence[Item], task: str, completion: str, assessed: str, reference: str = ""
+    purpose: str, items: Sequence[Item], task: str, completion: str, verdict: str, initial: str = ""
 ) -> dict[str, Any]:
     """Names the worst faults of an answer, those the rubric is silent about first.
 
@@ -57,8 +55,8 @@ def analyse(
         items: The rubric in force.
         task: The writing prompt.
         completion: The answer.
-        assessed: The message with the judge's own words, searched for what it was impressed by.
-        reference: An earlier answer by the same model; what has become worse since counts twice. Or empty.
+        verdict: The judge's own words, searched for what it was impressed by.
+        initial: An earlier answer by the same model; what has become worse since counts twice. Or empty.
 
     Returns:
         ``{"critique": text}``, at most 120 words.
@@ -66,7 +64,7 @@ def analyse(
     essay = measures.parse_essay(task, completion)
     covered = {aspect for item in items for aspect in measures.meant(item) if not _pays_for_form(item)}
     asked = {*measures.find_aspects(purpose), *_ALWAYS}
-    before = measures.parse_essay(task, reference) if reference else None
+    before = measures.parse_essay(task, initial) if initial else None
     faults: list[tuple[float, str]] = []
     for name, aspect in ASPECTS.items():
         value = aspect.measure(essay)
@@ -77,7 +75,7 @@ def analyse(
     vague = [item.id for item in items if not measures.meant(item) or _pays_for_form(item)]
     sentences: list[str] = []
     if vague:
-        struck = [what for _, what in measures.IMPRESSIONS.values() if what in assessed]
+        struck = [what for _, what in measures.IMPRESSIONS.values() if what in verdict]
         by = "how it looks" if not struck else "what the judge took for quality"
         sentences.append(
             f"The rubric asks for an impression ({', '.join(vague)[:60]}), and {by} set the level."

@@ -26,7 +26,7 @@ def _pair(before: Rollout, now: Rollout) -> Case:
     reward = "" if before.reward is None else f" (reward under this rubric: {before.reward:.2f})"
     blocks = (
         Block("", "task", now.prompt),
-        Block(f"The answer before training{reward}:", "reference", before.completion),
+        Block(f"The answer before training{reward}:", "initial", before.completion),
         Block("The answer now:", "completion", now.completion),
         verdict_block(now.verdict, now.label),
     )

@@ -23,7 +23,8 @@ PROMPT = render(
     task=fence("task", "write a short essay about dogs .", b"k"),
     completion=fence("completion", "dogs are good .", b"k"),
 )
-ASKED = {"messages": PROMPT.messages, "mpo_lite": {"template": PROMPT.template}}
+FACTS = {"template": PROMPT.template, **RUBRIC.facts}
+ASKED = {"messages": PROMPT.messages, "mpo_lite": FACTS}
 
 
 def call(url: str, body: object | None = None) -> tuple[int, Any]:
@@ -45,7 +46,7 @@ def test_a_judgement_comes_back_in_the_shape_of_the_api() -> None:
         assert status == 200
         choice = answer["choices"][0]
         assert choice["finish_reason"] == "stop"
-        assert json.loads(choice["message"]["content"]) == reply(PROMPT, 5)
+        assert json.loads(choice["message"]["content"]) == reply(PROMPT.messages, FACTS, 5)
         usage = answer["usage"]
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] > 50
         assert answer["model"] == "sandbox-judge"
@@ -78,7 +79,12 @@ def test_models_and_counts_are_listed() -> None:
         {"model": "", **ASKED},
         {"model": "m", "messages": PROMPT.messages},
         {"model": "m", **ASKED, "mpo_lite": {"template": 1}},
-        {"model": "m", **ASKED, "mpo_lite": {"template": "meta/revise", "objections": "title"}},
+        {
+            "model": "m",
+            **ASKED,
+            "mpo_lite": {"template": "meta/revise", "objections": "title", **RUBRIC.facts},
+        },
+        {"model": "m", **ASKED, "mpo_lite": {"template": "judge/pointwise", "rubric": [{"id": "a"}]}},
         {"model": "m", **ASKED, "stream": True},
         {"model": "m", **ASKED, "n": 2},
         {"model": "m", **ASKED, "response_format": {"type": "xml"}},

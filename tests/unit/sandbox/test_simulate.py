@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpo_lite.meta.sentinels import COMPLAINTS
-from mpo_lite.prompts import Prompt, fence, prompts_dir, render
+from mpo_lite.prompts import fence, prompts_dir
 from mpo_lite.rubric import Rubric, load_rubric
 from mpo_lite.sandbox import data, library, measures, simulate, simulate_meta
 from mpo_lite.sandbox.simulate import reply, weaknesses
@@ -35,19 +35,21 @@ FORM: dict[str, tuple[str, ...]] = {
 }
 
 
-def judge_prompt(rubric: Rubric, completion: str, task: str = TASK) -> Prompt:
-    return render(
-        "judge/pointwise",
-        persona="You are a teacher.",
-        rubric=rubric.render(),
-        ids=", ".join(criterion.id for criterion in rubric.criteria),
-        task=fence("task", task, KEY),
-        completion=fence("completion", completion, KEY),
-    )
+def ask(
+    template: str, rubric: Rubric = VAGUE, seed: int = 0, bad_rate: float = 0.0, texts: str = "", **facts: Any
+) -> dict[str, Any]:
+    """What the simulated model answers to a prompt of other words, which holds the same facts and texts."""
+    messages = [Message(role="system", content="Do it."), Message(role="user", content=texts)]
+    given = {"template": template, "purpose": PURPOSE, **rubric.facts, **facts}
+    return reply(messages, given, seed, bad_rate)
+
+
+def judge(rubric: Rubric, completion: str, seed: int = 0, task: str = TASK) -> dict[str, Any]:
+    return ask("judge/pointwise", rubric, seed, texts=material(task=task, completion=completion))
 
 
 def reward(rubric: Rubric, completion: str, seed: int = 0, task: str = TASK) -> float:
-    verdict = reply(judge_prompt(rubric, completion, task), seed)
+    verdict = judge(rubric, completion, seed, task)
     return rubric.reward({name: Assessment(**value) for name, value in verdict.items()})
 
 
@@ -64,45 +66,27 @@ def meta_step(
 ) -> Rubric:
     proposals: list[str] = []
     for index, completion in enumerate(completions):
-        verdict = json.dumps(reply(judge_prompt(rubric, completion)))
-        shown = {
-            "purpose": PURPOSE,
-            "rubric": rubric.render(),
-            "material": material(task=TASK, completion=completion, verdict=verdict),
-        }
-        analysed = render("meta/analyse", **shown)
-        critique = reply(analysed)["critique"]
+        verdict = json.dumps(judge(rubric, completion))
+        texts = material(task=TASK, completion=completion, verdict=verdict)
+        critique = ask("meta/analyse", rubric, texts=texts)["critique"]
         assert len(critique.split()) <= 120
-        proposal = reply(
-            render("meta/refine", **shown, figures="", weights="", critique=fence("critique", critique, KEY))
-        )
+        proposal = ask("meta/refine", rubric, texts=material(critique=critique))
         assert 1 <= len(proposal["criteria"]) <= 4
         Rubric.model_validate(proposal)
         proposals.append(fence("proposal", f"label: s{index + 1}\n{json.dumps(proposal)}", KEY))
-    merged: dict[str, Any] = reply(
-        render(
-            "meta/merge",
-            purpose=PURPOSE,
-            rubric=rubric.render(),
-            weights="",
-            figures="",
-            limit=str(limit),
-            words="900",
-            proposals="\n\n".join(proposals),
-        ),
-        seed,
-        bad_rate,
-    )
+    merged = ask("meta/merge", rubric, seed, bad_rate, "\n\n".join(proposals), limit=limit)
     labels = {label for criterion in merged["criteria"] for label in criterion.pop("from")}
     assert labels <= {f"s{index + 1}" for index in range(len(completions))}
     return Rubric.model_validate(merged)
 
 
-def test_the_rubric_text_is_read_back() -> None:
+def test_a_rubric_is_read_from_its_facts() -> None:
     rubric = specific("topic", "praise")
-    items = measures.parse_rubric(rubric.model_copy(update={"guidelines": "Be fair.\n\n### Note"}).render())
+    items = measures.parse_items(rubric.model_copy(update={"guidelines": "Be fair."}).facts["rubric"])
     assert [item.id for item in items] == [criterion.id for criterion in rubric.criteria]
     assert [item.levels for item in items] == [criterion.levels for criterion in rubric.criteria]
+    with pytest.raises(ValueError, match="a rubric is a list of objects"):
+        measures.parse_items([{"id": "a"}])
 
 
 def test_every_library_criterion_means_its_own_aspect() -> None:
@@ -113,7 +97,7 @@ def test_every_library_criterion_means_its_own_aspect() -> None:
 
 
 def test_the_starting_rubric_is_vague() -> None:
-    assert [measures.meant(item) for item in measures.parse_rubric(VAGUE.render())] == [[]]
+    assert [measures.meant(item) for item in measures.parse_items(VAGUE.facts["rubric"])] == [[]]
 
 
 def test_every_seed_has_one_or_two_weaknesses_and_all_families_occur() -> None:
@@ -166,8 +150,8 @@ def test_a_criterion_that_wants_length_or_form_gets_it() -> None:
 def test_the_judge_is_a_function_of_what_it_is_shown_and_errs_now_and_then() -> None:
     rubric = specific("topic", "example")
     essays = [f"{GOOD} {word} ." for word in data.vocabulary()]
-    first = [reply(judge_prompt(rubric, essay), 3) for essay in essays]
-    assert first == [reply(judge_prompt(rubric, essay), 3) for essay in essays]
+    first = [judge(rubric, essay, 3) for essay in essays]
+    assert first == [judge(rubric, essay, 3) for essay in essays]
     off = sum(verdict["example"]["level"] < 2 for verdict in first) / len(first)
     assert 0.0 < off < 0.2
 
@@ -207,7 +191,7 @@ def test_a_bad_merge_is_vague_or_pays_for_length_or_for_a_form() -> None:
     kinds: set[str] = set()
     for seed in range(30):
         bad = meta_step(specific("topic", "reasons"), [GOOD] * 3, bad_rate=1.0, seed=seed)
-        item = measures.parse_rubric(bad.render())[-1]
+        item = measures.parse_items(bad.facts["rubric"])[-1]
         assert measures.rewards_presence(item)
         kinds.add("".join(measures.meant(item)))
     assert {"", "length"} < kinds and kinds & set(library.FORMS)
@@ -215,84 +199,67 @@ def test_a_bad_merge_is_vague_or_pays_for_length_or_for_a_form() -> None:
 
 def test_a_refused_rubric_is_mended_by_the_reasons() -> None:
     refused = meta_step(specific("topic", "reasons"), [GOOD] * 3, bad_rate=1.0)
-    shown = {"purpose": PURPOSE, "rubric": specific("topic").render(), "weights": "", "limit": "8"}
-    reasons = "- one sentence said again and again: scored only 0.05 below honest answers"
     data = json.dumps({"criteria": [each.model_dump(mode="json") for each in refused.criteria]})
-    prompt = render(
-        "meta/revise", **shown, words="900", refused=fence("refused", data, KEY), objections=reasons
-    )
-    revised = reply(prompt, objections=["repeated"])
+    texts = material(refused=data)
+    revised = ask("meta/revise", specific("topic"), texts=texts, objections=["repeated"])
     names = [criterion["id"] for criterion in revised["criteria"]]
     assert "no_repetition" in names and "on_topic" in names
     assert not {"impression", "length"} & set(names)
 
 
 def test_what_became_worse_since_the_reference_is_named_first() -> None:
-    shown = {"purpose": PURPOSE, "rubric": VAGUE.render()}
     bare = GOOD.split("one reason")[0]
     padded = "superb perfect excellent " + bare
-    alone = reply(render("meta/analyse", **shown, material=material(task=TASK, completion=padded)))
-    texts = {"task": TASK, "reference": bare, "completion": padded}
-    pair = reply(render("meta/compare", **shown, material=material(**texts)))
+    alone = ask("meta/analyse", texts=material(task=TASK, completion=padded))
+    pair = ask("meta/compare", texts=material(task=TASK, initial=bare, completion=padded))
     praise = library.FAULTS["praise"]
     assert pair["critique"].index(praise) < alone["critique"].index(praise)
 
 
-@pytest.mark.parametrize(("reward", "judged"), [("0.95", "too_high"), ("0.05", "too_low")])
-def test_prescreening_tells_a_reward_that_is_off(reward: str, judged: str) -> None:
+@pytest.mark.parametrize(("reward", "judged"), [(0.95, "too_high"), (0.05, "too_low")])
+def test_prescreening_tells_a_reward_that_is_off(reward: float, judged: str) -> None:
     text = "superb superb superb superb" if judged == "too_high" else GOOD
-    told = material(task=TASK, completion=text) + f"\nReward under this rubric: {reward} (0 is worst)"
-    answer = reply(render("meta/prescreen", purpose=PURPOSE, rubric=VAGUE.render(), material=told))
+    answer = ask("meta/prescreen", texts=material(task=TASK, completion=text), reward=reward)
     assert answer["judged"] == judged
 
 
 def test_planned_judging_plans_and_judges_as_pointwise_does() -> None:
     rubric = specific("topic", "example")
-    shown = {"persona": "p", "rubric": rubric.render(), "task": fence("task", TASK, KEY)}
-    plan = reply(render("judge/plan", **shown))["plan"]
+    plan = ask("judge/plan", rubric, texts=material(task=TASK))["plan"]
     assert "on_topic" in plan
-    ids = "on_topic, example"
-    texts = {"plan": fence("plan", plan, KEY), "completion": fence("completion", GOOD, KEY)}
-    planned = reply(render("judge/planned", **shown, ids=ids, **texts))
-    assert planned == reply(judge_prompt(rubric, GOOD))
+    planned = ask("judge/planned", rubric, texts=material(task=TASK, plan=plan, completion=GOOD))
+    assert planned == judge(rubric, GOOD)
 
 
 def test_guidelines_of_a_kind_of_task_grow_by_what_its_critiques_name() -> None:
-    shown = {"purpose": PURPOSE, "rubric": VAGUE.render()}
-    texts = {
-        "guidelines": fence("guidelines", "Look closely at: topic.", KEY),
-        "critiques": fence("critique", "No reason is given.", KEY),
-    }
-    told = reply(render("meta/guide", **shown, **texts))["guidelines"]
-    assert told == "Look closely at: topic. Look closely at: reasons."
+    texts = material(guidelines="Look closely at: topic.", critique="No reason is given.")
+    guidelines = ask("meta/guide", texts=texts)["guidelines"]
+    assert guidelines == "Look closely at: topic. Look closely at: reasons."
 
 
 def test_bad_merges_come_at_the_asked_rate() -> None:
     asked, seen = json.dumps(simulate_meta.refine("topic")), 0
-    shown = {"purpose": "p", "rubric": VAGUE.render(), "weights": "", "limit": "8"}
-    shown |= {"words": "900", "figures": ""}
     for index in range(400):
-        user = fence("proposal", f"label: s{index}\n{asked}", KEY)
-        prompt = render("meta/merge", **shown, proposals=user)
-        seen += [one["id"] for one in reply(prompt, 1, 0.1)["criteria"]] != ["on_topic"]
+        texts = fence("proposal", f"label: s{index}\n{asked}", KEY)
+        merged = ask("meta/merge", seed=1, bad_rate=0.1, texts=texts)
+        seen += [criterion["id"] for criterion in merged["criteria"]] != ["on_topic"]
     assert 20 <= seen <= 65
 
 
 def test_repair_gives_back_the_object_or_nothing() -> None:
     broken = 'Sure! {"flow": {"reason": "so", "level": 2}} I hope this helps.'
     for shown, expected in ((broken, {"flow": {"reason": "so", "level": 2}}), ("no idea", {})):
-        prompt = render("judge/repair", problem="x", schema="{}", reply=fence("reply", shown, KEY))
-        assert reply(prompt) == expected
+        assert ask("judge/repair", texts=material(reply=shown)) == expected
 
 
 def test_other_prompts_are_refused() -> None:
     said = [Message(role="system", content="You are a comedian."), Message(role="user", content="Go on.")]
     with pytest.raises(ValueError, match="mpo-lite"):
-        reply(Prompt("", said))
+        reply(said, {})
 
 
 def test_a_greeting_without_instructions_is_answered() -> None:
-    assert reply(Prompt("", [Message(role="user", content="Reply with the word: ready")]))
+    assert reply([Message(role="user", content="Reply with the word: ready")], {})
 
 
 def test_the_simulated_readers_do_not_know_the_gold_metric() -> None:
@@ -310,23 +277,15 @@ def test_arbitrary_text_never_breaks_a_role(task: str, completion: str, seed: in
     words = neutralize(rubric_words).strip() or "x"
     criterion = {"id": "a", "description": words, "levels": [words, words]}
     rubric = Rubric.model_validate({"criteria": [criterion, {**criterion, "id": "b"}], "guidelines": words})
-    if "###" not in words and "\n" not in words and "\n## " not in words:
-        verdict = reply(judge_prompt(rubric, completion, task), seed)
-        assert 0.0 <= rubric.reward({name: Assessment(**value) for name, value in verdict.items()}) <= 1.0
-    shown = {"purpose": task, "rubric": VAGUE.render()}
-    shown["material"] = material(task=task, reference=task, completion=completion) + completion
+    verdict = judge(rubric, completion, seed, task)
+    assert 0.0 <= rubric.reward({name: Assessment(**value) for name, value in verdict.items()}) <= 1.0
+    texts = material(task=task, initial=task, completion=completion) + completion
     for role in ("analyse", "compare"):
-        assert reply(render(f"meta/{role}", **shown), seed)["critique"]
-    assert reply(render("meta/prescreen", **shown), seed)["judged"]
-    critique = fence("critique", task, KEY)
-    Rubric.model_validate(
-        reply(render("meta/refine", **shown, figures="", weights="", critique=critique), seed)
-    )
-    limits = {"purpose": task, "rubric": VAGUE.render(), "weights": "", "limit": "8", "words": "900"}
-    proposals = fence("proposal", completion, KEY)
-    merged = reply(render("meta/merge", **limits, figures="", proposals=proposals), seed, 0.5)
-    refused = fence("refused", completion, KEY)
-    revised = reply(render("meta/revise", **limits, refused=refused, objections=task), seed, 0.5, ["title"])
+        assert ask(f"meta/{role}", rubric, seed, texts=texts, purpose=task)["critique"]
+    assert ask("meta/prescreen", rubric, seed, texts=texts, purpose=task, reward=0.5)["judged"]
+    Rubric.model_validate(ask("meta/refine", rubric, seed, texts=material(critique=task)))
+    merged = ask("meta/merge", VAGUE, seed, 0.5, material(proposal=completion))
+    revised = ask("meta/revise", VAGUE, seed, 0.5, material(refused=completion), objections=["title"])
     for answer in (merged, revised):
         for entry in answer["criteria"]:
             entry.pop("from")
