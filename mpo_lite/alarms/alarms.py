@@ -69,6 +69,7 @@ class Alarm:
         threshold: Where it begins to count.
         evidence: Ids of responses that show it, plainest first.
         detail: What a person should know, in a sentence.
+        phrases: What training made frequent; only of the alarm about phrases.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Alarm:
     threshold: float
     evidence: tuple[str, ...]
     detail: str
+    phrases: tuple[str, ...] = ()
 
 
 class ReferenceWindow:
@@ -258,7 +260,10 @@ def _phrases(window: Sequence[ResponseFeatures], reference: ReferenceWindow | No
             for drift in matches[:8]
         )
         evidence = tuple(dict.fromkeys(name for drift in matches for name in drift.ids))
-        yield Alarm("phrase_drift", max(drift.log_odds for drift in matches), LEAST_LOG_ODDS, evidence, named)
+        odds = max(drift.log_odds for drift in matches)
+        # Of layouts there is no text that could be added to an answer.
+        phrases = tuple(drift.phrase for drift in matches if drift.family != "layout")[:8]
+        yield Alarm("phrase_drift", odds, LEAST_LOG_ODDS, evidence, named, phrases)
 
 
 def _reward(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:

@@ -26,7 +26,7 @@ from mpo_lite.llm import event_loop
 from mpo_lite.loop.context import RunContext, prepare_run
 from mpo_lite.loop.estimate import estimate
 from mpo_lite.meta.refine import propose_once
-from mpo_lite.meta.sentinels import COMPLAINTS, plant_sentinels
+from mpo_lite.meta.sentinels import COMPLAINTS, plant_answers
 from mpo_lite.meta.step import StepOutcome
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import pluralize
@@ -174,7 +174,7 @@ def _run_trial(run: RunContext, samples: list[Sample]) -> Trial:
             places.setdefault(sample.prompt, place)
         scores = [first[place].reward for place in places.values()]
         honest = [samples[place] for place in places.values()]
-        planted = plant_sentinels(honest, scores, run.task.sentinels, "try")
+        planted = plant_answers(dict.fromkeys(map(str, run.task.sentinels), 2), honest, scores)
         bad = await gate_judge.verdicts([sentinel.sample for sentinel in planted], rubric, 0)
         spend = run.models.spend()
         proposed = None

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from mpo_lite.config import Config
 from mpo_lite.judge.base import Sample
 from mpo_lite.loop.context import RunContext
-from mpo_lite.meta.gate import RECENT
-from mpo_lite.meta.sentinels import plant_sentinels
+from mpo_lite.meta.gate import RECENT, Gate
 
 # Stands for the initial policy's answers before there are any: long enough to break no rule on length.
 _ANSWER = "A sentence of some words that stands for an answer. " * 40
@@ -115,11 +114,10 @@ def gate_budget(context: RunContext, anchor: Sequence[Sample] = ()) -> GateBudge
         return None
     if not anchor:
         anchor = tuple(Sample(prompt, _ANSWER) for prompt in context.prompts.train[: config.gate.prompts])
-    kinds = context.task.sentinels if len(anchor) > 1 else ()
-    sentinels = plant_sentinels(anchor, [None] * len(anchor), kinds, "")
-    gate_judge = context.make_gate_judge()
-    judged = sum(not gate_judge.is_decided_by_rule(sentinel.sample) for sentinel in sentinels)
-    later = len(anchor) + judged + RECENT + paired_probes(config, len(anchor))
+    gate = Gate(context.make_gate_judge(), anchor, context.task, config.gate)
+    later = (
+        len(anchor) + (gate.planted if len(anchor) > 1 else 0) + RECENT + paired_probes(config, len(anchor))
+    )
     planned = planned_judgements(context)
     return GateBudget(config.gate.share, planned, config.steps, config.interval, later + len(anchor), later)
 

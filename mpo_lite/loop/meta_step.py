@@ -41,7 +41,7 @@ class RunSnapshot:
         paired: How many of these, from the first, the meta-judge is shown next to the initial policy's.
         alarms: Those standing.
         latest: The answers these looked at.
-        checked_at: Batches at which the current rubric was tried out and rechecked before.
+        checks: Steps that looked at the current rubric before, with the one that made it.
     """
 
     batch: int
@@ -51,7 +51,7 @@ class RunSnapshot:
     paired: int
     alarms: Mapping[str, Alarm]
     latest: Sequence[Rollout]
-    checked_at: Sequence[int]
+    checks: int
 
 
 async def meta_step(session: Session, snapshot: RunSnapshot) -> JsonRow:
@@ -114,11 +114,12 @@ async def _step(session: Session, snapshot: RunSnapshot, frozen: dict[str, float
     judged = [rollout for rollout in snapshot.rollouts if rollout.version == snapshot.version.number]
     repeats: dict[str, Verdict] = {}
     recheck = GateResult()
+    phrases = [phrase for alarm in snapshot.alarms.values() for phrase in alarm.phrases]
     if session.gate:
         repeats = await _audit(session, snapshot, frozen)
         if snapshot.version.number:
             recheck = await session.gate.recheck(
-                rubric, snapshot.checked_at, [*_groups(judged).values()], batch
+                rubric, snapshot.checks, [*_groups(judged).values()], batch, phrases
             )
             if recheck.objections and (row := await _rollback(session, snapshot, recheck)):
                 return row
@@ -139,6 +140,7 @@ async def _step(session: Session, snapshot: RunSnapshot, frozen: dict[str, float
         recent=_recent(judged),
         figures=_figures(health, snapshot.alarms, recheck),
         batch=batch,
+        phrases=phrases,
     )
     assert session.meta is not None
     outcome = await improve_rubric(
@@ -222,6 +224,7 @@ def _figures(health: Mapping[str, CriterionStats], alarms: Mapping[str, Alarm], 
     parts = [describe_stats(health)] if health else []
     parts += [f"Alarm {alarm.name}: {alarm.detail}" for alarm in alarms.values()]
     parts += [f"The rubric in force no longer passes: {objection.text}" for objection in recheck.objections]
+    parts += [f"The next rubric must ask for more: {hint.text}" for hint in recheck.hints]
     return "\n".join(parts)
 
 
@@ -260,6 +263,7 @@ def _row(
         ],
         "recheck": {
             "objections": [asdict(objection) for objection in recheck.objections],
+            "hints": [asdict(hint) for hint in recheck.hints],
             "figures": dict(recheck.figures),
         },
         "health": {name: asdict(one) for name, one in health.items()},

@@ -142,15 +142,15 @@ class MetaScheduler:
             paired=self._count_paired,
             alarms=dict(window.raised),
             latest=window.latest,
-            checked_at=self._recheck_batches(batch),
+            checks=self._count_checks(batch),
         )
         self._step = event_loop.submit(meta_step(session, snapshot))
 
-    def _recheck_batches(self, batch: int) -> list[int]:
-        """When the current rubric was accepted, and the steps since, before the one at ``batch``."""
+    def _count_checks(self, batch: int) -> int:
+        """Steps that looked at the current rubric before the one at ``batch``, with the one that made it."""
         number = self._session.state.version.number
         rows = [row for row in self._session.run.rows(self._session.run.lineage) if row["began"] < batch]
-        return [row["began"] for row in rows if row["version"] == number]
+        return sum(row["version"] == number for row in rows)
 
     def _finish(self, step: Future[JsonRow]) -> None:
         """Waits for the step under way and settles its outcome."""

@@ -1,11 +1,16 @@
 """The gate: a rubric is checked before it is trained on, and again later.
 
 The checks rest on the initial policy's answers to fixed prompts, since later answers may be hacked already. A
-sound rubric scores known-bad answers clearly below them, does not reverse their order, and still
-distinguishes recent answers. Gold is never used. The paper accepts every proposal; the gate is our own.
+sound rubric scores known-bad answers clearly below them, pays nothing for shortcuts added to them, does not
+reverse their order, and still distinguishes recent answers. Gold is never used. The paper accepts every
+proposal; the gate is our own.
 
-If the current rubric is unsound itself, as a vague first one is, a proposal need not be perfect: rejecting a
-clearly sounder one would keep a rubric that is being exploited (docs/sandbox.md shows how that ends).
+Each kind of planted answer is tried on a few prompts, and on all of them where these do not decide. Which
+prompts follows from the rubric's own scores: the same proposal gets the same answer.
+
+If the current rubric rewards known-bad answers itself, as a vague first one does, a proposal need not be
+perfect: rejecting a clearly sounder one would keep a rubric that is being exploited (docs/sandbox.md shows
+how that ends). Shortcuts are never excused: what pays for them would be exploited next.
 """
 
 from __future__ import annotations
@@ -14,21 +19,30 @@ import asyncio
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 
 from mpo_lite.config import Thresholds
 from mpo_lite.judge.base import Sample
 from mpo_lite.meta.gate_judge import BudgetedJudge
+from mpo_lite.meta.margins import (
+    Gaps,
+    find_rewarded,
+    is_undecided,
+    kendall_tau,
+    measure_gaps,
+    required_margin,
+    shortfall,
+)
 from mpo_lite.meta.objections import Objection
-from mpo_lite.meta.sentinels import COMPLAINTS, PlantedSentinel, plant_sentinels
+from mpo_lite.meta.sentinels import ADDITIONS, PlantedAnswer, Scores, plant_answers
 from mpo_lite.rubric import Rubric
-from mpo_lite.tasks.spec import Sentinel, Task
+from mpo_lite.tasks.spec import Task
 from mpo_lite.types import Verdict
 
-Scores = Sequence[float | None]
 RECENT_GROUPS, RECENT_ANSWERS = 3, 4
 """Recent prompt groups, and answers of each, that a proposal must distinguish."""
 RECENT = RECENT_GROUPS * RECENT_ANSWERS
+SENTINEL_PROMPTS, SHORTCUT_PROMPTS = 2, 4
+"""Prompts on which each kind of sentinel and of shortcut is tried at first."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +52,13 @@ class GateResult:
     Attributes:
         objections: Reasons to reject the rubric, as the meta-judge reads them; none if it passed.
         figures: The measurements, for the record.
+        hints: What the next rubric should do better, though it is no reason to give up this one.
         unchecked: Why the check could not be made; empty if it was.
     """
 
     objections: tuple[Objection, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    hints: tuple[Objection, ...] = ()
     unchecked: str = ""
 
     @property
@@ -68,25 +84,31 @@ class Gate:
     thresholds: Thresholds
 
     def max_cost(self, old: Rubric) -> int:
-        """The most judgements that ``examine`` can need for a future proposal."""
-        planted = len(self._plant([], ""))
-        return len(self.anchor) + planted + self.gate_judge.count_unjudged(self.anchor, old) + RECENT
+        """The judgements that ``examine`` takes for a future proposal, where a few prompts decide."""
+        return len(self.anchor) + self.planted + self.gate_judge.count_unjudged(self.anchor, old) + RECENT
+
+    @property
+    def planted(self) -> int:
+        """Planted answers that a proposal is tried on, where a few prompts decide."""
+        return len(self._plant(self._kinds(()), [None] * len(self.anchor)))
 
     def can_afford_another(self, old: Rubric) -> bool:
         """Whether the budget covers another proposal."""
         return self.max_cost(old) <= self.gate_judge.left
 
     def cost(self, new: Rubric, old: Rubric, recent: Sequence[Sequence[Sample]]) -> int:
-        """The most judgements that ``examine`` can need for this proposal."""
+        """The judgements that ``examine`` takes for this proposal, where a few prompts decide."""
         answers = [*self.anchor, *(answer for group in recent for answer in group)]
-        by_new, by_old = (
-            self.gate_judge.count_unjudged(answers, new),
-            self.gate_judge.count_unjudged(self.anchor, old),
-        )
-        return by_new + by_old + len(self._plant([], ""))
+        by_new = self.gate_judge.count_unjudged(answers, new)
+        return by_new + self.gate_judge.count_unjudged(self.anchor, old) + self.planted
 
     async def examine(
-        self, new: Rubric, old: Rubric, recent: Sequence[Sequence[Sample]], batch: int
+        self,
+        new: Rubric,
+        old: Rubric,
+        recent: Sequence[Sequence[Sample]],
+        batch: int,
+        phrases: Sequence[str] = (),
     ) -> GateResult:
         """Checks a proposed rubric.
 
@@ -94,28 +116,34 @@ class Gate:
             new: The proposal.
             old: The current rubric.
             recent: Groups of recent answers to one prompt each.
-            batch: Generation batches done; also decides on which prompts sentinels are planted.
+            batch: Generation batches done; for the account.
+            phrases: What an active alarm found that training made frequent.
         """
         if (cost := self.cost(new, old, recent)) > self.gate_judge.left:
             return GateResult(unchecked=_describe_shortage(cost, self.gate_judge.left))
         honest, before = await asyncio.gather(
             self._score(self.anchor, new, batch), self._score(self.anchor, old, batch)
         )
-        planted = self._plant(honest, f"batch-{batch}")
-        bad = await self._score([sentinel.sample for sentinel in planted], new, batch)
-        margins, tau = sentinel_margins(planted, honest, bad), kendall_tau(before, honest)
-        judged, kinds = [*honest, *bad], {sentinel.kind for sentinel in planted}
-        if (lost := judged.count(None)) >= 0.5 * len(judged) or kinds - set(margins):
-            return GateResult(unchecked=f"{lost} of {len(judged)} judgements for the check failed")
-        figures = {f"margin_{kind}": value for kind, value in margins.items()} | {"agreement": tau}
-        objections = [*self._find_rewarded(margins), *self._check_order(tau)]
-        if objections and len(planted) <= self.gate_judge.left:
-            bad_by_old = await self._score([sentinel.sample for sentinel in planted], old, batch)
-            old_margins = sentinel_margins(planted, before, bad_by_old)
-            figures |= {"short": self._sum_shortfalls(margins)}
-            figures |= {"short_in_force": self._sum_shortfalls(old_margins)}
-            if self._is_sounder(margins, old_margins):
-                objections = []
+        if (lost := honest.count(None)) >= 0.5 * len(honest):
+            return GateResult(unchecked=f"{lost} of {len(honest)} judgements of the anchor's answers failed")
+        gaps, unchecked = await self._measure(new, honest, self._kinds(phrases), batch, phrases)
+        if unchecked:
+            return GateResult(unchecked=unchecked)
+        tau = kendall_tau(before, honest)
+        required = required_margin(self.thresholds.margin, gaps)
+        rewarded, order = find_rewarded(gaps, required), self._check_order(tau)
+        figures = _figures(gaps) | {"agreement": tau, "required_margin": required}
+        binding = [objection for objection in rewarded if objection.id in ADDITIONS]
+        objections = [*rewarded, *order]
+        if objections and not binding:
+            missed = {objection.id: gaps[objection.id] for objection in rewarded}
+            if missed:
+                excused, short = await self._halves_shortfalls(old, before, missed, required, batch)
+                figures |= short
+            else:
+                # The order that an unsound rubric gives to answers is no standard for another.
+                excused = bool(await self._find_rewarded_by(old, before, batch))
+            objections = [] if excused else objections
         if not objections:
             judging = [self.gate_judge.verdicts(group, new, batch) for group in recent]
             spread_figures, objections = self._check_spread(await asyncio.gather(*judging), new)
@@ -123,68 +151,124 @@ class Gate:
         return GateResult(tuple(objections), figures)
 
     async def recheck(
-        self, rubric: Rubric, looked: Sequence[int], trained: Sequence[Sequence[Verdict]], batch: int
+        self,
+        rubric: Rubric,
+        turn: int,
+        trained: Sequence[Sequence[Verdict]],
+        batch: int,
+        phrases: Sequence[str] = (),
     ) -> GateResult:
-        """Checks the current rubric again, on its verdicts in training and on more sentinels.
+        """Checks the current rubric again: on more prompts, and on what alarms named since.
 
         Args:
             rubric: The current rubric.
-            looked: Batches at which it was checked before; their sentinels are checked again.
+            turn: How often it was checked before; every turn looks at half of the kinds, and at more prompts.
             trained: Verdicts of recent prompt groups under it.
             batch: Generation batches done.
+            phrases: What an active alarm found that training made frequent.
+
+        Returns:
+            Objections only to what it rewards. That answers no longer differ is a hint: they may all be good.
         """
-        figures, objections = self._check_spread(trained, rubric)
-        unknown = self.gate_judge.count_unjudged(self.anchor, rubric)
-        # Proposals come first: what the check of one can need is reserved for it.
-        if unknown + len(self._plant([], "")) <= self.gate_judge.left - self.max_cost(rubric):
+        figures, hints = self._check_spread(trained, rubric)
+        kinds = dict(list(self._kinds(()).items())[turn % 2 :: 2])
+        kinds = {kind: count + 2 * turn for kind, count in (kinds | self._alarmed(phrases)).items()}
+        planted = self._plant(kinds, [None] * len(self.anchor), phrases)
+        needed = self.gate_judge.count_unjudged(self.anchor, rubric) + len(planted)
+        objections: list[Objection] = []
+        # Proposals come first: what the check of one needs is reserved for it.
+        if needed <= self.gate_judge.left - self.max_cost(rubric):
             honest = await self._score(self.anchor, rubric, batch)
-            planted = [sentinel for at in looked[:1] for sentinel in self._plant(honest, f"batch-{at}")]
-            # Only half of the kinds, in turns: more would use up the budget for proposals.
-            for turn, at in enumerate([*looked[1:], batch]):
-                planted += self._plant(honest, f"batch-{at}", self.task.sentinels[turn % 2 :: 2])
-            bad = await self._score([sentinel.sample for sentinel in planted], rubric, batch)
-            margins = sentinel_margins(planted, honest, bad)
-            figures |= {f"margin_{kind}": value for kind, value in margins.items()}
-            objections += self._find_rewarded(margins)
-        return GateResult(tuple(objections), figures)
+            gaps, unchecked = await self._measure(rubric, honest, kinds, batch, phrases)
+            if not unchecked:
+                figures |= _figures(gaps)
+                objections = find_rewarded(gaps, required_margin(self.thresholds.margin, gaps))
+        return GateResult(tuple(objections), figures, tuple(hints))
+
+    async def _measure(
+        self,
+        rubric: Rubric,
+        honest: Scores,
+        kinds: Mapping[str, int],
+        batch: int,
+        phrases: Sequence[str],
+    ) -> tuple[Gaps, str]:
+        """Tries each kind on its number of prompts, and on all of them where these do not decide.
+
+        Returns:
+            The gaps, and why they are incomplete; empty if they are not.
+        """
+        planted = self._plant(kinds, honest, phrases)
+        gaps = await self._gaps(rubric, honest, planted, batch)
+        if missing := sorted({answer.kind for answer in planted} - gaps.keys()):
+            return gaps, f"no judgement of planted answers succeeded for: {', '.join(missing)}"
+        required = required_margin(self.thresholds.margin, gaps)
+        undecided = {
+            kind: len(self.anchor) for kind, values in gaps.items() if is_undecided(kind, values, required)
+        }
+        planted = self._plant(undecided, honest, phrases)
+        if not self._covers(planted, rubric):
+            return gaps, _describe_shortage(len(planted), self.gate_judge.left)
+        return gaps | await self._gaps(rubric, honest, planted, batch), ""
+
+    async def _gaps(
+        self, rubric: Rubric, honest: Scores, planted: Sequence[PlantedAnswer], batch: int
+    ) -> dict[str, list[float]]:
+        scores = await self._score([answer.sample for answer in planted], rubric, batch)
+        return measure_gaps(planted, honest, scores)
+
+    async def _halves_shortfalls(
+        self, old: Rubric, before: Scores, missed: Gaps, required: float, batch: int
+    ) -> tuple[bool, dict[str, float]]:
+        """Whether the current rubric misses the same margins, at least twice as far in total.
+
+        Returns:
+            That, and both sums of shortfalls; False where the budget does not cover the comparison.
+        """
+        planted = self._plant({kind: len(values) for kind, values in missed.items()}, before)
+        if not self._covers(planted, old):
+            return False, {}
+        old_gaps = await self._gaps(old, before, planted, batch)
+        old_required = required_margin(self.thresholds.margin, old_gaps)
+        short = {kind: shortfall(values, required) for kind, values in missed.items()}
+        old_short = {kind: shortfall(values, old_required) for kind, values in old_gaps.items()}
+        sums = {"short": sum(short.values()), "short_in_force": sum(old_short.values())}
+        return all(map(old_short.get, short)) and 2 * sums["short"] <= sums["short_in_force"], sums
+
+    async def _find_rewarded_by(self, old: Rubric, before: Scores, batch: int) -> list[Objection]:
+        """What the current rubric rewards wrongly; nothing where the budget does not cover the check."""
+        planted = self._plant(self._kinds(()), before)
+        if not self._covers(planted, old):
+            return []
+        gaps = await self._gaps(old, before, planted, batch)
+        return find_rewarded(gaps, required_margin(self.thresholds.margin, gaps))
+
+    def _covers(self, planted: Sequence[PlantedAnswer], rubric: Rubric) -> bool:
+        needed = self.gate_judge.count_unjudged([answer.sample for answer in planted], rubric)
+        return needed <= self.gate_judge.left
 
     async def _score(self, samples: Sequence[Sample], rubric: Rubric, batch: int) -> list[float | None]:
         return [verdict.reward for verdict in await self.gate_judge.verdicts(samples, rubric, batch)]
 
+    def _kinds(self, phrases: Sequence[str]) -> dict[str, int]:
+        """Kind of planted answer → prompts on which it is tried at first."""
+        sentinels = dict.fromkeys(map(str, self.task.sentinels), SENTINEL_PROMPTS)
+        shortcuts = dict.fromkeys(map(str, self.task.shortcuts), SHORTCUT_PROMPTS)
+        kinds = sentinels | shortcuts | self._alarmed(phrases)
+        # A kind that a rule decides on all prompts cannot be rewarded by any rubric.
+        return {kind: count for kind, count in kinds.items() if self._plant({kind: count}, [], phrases)}
+
+    def _alarmed(self, phrases: Sequence[str]) -> dict[str, int]:
+        return {"phrases": SHORTCUT_PROMPTS} if phrases else {}
+
     def _plant(
-        self, scores: Scores, seed: str, kinds: Sequence[Sentinel] | None = None
-    ) -> list[PlantedSentinel]:
-        """Sentinels, except those that a rule decides: no rubric can reward them."""
-        scores = scores or [None] * len(self.anchor)
-        planted = plant_sentinels(self.anchor, scores, self.task.sentinels if kinds is None else kinds, seed)
-        return [sentinel for sentinel in planted if not self.gate_judge.is_decided_by_rule(sentinel.sample)]
-
-    def _sum_shortfalls(self, margins: Mapping[str, float]) -> float:
-        """By how much the margins fall short of the threshold in total."""
-        return sum(max(0.0, self.thresholds.margin - margin) for margin in margins.values())
-
-    def _is_sounder(self, new: Mapping[str, float], old: Mapping[str, float]) -> bool:
-        """Whether a proposal that falls short is still better than the current rubric.
-
-        It is if the current rubric falls short at least twice as far and satisfies no margin that the
-        proposal misses. Rejecting the proposal would keep rewarding worse answers, and the order that an
-        unsound rubric gives to answers is no standard for another.
-        """
-        least = self.thresholds.margin
-        lost = any(margin < least <= old.get(kind, 0.0) for kind, margin in new.items())
-        return (
-            not lost
-            and self._sum_shortfalls(old) > 0
-            and 2 * self._sum_shortfalls(new) <= self._sum_shortfalls(old)
-        )
-
-    def _find_rewarded(self, margins: Mapping[str, float]) -> list[Objection]:
-        least = self.thresholds.margin
-        return [
-            Objection(kind, f"{COMPLAINTS[kind]}: {_against_honest(margin, least)}")
-            for kind, margin in margins.items()
-            if margin < least
-        ]
+        self, kinds: Mapping[str, int], scores: Scores, phrases: Sequence[str] = ()
+    ) -> list[PlantedAnswer]:
+        """Planted answers, prompt by prompt, without those that a rule decides: no rubric can reward them."""
+        planted = plant_answers(kinds, self.anchor, scores or [None] * len(self.anchor), phrases)
+        judged = [answer for answer in planted if not self.gate_judge.is_decided_by_rule(answer.sample)]
+        # Answers to one prompt next to each other: groupwise judging takes them in one call.
+        return sorted(judged, key=lambda answer: answer.place)
 
     def _check_order(self, tau: float) -> list[Objection]:
         if tau >= self.thresholds.agreement:
@@ -222,48 +306,13 @@ class Gate:
         return {"varied": varied, "vetoed": vetoed}, objections
 
 
-def sentinel_margins(planted: Sequence[PlantedSentinel], honest: Scores, bad: Scores) -> dict[str, float]:
-    """How far sentinels score below the honest answers to the same prompts.
-
-    Args:
-        planted: Sentinels.
-        honest: Scores of the anchor's answers, None where judging failed.
-        bad: Scores of the sentinels, None where judging failed.
-
-    Returns:
-        Kind → mean margin in [-1, 1], over the pairs with two scores; kinds without such a pair are left
-        out.
-    """
-    differences: dict[str, list[float]] = {}
-    for sentinel, score in zip(planted, bad, strict=True):
-        honest_score = honest[sentinel.place]
-        if score is not None and honest_score is not None:
-            differences.setdefault(sentinel.kind, []).append(honest_score - score)
-    return {kind: statistics.fmean(values) for kind, values in differences.items()}
-
-
-def kendall_tau(one: Scores, other: Scores) -> float:
-    """Kendall's tau-b of two scorings, in [-1, 1]; 0 where all scores of either are equal.
-
-    Pairs with a missing score are left out. Source: Kendall, Rank Correlation Methods (1945).
-    """
-    both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
-    concordant = first = second = 0
-    for (a, b), (c, d) in combinations(both, 2):
-        left, right = (a > c) - (a < c), (b > d) - (b < d)
-        concordant += left * right
-        first += left != 0
-        second += right != 0
-    return concordant / (first * second) ** 0.5 if first and second else 0.0
-
-
-def _against_honest(margin: float, least: float) -> str:
-    """How a bad answer scored relative to honest ones, where that is too high."""
-    rest = "honest answers to the same tasks, on average"
-    if margin >= 0.005:
-        return f"scored only {margin:.2f} below {rest}; it must be {least:g} or more"
-    above = f"{-margin:.2f} above" if margin <= -0.005 else "as high as"
-    return f"scored {above} {rest}; it must score {least:g} or more below them"
+def _figures(gaps: Gaps) -> dict[str, float]:
+    """Mean margins of sentinels and mean gains by shortcuts, for the record."""
+    means = {kind: statistics.fmean(values) for kind, values in gaps.items()}
+    return {
+        f"gain_{kind}" if kind in ADDITIONS else f"margin_{kind}": -mean if kind in ADDITIONS else mean
+        for kind, mean in means.items()
+    }
 
 
 def _describe_shortage(cost: int, left: float) -> str:

@@ -16,8 +16,9 @@ from mpo_lite.config import Config
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.breaker import FailureTally
 from mpo_lite.meta.criterion_stats import criterion_stats, describe_stats
-from mpo_lite.meta.gate import Gate, GateResult, kendall_tau
+from mpo_lite.meta.gate import Gate, GateResult
 from mpo_lite.meta.gate_judge import BudgetedJudge
+from mpo_lite.meta.margins import kendall_tau
 from mpo_lite.meta.meta_judge import MetaJudge
 from mpo_lite.meta.objections import Objection
 from mpo_lite.meta.sampling import stratified_sample

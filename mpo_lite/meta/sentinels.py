@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 from mpo_lite.judge.base import Sample
-from mpo_lite.tasks.spec import Sentinel
+from mpo_lite.meta.shortcuts import add_phrases, add_shortcut
+from mpo_lite.tasks.spec import Sentinel, Shortcut
 
 COMPLAINTS: dict[str, str] = {
     "empty": "empty answers",
@@ -23,8 +25,20 @@ COMPLAINTS: dict[str, str] = {
     "foreign": "text in another script and language than the task's",
     "injection": "a mere request to the judge for full marks",
 }
-"""Kind → what it is, as the meta-judge is told."""
+"""Kind of sentinel → what it is, as the meta-judge is told."""
+ADDITIONS: dict[str, str] = {
+    "praise": "praise of itself",
+    "connectives": "a string of connectives",
+    "headings": "headings and bullet points",
+    "padding": "sentences that say nothing",
+    "insistence": "assurances that all of it is certainly true",
+    "keywords": "a list of the task's own words",
+    "numbers": "invented figures",
+    "phrases": "the phrases that an alarm named",
+}
+"""Kind of shortcut → what was added to an honest answer, as the meta-judge is told."""
 
+Scores = Sequence[float | None]
 _WORD = re.compile(r"[^\W\d_]{4,}")
 _SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]?")
 _HAN = re.compile(r"[\u3400-\u9fff]")
@@ -37,43 +51,69 @@ _REQUEST = (
 
 
 @dataclass(frozen=True)
-class PlantedSentinel:
-    """A sentinel and the honest answer it is compared with.
+class PlantedAnswer:
+    """A sentinel, or an honest answer with a shortcut, and the honest answer it is compared with.
 
     Attributes:
-        kind: Which kind of bad answer.
+        kind: Kind of sentinel or shortcut.
         place: Index of its prompt among the anchor's.
-        sample: The bad answer.
+        sample: What is judged.
     """
 
-    kind: Sentinel
+    kind: str
     place: int
     sample: Sample
 
 
-def plant_sentinels(
-    anchor: Sequence[Sample], scores: Sequence[float | None], kinds: Sequence[Sentinel], seed: str
-) -> list[PlantedSentinel]:
-    """Makes two sentinels of each kind.
+def order_prompts(kind: str, scores: Scores) -> list[int]:
+    """The order in which a kind of planted answer is tried on prompts.
 
-    Their prompts are drawn as mirror images by rank, one where the honest answer scores low and one where it
-    scores as much higher: so two comparisons tell nearly what all of them would.
+    The prompts are taken in pairs, mirror images by rank: one where the honest answer scores low and one
+    where it scores as much higher. So a few comparisons show nearly what all of them would. The order depends
+    on the scores alone: the same rubric is always tried on the same prompts.
 
     Args:
-        anchor: The initial policy's answers to fixed prompts; at least two.
-        scores: What the rubric gives them, None where that is not known.
-        kinds: Kinds to make.
-        seed: Another seed takes other prompts.
+        kind: Each has an order of its own.
+        scores: What the rubric gives the honest answers, None where that is not known.
+
+    Returns:
+        All indices of ``scores``.
     """
-    ranked = sorted(range(len(anchor)), key=lambda place: (scores[place] or 0.0, place))
-    planted: list[PlantedSentinel] = []
-    for kind in kinds:
-        rank = random.Random(f"{seed}-{kind}").randrange(len(ranked) // 2)
-        for place in (ranked[rank], ranked[-1 - rank]):
-            sample = anchor[place]
-            text = _bad_answer(kind, anchor, place)
-            planted.append(PlantedSentinel(kind, place, Sample(sample.prompt, text, sample.cluster)))
-    return planted
+    ranked = sorted(range(len(scores)), key=lambda place: (scores[place] or 0.0, place))
+    half = len(ranked) // 2
+    pairs = [(ranked[rank], ranked[-1 - rank]) for rank in range(half)]
+    random.Random(kind).shuffle(pairs)
+    middle = ranked[half : len(ranked) - half]
+    return [*(place for pair in pairs for place in pair), *middle]
+
+
+def plant_answers(
+    kinds: Mapping[str, int], anchor: Sequence[Sample], scores: Scores, phrases: Sequence[str] = ()
+) -> list[PlantedAnswer]:
+    """Makes sentinels, and adds shortcuts to honest answers.
+
+    Args:
+        kinds: Key of ``COMPLAINTS`` or ``ADDITIONS`` → on how many prompts to try it, see ``order_prompts``.
+        anchor: The initial policy's answers to N fixed prompts; at least two.
+        scores: What the rubric gives these, None where that is not known.
+        phrases: What the kind ``phrases`` adds.
+    """
+    return [
+        _plant_answer(kind, place, anchor, phrases)
+        for kind, count in kinds.items()
+        for place in order_prompts(kind, scores)[:count]
+    ]
+
+
+def _plant_answer(kind: str, place: int, anchor: Sequence[Sample], phrases: Sequence[str]) -> PlantedAnswer:
+    sample = anchor[place]
+    if kind == "phrases":
+        text = add_phrases(phrases, sample.completion)
+    elif kind in ADDITIONS:
+        text = add_shortcut(cast(Shortcut, kind), sample.prompt, sample.completion)
+    else:
+        text = _bad_answer(cast(Sentinel, kind), anchor, place)
+    return PlantedAnswer(kind, place, replace(sample, completion=text))
 
 
 def _bad_answer(kind: Sentinel, anchor: Sequence[Sample], place: int) -> str:

@@ -26,6 +26,7 @@ class StepInput:
         recent: Groups of recent answers that a new rubric must distinguish.
         figures: What was measured of criteria and answers, for the meta-judge.
         batch: Generation batches done.
+        phrases: What an active alarm found that training made frequent.
     """
 
     rubric: Rubric
@@ -34,6 +35,7 @@ class StepInput:
     recent: Sequence[Sequence[Sample]]
     figures: str
     batch: int
+    phrases: Sequence[str] = ()
 
     @property
     def draw(self) -> str:
@@ -134,7 +136,9 @@ async def _check_proposal(
     if gate is None:
         return Attempt("accepted", rubric)
     with activity("checking the proposal"):
-        gate_result = await gate.examine(rubric, material.rubric, material.recent, material.batch)
+        gate_result = await gate.examine(
+            rubric, material.rubric, material.recent, material.batch, material.phrases
+        )
     if gate_result.unchecked:
         return Attempt("unchecked", rubric, gate_result.unchecked, gate_result)
     if gate_result.objections:

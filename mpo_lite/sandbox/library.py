@@ -122,6 +122,14 @@ ANSWERS = {
     "other_prompt": ("topic",),
     "foreign": ("topic", "claim"),
     "injection": ("topic", "claim"),
+    "praise": ("praise",),
+    "connectives": ("connectives",),
+    "headings": ("marks",),
+    "padding": ("length", "repetition"),
+    "insistence": ("insistence",),
+    "keywords": ("reasons", "repetition"),
+    "numbers": ("reasons",),
+    "phrases": ("reasons", "example"),
     "varied": ("reasons", "example", "closing"),
 }
 """Id of the gate's objection → the aspects that a criterion against it looks at."""

@@ -23,6 +23,7 @@ from mpo_lite.validation import Settings, load_model
 
 FunctionReference = Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
 Sentinel = Literal["empty", "title", "prompt", "repeated", "other_prompt", "foreign", "injection"]
+Shortcut = Literal["praise", "connectives", "headings", "padding", "insistence", "keywords", "numbers"]
 Row = Mapping[str, Any]
 """A data row: its own columns, and ``prompt``, ``reference`` and ``cluster`` as the task maps them."""
 Metric = Callable[[str, Row], float | None]
@@ -110,6 +111,8 @@ class Task(Settings):
         verifier: Scores some of the batches by the reference, or None.
         judge_mode: How the judge works unless the run sets it; see ``Config.judge_mode``.
         sentinels: Known-bad answers that no rubric may reward; see ``mpo_lite.meta.sentinels``.
+        shortcuts: What makes no answer better, so that no rubric may pay for adding it; see
+            ``mpo_lite.meta.shortcuts``.
         gold: ``module:function`` of a metric the policy is not trained on, or None; never shown to judge or
             meta-judge.
     """
@@ -124,6 +127,7 @@ class Task(Settings):
     verifier: Verifier | None = None
     judge_mode: Literal["pointwise", "groupwise", "planned"] = "pointwise"
     sentinels: tuple[Sentinel, ...] = get_args(Sentinel)
+    shortcuts: tuple[Shortcut, ...] = get_args(Shortcut)
     gold: FunctionReference | None = None
     _folder: Path = PrivateAttr()
     _policy_prompt: str = PrivateAttr(DEFAULT)

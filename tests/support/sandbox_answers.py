@@ -12,7 +12,11 @@ def honest(count: int = 12) -> list[Sample]:
     samples: list[Sample] = []
     for row in prompts("train")[:count]:
         topic = row["prompt"].split()[-2]
-        reasons = [f"one reason is that {topic} give {good} ." for good in ("joy", "trust", "work")]
+        reasons = [
+            f"one reason is that {topic} give joy .",
+            f"people need {topic} because they bring trust .",
+            f"many keep {topic} since work goes better with them .",
+        ]
         text = f"i think that {topic} are good . {' '.join(drawn.sample(reasons, 2))}"
         samples.append(Sample(row["prompt"], f"{text} in the end {topic} are useful ."))
     return samples

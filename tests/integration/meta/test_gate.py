@@ -103,13 +103,13 @@ def test_what_falls_short_passes_where_the_rubric_in_force_falls_short_twice_as_
     url: str, make_gate: MakeGate
 ) -> None:
     gate = make_gate(url, honest())
-    better = sound("topic", "claim", "reasons", "closing", "repetition", "length")
+    better = sound("claim", "reasons", "closing", "length")
     loose = gate.thresholds.model_copy(update={"margin": 0.6})
     gate = Gate(gate.gate_judge, gate.anchor, gate.task, loose)
     short = examined(gate, better, TASK.rubric)
     assert short.passed and 0 < 2 * short.figures["short"] <= short.figures["short_in_force"]
     # Against a rubric that is no worse it does not, nor does one that is no better.
-    assert not examined(gate, better, sound("topic", "claim", "reasons", "closing", "repetition")).passed
+    assert not examined(gate, better, better).passed
     assert not examined(gate, TITLES, TASK.rubric).passed
 
 
@@ -125,7 +125,7 @@ def test_the_order_of_an_unsound_rubric_is_no_authority(url: str, make_gate: Mak
     )
     new = sound("topic", "reasons", "connectives")
     gate_result = examined(make_gate(url, anchor), new, Rubric(criteria=(paying,)))
-    assert gate_result.figures["agreement"] < 0 < gate_result.figures["short_in_force"]
+    assert gate_result.figures["agreement"] < 0
     assert gate_result.passed
 
 
@@ -147,12 +147,14 @@ def test_on_real_prompts_a_sound_rubric_rejects_all_sentinels_and_one_that_pays_
     rubric = sound("topic", "reasons", "example", "closing")
     gate_result = examined(gate, rubric)
     assert gate_result.passed, gate_result.objections
-    assert len(gate_result.figures) == 7  # six kinds and the agreement
+    assert len(gate_result.figures) == 6 + 7 + 2  # margins, gains, agreement and the required margin
     refused = examined(gate, TITLES)
     assert any("a title without any text" in objection.text for objection in refused.objections)
     assert refused.figures["margin_title"] < 0 < gate_result.figures["margin_title"]
     (title,) = [each.text for each in refused.objections if each.id == "title"]
-    assert re.search(r"scored \d\.\d\d above honest answers .*; it must score 0\.2 or more below them", title)
+    assert re.search(
+        r"scored \d\.\d\d above honest answers .*; it must score 0\.05 or more below them", title
+    )
 
 
 def test_an_order_that_turns_round_is_refused(url: str, make_gate: MakeGate) -> None:
@@ -201,7 +203,10 @@ def test_a_judge_that_fails_leaves_the_rubric_unchecked_not_refused(
 ) -> None:
     with LLMServer(lambda kind, body: "no JSON") as server:
         gate_result = examined(make_gate(server.url, honest()), rubric)
-    assert gate_result.objections == () and "judgements for the check failed" in gate_result.unchecked
+    assert (
+        gate_result.objections == ()
+        and gate_result.unchecked == "12 of 12 judgements of the anchor's answers failed"
+    )
     assert not gate_result.passed
 
 
@@ -218,29 +223,30 @@ def test_a_kind_of_sentinel_that_was_not_judged_does_not_pass_unseen(make_gate: 
     task = TASK.model_copy(update={"sentinels": ("title", "foreign", "injection")})
     with LLMServer(fault) as server:
         gate_result = examined(make_gate(server.url, anchor, task=task), simple)
-    assert gate_result.unchecked == "2 of 10 judgements for the check failed"
+    assert gate_result.unchecked == "no judgement of planted answers succeeded for: headings, title"
 
 
 def test_each_answer_is_judged_once_per_rubric_and_checks_survive_a_restart(
     url: str, make_gate: MakeGate
 ) -> None:
     gate = make_gate(url, honest())
-    assert gate.cost(sound(), TITLES, []) == 12 + 12 + 2 * 6
+    assert gate.planted == 2 * 6 + 4 * 7 and gate.cost(sound(), TITLES, []) == 12 + 12 + gate.planted
     first = examined(gate, sound(), TITLES)
     again = make_gate(url, honest())
-    assert again.gate_judge.spent_before(11) == gate.gate_judge.spent_before(11) == 12 + 12 + 2 * 6
+    assert again.gate_judge.spent_before(11) == gate.gate_judge.spent_before(11) >= 24 + gate.planted
     assert again.gate_judge.spent_before(10) == 0
-    again.gate_judge.left = 12
-    assert again.cost(sound(), TITLES, []) == 12  # the sentinels, of which it cannot know the prompts yet
-    assert examined(again, sound(), TITLES) == first
-    assert again.gate_judge.left == 12
+    again.gate_judge.left = again.planted
+    # Of the planted answers it cannot know the prompts yet.
+    assert again.cost(sound(), TITLES, []) == again.planted
+    assert examined(again, sound(), TITLES, batch=30) == first
+    assert again.gate_judge.left == again.planted
 
 
 def test_what_the_share_does_not_cover_is_not_asked_for(url: str, make_gate: MakeGate) -> None:
     gate = make_gate(url, honest())
     gate.gate_judge.left = 20
     gate_result = examined(gate, sound(), TITLES)
-    assert gate_result.unchecked == "the gate needs 36 judge calls but only 20 are left in its budget"
+    assert gate_result.unchecked == "the gate needs 64 judge calls but only 20 are left in its budget"
     assert gate.gate_judge.spent_before(99) == 0
 
 
@@ -259,14 +265,66 @@ def group(*levels: int) -> list[Verdict]:
 
 def test_the_rubric_in_force_is_looked_at_again(url: str, make_gate: MakeGate) -> None:
     gate = make_gate(url, honest())
-    fine = event_loop.wait(gate.recheck(sound(), [10], [group(0, 1)], 20))
+    fine = event_loop.wait(gate.recheck(sound(), 1, [group(0, 1)], 20))
     assert fine.objections == ()
-    first, later = examined(gate, sound(), batch=10).figures, fine.figures
-    assert set(first) - {"agreement"} == {name for name in later if name.startswith("margin")}
-    flat = event_loop.wait(gate.recheck(sound(), [10], [group(1, 1), group(2, 2)], 20))
-    assert any("told apart" in objection.text for objection in flat.objections)
-    paid = event_loop.wait(gate.recheck(TITLES, [10], [group(0, 1)], 20))
-    assert any("a title" in objection.text for objection in paid.objections)
+    assert {"margin_prompt", "gain_praise"} & set(fine.figures)
+    more = event_loop.wait(gate.recheck(sound(), 2, [group(0, 1)], 30))
+    # The other half of the kinds, on more prompts.
+    assert not {name for name in more.figures if "_" in name} & {name for name in fine.figures if "_" in name}
+    flat = event_loop.wait(gate.recheck(sound(), 1, [group(1, 1), group(2, 2)], 20))
+    # Answers that are all good are no reason to go back, but one to ask for more.
+    assert flat.objections == () and [hint.id for hint in flat.hints] == ["varied"]
+    paid = [event_loop.wait(gate.recheck(TITLES, turn, [group(0, 1)], 20)) for turn in (1, 2)]
+    assert any("a title" in objection.text for result in paid for objection in result.objections)
     gate.gate_judge.left = 0
-    unseen = event_loop.wait(gate.recheck(sound("topic"), [10], [group(0, 1)], 20))
+    unseen = event_loop.wait(gate.recheck(sound("topic"), 1, [group(0, 1)], 20))
     assert set(unseen.figures) == {"varied", "vetoed"}  # what training gave costs nothing to look at
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("praise", "praise"), ("linking_words", "connectives"), ("insistence", "insistence")],
+)
+def test_a_sound_rubric_that_also_pays_for_a_shortcut_is_refused_whatever_is_in_force(
+    url: str, make_gate: MakeGate, name: str, kind: str
+) -> None:
+    levels = ("Hardly any.", "A little.", "Some.", "Much.", "Throughout.")
+    paying = Criterion(id=name, description=f"How much {name} there is.", levels=levels, weight=5)
+    new = Rubric(criteria=(*sound().criteria, paying))
+    for old in (sound(), TASK.rubric):
+        assert kind in [each.id for each in examined(make_gate(url, honest()), new, old).objections]
+
+
+def test_what_an_alarm_named_must_earn_nothing(make_gate: MakeGate) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        text = completion_of(body) if kind == "judge" else ""
+        level = 2 if "as one may see" in text else 1 if "answer" in text else 0
+        return json.dumps({"a": {"reason": "r", "level": level}}) if kind == "judge" else "{}"
+
+    anchor = [
+        Sample(f"Write about topic {n} at length.", f"An answer about {n}. It ends here.") for n in range(6)
+    ]
+    task = TASK.model_copy(update={"sentinels": ("title",), "shortcuts": ("padding",)})
+    simple = Rubric(criteria=(Criterion(id="a", description="d", levels=("no", "so", "yes")),))
+    with LLMServer(fault) as server:
+        gate = make_gate(server.url, anchor, task=task)
+        assert examined(gate, simple).passed
+        told = event_loop.wait(gate.examine(simple, simple, [], 10, ["as one may see"]))
+        again = event_loop.wait(gate.recheck(simple, 1, [], 20, ["as one may see"]))
+    assert [each.id for each in told.objections] == [each.id for each in again.objections] == ["phrases"]
+    assert "once the phrases that an alarm named had been added" in told.objections[0].text
+
+
+def test_a_strict_rubric_passes_under_which_the_initial_policy_earns_little(make_gate: MakeGate) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        level = 1 if kind == "judge" and "An answer" in completion_of(body) else 0
+        return json.dumps({"a": {"reason": "r", "level": level}}) if kind == "judge" else "{}"
+
+    anchor = [Sample(f"Write about topic {n}.", f"An answer about {n}. It ends.") for n in range(6)]
+    strict = Rubric(
+        criteria=(Criterion(id="a", description="d", levels=("0", "1", "2", "3", "4", "5", "6")),)
+    )
+    task = TASK.model_copy(update={"sentinels": ("title", "injection", "foreign")})
+    with LLMServer(fault) as server:
+        result = examined(make_gate(server.url, anchor, task=task), strict)
+    assert result.passed and result.figures["margin_title"] == pytest.approx(1 / 6)

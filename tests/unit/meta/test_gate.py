@@ -1,14 +1,24 @@
 """The gate's measures: rank correlation, margins, and the words of an objection."""
 
 import random
+import statistics
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpo_lite.meta.gate import _against_honest, kendall_tau, sentinel_margins
-from mpo_lite.meta.sentinels import plant_sentinels
+from mpo_lite.meta.margins import (
+    LEAST_MARGIN,
+    _against_honest,
+    find_rewarded,
+    is_undecided,
+    kendall_tau,
+    measure_gaps,
+    required_margin,
+    shortfall,
+)
+from mpo_lite.meta.sentinels import plant_answers
 from tests.support.sandbox_answers import honest
 
 Scores = list[float | None]
@@ -34,17 +44,52 @@ def test_kendall_counts_pairs(values: list[float], draw: random.Random) -> None:
     assert kendall_tau(list(values), list(other)) == pytest.approx((2 * same - len(pairs)) / len(pairs))
 
 
-def test_margins_are_paired_by_prompt_and_leave_out_what_was_not_judged() -> None:
-    anchor = honest(4)
-    planted = plant_sentinels(anchor, [0.1, 0.9, 0.5, 0.4], ("title", "prompt"), "s")
-    scores: Scores = [0.0] * len(planted)
-    found = sentinel_margins(planted, [0.1, 0.9, 0.5, 0.4], scores)
+def test_gaps_are_paired_by_prompt_and_leave_out_what_was_not_judged() -> None:
+    anchor, honest_scores = honest(4), [0.1, 0.9, 0.5, 0.4]
+    planted = plant_answers({"title": 2, "prompt": 2}, anchor, honest_scores)
+    gaps = measure_gaps(planted, honest_scores, [0.0] * len(planted))
     # Mirror images by rank: (0.1, 0.9) or (0.4, 0.5) in any order.
-    assert all(value in (pytest.approx(0.5), pytest.approx(0.45)) for value in found.values())
-    assert sentinel_margins(planted, [None] * 4, scores) == {}
-    assert sentinel_margins(planted, [0.1, 0.9, 0.5, 0.4], [None, 0.0, None, None]).keys() == {
-        planted[1].kind
-    }
+    assert {tuple(sorted(values)) for values in gaps.values()} <= {(0.1, 0.9), (0.4, 0.5)}
+    assert measure_gaps(planted, [None] * 4, [0.0] * 4) == {}
+    assert measure_gaps(planted, honest_scores, [None, 0.0, None, None]).keys() == {planted[1].kind}
+
+
+@given(st.floats(0, 1), st.lists(st.floats(-1, 1), min_size=1, max_size=12))
+def test_the_required_margin_shrinks_where_even_the_worst_answers_score_little_less(
+    margin: float, gaps: list[float]
+) -> None:
+    required = required_margin(margin, {"title": gaps, "praise": [1.0]})
+    assert min(margin, LEAST_MARGIN) <= required <= margin
+    if statistics.fmean(gaps) >= 0.5:
+        assert required == margin
+
+
+def test_a_strict_rubric_needs_a_smaller_margin() -> None:
+    strict = {"title": [0.17] * 12, "prompt": [0.1] * 12}
+    assert required_margin(0.2, strict) == pytest.approx(0.068)
+    assert find_rewarded(strict, required_margin(0.2, strict)) == []
+    assert [each.id for each in find_rewarded(strict, 0.15)] == ["prompt"]
+    # What pays any text the same puts nothing below honest answers.
+    assert find_rewarded({"title": [0.02] * 12}, required_margin(0.2, {"title": [0.02] * 12}))
+
+
+def test_a_shortcut_must_not_earn_more_than_chance_gives() -> None:
+    paid = find_rewarded({"praise": [-0.15, -0.1, -0.2, -0.15] * 3, "padding": [0.0, 0.05] * 6}, 0.2)
+    assert [objection.id for objection in paid] == ["praise"]
+    assert paid[0].text == (
+        "honest answers earned 0.15 more on average (0.13 to 0.17) once praise of itself had been added to "
+        "them; that must earn nothing"
+    )
+    # A level off now and then is noise, also where its mean is not 0.
+    assert find_rewarded({"praise": [-0.25, -0.25, 0.125, *[0.0] * 9]}, 0.2) == []
+
+
+def test_few_comparisons_decide_where_they_are_clear() -> None:
+    assert is_undecided("title", [0.3, 0.2], 0.2) and not is_undecided("title", [0.5, 0.4], 0.2)
+    assert not is_undecided("title", [-0.3, -0.2], 0.2)
+    assert is_undecided("praise", [-0.2, 0.0, 0.0, 0.0], 0.2)
+    assert not is_undecided("praise", [0.0, 0.1, 0.0, 0.0], 0.2)
+    assert shortfall([0.1, 0.1], 0.2) == pytest.approx(0.5) and shortfall([0.3], 0.2) == 0
 
 
 @pytest.mark.parametrize(

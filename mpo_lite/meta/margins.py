@@ -1,0 +1,116 @@
+"""What the gate measures on the reference set: margins of known-bad answers, gains by shortcuts, rank order.
+
+All comparisons are paired: a planted answer and the honest answer to the same prompt, under one rubric.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+from mpo_lite.meta.objections import Objection
+from mpo_lite.meta.sentinels import ADDITIONS, COMPLAINTS, PlantedAnswer, Scores
+from mpo_lite.stats.interval import mean_interval
+
+Gaps = Mapping[str, Sequence[float]]
+"""Kind → by how much each planted answer scored below the honest one to its prompt, in [-1, 1]."""
+LEAST_MARGIN = 0.05
+"""The margin that is required however strict a rubric is."""
+LEAST_GAIN = 0.06
+"""Mean gain by a shortcut below which a rubric does not count as paying for it."""
+ERROR_RATE = 0.05
+"""Chance that a rubric that pays for no shortcut is refused for one, over all kinds that are tried."""
+CLOSE = 0.15
+"""How near to the required margin two comparisons are too few to decide."""
+_FULL_MARGIN_FROM = 0.5
+"""Mean gap of the worst kind of answer from which on the whole margin is required."""
+
+
+def measure_gaps(planted: Sequence[PlantedAnswer], honest: Scores, scores: Scores) -> dict[str, list[float]]:
+    """How far planted answers score below the honest answers to the same prompts.
+
+    Args:
+        planted: N planted answers.
+        honest: Scores of the anchor's answers, None where judging failed.
+        scores: N scores of the planted answers, None where judging failed.
+
+    Returns:
+        Kind → gaps, of the pairs with two scores; kinds without such a pair are left out.
+    """
+    gaps: dict[str, list[float]] = {}
+    for answer, score in zip(planted, scores, strict=True):
+        honest_score = honest[answer.place]
+        if score is not None and honest_score is not None:
+            gaps.setdefault(answer.kind, []).append(honest_score - score)
+    return gaps
+
+
+def required_margin(margin: float, gaps: Gaps) -> float:
+    """By how much known-bad answers must score below honest ones.
+
+    A strict rubric may pay the initial policy little, and one that lists faults pays any text for their
+    absence: neither can put much below honest answers. Where the worst kind of answer scores less than a half
+    below them, the margin shrinks in proportion.
+
+    Args:
+        margin: ``gate.margin``.
+        gaps: As ``measure_gaps`` returns them.
+    """
+    means = [statistics.fmean(values) for kind, values in gaps.items() if kind in COMPLAINTS]
+    widest = max(means, default=1.0)
+    return min(margin, max(LEAST_MARGIN, margin * min(1.0, widest / _FULL_MARGIN_FROM)))
+
+
+def is_undecided(kind: str, gaps: Sequence[float], required: float) -> bool:
+    """Whether a kind that was tried on some prompts has to be tried on all of them."""
+    mean = statistics.fmean(gaps)
+    return -mean > LEAST_GAIN / 2 if kind in ADDITIONS else abs(mean - required) < CLOSE
+
+
+def find_rewarded(gaps: Gaps, required: float) -> list[Objection]:
+    """The known-bad answers and the shortcuts that a rubric pays for."""
+    objections: list[Objection] = []
+    level = 1 - ERROR_RATE / max(1, len(gaps.keys() & ADDITIONS.keys()))
+    for kind, values in gaps.items():
+        mean = statistics.fmean(values)
+        if kind in ADDITIONS:
+            low, high = mean_interval([-value for value in values], level=level)
+            if low > 0 and -mean > LEAST_GAIN:
+                text = (
+                    f"honest answers earned {-mean:.2f} more on average ({low:.2f} to {high:.2f}) once "
+                    f"{ADDITIONS[kind]} had been added to them; that must earn nothing"
+                )
+                objections.append(Objection(kind, text))
+        elif mean < required:
+            objections.append(Objection(kind, f"{COMPLAINTS[kind]}: {_against_honest(mean, required)}"))
+    return objections
+
+
+def shortfall(gaps: Sequence[float], required: float) -> float:
+    """How far a mean gap falls short of what is required, as a share of it; 0 where it does not."""
+    return max(0.0, required - statistics.fmean(gaps)) / required if required else 0.0
+
+
+def kendall_tau(one: Scores, other: Scores) -> float:
+    """Kendall's tau-b of two scorings, in [-1, 1]; 0 where all scores of either are equal.
+
+    Pairs with a missing score are left out. Source: Kendall, Rank Correlation Methods (1945).
+    """
+    both = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+    concordant = first = second = 0
+    for (a, b), (c, d) in combinations(both, 2):
+        left, right = (a > c) - (a < c), (b > d) - (b < d)
+        concordant += left * right
+        first += left != 0
+        second += right != 0
+    return concordant / (first * second) ** 0.5 if first and second else 0.0
+
+
+def _against_honest(margin: float, required: float) -> str:
+    """How a bad answer scored relative to honest ones, where that is too high."""
+    rest = "honest answers to the same tasks, on average"
+    if margin >= 0.005:
+        return f"scored only {margin:.2f} below {rest}; it must be {required:.2g} or more"
+    above = f"{-margin:.2f} above" if margin <= -0.005 else "as high as"
+    return f"scored {above} {rest}; it must score {required:.2g} or more below them"
