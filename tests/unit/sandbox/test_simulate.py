@@ -280,7 +280,10 @@ def test_bad_merges_come_at_the_asked_rate() -> None:
 
 def test_repair_gives_back_the_object_or_says_that_there_is_none() -> None:
     broken = 'Sure! {"flow": {"reason": "so", "level": 2}} I hope this helps.'
-    for shown, expected in ((broken, {"flow": {"reason": "so", "level": 2}}), ("no idea", {"unusable": True})):
+    for shown, expected in (
+        (broken, {"flow": {"reason": "so", "level": 2}}),
+        ("no idea", {"unusable": True}),
+    ):
         prompt = render("judge/repair", problem="x", schema="{}", reply=fence("reply", shown, KEY))
         assert reply(prompt) == expected
 
