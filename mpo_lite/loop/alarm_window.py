@@ -74,10 +74,8 @@ class AlarmWindow:
         return self._check()
 
     def _check(self) -> list[Alarm]:
-        before, alarms = (
-            self.raised,
-            check_alarms([_row(each, self.first_scores) for each in self.latest], self._reference),
-        )
+        before = self.raised
+        alarms = check_alarms([_row(each, self.first_scores) for each in self.latest], self._reference)
         self.raised = {alarm.name: alarm for alarm in alarms}
         return [alarm for alarm in alarms if alarm.name not in before]
 
