@@ -57,6 +57,7 @@ class Metrics(Record):
     batch: Count
     version: Count
     reward: Share | None
+    judge: Text | None = None
     rows: Count = 0
     judge_failures: Count
     failures: dict[FailureKind, Count] = {}
@@ -80,6 +81,16 @@ class Metrics(Record):
     usd: float | None = None
     unpriced: Count = 0
     unmetered: Count = 0
+
+    @property
+    def by_verifier(self) -> bool:
+        """Whether the task's verifier scored the batch: ``judge`` is empty then."""
+        return self.judge == ""
+
+    @property
+    def judged_reward(self) -> float | None:
+        """The mean reward by the rubric; None where nothing was judged, or the verifier scored the batch."""
+        return None if self.by_verifier else self.reward
 
 
 class GoldSample(Record):

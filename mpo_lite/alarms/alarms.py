@@ -94,6 +94,10 @@ class ReferenceWindow:
         self.phrases = PhraseCounts(rows)
         self._shares: dict[str, float] = {}
 
+    def renew_phrases(self, rows: Sequence[ResponseFeatures]) -> None:
+        """Compares phrases with those of other responses from now on."""
+        self.phrases = PhraseCounts(rows)
+
     def share(self, name: str, shows: Callable[[ResponseFeatures], bool]) -> float:
         """Share of the baseline's responses that show what the alarm ``name`` is about."""
         if name not in self._shares:

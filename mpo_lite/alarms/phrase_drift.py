@@ -108,11 +108,15 @@ def _log_odds(seen: int, of: int) -> float:
 
 
 def _pays(window: Sequence[ResponseFeatures], holders: Sequence[ResponseFeatures]) -> bool:
-    """Whether those that hold it earn more on average; also where that cannot be told."""
+    """Whether those that hold it earn more on average; also where that cannot be told: where nobody has a
+    reward, or everybody who has one holds it.
+    """
     held = {row.id for row in holders}
     with_it = [row.reward for row in holders if row.reward is not None]
     without = [row.reward for row in window if row.reward is not None and row.id not in held]
-    return not with_it or not without or statistics.fmean(with_it) > statistics.fmean(without)
+    if not with_it:
+        return not without
+    return not without or statistics.fmean(with_it) > statistics.fmean(without)
 
 
 def _fisher(seen: int, size: int, before: int, baseline: int) -> float:

@@ -73,7 +73,7 @@ class Display:
             self._status.print(self._panel(()))
 
     def _show_batch(self, row: dict[str, Any]) -> None:
-        if row["reward"] is not None:
+        if row["reward"] is not None and row["judge"]:
             self._rewards.append((row["version"], row["reward"]))
         self._figures = _format_batch(row, self._gold, self._format_time_left())
         if self._status.is_live:
@@ -115,8 +115,9 @@ class Display:
 def _format_batch(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[str, str]]:
     usd = format_spend(row["usd"], row.get("unmetered", 0))
     failed, kinds = row["judge_failures"], failures_in_words(row.get("failures", {}))
+    by = f"v{row['version']}" if row["judge"] else "verifier"
     return [
-        ("reward", f"{_format_number(row['reward'])} (v{row['version']})"),
+        ("reward", f"{_format_number(row['reward'])} ({by})"),
         ("gold", _format_number(gold[-1] if gold else None)),
         ("kl", _format_number(row.get("kl"))),
         ("spread", _format_number(row["spread"])),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -16,7 +16,7 @@ from mpo_lite.cli._options import json_option
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.errors import TaskError
-from mpo_lite.loop.alarm_window import WINDOW
+from mpo_lite.loop.alarm_window import WINDOW, judged_reward, leave_out_verified
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sanitize import pluralize
 from mpo_lite.tasks.data import read_responses
@@ -75,24 +75,24 @@ def command(context: click.Context, file: Path, before: Path | None, fail: bool,
 
 
 def _read_earlier(path: Path) -> list[ResponseFeatures]:
-    """The responses of a file, or of a run's first batches, with which its own alarms compare too."""
+    """The responses of a file, or of the first batches that a run's judge scored."""
     if not path.exists():
         raise TaskError(f"{path}: no such file or run")
     if not path.is_dir():
         return _read_responses(path)
     run, _ = RunDir.open(path, {})
-    rollouts = run.read_rollouts()
+    rollouts = leave_out_verified(run.read_rollouts())
     if not rollouts:
-        raise TaskError(f"{path}: the run has no answers yet")
+        raise TaskError(f"{path}: the run has no judged answers yet")
     until = rollouts[:WINDOW][-1].batch
     return [
         ResponseFeatures(
             rollout.id,
             rollout.prompt,
             rollout.completion,
-            rollout.reward,
+            judged_reward(rollout),
             # Under the first rubric the reward is also the frozen one.
-            rollout.reward if rollout.version == 0 else None,
+            judged_reward(rollout) if rollout.version == 0 else None,
         )
         for rollout in rollouts
         if rollout.batch <= until
@@ -108,8 +108,16 @@ def _read_responses(path: Path) -> list[ResponseFeatures]:
 
 def _parse_response(path: Path, number: int, entry: dict[str, Any], response: str) -> ResponseFeatures:
     name = str(entry.get("id") or f"row {number}")
-    figures = (_parse_reward(path, number, entry, key) for key in ("reward", "frozen"))
-    return ResponseFeatures(name, entry["prompt"], response, *figures)
+    reward, frozen = (_parse_reward(path, number, entry, key) for key in ("reward", "frozen"))
+    if _is_unjudged(entry):
+        reward = frozen = None
+    return ResponseFeatures(name, entry["prompt"], response, reward, frozen)
+
+
+def _is_unjudged(entry: dict[str, Any]) -> bool:
+    """Whether a run's row says that a rule or the verifier decided; see ``judged_reward``."""
+    verdict: Any = entry.get("verdict")
+    return isinstance(verdict, dict) and cast(dict[str, Any], verdict).get("source") in ("rule", "verifier")
 
 
 def _parse_reward(path: Path, number: int, entry: dict[str, Any], key: str) -> float | None:

@@ -82,13 +82,12 @@ def print_outcome(summary: dict[str, Any]) -> None:
         echo(f"  {title} (batch {row['batch']}, gold {sample['gold']:.2f}):")
         echo(f"    {sample['completion'].strip()}")
     reward, gold = summary["reward"], summary["gold"]
-    versions = " (by different rubrics)" if last.number else ""
     standing = find_active_alarms(
         read_records(run, run.metrics, Metrics), read_records(run, run.lineage, Step)
     )
     echo("\nWhat happened", bold=True)
     echo(f"  gold    start {gold['start']:.3f}, lowest {gold['min']:.3f}, end {gold['end']:.3f}")
-    echo(f"  reward  start {reward['start']:.3f}, end {reward['end']:.3f}{versions}")
+    echo(f"  reward  start {reward['start']:.3f}, end {reward['end']:.3f}, both under v{reward['version']}")
     echo(f"  alarms  {'; '.join(map(describe_active_alarm, standing)) or 'none at the end'}")
     echo(f"  report  {run.report} (open it in a browser)")
     echo(f"  Note: {simulated_note(summary['simulated'])}.")

@@ -65,7 +65,7 @@ def _summarize_run(path: Path) -> dict[str, Any]:
         "step": figures["steps"],
         "steps": config.steps,
         "rubric_version": figures["rubric_version"],
-        "reward": figures["reward"]["end"],
+        "reward": figures["reward"],
         "gold": figures["gold"],
         "usd": figures["usd"],
     }
@@ -83,13 +83,13 @@ def _format_table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _format_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    gold, usd = row["gold"], row["usd"]
+    reward, gold, usd = row["reward"], row["gold"], row["usd"]
     return (
         escape_controls(row["name"]),
         row["state"],
         f"{row['step']}/{row['steps']}",
         f"v{row['rubric_version']}",
-        _format_number(row["reward"]),
+        _format_number(reward["end"]),
         f"{_format_number(gold['start'])}→{_format_number(gold['end'])}" if gold else "–",
         "unpriced" if usd is None else f"${usd:.4f}",
     )

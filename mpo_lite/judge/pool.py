@@ -6,6 +6,7 @@ Problems with them are found here, before torch is loaded or a call is paid for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ from mpo_lite.llm.call_log import CallLog
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Ledger, Purpose
 from mpo_lite.llm.models import Backend, fallback_backend, judge_backends, meta_backend
+
+AGAIN_TEMPERATURE = 1.0
+"""Lowest temperature of a second judgement. At 0 a judge repeats itself under any rubric; sampled, it shows
+how far the rubric determines the level. This works in every mode, and for a rubric of one criterion, which
+another order of criteria would leave as it is. Models that reject the parameter sample anyway. 1 is the
+model's own distribution over levels."""
 
 
 class ModelPool:
@@ -60,8 +67,11 @@ class ModelPool:
         self.client = event_loop.wait(self._make_client(waits_out))
 
     def judge(self, purpose: Purpose = "judge", draw: str = "") -> Judge:
-        """The active judge; see ``build_judge``."""
-        return build_judge(self._config, self.client, self._active_judges, self._persona, purpose, draw)
+        """The active judge; see ``build_judge``. With a ``draw``, its answers are sampled."""
+        judges = self._active_judges
+        if draw:
+            judges = [replace(one, temperature=max(one.temperature, AGAIN_TEMPERATURE)) for one in judges]
+        return build_judge(self._config, self.client, judges, self._persona, purpose, draw)
 
     @property
     def judged_by(self) -> str:

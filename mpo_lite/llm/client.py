@@ -36,6 +36,7 @@ GRACE_S = 10.0
 """How long closing waits for answers in flight before it cancels them."""
 
 _TOO_LONG = "it was cut off at the token limit; keep every text in it under fifteen words"
+_UNUSABLE = "asked to repair its reply, the model found no answer in it"
 
 _log = logging.getLogger(__name__)
 
@@ -242,12 +243,20 @@ class Client:
             schema=json.dumps(call.schema),
             reply=fence("reply", shown[:20_000], self.cache.nonce_key),
         )
-        # Text mode: under guided decoding the model could not say that there is nothing to repair. The call
-        # keeps its own messages, because excerpts of the reply must not quote them.
-        request = replace(call, prompt=Prompt(prompt.template, call.messages))
+
+        def parse(data: dict[str, Any]) -> T:
+            if data == {"unusable": True}:
+                raise ValueError(_UNUSABLE)
+            return call.parse(data)
+
+        # Text mode: a server that enforces the schema would force the model to make up the missing values.
+        # The call keeps its own messages, because excerpts of the reply must not quote them.
+        request = replace(call, prompt=Prompt(prompt.template, call.messages), parse=parse)
         repaired, _ = await self._sender.send(
             request, prompt.messages, patience, output_mode="text", max_tokens=call.max_tokens
         )
+        if repaired.problem == _UNUSABLE:
+            repaired = replace(repaired, reply=broken.reply)  # quoted to the user: it shows what is missing
         if repaired.failure:
             _raise_failure(call, repaired)
         return repaired.reply, cast(T, repaired.value)

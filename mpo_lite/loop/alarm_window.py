@@ -1,4 +1,9 @@
-"""The alarms of a run: its latest answers against its first ones."""
+"""The alarms of a run: its latest answers against its first ones.
+
+Phrases alone are compared with a later baseline: the answers from just before the current rubric version. A
+new rubric asks for other words, and a policy that learns to use them does as it should; compared with the
+initial answers, it would be in alarm for the rest of the run.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,8 @@ WINDOW = 64
 class AlarmWindow:
     """Keeps the first and the latest answers of a run, and what alarms they raise.
 
+    It depends on the rollouts and ``first_scores`` alone, so a resumed run finds its alarms again.
+
     Args:
         first_scores: Rollout id → its score under the first rubric, where that was asked.
     """
@@ -37,20 +44,22 @@ class AlarmWindow:
 
     def add_batch(self, rollouts: Sequence[Rollout]) -> list[Alarm]:
         """Takes in the next batch; gives the alarms that were not standing before it."""
-        reference = self._reference
         self._take(rollouts)
-        return self._check(reference)
+        return self._check()
 
     def catch_up(self, rollouts: Sequence[Rollout]) -> None:
         """Takes in all batches of a run at once, and looks at the last as ``add_batch`` would."""
-        reference = None
         for _, batch in groupby(rollouts, key=lambda rollout: rollout.batch):
-            reference = self._reference
             self._take(list(batch))
-        if self._latest:
-            self._check(reference)
+        self._check()
 
     def _take(self, rollouts: Sequence[Rollout]) -> None:
+        if not rollouts:
+            return
+        if self._reference is None and len(self._first) >= WINDOW:
+            self._reference = ReferenceWindow([_row(each, {}) for each in self._first])
+        if self._reference and rollouts[0].version != self._latest[-1][0].version:
+            self._reference.renew_phrases([_row(each, {}) for each in self.latest])
         # Thresholds are made for windows of this size, and duplicates are looked for in pairs.
         rollouts = rollouts[:: max(1, len(rollouts) // WINDOW)]
         self._latest.append(list(rollouts))
@@ -58,21 +67,23 @@ class AlarmWindow:
             del self._latest[0]
         if self._reference is None:
             self._first += rollouts
-            if len(self._first) >= WINDOW:
-                self._reference = ReferenceWindow([_row(each, {}) for each in self._first])
 
     def add_first_scores(self, scores: Mapping[str, float]) -> list[Alarm]:
         """Checks again, now that some of the latest answers have a score under the first rubric."""
         self.first_scores = scores
-        return self._check(self._reference) if self._latest else []
+        return self._check()
 
-    def _check(self, reference: ReferenceWindow | None) -> list[Alarm]:
-        before, alarms = (
-            self.raised,
-            check_alarms([_row(each, self.first_scores) for each in self.latest], reference),
-        )
+    def _check(self) -> list[Alarm]:
+        before = self.raised
+        alarms = check_alarms([_row(each, self.first_scores) for each in self.latest], self._reference)
         self.raised = {alarm.name: alarm for alarm in alarms}
         return [alarm for alarm in alarms if alarm.name not in before]
+
+
+def leave_out_verified(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The rollouts of the batches that the judge scored: alarms and meta steps are about judging."""
+    verified = {rollout.batch for rollout in rollouts if rollout.verdict.source == "verifier"}
+    return [rollout for rollout in rollouts if rollout.batch not in verified]
 
 
 def alarm_row(alarm: Alarm, batch: int) -> JsonRow:
@@ -81,6 +92,12 @@ def alarm_row(alarm: Alarm, batch: int) -> JsonRow:
 
 
 def _row(rollout: Rollout, frozen: Mapping[str, float]) -> ResponseFeatures:
+    reward = judged_reward(rollout)
     # Under the first rubric the reward is its score.
-    under_first = rollout.reward if rollout.version == 0 else frozen.get(rollout.id)
-    return ResponseFeatures(rollout.id, rollout.prompt, rollout.completion, rollout.reward, under_first)
+    under_first = reward if rollout.version == 0 else frozen.get(rollout.id)
+    return ResponseFeatures(rollout.id, rollout.prompt, rollout.completion, reward, under_first)
+
+
+def judged_reward(rollout: Rollout) -> float | None:
+    """The reward by the judge; None also where a rule gave 0, which shows nothing of what the rubric pays."""
+    return rollout.reward if rollout.verdict.source == "judge" else None

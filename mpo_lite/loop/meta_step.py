@@ -26,7 +26,7 @@ from mpo_lite.run_dir import RubricVersion
 from mpo_lite.types import Rollout, Verdict
 
 AUDITS = 8
-"""Rollouts per step that are judged a second time, and by the first rubric."""
+"""Rollouts per step that are judged a second time, by a sampled judgement, and by the first rubric."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ async def _step(session: Session, snapshot: RunSnapshot, frozen: dict[str, float
     health = criterion_stats(rubric, judged, repeats)
     probes, reference = await _judge_probes(session, snapshot)
     count = config.meta_samples
-    unsure = [name for name, again in repeats.items() if again.reward != _reward(judged, name)]
-    suspicious = [name for alarm in snapshot.alarms.values() for name in alarm.evidence] + unsure
+    suspicious = [name for alarm in snapshot.alarms.values() for name in alarm.evidence]
+    suspicious += _find_unsure(judged, repeats)
     seed = f"select-{config.seed}-{batch}"
     chosen = stratified_sample(judged, (2 if config.prescreen else 1) * count - len(probes), seed, suspicious)
     if not (chosen or probes):
@@ -279,8 +279,14 @@ def _sample(rollout: Rollout) -> Sample:
     return Sample(rollout.prompt, rollout.completion, rollout.cluster)
 
 
-def _reward(rollouts: Sequence[Rollout], name: str) -> float | None:
-    return next((rollout.verdict.reward for rollout in rollouts if rollout.id == name), None)
+def _find_unsure(rollouts: Sequence[Rollout], repeats: Mapping[str, Verdict]) -> list[str]:
+    """Ids of the rollouts whose two judgements differ, those that differ most first."""
+    gaps: dict[str, float] = {}
+    for rollout in rollouts:
+        first, again = rollout.verdict.reward, repeats.get(rollout.id)
+        if first is not None and again and again.reward is not None and again.reward != first:
+            gaps[rollout.id] = abs(again.reward - first)
+    return sorted(gaps, key=lambda name: -gaps[name])
 
 
 def _groups(rollouts: Sequence[Rollout]) -> dict[tuple[int, str], list[Verdict]]:

@@ -74,7 +74,7 @@ def score_batch(
         new = (rollout for rollout, row in zip(rollouts, batch, strict=True) if row.is_new)
         session.run.journal(new)
     session.finish_batch(
-        summarize_batch(rollouts, group_size)
+        summarize_batch(rollouts, group_size, by_verifier)
         | {
             "batch": session.state.batch + 1,
             "version": session.state.version.number,
@@ -173,9 +173,17 @@ def has_spread(rewards: Sequence[Reward], group_size: int) -> bool:
     )
 
 
-def summarize_batch(rollouts: Sequence[Rollout], group_size: int) -> JsonRow:
-    """Figures of one batch for ``metrics.jsonl``; ``reward`` and ``spread`` are None where nothing was
-    judged, ``disagreement`` without a panel.
+def summarize_batch(rollouts: Sequence[Rollout], group_size: int, by_verifier: bool) -> JsonRow:
+    """Figures of one batch for ``metrics.jsonl``.
+
+    Args:
+        rollouts: The batch.
+        group_size: Completions per prompt, G.
+        by_verifier: Whether the task's verifier scored the batch instead of the judge.
+
+    Returns:
+        ``reward`` is None where nothing has one, ``spread`` also where the verifier scored the batch,
+        ``disagreement`` without a panel.
     """
     rewards = [rollout.reward for rollout in rollouts]
     present = [reward for reward in rewards if reward is not None]
@@ -187,7 +195,7 @@ def summarize_batch(rollouts: Sequence[Rollout], group_size: int) -> JsonRow:
     ]
     return {
         "reward": statistics.fmean(present) if present else None,
-        "spread": statistics.fmean(spreads) if spreads else None,
+        "spread": statistics.fmean(spreads) if spreads and not by_verifier else None,
         "words": statistics.fmean(len(rollout.completion.split()) for rollout in rollouts),
         "rows": len(rollouts),
         "judge_failures": len(failures),

@@ -17,7 +17,7 @@ from mpo_lite.errors import EndpointError, JudgeDown
 from mpo_lite.jsonl import JsonRow, journal
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import event_loop
-from mpo_lite.loop.alarm_window import AlarmWindow, alarm_row
+from mpo_lite.loop.alarm_window import AlarmWindow, alarm_row, leave_out_verified
 from mpo_lite.loop.gate_budget import GateBudget, gate_budget, paired_probes
 from mpo_lite.loop.meta_step import RunSnapshot, meta_step
 from mpo_lite.loop.session import Answer, Session
@@ -54,7 +54,7 @@ class MetaScheduler:
 
     def add_batch(self, rollouts: Sequence[Rollout]) -> list[str]:
         """Takes in a judged batch; returns the names of active alarms."""
-        rollouts = _without_verified(rollouts)
+        rollouts = leave_out_verified(rollouts)
         self._rollouts = self._recent([*self._rollouts, *rollouts], self._session.state.batch)
         self._record_alarms(self._window.add_batch(rollouts))
         return sorted(self._window.raised)
@@ -132,7 +132,7 @@ class MetaScheduler:
         window = self._window
         if batch < session.state.batch:  # a resumed run had it under way
             window = AlarmWindow(self._window.first_scores)
-            rollouts = _without_verified(session.run.read_rollouts())
+            rollouts = leave_out_verified(session.run.read_rollouts())
             window.catch_up([rollout for rollout in rollouts if rollout.batch <= batch])
         snapshot = RunSnapshot(
             batch=batch,
@@ -299,16 +299,10 @@ class MetaScheduler:
             batch: Generation batches done.
             journalled: All rollouts of these batches.
         """
-        journalled = _without_verified(journalled)
+        journalled = leave_out_verified(journalled)
         self._since, self._began = state.get("since", 0), state.get("began", 0)
         self._answered, self._refusals = state.get("answered", []), state.get("refusals", 0)
         self._rollouts = self._recent(journalled, batch)
         self._window = AlarmWindow(state.get("first_scores", {}))
         self._window.catch_up(journalled)
         self._outcomes = self._session.run.meta_outcomes(batch)
-
-
-def _without_verified(rollouts: Sequence[Rollout]) -> list[Rollout]:
-    """Leaves out batches that the verifier scored: alarms and meta steps are about judging."""
-    verified = {rollout.batch for rollout in rollouts if rollout.verdict.source == "verifier"}
-    return [rollout for rollout in rollouts if rollout.batch not in verified]

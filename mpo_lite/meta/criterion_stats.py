@@ -1,7 +1,7 @@
 """Criterion statistics: which criteria still distinguish answers, and which the judge cannot repeat.
 
 A criterion that every answer meets no longer teaches anything (EvoRubrics, arXiv 2606.23038); one whose level
-changes when the same answer is judged again teaches noise.
+changes when the judge is sampled again on the same answer teaches noise.
 """
 
 from __future__ import annotations

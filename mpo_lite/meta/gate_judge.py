@@ -23,7 +23,8 @@ class BudgetedJudge:
     """Judges answers apart from training.
 
     Args:
-        judge: Gives the judge of a draw: ``""`` or ``again``, for a second judgement of the same answers.
+        judge: Gives the judge of a draw: ``""`` or ``again``, for a second judgement of the same answers,
+            which is sampled.
         label: Names the judge in charge: after a fallback, verdicts of the former do not count.
         rules: Answers that break one are decided by it.
         kept: File to keep verdicts in; None keeps them in memory alone.

@@ -120,9 +120,12 @@ def select_column(rows: Sequence[Metrics | Gold], name: str) -> Track:
 
 
 def measure_zero_spread(data: RunData) -> Track:
-    """Batch → share of its prompt groups with equal rewards, from which nothing is learned."""
+    """Batch → share of its prompt groups that the judge gave equal rewards, so that nothing is learned."""
     shares: Track = {}
+    verified = {row.batch for row in data.metrics if row.by_verifier}
     for batch, rollouts in data.rollouts_by_batch():
+        if batch in verified:
+            continue
         groups: defaultdict[str, list[float]] = defaultdict(list)
         for rollout in rollouts:
             if rollout.reward is not None:
@@ -134,7 +137,7 @@ def measure_zero_spread(data: RunData) -> Track:
 
 def _chart_reward(data: RunData) -> Chart | None:
     """Reward, broken where the rubric changes, with the measures that stay the same."""
-    rewards, bands = select_column(data.metrics, "reward"), _find_bands(data)
+    rewards, bands = select_column(data.metrics, "judged_reward"), _find_bands(data)
     # Rewards by different rubrics are not comparable: no line joins them.
     rewards |= {band["from"]: None for band in bands[1:]}
     chart = build_chart(
@@ -153,7 +156,7 @@ def _chart_reward(data: RunData) -> Chart | None:
 
 def _chart_gap(data: RunData) -> Chart | None:
     """Reward minus gold where both were measured."""
-    rewards = select_column(data.metrics, "reward")
+    rewards = select_column(data.metrics, "judged_reward")
     gap: Track = {
         row.batch: reward - row.gold for row in data.gold if (reward := rewards.get(row.batch)) is not None
     }

@@ -112,7 +112,8 @@ def _load_run(path: Path) -> ComparedRun:
         held_out=tuple(sample.prompt for sample in gold[0].samples) if gold else (),
         alarms=sorted({alarm.name for alarm in read_records(run, run.alarms, AlarmRow)}),
         tracks={
-            **{name: select_column(metrics, name) for name in ("reward", "kl", "tokens", "usd")},
+            "reward": select_column(metrics, "judged_reward"),
+            **{name: select_column(metrics, name) for name in ("kl", "tokens", "usd")},
             "gold": select_column(gold, "gold"),
             "probes": measure_first_rubric(read_records(run, run.lineage, Step)),
         },

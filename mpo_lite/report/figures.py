@@ -58,11 +58,11 @@ def compute_figures(run: RunDir, config: Config, until: int | None = None) -> Js
 
     Returns:
         ``start`` is the first value, ``end`` the mean of the last three; None where there is none. Rewards of
-        different rubric versions are not comparable. ``usd`` is None where a price is unknown.
+        different rubric versions are not comparable, so those of ``reward`` are all under its ``version``,
+        the last that the judge used. ``usd`` is None where a price is unknown.
     """
     metrics = [row for row in read_records(run, run.metrics, Metrics) if until is None or row.batch <= until]
     evaluations = [row for row in read_records(run, run.gold, Gold) if until is None or row.batch <= until]
-    rewards = [row.reward for row in metrics if row.reward is not None]
     gold = [row.gold for row in evaluations]
     last = metrics[-1] if metrics else None
     return {
@@ -70,7 +70,7 @@ def compute_figures(run: RunDir, config: Config, until: int | None = None) -> Js
         "seed": config.seed,
         "steps": len(metrics),
         "rubric_version": last.version if last else 0,
-        "reward": _start_and_end(rewards),
+        "reward": _summarize_rewards(metrics),
         "gold": {**_start_and_end(gold), "min": min(gold)} if gold else None,
         **{name: getattr(last, name) if last else 0 for name in _SPEND},
         # The ledgers also hold the calls after the last batch, but do not say which batch a call was for.
@@ -187,6 +187,12 @@ def _sum_counts(counts: Iterable[dict[FailureKind, int]]) -> dict[FailureKind, i
     for batch_counts in counts:
         sums.update(batch_counts)
     return dict(sums)
+
+
+def _summarize_rewards(metrics: Sequence[Metrics]) -> JsonRow:
+    rewards = [(row.version, row.judged_reward) for row in metrics if row.judged_reward is not None]
+    version = rewards[-1][0] if rewards else None
+    return {"version": version, **_start_and_end([reward for number, reward in rewards if number == version])}
 
 
 def _start_and_end(values: list[float]) -> dict[str, float | None]:

@@ -58,7 +58,7 @@ def _check_gold(data: RunData) -> HealthCheck | None:
 def _check_divergence(data: RunData) -> HealthCheck | None:
     """Reward and gold since the current rubric began."""
     version = data.metrics[-1].version
-    rewards = {row.batch: row.reward for row in data.metrics if row.version == version}
+    rewards = {row.batch: row.judged_reward for row in data.metrics if row.version == version}
     pairs = [(reward, row.gold) for row in data.gold if (reward := rewards.get(row.batch)) is not None]
     if len(pairs) < 2:
         return None

@@ -185,10 +185,12 @@ def _describe_hack(data: RunData, before: Gold, after: Gold) -> Event:
 
 def _find_rewards(data: RunData) -> dict[int, tuple[int, float]]:
     """Batch → rubric version and reward, where there is one."""
-    rewards = {row.batch: (row.version, row.reward) for row in data.metrics if row.reward is not None}
+    rewards = {
+        row.batch: (row.version, row.judged_reward) for row in data.metrics if row.judged_reward is not None
+    }
     # The first batch was generated before the policy moved, so its reward is also that before training.
-    first = data.metrics[0]
-    return {0: (first.version, first.reward), **rewards} if first.reward is not None else rewards
+    first = rewards.get(data.metrics[0].batch)
+    return {0: first, **rewards} if first else rewards
 
 
 def _is_clear_fall(before: Gold, after: Gold) -> bool:

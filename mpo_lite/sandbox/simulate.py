@@ -196,7 +196,11 @@ def _only(user: str, tag: str) -> str:
 
 
 def _repair(user: str) -> dict[str, Any]:
-    """Keeps what can be read of a broken reply: the widest span of braces that is an object, else nothing."""
+    """Keeps what can be read of a broken reply: the widest span of braces that is an object.
+
+    Returns:
+        That object; ``{"unusable": True}`` without one.
+    """
     _, _, shown = user.rpartition("JSON Schema:")
     text = "\n".join(extract_fenced("reply", user)) or shown
     ends = [place for place, mark in enumerate(text) if mark == "}"][-20:]
@@ -210,4 +214,4 @@ def _repair(user: str) -> dict[str, Any]:
                 continue
             if isinstance(value, dict):
                 return value  # pyright: ignore[reportUnknownVariableType]
-    return {}
+    return {"unusable": True}

@@ -12,7 +12,7 @@ from mpo_lite.loop.begin import open_session
 from mpo_lite.loop.distributed import all_gather, is_main, rank, world_size
 from mpo_lite.loop.judging import judge_samples
 from mpo_lite.loop.prefetch import Prefetcher
-from mpo_lite.loop.reward import Reward, groups, has_spread, score_batch
+from mpo_lite.loop.reward import Reward, drop_thin_groups, groups, has_spread, score_batch
 from mpo_lite.loop.session import Session
 from mpo_lite.options import Options
 from mpo_lite.run_dir import RunDir
@@ -51,7 +51,8 @@ class MPO:
 
     Args:
         extra: Further reward functions in TRL's form, added to the judge's reward. Given here and not to the
-            trainer, because next to a second function a judge's None would count as 0.
+            trainer, because next to a second function a judge's None would count as 0. Their None takes the
+            row's reward away, and a group with fewer than max(2, ⌈G/2⌉) rewards left has none.
         session: A prepared session instead of ``options``; it has its run directory already.
         options: Any field of ``mpo_lite.config.Config``; what is left out comes from ``MPO_*`` variables,
             ``.env`` and defaults. A ``run_dir`` that holds such a run is continued, by
@@ -151,14 +152,13 @@ class MPO:
         tasks = columns.get("task_prompt") or [text_of(prompt) for prompt in prompts]
         answers = self.answers(completions, columns.get("completion_ids"))
         samples = [session.context.sample(task, one.text) for task, one in zip(tasks, answers, strict=True)]
-        train = columns.get("split", ["train"])[0] == "train"
+        train, first = columns.get("split", ["train"])[0] == "train", rank() * len(samples)
         if train:
             _check_groups(tasks, group_size)
             truncated = [one.truncated for one in answers]
             rollouts = score_batch(session, samples, group_size, self.prefetcher.take_pending(), truncated)
             if is_main():
                 session.add_metrics(alarms=self.callback.scheduler.add_batch(rollouts))
-            first = rank() * len(samples)
             rewards: list[Reward] = [rollout.reward for rollout in rollouts[first : first + len(samples)]]
             rewards = self._less_for_the_cut(rewards, truncated)
         else:
@@ -172,6 +172,9 @@ class MPO:
         if train:
             self._track(columns.get("log_metric"))
             whole = [reward for share in all_gather(rewards) for reward in share]
+            # Again, since a further reward of None takes the judge's away.
+            whole = drop_thin_groups(whole, group_size)
+            rewards = whole[first : first + len(samples)]
             size = len(whole) if self.baseline == "batch" else group_size
             session.skip_update(not has_spread(whole, size))
         return rewards

@@ -10,6 +10,7 @@ import pytest
 from mpo_lite.cli.main import main
 from mpo_lite.jsonl import read_rows
 from mpo_lite.prompts import prompts_dir
+from mpo_lite.report.figures import compute_figures
 from mpo_lite.run_dir import RunDir
 from mpo_lite.tasks.spec import load_task
 from tests.support.llm_server import LLMServer
@@ -83,3 +84,8 @@ def test_verified_batches_ask_no_judge_and_stay_out_of_the_meta_step(tmp_path: P
     assert judged <= 8 * (6 - len(verified))
     metrics = read_rows(run.metrics)
     assert [row["batch"] for row in metrics if not row["judge"]] == sorted(verified)
+    assert all(row["spread"] is None and row["reward"] is not None for row in metrics if not row["judge"])
+    assert any(row["spread"] is not None for row in metrics)
+    judged_rewards = [row["reward"] for row in metrics if row["judge"] and row["reward"] is not None]
+    _, config = RunDir.open(run.path, {})
+    assert compute_figures(run, config)["reward"]["start"] in judged_rewards

@@ -205,6 +205,18 @@ def test_rewards_are_for_groups_and_judge_is_for_the_rest(make_mpo: MakeMPO, ser
     assert None not in rewards and mpo.session.state.batch == 1
 
 
+def test_a_group_that_a_further_reward_leaves_too_few_rewards_has_none(make_mpo: MakeMPO) -> None:
+    """Two of four must be left: a mean over one would be no baseline."""
+
+    def bonus(completions: list[str], **columns: Any) -> list[float | None]:
+        return [None if "skip" in text else 0.5 for text in completions]
+
+    answers = ["skip 0", "skip 1", "skip 2", "one", "skip 4", "two", "three", "skip 7"]
+    rewards = make_mpo([bonus]).reward(["p"] * 4 + ["q"] * 4, answers)
+    assert [reward is None for reward in rewards] == [True] * 5 + [False, False, True]
+    assert all(reward >= 0.5 for reward in rewards if reward is not None)
+
+
 def test_all_of_it_works_within_a_running_loop(make_mpo: MakeMPO) -> None:
     async def cell() -> list[float | None]:
         with make_mpo() as mpo:

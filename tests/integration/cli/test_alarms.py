@@ -9,6 +9,7 @@ import pytest
 
 from mpo_lite.alarms.features import ResponseFeatures
 from mpo_lite.cli.main import main
+from mpo_lite.jsonl import append_rows, read_rows
 from tests.support.essays import SUBJECTS, essay, rows
 from tests.support.made_run import made_run
 
@@ -73,7 +74,7 @@ def test_a_runs_first_batches_are_a_baseline(tmp_path: Path, capsys: pytest.Capt
     assert main(["alarms", str(late), "--before", str(run.path), "--fail"]) == 1
     assert "length_collapse: " in capsys.readouterr().out
     empty = made_run(tmp_path / "empty", batches=0)
-    for path, said in ((empty.path, "no answers yet"), (tmp_path, "not a run directory")):
+    for path, said in ((empty.path, "no judged answers yet"), (tmp_path, "not a run directory")):
         with pytest.raises(SystemExit, match="2"):
             main(["alarms", str(late), "--before", str(path)])
         assert said in capsys.readouterr().err
@@ -97,6 +98,23 @@ def test_the_command_reads_a_runs_rollouts(tmp_path: Path, capsys: pytest.Captur
     path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     main(["alarms", str(path), "--json"])
     assert json.loads(capsys.readouterr().out)["rows"] == 9
+
+
+def test_rewards_of_a_run_are_those_of_its_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = made_run(tmp_path / "run", batches=4, completion=lambda batch, row: essay(10 * batch + row))
+    verified, by_rule = (
+        [row | {"batch": batch, "id": f"b{batch}r{row['row']}", "reward": 0.0, "verdict": row["verdict"] | {
+            "source": source, "assessments": {}, "reward": 0.0}} for row in read_rows(run.rollouts)[:8]]
+        for batch, source in ((5, "verifier"), (6, "rule"))
+    )  # fmt: skip
+    append_rows(run.rollouts, [*verified, *by_rule])
+    unjudged = tmp_path / "unjudged.jsonl"
+    append_rows(unjudged, [*verified, *by_rule])
+    main(["alarms", str(unjudged), "--before", str(run.path), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["rows"], found["before_rows"]) == (16, 40)  # without the verifier's batch
+    assert any("no rewards" in line for line in found["skipped"])
+    assert "dead_reward" not in [alarm["name"] for alarm in found["alarms"]]
 
 
 @pytest.mark.parametrize(

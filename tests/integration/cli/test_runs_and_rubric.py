@@ -86,8 +86,9 @@ def test_runs_are_listed_with_state_and_figures(run: RunDir, capsys: Any) -> Non
     write_atomically(damaged.path / "config.yaml", "stepps: 3\n")
     found = json.loads(said(capsys, "runs", folder, "--json"))["runs"]
     assert [one["name"] for one in found] == ["one", "two"]
-    first = {"name": "one", "state": "stopped", "step": 3, "steps": 5, "rubric_version": 1, "reward": 0.5}
-    assert found[0] == first | {"gold": {"start": 0.25, "end": 0.5, "min": 0.25}, "usd": 0.4839}
+    first = {"name": "one", "state": "stopped", "step": 3, "steps": 5, "rubric_version": 1}
+    first |= {"reward": {"version": 1, "start": 0.5, "end": 0.5}, "usd": 0.4839}
+    assert found[0] == first | {"gold": {"start": 0.25, "end": 0.5, "min": 0.25}}
     assert found[1]["state"].startswith("unreadable: ")
     run.lock()
     table = said(capsys, "runs", folder)

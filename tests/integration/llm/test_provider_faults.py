@@ -191,6 +191,24 @@ def test_a_mended_answer_must_be_sound_too(make_client: MakeClient) -> None:
         assert failure(make_client(), call(server)).kind == "parse"
 
 
+@pytest.mark.parametrize("enforces_schema", [True, False])
+def test_a_repair_can_say_that_there_is_no_answer(make_client: MakeClient, enforces_schema: bool) -> None:
+    """Also on a server that enforces every schema it is sent, by guided decoding."""
+
+    def fault(kind: str, body: Any) -> str:
+        if kind != "repair":
+            return "I cannot say."
+        forced = enforces_schema and ("response_format" in body or "tools" in body)
+        return '{"level": 2}' if forced else '{"unusable": true}'
+
+    with LLMServer(fault) as server:
+        failed = failure(make_client(), call(server))
+        assert '{"unusable": true}' in server.prompts("repair")[0]
+    assert failed.kind == "parse"
+    assert "asked to repair its reply, the model found no answer in it" in str(failed)
+    assert failed.reply == "I cannot say."
+
+
 def test_a_refusal_in_a_repair_is_no_score(make_client: MakeClient) -> None:
     def fault(kind: str, body: Any) -> Any:
         return reply('{"level": 2}', refusal="no")() if kind == "repair" else "Level: two"

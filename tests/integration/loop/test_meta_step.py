@@ -1,6 +1,9 @@
-"""One meta step of a run: going back to a rubric that holds, and what undoes no step."""
+"""One meta step of a run: audits, going back to a rubric that holds, and what undoes no step."""
 
 import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,12 +12,18 @@ import pytest
 
 from mpo_lite.config import Config
 from mpo_lite.jsonl import append_rows
-from mpo_lite.loop.meta_step import RunSnapshot, meta_step
+from mpo_lite.judge.base import Sample
+from mpo_lite.llm import event_loop
+from mpo_lite.loop.meta_step import RunSnapshot, _find_unsure, meta_step
+from mpo_lite.loop.session import Session
+from mpo_lite.meta.criterion_stats import criterion_stats
 from mpo_lite.meta.gate import GateResult
 from mpo_lite.meta.objections import Objection
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.run_dir import RubricVersion, RunDir
-from mpo_lite.types import Verdict
+from mpo_lite.types import Rollout, Verdict
+from tests.support.llm_calls import error
+from tests.support.llm_server import LLMServer, prompt_text
 
 
 class StubGate:
@@ -94,3 +103,55 @@ def test_a_late_measure_of_the_probes_undoes_no_step(monkeypatch: pytest.MonkeyP
     now = RunSnapshot(10, RubricVersion(0, None, 0, "m", rubric), [], [], 0, {}, [], [])
     row = asyncio.run(meta_step(session, now))
     assert row == {"status": "accepted", "frozen": {}, "probes": {}}
+
+
+@pytest.mark.usefixtures("quick_retries")
+@pytest.mark.parametrize("refuses", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"judge_mode": "pointwise"},
+        {"judge_mode": "groupwise"},
+        {"judge_mode": "planned"},
+        {"judge": ["openai/m", "openai/n"]},
+    ],
+)
+def test_a_second_judgement_measures_the_rubric(
+    open_session: Callable[..., Session], options: dict[str, Any], refuses: bool
+) -> None:
+    """A judge that is unsure says one thing at temperature 0, always, and either of two where it samples.
+
+    One that refuses a temperature, as reasoning models do, samples always.
+    """
+    seen: Counter[str] = Counter()
+
+    def fault(kind: str, body: Any) -> Any:
+        if refuses and "temperature" in body:
+            return error(400, "Unsupported value: 'temperature' does not support 0.")()
+        if kind not in ("judge", "group"):
+            return json.dumps({"plan": "Look."}) if kind == "plan" else None
+        text = f"{body['model']}{prompt_text(body)}"
+        seen[text] += body.get("temperature", 1.0) > 0
+        verdict = {"discourse": {"reason": "It may be.", "level": 1 + seen[text] % 2}}
+        names = [f"answer_{n}" for n in range(1, 5)] if kind == "group" else []
+        return json.dumps(dict.fromkeys(names, verdict) if names else verdict)
+
+    samples = [Sample("prompt", f"answer {n}") for n in range(4)]
+    with LLMServer(fault) as server:
+        session = open_session(server, **options)
+        rubric = session.rubric
+        assert len(rubric.criteria) == 1  # of which no order could be changed
+        first = event_loop.wait(session.judge.verdicts(samples, rubric))
+        again = event_loop.wait(session.gate_judge.verdicts(samples, rubric, 0, "again"))
+        asked = len(server.requests)
+        assert event_loop.wait(session.gate_judge.verdicts(samples, rubric, 0, "again")) == again
+        assert len(server.requests) == asked
+    rollouts = [
+        Rollout(1, row, sample.prompt, sample.completion, verdict, 0, verdict.reward)
+        for row, (sample, verdict) in enumerate(zip(samples, first, strict=True))
+    ]
+    repeats = {one.id: again[one.row] for one in rollouts}
+    stats = criterion_stats(rubric, rollouts, repeats)
+    top = len(rubric.criteria[0].levels) - 1
+    assert stats["discourse"].noise == pytest.approx(1 / top)
+    assert _find_unsure(rollouts, repeats) == [one.id for one in rollouts]

@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from mpo_lite.config_sources import load_config
 from mpo_lite.jsonl import append_rows, read_rows
 from mpo_lite.report.charts import measure_zero_spread
 from mpo_lite.report.costs import build_cost_table
+from mpo_lite.report.figures import compute_figures
 from mpo_lite.report.narrative import write_headline
 from mpo_lite.report.page import build_run_page, write_comparison, write_report
 from mpo_lite.report.rubric_history import build_history
@@ -119,6 +121,39 @@ def test_rewards_of_two_rubrics_are_not_joined(tmp_path: Path) -> None:
     }
     assert gold["y"][0] == 0.5 and gold["dots"] and not rewards["dots"]
     assert chart["marks"] == [CHANGE]
+
+
+def test_rewards_are_summed_up_under_the_last_version(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run")
+    rewards = {row["batch"]: row["reward"] for row in read_rows(run.metrics)}
+    reward = loaded(run).figures["reward"]
+    assert reward == {
+        "version": 1,
+        "start": rewards[5],
+        "end": pytest.approx(fmean(list(rewards.values())[-3:])),
+    }
+    first = compute_figures(run, load_config(run.path / "config.yaml", {}, environ={}), until=2)["reward"]
+    assert first == {"version": 0, "start": rewards[1], "end": fmean([rewards[1], rewards[2]])}
+    # Right after a change nothing of the version before is mixed in.
+    changed = compute_figures(run, load_config(run.path / "config.yaml", {}, environ={}), until=5)["reward"]
+    assert changed == {"version": 1, "start": rewards[5], "end": rewards[5]}
+
+
+def test_batches_of_the_verifier_are_no_rewards_by_the_rubric(tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run")
+    rows = [row | ({"judge": "", "reward": 1.0} if row["batch"] in (5, 12) else {"judge": "gpt-4o"})
+            for row in read_rows(run.metrics)]  # fmt: skip
+    run.metrics.unlink()
+    append_rows(run.metrics, rows)
+    rewards = {row["batch"]: row["reward"] for row in rows}
+    data = loaded(run)
+    assert data.figures["reward"]["start"] == rewards[6]
+    assert data.figures["reward"]["end"] == pytest.approx(fmean(rewards[batch] for batch in (9, 10, 11)))
+    assert set(measure_zero_spread(data)) == set(range(1, 13)) - {5, 12}
+    charts = known(run)["charts"]
+    for name in ("reward", "gap"):
+        shown = dict(zip(charts[name]["x"], charts[name]["lines"][0]["y"], strict=True))
+        assert 1.0 not in shown.values() and shown.get(12) is None
 
 
 def test_signs_say_what_is_unhealthy(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,17 @@ def test_a_phrase_that_does_not_pay_is_no_drift() -> None:
     (alarm,) = [alarm for alarm in check_alarms(paid, HONEST) if alarm.name == "phrase_drift"]
     assert "hope this meets" in alarm.detail
     assert {int(name[1:]) % 2 for name in alarm.evidence} == {1}
+
+
+def test_a_phrase_of_unrewarded_responses_is_no_drift_where_others_are_rewarded() -> None:
+    """What a rule has decided has no reward: nothing there was paid for."""
+    window = rows(
+        change=lambda n, text: text + " I hope this meets your needs." if n % 2 else text,
+        reward=lambda n: None if n % 2 else 0.6,
+    )
+    assert "phrase_drift" not in names(check_alarms(window, HONEST))
+    window = [replace(row, reward=None) for row in window]
+    assert "phrase_drift" in names(check_alarms(window, HONEST))
 
 
 def test_what_the_answers_to_few_prompts_share_is_no_drift() -> None:

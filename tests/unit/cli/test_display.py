@@ -8,7 +8,7 @@ from mpo_lite.cli.status import Status
 
 ROW: dict[str, Any] = {
     "batch": 3, "version": 1, "reward": 0.5, "spread": 0.1, "words": 40.0, "judge_failures": 2, "kl": 0.01,
-    "cache_hits": 5, "judge_calls": 100, "gate_calls": 5, "meta_calls": 7, "usd": 0.1234,
+    "cache_hits": 5, "judge_calls": 100, "gate_calls": 5, "meta_calls": 7, "usd": 0.1234, "judge": "m",
 }  # fmt: skip
 
 
@@ -26,6 +26,7 @@ def test_progress_away_from_a_terminal_is_one_plain_line_per_batch() -> None:
         ("gold", {"batch": 0, "gold": 0.45, "n": 64}),
         ("step", ROW),
         ("step", ROW | {"reward": None, "usd": None}),
+        ("step", ROW | {"judge": "", "spread": None}),
     )
     lines = text.splitlines()
     assert lines[0] == "gold before training: 0.450 on 64 held-out prompts"
@@ -33,6 +34,7 @@ def test_progress_away_from_a_terminal_is_one_plain_line_per_batch() -> None:
                  "failed 2", "cache hits so far 5", "calls so far 112", "spend so far $0.1234"):  # fmt: skip
         assert part in lines[1]
     assert "reward – (v1)" in lines[2] and "spend so far unpriced" in lines[2]
+    assert "reward 0.500 (verifier)" in lines[3] and "spread –" in lines[3]
     assert "alarms" not in text
     assert "failed 2  alarms phrase drift, repetition  calls" in shown(
         ("step", ROW | {"alarms": ["phrase_drift", "repetition"]})
@@ -81,9 +83,9 @@ def test_an_alarm_names_the_first_of_what_it_saw() -> None:
 
 def test_a_batch_line_says_why_judgements_failed() -> None:
     row = {
-        "batch": 1, "version": 0, "reward": 0.5, "spread": 0.1, "words": 4.0, "judge_failures": 3,
-        "failures": {"timeout": 2, "cut": 1}, "cache_hits": 0, "judge_calls": 8, "gate_calls": 0,
-        "meta_calls": 0, "usd": 0.0,
+        "batch": 1, "version": 0, "reward": 0.5, "judge": "m", "spread": 0.1, "words": 4.0,
+        "judge_failures": 3, "failures": {"timeout": 2, "cut": 1}, "cache_hits": 0, "judge_calls": 8,
+        "gate_calls": 0, "meta_calls": 0, "usd": 0.0,
     }  # fmt: skip
     stream = StringIO()
     Display(2, Status(stream))("step", row)

@@ -246,9 +246,12 @@ def test_bad_merges_come_at_the_asked_rate() -> None:
     assert 20 <= seen <= 65
 
 
-def test_repair_gives_back_the_object_or_nothing() -> None:
+def test_repair_gives_back_the_object_or_says_that_there_is_none() -> None:
     broken = 'Sure! {"flow": {"reason": "so", "level": 2}} I hope this helps.'
-    for shown, expected in ((broken, {"flow": {"reason": "so", "level": 2}}), ("no idea", {})):
+    for shown, expected in (
+        (broken, {"flow": {"reason": "so", "level": 2}}),
+        ("no idea", {"unusable": True}),
+    ):
         assert ask("judge/repair", texts=material(reply=shown)) == expected
 
 
