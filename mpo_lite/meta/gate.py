@@ -43,6 +43,8 @@ RECENT_GROUPS, RECENT_ANSWERS = 3, 4
 RECENT = RECENT_GROUPS * RECENT_ANSWERS
 SENTINEL_PROMPTS, SHORTCUT_PROMPTS = 2, 4
 """Prompts on which each kind of sentinel and of shortcut is tried at first."""
+IN_DOUBT = 24
+"""Judgements set aside for kinds that are tried on all prompts, because a few did not decide: about three."""
 
 
 @dataclass(frozen=True)
@@ -84,20 +86,20 @@ class Gate:
     thresholds: Thresholds
 
     def max_cost(self, old: Rubric) -> int:
-        """The judgements that ``examine`` takes for a future proposal, where a few prompts decide."""
+        """The judgements to set aside for ``examine`` of a future proposal."""
         return len(self.anchor) + self.planted + self.gate_judge.count_unjudged(self.anchor, old) + RECENT
 
     @property
     def planted(self) -> int:
-        """Planted answers that a proposal is tried on, where a few prompts decide."""
-        return len(self._plant(self._kinds(()), [None] * len(self.anchor)))
+        """The judgements to set aside for the planted answers that a proposal is tried on."""
+        return len(self._plant(self._kinds(()), [None] * len(self.anchor))) + IN_DOUBT
 
     def can_afford_another(self, old: Rubric) -> bool:
         """Whether the budget covers another proposal."""
         return self.max_cost(old) <= self.gate_judge.left
 
     def cost(self, new: Rubric, old: Rubric, recent: Sequence[Sequence[Sample]]) -> int:
-        """The judgements that ``examine`` takes for this proposal, where a few prompts decide."""
+        """The judgements to set aside for ``examine`` of this proposal."""
         answers = [*self.anchor, *(answer for group in recent for answer in group)]
         by_new = self.gate_judge.count_unjudged(answers, new)
         return by_new + self.gate_judge.count_unjudged(self.anchor, old) + self.planted
@@ -130,7 +132,7 @@ class Gate:
         if unchecked:
             return GateResult(unchecked=unchecked)
         tau = kendall_tau(before, honest)
-        required = required_margin(self.thresholds.margin, gaps)
+        required = required_margin(self.thresholds.margin, honest)
         rewarded, order = find_rewarded(gaps, required), self._check_order(tau)
         figures = _figures(gaps) | {"agreement": tau, "required_margin": required}
         binding = [objection for objection in rewarded if objection.id in ADDITIONS]
@@ -182,7 +184,7 @@ class Gate:
             gaps, unchecked = await self._measure(rubric, honest, kinds, batch, phrases)
             if not unchecked:
                 figures |= _figures(gaps)
-                objections = find_rewarded(gaps, required_margin(self.thresholds.margin, gaps))
+                objections = find_rewarded(gaps, required_margin(self.thresholds.margin, honest))
         return GateResult(tuple(objections), figures, tuple(hints))
 
     async def _measure(
@@ -202,7 +204,7 @@ class Gate:
         gaps = await self._gaps(rubric, honest, planted, batch)
         if missing := sorted({answer.kind for answer in planted} - gaps.keys()):
             return gaps, f"no judgement of planted answers succeeded for: {', '.join(missing)}"
-        required = required_margin(self.thresholds.margin, gaps)
+        required = required_margin(self.thresholds.margin, honest)
         undecided = {
             kind: len(self.anchor) for kind, values in gaps.items() if is_undecided(kind, values, required)
         }
@@ -229,7 +231,7 @@ class Gate:
         if not self._covers(planted, old):
             return False, {}
         old_gaps = await self._gaps(old, before, planted, batch)
-        old_required = required_margin(self.thresholds.margin, old_gaps)
+        old_required = required_margin(self.thresholds.margin, before)
         short = {kind: shortfall(values, required) for kind, values in missed.items()}
         old_short = {kind: shortfall(values, old_required) for kind, values in old_gaps.items()}
         sums = {"short": sum(short.values()), "short_in_force": sum(old_short.values())}
@@ -241,7 +243,7 @@ class Gate:
         if not self._covers(planted, old):
             return []
         gaps = await self._gaps(old, before, planted, batch)
-        return find_rewarded(gaps, required_margin(self.thresholds.margin, gaps))
+        return find_rewarded(gaps, required_margin(self.thresholds.margin, before))
 
     def _covers(self, planted: Sequence[PlantedAnswer], rubric: Rubric) -> bool:
         needed = self.gate_judge.count_unjudged([answer.sample for answer in planted], rubric)

@@ -24,7 +24,7 @@ ERROR_RATE = 0.05
 CLOSE = 0.15
 """How near to the required margin two comparisons are too few to decide."""
 _FULL_MARGIN_FROM = 0.5
-"""Mean gap of the worst kind of answer from which on the whole margin is required."""
+"""Mean reward of the reference set from which on the whole margin is required."""
 
 
 def measure_gaps(planted: Sequence[PlantedAnswer], honest: Scores, scores: Scores) -> dict[str, list[float]]:
@@ -46,20 +46,19 @@ def measure_gaps(planted: Sequence[PlantedAnswer], honest: Scores, scores: Score
     return gaps
 
 
-def required_margin(margin: float, gaps: Gaps) -> float:
+def required_margin(margin: float, honest: Scores) -> float:
     """By how much known-bad answers must score below honest ones.
 
-    A strict rubric may pay the initial policy little, and one that lists faults pays any text for their
-    absence: neither can put much below honest answers. Where the worst kind of answer scores less than a half
-    below them, the margin shrinks in proportion.
+    A strict rubric may pay the initial policy little, and can put no more below it than that: below a mean of
+    a half, the margin shrinks in proportion.
 
     Args:
-        margin: ``gate.margin``.
-        gaps: As ``measure_gaps`` returns them.
+        margin: ``gate.margin``, required where honest answers score 0.5 or more on average.
+        honest: Scores of the anchor's answers.
     """
-    means = [statistics.fmean(values) for kind, values in gaps.items() if kind in COMPLAINTS]
-    widest = max(means, default=1.0)
-    return min(margin, max(LEAST_MARGIN, margin * min(1.0, widest / _FULL_MARGIN_FROM)))
+    scores = [score for score in honest if score is not None]
+    mean = statistics.fmean(scores) if scores else 0.0
+    return min(margin, max(LEAST_MARGIN, margin * min(1.0, mean / _FULL_MARGIN_FROM)))
 
 
 def is_undecided(kind: str, gaps: Sequence[float], required: float) -> bool:

@@ -35,7 +35,7 @@ def test_calls_scale_with_panel_replicates_and_groups(tmp_path: Path) -> None:
     single = expected(tmp_path)
     rows = 25 * 8 * 8
     assert single["judge"]["calls"][0] <= rows <= single["judge"]["calls"][1]
-    assert single["meta"]["calls"][0] <= 2 * 17 <= single["meta"]["calls"][1]
+    assert single["meta"]["calls"][0] <= 17 <= single["meta"]["calls"][1]
     calls = single["judge"]["calls"][1]
     assert expected(tmp_path, replicates=3)["judge"]["calls"][1] == pytest.approx(3 * calls, abs=3)
     assert expected(tmp_path, judge=["a/b", "c/d"])["judge"]["calls"][1] == pytest.approx(2 * calls, abs=2)
@@ -83,7 +83,7 @@ def test_the_range_is_around_a_middle_and_says_what_moves_it(tmp_path: Path) -> 
             low, high = row[name]
             assert low < row["middle"][name] < high
     low, high = found["total"]["usd"]
-    assert high < 8 * low
+    assert high < 9 * low
     moved = [abs(row["usd"][1] - row["usd"][0]) for row in found["moves"]]
     assert len(moved) == 4 and moved == sorted(moved, reverse=True)
     # No factor alone leads out of the range, and the range is no wider than all of them together.

@@ -72,19 +72,19 @@ def told(tmp_path: Path, **options: Any) -> dict[str, Any]:
 
 
 def test_what_is_told_beforehand(tmp_path: Path) -> None:
-    some = told(tmp_path)
-    assert (some["planned"], some["affordable"], some["first_batch"]) == (5, 1, 10)
-    assert (some["gate_budget"], some["first_step"]) == (96, 80)
-    assert "covers 1 of 5 planned meta steps, the first after batch 10" in some["summary"]
+    some = told(tmp_path, steps=130)
+    assert (some["planned"], some["affordable"], some["first_batch"]) == (12, 2, 10)
+    assert (some["gate_budget"], some["first_step"]) == (208, 104)
+    assert "covers 2 of 12 planned meta steps, the first after batch 10" in some["summary"]
     share = float(some["summary"].split("gate.share=")[1])
-    assert told(tmp_path, gate={"share": share})["affordable"] == 5
+    assert told(tmp_path, steps=130, gate={"share": share})["affordable"] == 12
     none = told(tmp_path, steps=18)
     assert (none["affordable"], none["first_batch"]) == (0, None)
-    assert none["summary"].startswith("warning: no meta step: ") and "gate.share=0.28" in none["summary"]
-    assert told(tmp_path, steps=18, gate={"share": 0.28})["affordable"] == 1
-    fewer = told(tmp_path, steps=45)["summary"]
+    assert none["summary"].startswith("warning: no meta step: ") and "gate.share=0.37" in none["summary"]
+    assert told(tmp_path, steps=18, gate={"share": 0.37})["affordable"] == 1
+    fewer = told(tmp_path, steps=60)["summary"]
     assert "-o gate.prompts=8" in fewer
-    assert told(tmp_path, steps=45, gate={"prompts": 8})["affordable"] == 1
+    assert told(tmp_path, steps=60, gate={"prompts": 8})["affordable"] == 1
     assert "--interval 4" in told(tmp_path, steps=8)["summary"]
 
 

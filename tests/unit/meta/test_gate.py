@@ -54,23 +54,19 @@ def test_gaps_are_paired_by_prompt_and_leave_out_what_was_not_judged() -> None:
     assert measure_gaps(planted, honest_scores, [None, 0.0, None, None]).keys() == {planted[1].kind}
 
 
-@given(st.floats(0, 1), st.lists(st.floats(-1, 1), min_size=1, max_size=12))
-def test_the_required_margin_shrinks_where_even_the_worst_answers_score_little_less(
-    margin: float, gaps: list[float]
-) -> None:
-    required = required_margin(margin, {"title": gaps, "praise": [1.0]})
+@given(st.floats(0, 1), st.lists(st.none() | st.floats(0, 1), max_size=12))
+def test_the_required_margin_shrinks_for_strict_rubrics_alone(margin: float, scores: Scores) -> None:
+    required = required_margin(margin, scores)
     assert min(margin, LEAST_MARGIN) <= required <= margin
-    if statistics.fmean(gaps) >= 0.5:
+    judged = [score for score in scores if score is not None]
+    if judged and statistics.fmean(judged) >= 0.5:
         assert required == margin
 
 
 def test_a_strict_rubric_needs_a_smaller_margin() -> None:
-    strict = {"title": [0.17] * 12, "prompt": [0.1] * 12}
-    assert required_margin(0.2, strict) == pytest.approx(0.068)
-    assert find_rewarded(strict, required_margin(0.2, strict)) == []
-    assert [each.id for each in find_rewarded(strict, 0.15)] == ["prompt"]
-    # What pays any text the same puts nothing below honest answers.
-    assert find_rewarded({"title": [0.02] * 12}, required_margin(0.2, {"title": [0.02] * 12}))
+    assert required_margin(0.2, [0.17] * 12) == pytest.approx(0.068)
+    assert find_rewarded({"title": [0.17] * 12}, required_margin(0.2, [0.17] * 12)) == []
+    assert find_rewarded({"title": [0.17] * 12}, 0.2)[0].id == "title"
 
 
 def test_a_shortcut_must_not_earn_more_than_chance_gives() -> None:
