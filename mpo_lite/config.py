@@ -165,6 +165,16 @@ class Config(Settings):
     missing_eos_penalty: float = Field(
         0.0, ge=0, description="Subtracted from the reward of a truncated completion."
     )
+    criterion_weights: Literal["rubric", "contrast"] = Field(
+        "rubric",
+        description="Weights of criteria in the reward that the optimiser sees. rubric: the rubric's; "
+        "contrast: those times how much the answers to a prompt differ in the criterion, by batch.",
+    )
+    aggregate: Literal["sum", "normalize"] = Field(
+        "sum",
+        description="How criteria make up the reward that the optimiser sees. sum: their weighted mean; "
+        "normalize: each is standardised within its prompt group first.",
+    )
     overlap: bool = Field(
         True, description="Judge each completion as soon as it ends, while others are still generated."
     )

@@ -46,6 +46,8 @@ class Options(TypedDict, total=False):
     temperature: float | None
     max_new_tokens: int | None
     missing_eos_penalty: float | None
+    criterion_weights: Literal["rubric", "contrast"] | None
+    aggregate: Literal["sum", "normalize"] | None
     overlap: bool | None
     interval: int | None
     meta_samples: int | None

@@ -63,6 +63,7 @@ class Metrics(Record):
     alarms: list[Text] = []
     gold: Share | None = None
     spread: float | None = None
+    weights: dict[Text, float] = {}
     disagreement: float | None = None
     kl: float | None = None
     loss: float | None = None

@@ -14,6 +14,7 @@ from mpo_lite.loop.judging import judge_samples
 from mpo_lite.loop.prefetch import Prefetcher
 from mpo_lite.loop.reward import Reward, groups, has_spread, score_batch
 from mpo_lite.loop.session import Session
+from mpo_lite.loop.training_reward import training_rewards
 from mpo_lite.options import Options
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sanitize import pluralize, strip_thinking
@@ -159,7 +160,7 @@ class MPO:
             if is_main():
                 session.add_metrics(alarms=self.callback.scheduler.add_batch(rollouts))
             first = rank() * len(samples)
-            rewards: list[Reward] = [rollout.reward for rollout in rollouts[first : first + len(samples)]]
+            rewards = training_rewards(session, rollouts)[first : first + len(samples)]
             rewards = self._less_for_the_cut(rewards, truncated)
         else:
             rewards = [verdict.reward for verdict in judge_samples(session, samples)]
