@@ -65,12 +65,14 @@ class Ppo(Settings):
         lam: Lambda of generalised advantage estimation.
         vf_coef: Weight of the value loss.
         cliprange_value: How far a value may move from its value at sampling time before its loss is clipped.
+        value_learning_rate: Peak learning rate of the value head. Default: learning_rate.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
     vf_coef: Annotated[float, Field(ge=0)] = 0.1
     cliprange_value: Annotated[float, Field(gt=0)] = 0.2
+    value_learning_rate: Annotated[float, Field(gt=0)] | None = None
 
 
 class Thresholds(Settings):
@@ -155,7 +157,12 @@ class Config(Settings):
     )
     num_iterations: int = Field(1, ge=1, description="Training passes over each generation batch.")
     learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW.")
-    beta: float = Field(0.02, ge=0, description="KL penalty coefficient.")
+    beta: float = Field(
+        default_factory=lambda given: 0.02 if given.get("algorithm") == "grpo" else 0.004,
+        ge=0,
+        description="KL penalty coefficient. Default: 0.02 with GRPO, which divides rewards by their spread, "
+        "and 0.004 with RLOO and PPO, which do not.",
+    )
     temperature: float = Field(
         1.0, ge=0, description="Sampling temperature of the policy; 0 (greedy) only with eval and compare."
     )

@@ -160,6 +160,7 @@ class Step(Record):
     changed: list[Text]
     dropped: list[Text]
     rubric: Rubric | None
+    scale: Finite = 1.0
     samples: list[Text] = []
     alarms: list[Text] = []
     gate: dict[Text, float] = {}

@@ -21,6 +21,7 @@ from mpo_lite.loop.alarm_window import AlarmWindow, alarm_row
 from mpo_lite.loop.gate_budget import GateBudget, gate_budget, paired_probes
 from mpo_lite.loop.meta_step import RunSnapshot, meta_step
 from mpo_lite.loop.session import Answer, Session
+from mpo_lite.loop.version_scale import version_scale
 from mpo_lite.meta.meta_judge import rubric_changes
 from mpo_lite.meta.refine import refine_rubric
 from mpo_lite.rubric import Rubric
@@ -176,7 +177,11 @@ class MetaScheduler:
         session = self._session
         is_accepted = row["status"] == "accepted"
         if is_accepted:
-            session.publish(Rubric.model_validate(row["rubric"]), row["author"])
+            rubric, anchor = Rubric.model_validate(row["rubric"]), session.state.anchor
+            # A row from before a kill has its scale: by now, more of the anchor may have been judged.
+            scale = version_scale(session.state.version, rubric, anchor, session.gate_judge)
+            row = {"scale": scale} | row
+            session.publish(rubric, row["author"], row["scale"])
         row = row | {"batch": session.state.batch, "version": session.state.version.number}
         journal(session.run.lineage, [row])
         if row["kind"] in ("meta", "rollback"):

@@ -23,20 +23,28 @@ FLOOR = 0.1
 """Share of its weight that a criterion without contrast keeps: once answers differ in it again, it counts."""
 
 
-def training_rewards(session: Session, rollouts: Sequence[Rollout]) -> list[Reward]:
+def training_rewards(session: Session, rollouts: Sequence[Rollout], scale: float) -> list[Reward]:
     """What the optimiser is given for a batch, by ``criterion_weights`` and ``aggregate``.
 
     Args:
         session: The run; the weights of the batch's criteria go to its metrics where they are not the
             rubric's.
         rollouts: The whole batch, of all processes.
+        scale: Factor on all of them; what a verifier decided is not scaled.
 
     Returns:
         B rewards; None where the rollout has none.
     """
+    rewards = [rollout.reward for rollout in rollouts]
+    if any(rollout.verdict.source == "verifier" for rollout in rollouts):
+        return rewards
+    if (session.config.criterion_weights, session.config.aggregate) != ("rubric", "sum"):
+        rewards = _compose(session, rollouts)
+    return [None if reward is None else scale * reward for reward in rewards]
+
+
+def _compose(session: Session, rollouts: Sequence[Rollout]) -> list[Reward]:
     config, rubric = session.config, session.rubric
-    if (config.criterion_weights, config.aggregate) == ("rubric", "sum"):
-        return [rollout.reward for rollout in rollouts]
     weights = merit_weights(rubric)
     if config.criterion_weights == "contrast":
         weights = contrast_weights(rubric, rollouts)
@@ -85,12 +93,11 @@ def compose_rewards(
 ) -> list[Reward]:
     """Composes the rewards of a batch from the levels of its verdicts.
 
-    A veto cuts what every merit gives, and a zero by rule gives nothing for any of them. What a verifier
-    decided has no levels and stays as it is.
+    A veto cuts what every merit gives, and a zero by rule gives nothing for any of them.
 
     Args:
         rubric: What the rollouts were judged by.
-        rollouts: B rollouts, ``group_size`` to each prompt.
+        rollouts: B rollouts, ``group_size`` to each prompt, none of them scored by a verifier.
         group_size: Completions per prompt, G.
         weights: Merit id → its weight.
         aggregate: ``sum``: the weighted mean of the merits. ``normalize``: each merit is standardised within
@@ -101,8 +108,6 @@ def compose_rewards(
     Returns:
         B rewards, in [0, 1] with ``sum``; None where the rollout has none.
     """
-    if any(rollout.verdict.source == "verifier" for rollout in rollouts):
-        return [rollout.reward for rollout in rollouts]
     if aggregate == "sum":
         return [_reward(rubric, rollout, weights) for rollout in rollouts]
     rewards = [rollout.reward for rollout in rollouts]

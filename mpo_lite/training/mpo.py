@@ -160,7 +160,8 @@ class MPO:
             if is_main():
                 session.add_metrics(alarms=self.callback.scheduler.add_batch(rollouts))
             first = rank() * len(samples)
-            rewards = training_rewards(session, rollouts)[first : first + len(samples)]
+            whole = training_rewards(session, rollouts, self._scale)
+            rewards = whole[first : first + len(samples)]
             rewards = self._less_for_the_cut(rewards, truncated)
         else:
             rewards = [verdict.reward for verdict in judge_samples(session, samples)]
@@ -176,6 +177,12 @@ class MPO:
             size = len(whole) if self.baseline == "batch" else group_size
             session.skip_update(not has_spread(whole, size))
         return rewards
+
+    @property
+    def _scale(self) -> float:
+        """Factor on rewards: that of the rubric version, unless the trainer divides by their spread."""
+        divides = self.baseline == "group" and self.callback.divides_by_spread
+        return 1.0 if divides else self.session.state.version.scale
 
     def _require_open(self) -> None:
         if self.session.state.closed:

@@ -122,13 +122,19 @@ def test_a_guarded_run_tries_rubrics_out_and_keeps_account(train: Train, tmp_pat
 
 
 @pytest.mark.usefixtures("all_checkpoints")
-@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize(("after", "algorithm"), [(0, "grpo"), (2, "rloo")])
 def test_a_killed_run_follows_the_same_rubrics(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], after: int
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], after: int, algorithm: str
 ) -> None:
-    assert train(publish_after=after, save_every=1, prescreen=after > 0)["rubric_version"] >= 1
+    told = train(publish_after=after, save_every=1, prescreen=after > 0, algorithm=algorithm)
+    assert told["rubric_version"] >= 1
     whole = RunDir(tmp_path / "run")
     rows = read_rows(whole.lineage)
+    accepted = [row for row in rows if row["status"] == "accepted"]
+    assert [row["scale"] for row in accepted] == [
+        whole.version(number).scale for number in range(1, len(accepted) + 1)
+    ]
+    assert accepted[0]["scale"] != 1.0  # the anchor was judged by both, and they differ
     assert all(row["batch"] == row["began"] + after for row in rows) and rows
     # Before a step begins, while it runs beside training, and after it.
     for batch in {rows[0]["began"], rows[0]["began"] + 1, rows[0]["batch"] + 1}:

@@ -3,14 +3,22 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpo_lite.config import Config
 from mpo_lite.loop.reward import groups, mean_spread
-from mpo_lite.loop.training_reward import FLOOR, compose_rewards, contrast_weights, merit_weights
+from mpo_lite.loop.training_reward import (
+    FLOOR,
+    compose_rewards,
+    contrast_weights,
+    merit_weights,
+    training_rewards,
+)
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.types import Assessment, Rollout, Verdict
 
@@ -172,14 +180,24 @@ def test_a_rare_merit_is_heard_next_to_a_wide_one() -> None:
     assert gains[1] > 1
 
 
-def test_vetoes_rules_and_verifiers_keep_their_word() -> None:
+def test_vetoes_and_rules_keep_their_word() -> None:
     rubric = make_rubric((2, 2), (1, 4), vetoes=1)
     rollouts = make_batch(rubric, [(2, 0, 1), (2, 2, 0), (0, 2, 1), ()])
     plain = compose(rubric, rollouts, "sum")
     assert plain[1] == pytest.approx(0.1) and plain[3] == 0
     normalized = compose(rubric, rollouts, "normalize")
     assert min(normalized) == normalized[3] < normalized[1] < min(normalized[0], normalized[2])  # type: ignore[type-var, operator]
-    verified = [
-        replace(each, verdict=Verdict(0.25, "h", source="verifier"), reward=0.25) for each in rollouts
-    ]
-    assert compose(rubric, verified, "normalize") == [0.25] * SIZE
+
+
+@pytest.mark.parametrize("settings", [{}, {"criterion_weights": "contrast", "aggregate": "normalize"}])
+def test_what_a_verifier_decided_is_neither_composed_nor_scaled(settings: Any) -> None:
+    rubric = make_rubric((2,), (1,))
+    session: Any = SimpleNamespace(
+        config=Config(group_size=SIZE, **settings), rubric=rubric, add_metrics=dict
+    )
+    judged = make_batch(rubric, [(2,), (1,), (0,), None])
+    verdict = Verdict(0.25, "h", source="verifier")
+    verified = [replace(each, verdict=verdict, reward=0.25) for each in judged]
+    assert training_rewards(session, verified, 2.0) == [0.25] * SIZE
+    told = training_rewards(session, judged, 2.0)
+    assert told[:3] == pytest.approx([2.0, 1.0, 0.0]) and told[3] is None
