@@ -1,6 +1,6 @@
 """Whether learning keeps its pace where only the rubric changes, here by criteria that are saturated.
 
-    python benchmarks/pace.py --seeds 0-2      # about 12 minutes on one core
+    python benchmarks/pace.py --seeds 0-2      # about 13 minutes on one core
 
 Trains the sandbox policy under a sound rubric. After five batches the arms *saturated* go over to the same
 rubric with criteria that nearly every answer meets: the same answers earn more and differ less. *unscaled*
