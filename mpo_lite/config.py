@@ -105,6 +105,14 @@ class Config(Settings):
     judge_fallback: NamedModel | None = Field(
         None, description="Fallback judge, used for the rest of the run if the judge fails."
     )
+    audit_judge: NamedModel | None = Field(
+        None,
+        description="Audit judge: another model that scores some answers by the task's purpose alone; "
+        "nothing is trained on its scores.",
+    )
+    audit_share: float = Field(
+        0.03, gt=0, le=1, description="Share of the training answers that the audit judge scores."
+    )
     judge_mode: Literal["pointwise", "groupwise", "planned"] | None = Field(
         None,
         description="pointwise: one call per answer; groupwise: one call per prompt; planned: draft a "
@@ -314,16 +322,21 @@ class Config(Settings):
 
     @property
     def simulated(self) -> tuple[str, ...]:
-        """Which of judge and meta-judge the sandbox simulates."""
-        models = {"judge": [*self.judge, self.judge_fallback], "meta-judge": [self.meta]}
+        """Which of judge, meta-judge and audit judge the sandbox simulates."""
+        models = {
+            "judge": [*self.judge, self.judge_fallback],
+            "meta-judge": [self.meta],
+            "audit judge": [self.audit_judge],
+        }
         return tuple(
             role for role, named in models.items() if any(model and model.model == SANDBOX for model in named)
         )
 
     @property
     def models(self) -> list[Model]:
-        """The models that the settings name: judges, fallback judge and meta-judge."""
-        return [model for model in (*self.judge, self.judge_fallback, self.meta) if model]
+        """The models that the settings name: judges, fallback judge, meta-judge and audit judge."""
+        named = (*self.judge, self.judge_fallback, self.meta, self.audit_judge)
+        return [model for model in named if model]
 
     @property
     def batch_completions(self) -> int:

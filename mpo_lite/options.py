@@ -20,6 +20,8 @@ class Options(TypedDict, total=False):
 
     judge: ModelOption | Sequence[ModelOption] | None
     judge_fallback: ModelOption | None
+    audit_judge: ModelOption | None
+    audit_share: float | None
     judge_mode: Literal["pointwise", "groupwise", "planned"] | None
     replicates: int | None
     judge_temperature: float | None

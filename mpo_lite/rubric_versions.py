@@ -24,6 +24,8 @@ class RubricVersion:
         author: Model that wrote it, or where the first came from.
         rubric: Its content.
         scale: Factor on its rewards for algorithms that do not divide by their spread; see ``version_scale``.
+        offset: How much more the initial policy's answers earn than under the first version; see
+            ``version_offset``.
     """
 
     number: int
@@ -32,6 +34,7 @@ class RubricVersion:
     author: str
     rubric: Rubric
     scale: float = 1.0
+    offset: float = 0.0
 
 
 def write_version(path: Path, version: RubricVersion) -> None:
@@ -42,6 +45,7 @@ def write_version(path: Path, version: RubricVersion) -> None:
         "batch": version.batch,
         "author": version.author,
         "scale": version.scale,
+        "offset": version.offset,
         "set_hash": version.rubric.set_hash,
     }
     lines = "".join(f"# {key}: {json.dumps(value)}\n" for key, value in header.items())
@@ -60,7 +64,8 @@ def read_version(path: Path, number: int) -> RubricVersion:
         header = parse_yaml("\n".join(line[2:] for line in lines), str(path), RunError).data
         rubric = parse_rubric(text, str(path))
         parent, batch, author = header["parent"], header["batch"], header["author"]
-        version = RubricVersion(number, parent, batch, author, rubric, float(header.get("scale", 1.0)))
+        scale, offset = float(header.get("scale", 1.0)), float(header.get("offset", 0.0))
+        version = RubricVersion(number, parent, batch, author, rubric, scale, offset)
         changed = header["set_hash"] != rubric.set_hash
     except FileNotFoundError as error:
         raise RunError(f"{path}: missing") from error

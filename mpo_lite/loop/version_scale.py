@@ -1,4 +1,4 @@
-"""How much the rewards of a rubric version are stretched, for algorithms that do not divide by their spread.
+"""How rewards of rubric versions compare: their spread and mean on the initial policy's answers.
 
 A rubric with more criteria, or with saturated ones, spreads the same answers less. GRPO divides a group's
 rewards by their standard deviation; RLOO and PPO do not, so that under such a rubric the KL penalty would
@@ -38,13 +38,39 @@ def version_scale(
     Returns:
         A factor in [1 / ``LARGEST``, ``LARGEST``]; the current version's where too little is known.
     """
-    by_current, by_new = (gate_judge.recall(anchor, each) for each in (current.rubric, rubric))
-    pairs = [
-        (old, new) for old, new in zip(by_current, by_new, strict=True) if old is not None and new is not None
-    ]
+    pairs = _recall_pairs(current, rubric, anchor, gate_judge)
     if len(pairs) < LEAST_ANSWERS:
         return current.scale
     before, after = (statistics.pstdev(pair[side] for pair in pairs) for side in (0, 1))
     if min(before, after) < LEAST_SPREAD:
         return current.scale
     return min(LARGEST, max(1 / LARGEST, current.scale * before / after))
+
+
+def version_offset(
+    current: RubricVersion, rubric: Rubric, anchor: Sequence[Sample], gate_judge: BudgetedJudge
+) -> float:
+    """How much more the anchor earns by a new rubric than by the run's first version, in [-1, 1].
+
+    Args:
+        current: The version that the rubric follows, with its own offset.
+        rubric: The new rubric.
+        anchor: The initial policy's answers to fixed prompts.
+        gate_judge: Remembers their verdicts; nothing is asked for.
+
+    Returns:
+        The mean difference; the current version's offset where too little is known.
+    """
+    pairs = _recall_pairs(current, rubric, anchor, gate_judge)
+    if len(pairs) < LEAST_ANSWERS:
+        return current.offset
+    return current.offset + statistics.fmean(new - old for old, new in pairs)
+
+
+def _recall_pairs(
+    current: RubricVersion, rubric: Rubric, anchor: Sequence[Sample], gate_judge: BudgetedJudge
+) -> list[tuple[float, float]]:
+    """The anchor's rewards by the current version and by the new rubric, where both are known."""
+    by_current, by_new = (gate_judge.recall(anchor, each) for each in (current.rubric, rubric))
+    both = zip(by_current, by_new, strict=True)
+    return [(old, new) for old, new in both if old is not None and new is not None]

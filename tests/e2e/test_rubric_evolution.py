@@ -81,7 +81,17 @@ def cut(source: RunDir, target: Path, batch: int, known: bool = False) -> RunDir
     run = RunDir(target)
     if not known:
         manifest = json.loads((target / f"checkpoints/checkpoint-{batch}/manifest.json").read_text())
-        for path in (run.rollouts, run.probes, run.trials, run.lineage, run.alarms, run.metrics, run.gold):
+        for path in (
+            run.rollouts,
+            run.probes,
+            run.trials,
+            run.audits,
+            run.audit_pairs,
+            run.lineage,
+            run.alarms,
+            run.metrics,
+            run.gold,
+        ):
             rows = read_rows(path)[: manifest["rows"].get(path.name, 0)]
             path.unlink(missing_ok=True)
             append_rows(path, rows)
@@ -298,3 +308,47 @@ def test_autoprompt_refines_before_training_and_then_freezes(
     stopped = cut(run, tmp_path / "stopped", 2)
     assert resume(capsys, stopped.path)["rubric_version"] == 1
     assert read_rows(stopped.lineage) == [row]
+
+
+def test_an_audit_measures_the_gap_and_a_killed_run_measures_the_same(
+    train: Train, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], all_checkpoints: None
+) -> None:
+    auditor = f"audit_judge={{model: openai/sandbox-audit, api_base: '{url}'}}"
+    summary = train("-o", auditor, audit_share=0.5, save_every=1, steps=7)
+    plain = train(name="plain", steps=7)
+    run = RunDir(tmp_path / "run")
+    rows, metrics, pairs = (read_rows(path) for path in (run.audits, run.metrics, run.audit_pairs))
+    # The last batch's audit is under way when the run ends.
+    assert [sum(row["batch"] == batch for row in rows) for batch in range(1, 7)] == [8] * 6
+    assert summary["audit_calls"] > 0 and plain["audit_calls"] == 0
+    assert summary["gate_calls"] == plain["gate_calls"]
+    offsets = {number: run.version(number).offset for number in range(run.latest().number + 1)}
+    assert offsets[0] == 0 != offsets[1]
+    for row in rows:
+        assert row["level"] == row["reward"] - offsets[row["version"]]
+    gaps = [row["audit_gap"] for row in metrics if row.get("audit_gap") is not None]
+    assert len(gaps) == 4  # from the second window of answers on
+    assert all(row["audit_low"] <= row["audit_gap"] <= row["audit_high"] for row in metrics[3:])
+    assert [sum(row[each] for each in ("better", "worse", "ties", "failed")) for row in pairs] == [6] * len(
+        pairs
+    )
+    assert metrics[-1]["audit_preferred"] is not None
+    for known in (False, True):
+        other = cut(run, tmp_path / f"cut-{known}", 5, known)
+        resume(capsys, other.path)
+        assert read_rows(other.audits)[:48] == rows[:48]
+        again = read_rows(other.metrics)
+        for name in ("audit_gap", "reward", "alarms"):
+            assert [row.get(name) for row in again] == [row.get(name) for row in metrics], name
+
+
+def test_a_failed_audit_stops_no_run_and_is_no_score(train: Train, url: str, tmp_path: Path) -> None:
+    def fault(kind: str, body: Any) -> str | None:
+        return "no JSON" if kind in ("judge", "repair") else None
+
+    with LLMServer(fault) as server:
+        auditor = f"audit_judge={{model: openai/a, api_base: '{server.url}'}}"
+        summary = train("-o", auditor, "--baseline", "iter0", audit_share=0.5, steps=3)
+    rows = read_rows(tmp_path / "run" / "audits.jsonl")
+    assert summary["steps"] == 3 and summary["judge_failures"] == 0 and summary["audit_calls"] > 0
+    assert rows and all(row["audit"] is None and row["failure"] == "parse" for row in rows)
