@@ -196,7 +196,15 @@ def _rows_until(run: RunDir, batch: int) -> dict[str, int]:
         file: sum(row["batch"] <= until for row in run.rows(file))
         for file, until in run.cut_at(batch).items()
     }
-    whole = (run.rollouts, run.anchor, run.probes, run.trials, *run.ledgers().values())
+    whole = (
+        run.rollouts,
+        run.anchor,
+        run.probes,
+        run.trials,
+        run.audits,
+        run.audit_pairs,
+        *run.ledgers().values(),
+    )
     counts = cut | {file: count_rows(file) for file in whole}
     return {file.name: count for file, count in counts.items() if count}
 

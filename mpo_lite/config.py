@@ -65,12 +65,14 @@ class Ppo(Settings):
         lam: Lambda of generalised advantage estimation.
         vf_coef: Weight of the value loss.
         cliprange_value: How far a value may move from its value at sampling time before its loss is clipped.
+        value_learning_rate: Peak learning rate of the value head. Default: learning_rate.
     """
 
     gamma: Annotated[float, Field(ge=0, le=1)] = 1.0
     lam: Annotated[float, Field(ge=0, le=1)] = 0.95
     vf_coef: Annotated[float, Field(ge=0)] = 0.1
     cliprange_value: Annotated[float, Field(gt=0)] = 0.2
+    value_learning_rate: Annotated[float, Field(gt=0)] | None = None
 
 
 class Thresholds(Settings):
@@ -102,6 +104,14 @@ class Config(Settings):
     )
     judge_fallback: NamedModel | None = Field(
         None, description="Fallback judge, used for the rest of the run if the judge fails."
+    )
+    audit_judge: NamedModel | None = Field(
+        None,
+        description="Audit judge: another model that scores some answers by the task's purpose alone; "
+        "nothing is trained on its scores.",
+    )
+    audit_share: float = Field(
+        0.03, gt=0, le=1, description="Share of the training answers that the audit judge scores."
     )
     judge_mode: Literal["pointwise", "groupwise", "planned"] | None = Field(
         None,
@@ -155,7 +165,12 @@ class Config(Settings):
     )
     num_iterations: int = Field(1, ge=1, description="Training passes over each generation batch.")
     learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW.")
-    beta: float = Field(0.02, ge=0, description="KL penalty coefficient.")
+    beta: float = Field(
+        default_factory=lambda given: 0.02 if given.get("algorithm") == "grpo" else 0.004,
+        ge=0,
+        description="KL penalty coefficient. Default: 0.02 with GRPO, which divides rewards by their spread, "
+        "and 0.004 with RLOO and PPO, which do not.",
+    )
     temperature: float = Field(
         1.0, ge=0, description="Sampling temperature of the policy; 0 (greedy) only with eval and compare."
     )
@@ -164,6 +179,16 @@ class Config(Settings):
     )
     missing_eos_penalty: float = Field(
         0.0, ge=0, description="Subtracted from the reward of a truncated completion."
+    )
+    criterion_weights: Literal["rubric", "contrast"] = Field(
+        "rubric",
+        description="Weights of criteria in the reward that the optimiser sees. rubric: the rubric's; "
+        "contrast: those times how much the answers to a prompt differ in the criterion, by batch.",
+    )
+    aggregate: Literal["sum", "normalize"] = Field(
+        "sum",
+        description="How criteria make up the reward that the optimiser sees. sum: their weighted mean; "
+        "normalize: each is standardised within its prompt group first.",
     )
     overlap: bool = Field(
         True, description="Judge each completion as soon as it ends, while others are still generated."
@@ -297,16 +322,21 @@ class Config(Settings):
 
     @property
     def simulated(self) -> tuple[str, ...]:
-        """Which of judge and meta-judge the sandbox simulates."""
-        models = {"judge": [*self.judge, self.judge_fallback], "meta-judge": [self.meta]}
+        """Which of judge, meta-judge and audit judge the sandbox simulates."""
+        models = {
+            "judge": [*self.judge, self.judge_fallback],
+            "meta-judge": [self.meta],
+            "audit judge": [self.audit_judge],
+        }
         return tuple(
             role for role, named in models.items() if any(model and model.model == SANDBOX for model in named)
         )
 
     @property
     def models(self) -> list[Model]:
-        """The models that the settings name: judges, fallback judge and meta-judge."""
-        return [model for model in (*self.judge, self.judge_fallback, self.meta) if model]
+        """The models that the settings name: judges, fallback judge, meta-judge and audit judge."""
+        named = (*self.judge, self.judge_fallback, self.meta, self.audit_judge)
+        return [model for model in named if model]
 
     @property
     def batch_completions(self) -> int:

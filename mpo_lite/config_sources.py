@@ -30,6 +30,7 @@ _READ_FROM = {
     "api_key": "MPO_JUDGE_API_KEY",
     "judge_api_key": "MPO_JUDGE_API_KEY",
     "meta_api_key": "MPO_META_API_KEY",
+    "audit_api_key": "MPO_AUDIT_API_KEY",
 }
 """API key given as a setting → the variable it is read from; others have their provider's own variable."""
 _TOKENS = ("token", "hub_token", "push_to_hub_token", "use_auth_token")

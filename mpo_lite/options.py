@@ -20,6 +20,8 @@ class Options(TypedDict, total=False):
 
     judge: ModelOption | Sequence[ModelOption] | None
     judge_fallback: ModelOption | None
+    audit_judge: ModelOption | None
+    audit_share: float | None
     judge_mode: Literal["pointwise", "groupwise", "planned"] | None
     replicates: int | None
     judge_temperature: float | None
@@ -46,6 +48,8 @@ class Options(TypedDict, total=False):
     temperature: float | None
     max_new_tokens: int | None
     missing_eos_penalty: float | None
+    criterion_weights: Literal["rubric", "contrast"] | None
+    aggregate: Literal["sum", "normalize"] | None
     overlap: bool | None
     interval: int | None
     meta_samples: int | None

@@ -64,7 +64,12 @@ class Metrics(Record):
     alarms: list[Text] = []
     gold: Share | None = None
     spread: float | None = None
+    weights: dict[Text, float] = {}
     disagreement: float | None = None
+    audit_gap: float | None = None
+    audit_low: float | None = None
+    audit_high: float | None = None
+    audit_preferred: Share | None = None
     kl: float | None = None
     loss: float | None = None
     entropy: float | None = None
@@ -75,6 +80,7 @@ class Metrics(Record):
     judge_calls: Count = 0
     gate_calls: Count = 0
     meta_calls: Count = 0
+    audit_calls: Count = 0
     cache_hits: Count = 0
     tokens_spent: Count = 0
     tokens_cached: Count = 0
@@ -170,6 +176,8 @@ class Step(Record):
     changed: list[Text]
     dropped: list[Text]
     rubric: Rubric | None
+    scale: Finite = 1.0
+    offset: Finite = 0.0
     samples: list[Text] = []
     alarms: list[Text] = []
     gate: dict[Text, float] = {}
@@ -229,6 +237,30 @@ class Trial(Record):
     verdict: VerdictRow
 
 
+class AuditRow(Record):
+    """A rollout that another model scored: ``level`` is its reward relative to the version's offset."""
+
+    batch: Count
+    row: Count
+    id: Text
+    text: Text
+    version: Count
+    reward: Share
+    level: Finite
+    audit: Share | None
+    failure: FailureKind | None
+
+
+class AuditPairs(Record):
+    """Pairs of answers to a prompt, the present policy's and the initial one's, that another model judged."""
+
+    batch: Count
+    better: Count
+    worse: Count
+    ties: Count
+    failed: Count
+
+
 class RolloutRow(Record):
     """An answer with its verdict and reward."""
 
@@ -251,6 +283,8 @@ KINDS: dict[str, type[Record]] = {
     "anchor.jsonl": Answer,
     "probes.jsonl": Answer,
     "trials.jsonl": Trial,
+    "audits.jsonl": AuditRow,
+    "audit_pairs.jsonl": AuditPairs,
     "rollouts.jsonl": RolloutRow,
 }
 """File of a run → what its rows hold."""

@@ -150,11 +150,14 @@ class Rubric(Settings):
         scale = [[criterion.weight, criterion.kind] for criterion in self.criteria]
         return text_hash(json.dumps([text_hash(self.render(cluster)), scale]))
 
-    def reward(self, assessments: Mapping[str, Assessment]) -> float:
+    def reward(
+        self, assessments: Mapping[str, Assessment], weights: Mapping[str, float] | None = None
+    ) -> float:
         """Weighted mean of the merits' levels, reduced by failed vetoes.
 
         Args:
             assessments: Every criterion ID exactly once, each level within its criterion's range.
+            weights: Merit ID → weight, instead of the rubric's own; other merits count nothing.
 
         Returns:
             R = Σ w·s / Σ w × (0.1 if any veto failed else 1), in [0, 1], with s = rank / (levels − 1).
@@ -174,8 +177,9 @@ class Rubric(Settings):
                     f"level {level} of {criterion.id!r} is outside 0–{len(criterion.levels) - 1}"
                 )
             if criterion.kind == "merit":
-                total += criterion.weight * level / (len(criterion.levels) - 1)
-                weight += criterion.weight
+                share = criterion.weight if weights is None else weights.get(criterion.id, 0.0)
+                total += share * level / (len(criterion.levels) - 1)
+                weight += share
             elif level == 0:
                 factor = VETO_FACTOR
         # min: rounding may put the mean just above 1.

@@ -23,6 +23,9 @@ class RubricVersion:
         batch: Generation batches done when it was published; the next batch is the first that it judges.
         author: Model that wrote it, or where the first came from.
         rubric: Its content.
+        scale: Factor on its rewards for algorithms that do not divide by their spread; see ``version_scale``.
+        offset: How much more the initial policy's answers earn than under the first version; see
+            ``version_offset``.
     """
 
     number: int
@@ -30,6 +33,8 @@ class RubricVersion:
     batch: int
     author: str
     rubric: Rubric
+    scale: float = 1.0
+    offset: float = 0.0
 
 
 def write_version(path: Path, version: RubricVersion) -> None:
@@ -39,6 +44,8 @@ def write_version(path: Path, version: RubricVersion) -> None:
         "parent": version.parent,
         "batch": version.batch,
         "author": version.author,
+        "scale": version.scale,
+        "offset": version.offset,
         "set_hash": version.rubric.set_hash,
     }
     lines = "".join(f"# {key}: {json.dumps(value)}\n" for key, value in header.items())
@@ -56,13 +63,15 @@ def read_version(path: Path, number: int) -> RubricVersion:
         lines = takewhile(lambda line: line.startswith("# "), text.splitlines())
         header = parse_yaml("\n".join(line[2:] for line in lines), str(path), RunError).data
         rubric = parse_rubric(text, str(path))
-        version = RubricVersion(number, header["parent"], header["batch"], header["author"], rubric)
+        parent, batch, author = header["parent"], header["batch"], header["author"]
+        scale, offset = float(header.get("scale", 1.0)), float(header.get("offset", 0.0))
+        version = RubricVersion(number, parent, batch, author, rubric, scale, offset)
         changed = header["set_hash"] != rubric.set_hash
     except FileNotFoundError as error:
         raise RunError(f"{path}: missing") from error
     except TaskError as error:
         raise RunError(str(error)) from error
-    except (OSError, UnicodeDecodeError, TypeError, KeyError) as error:
+    except (OSError, UnicodeDecodeError, TypeError, ValueError, KeyError) as error:
         raise RunError(f"{path}: damaged") from error
     if changed:
         raise RunError(

@@ -58,6 +58,8 @@ class RunDir:
         self.anchor = path / "anchor.jsonl"
         self.probes = path / "probes.jsonl"
         self.trials = path / "trials.jsonl"
+        self.audits = path / "audits.jsonl"
+        self.audit_pairs = path / "audit_pairs.jsonl"
         self.alarms = path / "alarms.jsonl"
         self.pinned = path / "pin.json"
         self.stop = path / "stop.json"

@@ -27,6 +27,7 @@ from mpo_lite.training.job import TRAINING
 
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 48
+_PURPOSES = ("judge", "gate", "meta", "audit")
 _STEPS = {"meta": "meta step", "rollback": "rollback", "pin": "pin", "refine": "refinement"}
 
 
@@ -121,14 +122,19 @@ def _format_batch(row: dict[str, Any], gold: list[float], left: str) -> list[tup
         ("gold", _format_number(gold[-1] if gold else None)),
         ("kl", _format_number(row.get("kl"))),
         ("spread", _format_number(row["spread"])),
+        *([("audit gap", _format_gap(row))] if row.get("audit_gap") is not None else []),
         ("words", f"{row['words']:.0f}"),
         ("failed", f"{failed} ({kinds})" if kinds else str(failed)),
         *([("alarms", ", ".join(map(format_alarm_name, row["alarms"])))] if row.get("alarms") else []),
-        ("calls so far", str(row["judge_calls"] + row["gate_calls"] + row["meta_calls"])),
+        ("calls so far", str(sum(row.get(f"{purpose}_calls", 0) for purpose in _PURPOSES))),
         ("cache hits so far", str(row["cache_hits"])),
         ("spend so far", usd),
         ("left", left),
     ]
+
+
+def _format_gap(row: dict[str, Any]) -> str:
+    return f"{row['audit_gap']:+.2f} [{row['audit_low']:+.2f}, {row['audit_high']:+.2f}]"
 
 
 def _format_alarm(row: dict[str, Any]) -> Text:

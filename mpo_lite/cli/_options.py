@@ -16,8 +16,9 @@ Decorated = Callable[..., Any]
 
 GROUPS = {
     "Judges": (
-        "judge", "meta", "judge_api_base", "meta_api_base", "judge_fallback", "judge_mode", "replicates",
-        "concurrency", "max_judge_failures", "cache_dir", "log_calls",
+        "judge", "meta", "judge_api_base", "meta_api_base", "judge_fallback", "audit_judge",
+        "audit_share", "judge_mode", "replicates", "concurrency", "max_judge_failures", "cache_dir",
+        "log_calls",
     ),
     "Task and data": (
         "task", "goal", "data", "prompt_column", "data_subset", "data_split", "rubric", "baseline",
@@ -25,8 +26,8 @@ GROUPS = {
     "Budget": ("max_usd", "max_calls", "max_tokens"),
     "Training": (
         "policy", "algorithm", "steps", "batch_prompts", "group_size", "learning_rate", "beta",
-        "temperature", "num_iterations", "missing_eos_penalty", "overlap", "seed", "run_dir", "save_every",
-        "eval_every", "report_to",
+        "temperature", "num_iterations", "missing_eos_penalty", "criterion_weights", "aggregate", "overlap",
+        "seed", "run_dir", "save_every", "eval_every", "report_to",
     ),
     "Adapter, memory, generation": (
         "max_new_tokens", "micro_batch", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules",

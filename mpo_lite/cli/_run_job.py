@@ -98,6 +98,7 @@ def _format_summary(summary: dict[str, Any]) -> str:
         "no reward" if reward is None else f"reward {reward:.3f}",
         *([f"gold {gold['start']:.3f} → {gold['end']:.3f}"] if gold else []),
         "{judge_calls} judge, {gate_calls} gate and {meta_calls} meta calls".format(**summary),
+        *([f"{summary['audit_calls']} audit calls"] if summary["audit_calls"] else []),
         f"spend {format_spend(summary['usd'], summary['unmetered'])}",
         f"{pluralize(summary['cache_hits'], 'answer')} from the cache",
     ]

@@ -74,7 +74,7 @@ class Check:
 
 @click.command("doctor", short_help="Check installation, keys and models, and suggest fixes.")
 @click.argument("config_file", metavar="[CONFIG.yaml]", required=False, type=click.Path(path_type=Path))
-@config_options("judge", "judge_api_base", "judge_fallback", "meta", "meta_api_base", "policy")
+@config_options("judge", "judge_api_base", "judge_fallback", "meta", "meta_api_base", "audit_judge", "policy")
 @overrides_option
 @json_option
 @click.pass_context

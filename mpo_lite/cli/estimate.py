@@ -18,12 +18,13 @@ from mpo_lite.loop.estimate import estimate, paid_for
 from mpo_lite.sandbox.stand_in import sandboxed
 
 SHOWN = (
-    "judge", "meta", "judge_api_base", "meta_api_base", "judge_mode", "replicates", "task", "goal", "data",
+    "judge", "meta", "judge_api_base", "meta_api_base", "audit_judge", "audit_share", "judge_mode",
+    "replicates", "task", "goal", "data",
     "rubric", "baseline", "method", "steps", "group_size", "interval", "meta_samples", "use_gate", "schedule",
     "strategy", "prescreen",
 )  # fmt: skip
 """Settings that a run's cost depends on. The others are accepted too, so that any ``train`` command works."""
-_ROWS = {"judge": "judge", "meta": "meta-judge", "total": "total"}
+_ROWS = {"judge": "judge", "meta": "meta-judge", "audit": "audit judge", "total": "total"}
 _FIGURES = {
     "calls": "calls",
     "input tokens": "input_tokens",
@@ -55,6 +56,8 @@ def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool,
         table.add_column(heading, justify="right")
     for key, name in _ROWS.items():
         row = costs[key]
+        if key == "audit" and not row["calls"][1]:
+            continue
         for heading, figure in _FIGURES.items():
             low, high = row[figure] or (None, None)
             cells = (_format_figure(figure, value) for value in (low, row["middle"][figure], high))

@@ -13,6 +13,7 @@ from mpo_lite.errors import CallFailed, FailureKind
 from mpo_lite.judge.base import REASON, gather_with_deadline, reply_token_limit
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.client import Client
+from mpo_lite.llm.ledger import Purpose
 from mpo_lite.llm.models import Backend
 from mpo_lite.llm.structured_output import object_schema
 from mpo_lite.prompts import fence, render
@@ -49,12 +50,14 @@ class PairwiseJudge:
         backend: The judge's model.
         persona: The role that the judge plays, from the task.
         audience_goal: What readers of the answers want; the task's ``purpose``.
+        purpose: Category under which the ledger counts its calls.
     """
 
     client: Client
     backend: Backend
     persona: str
     audience_goal: str
+    purpose: Purpose = "judge"
 
     async def judge_pairs(self, pairs: Sequence[Pair]) -> list[MatchResult]:
         """Judges all pairs at once.
@@ -96,4 +99,4 @@ class PairwiseJudge:
             second=fence("completion", pair.second, key),
         )
         schema = object_schema({"reason": REASON, "winner": {"type": "string", "enum": list(_WINNERS)}})
-        return Call(self.backend, "judge", prompt, schema, parse, room=reply_token_limit(1))
+        return Call(self.backend, self.purpose, prompt, schema, parse, room=reply_token_limit(1))

@@ -1,4 +1,4 @@
-"""The models of a job: judges, fallback judge and meta-judge, with their client and ledger.
+"""The models of a job: judges, fallback judge, meta-judge and audit judge, with their client and ledger.
 
 Problems with them are found here, before torch is loaded or a call is paid for.
 """
@@ -21,7 +21,7 @@ from mpo_lite.llm.cache import AnswerCache
 from mpo_lite.llm.call_log import CallLog
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Ledger, Purpose
-from mpo_lite.llm.models import Backend, fallback_backend, judge_backends, meta_backend
+from mpo_lite.llm.models import Backend, audit_backend, fallback_backend, judge_backends, meta_backend
 
 AGAIN_TEMPERATURE = 1.0
 """Lowest temperature of a second judgement. At 0 a judge repeats itself under any rubric; sampled, it shows
@@ -45,6 +45,7 @@ class ModelPool:
         judges: The judges; several form a panel.
         fallback: The judge that takes over if they are down; or None.
         meta: The meta-judge, or None.
+        auditor: The audit judge, or None.
         fell_back: Whether the fallback judge has taken over.
 
     Raises:
@@ -61,6 +62,7 @@ class ModelPool:
         self.judges = tuple(model for role, model in self.all if role == "judge")
         self.fallback = next((model for role, model in self.all if role == "fallback judge"), None)
         self.meta = next((model for role, model in self.all if role == "meta-judge"), None)
+        self.auditor = next((model for role, model in self.all if role == "audit judge"), None)
         self.fell_back = False
         self.ledger = Ledger()
         # Made on the loop, because its limiters and locks belong to the loop they are made on.
@@ -185,7 +187,11 @@ def require_prices(config: Config, models: Sequence[tuple[str, Backend]], is_res
         )
         if is_resumed:
             raise ConfigError(f"{problem}; use --max-calls or --max-tokens instead")
-        key = "its price key" if role == "fallback judge" else f"-o {role.split('-')[0]}_price='[0.15, 0.6]'"
+        key = (
+            "its price key"
+            if role in ("fallback judge", "audit judge")
+            else f"-o {role.split('-')[0]}_price='[0.15, 0.6]'"
+        )
         raise ConfigError(
             f"{problem}; set it with {key} (USD per million input and output tokens), or use --max-calls "
             "instead"
@@ -198,5 +204,6 @@ def models_of(config: Config, with_meta: bool) -> list[tuple[str, Backend]]:
         *(("judge", judge) for judge in judge_backends(config)),
         ("fallback judge", fallback_backend(config)),
         ("meta-judge", meta_backend(config) if with_meta else None),
+        ("audit judge", audit_backend(config)),
     ]
     return [(role, model) for role, model in named if model]

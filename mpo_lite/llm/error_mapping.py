@@ -134,7 +134,7 @@ def classify_error(
     status, text, where = getattr(error, "status_code", None), str(error), backend.where
     if exchange.redirect:
         return EndpointError(
-            f"{where}: redirects to {exchange.redirect}; set --{backend.role}-api-base to that address"
+            f"{where}: redirects to {exchange.redirect}; set {backend.address_setting} to that address"
         )
     if exchange.oversized:
         return Retryable(f"{where}: the reply is longer than {MAX_REPLY >> 20} MiB", billed=True)
@@ -149,7 +149,7 @@ def classify_error(
         return EndpointError(f"{where}: {_describe_key_problem(backend, key, status)}")
     if status == 404:
         return EndpointError(
-            f"{where}: no such model or address (404); check the name and --{backend.role}-api-base",
+            f"{where}: no such model or address (404); check the name and {backend.address_setting}",
             may_pass=True,  # a server that is restarting answers 404 until its model is loaded
         )
     if status == 422 and getattr(error, "body", None) is None:

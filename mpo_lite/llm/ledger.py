@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
 from mpo_lite.jsonl import JsonRow, journal, read_rows
 
-Purpose = Literal["judge", "gate", "meta", "check"]
-"""``judge``: training rewards; ``gate``: everything else that is judged; ``check``: availability checks."""
+Purpose = Literal["judge", "gate", "meta", "audit", "check"]
+"""``judge``: training rewards; ``audit``: independent audits; ``gate``: everything else that is judged;
+``check``: availability checks.
+"""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ class Ledger:
             "judge_calls": self.calls["judge"],
             "gate_calls": self.calls["gate"],
             "meta_calls": self.calls["meta"],
+            "audit_calls": self.calls["audit"],
             "tokens_spent": self.tokens,
             "tokens_cached": self.cached_tokens,
             "usd": None if self.unpriced else round(self.usd, 6),

@@ -32,7 +32,7 @@ full name."""
 KEYLESS = "none"
 """Sent as the key to a self-hosted server: clients insist on one."""
 
-Role = Literal["judge", "meta"]
+Role = Literal["judge", "meta", "audit"]
 """Whose settings and variables apply to a model: ``--judge-api-base``, ``MPO_META_API_KEY``."""
 
 
@@ -66,6 +66,11 @@ class Backend:
     def is_simulated(self) -> bool:
         """Whether it is the built-in simulated judge or meta-judge."""
         return self.model.startswith(f"openai/{SANDBOX}-")
+
+    @property
+    def address_setting(self) -> str:
+        """Where its address is set, for the end of an error."""
+        return "api_base of audit_judge" if self.role == "audit" else f"--{self.role}-api-base"
 
     @property
     def where(self) -> str:
@@ -123,6 +128,16 @@ def meta_backend(config: Config, environ: Mapping[str, str] | None = None) -> Ba
         )
     spec = _with_defaults(config.meta, {"api_base": config.meta_api_base, "price": config.meta_price})
     return _backend(spec, "meta", config, environ, "MPO_META_API_KEY", 0.7, config.meta_max_tokens)
+
+
+def audit_backend(config: Config, environ: Mapping[str, str] | None = None) -> Backend | None:
+    """The model that audits, or None."""
+    environ = os.environ if environ is None else environ
+    if not config.audit_judge:
+        return None
+    return _backend(
+        config.audit_judge, "audit", config, environ, "MPO_AUDIT_API_KEY", 0.0, config.judge_max_tokens
+    )
 
 
 def _judge(spec: Model, config: Config, environ: Mapping[str, str], key_variable: str = "") -> Backend:

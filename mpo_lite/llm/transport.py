@@ -162,7 +162,7 @@ def _check_name(backend: Backend) -> None:
     if provider in SELF_SERVED and not (backend.api_base or address):
         raise EndpointError(
             f"{backend.model}: a self-hosted server has no default address; set "
-            f"--{backend.role}-api-base http://HOST:PORT/v1"
+            f"{backend.address_setting} http://HOST:PORT/v1"
         )
     if provider in UNGUARDED:
         raise _unguarded_error(backend)
@@ -171,7 +171,7 @@ def _check_name(backend: Backend) -> None:
 def _unguarded_error(backend: Backend) -> EndpointError:
     return EndpointError(
         f"{backend.where}: LiteLLM's client for this provider may follow redirects and take the key along; "
-        f"if the server speaks OpenAI's API, use openai/NAME and --{backend.role}-api-base"
+        f"if the server speaks OpenAI's API, use openai/NAME and {backend.address_setting}"
     )
 
 

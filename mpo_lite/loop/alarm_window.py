@@ -28,10 +28,13 @@ class AlarmWindow:
 
     Args:
         first_scores: Rollout id → its score under the first rubric, where that was asked.
+        audit: What the independent audit raises, if anything.
     """
 
-    def __init__(self, first_scores: Mapping[str, float] = MappingProxyType({})) -> None:
-        self.first_scores = first_scores
+    def __init__(
+        self, first_scores: Mapping[str, float] = MappingProxyType({}), audit: Alarm | None = None
+    ) -> None:
+        self.first_scores, self._audit = first_scores, audit
         self._first: list[Rollout] = []
         self._latest: list[list[Rollout]] = []
         self._reference: ReferenceWindow | None = None
@@ -73,9 +76,15 @@ class AlarmWindow:
         self.first_scores = scores
         return self._check()
 
+    def add_audit(self, alarm: Alarm | None) -> list[Alarm]:
+        """Checks again, now that more answers are audited."""
+        self._audit = alarm
+        return self._check() if self.latest else []
+
     def _check(self) -> list[Alarm]:
         before = self.raised
         alarms = check_alarms([_row(each, self.first_scores) for each in self.latest], self._reference)
+        alarms += [self._audit] if self._audit else []
         self.raised = {alarm.name: alarm for alarm in alarms}
         return [alarm for alarm in alarms if alarm.name not in before]
 

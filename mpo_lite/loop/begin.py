@@ -79,6 +79,7 @@ def _with_full_names(config: Config) -> Config:
         "judge": tuple(pin(model) for model in config.judge),
         "judge_fallback": config.judge_fallback and pin(config.judge_fallback),
         "meta": config.meta and pin(config.meta),
+        "audit_judge": config.audit_judge and pin(config.audit_judge),
     }
     given = {
         name: path for name in ("policy", "data", "rubric") if (path := getattr(config, name)) != SANDBOX

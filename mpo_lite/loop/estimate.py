@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +21,7 @@ from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import transport
 from mpo_lite.llm.models import Backend
 from mpo_lite.loop.context import RunContext
-from mpo_lite.loop.factors import Factor, Figure, Values, span
+from mpo_lite.loop.factors import Factor, Figure, Load, Values, span
 from mpo_lite.loop.gate_budget import describe_budget, gate_budget, planned_judgements
 from mpo_lite.prompts import prompts_dir
 from mpo_lite.rubric import MAX_CRITERIA
@@ -32,44 +31,8 @@ CRITERION_CHARS = 400
 """A criterion as meta-judges write them, levels included."""
 ANALYSIS_TOKENS, REFINEMENT_TOKENS = 300, 500
 """What a meta-judge writes of an answer, and as a proposal, at the middle."""
-CACHED_PREFIX_TOKENS = 1024
-"""Shortest prefix that providers cache (OpenAI, Anthropic's Sonnet)."""
 TOLD = 4
 """Factors that are told, those that move the sum most."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """Calls to one model and their tokens, all in all.
-
-    Attributes:
-        backend: The model.
-        calls: Calls, repeated ones included.
-        input_tokens: Tokens sent.
-        output_tokens: Tokens received.
-        prefix_tokens: Of the tokens sent with a call, those that equal the ones of the call before.
-        cached: Share of the calls that find these in the provider's cache.
-    """
-
-    backend: Backend
-    calls: float
-    input_tokens: float
-    output_tokens: float
-    prefix_tokens: float = 0.0
-    cached: float = 0.0
-
-    @property
-    def usd(self) -> float:
-        """USD; not a number where the price is unknown."""
-        pricing = transport.pricing(self.backend)
-        if pricing is None:
-            return math.nan
-        prefix = self.prefix_tokens if self.prefix_tokens >= CACHED_PREFIX_TOKENS else 0.0
-        read = self.calls * prefix * self.cached
-        fresh = (self.input_tokens - read) * (
-            pricing.input if self.cached else max(pricing.input, pricing.written)
-        )
-        return (fresh + read * pricing.cached + self.output_tokens * pricing.output) / 1e6
 
 
 def estimate(context: RunContext) -> JsonRow:
@@ -79,13 +42,13 @@ def estimate(context: RunContext) -> JsonRow:
         context: The run as it was prepared; nothing is sent.
 
     Returns:
-        ``judge``, ``meta`` and ``total``, each with ``calls``, ``input_tokens``, ``output_tokens`` and
-        ``usd`` as ``[low, high]`` and all of them once more at the ``middle`` (``usd`` None where a price is
-        unknown); ``moves``: the factors that move the sum most, each with what the sum is then;
-        ``meta_steps`` (see below); and ``assumptions``: sentences.
+        ``judge``, ``meta``, ``audit`` and ``total``, each with ``calls``, ``input_tokens``,
+        ``output_tokens`` and ``usd`` as ``[low, high]`` and all of them once more at the ``middle`` (``usd``
+        None where a price is unknown); ``moves``: the factors that move the sum most, each with what the sum
+        is then; ``meta_steps`` (see below); and ``assumptions``: sentences.
     """
     model = _Model(context)
-    parts = {"judge": model.judges, "meta": model.metas, "total": model.loads}
+    parts = {"judge": model.judges, "meta": model.metas, "audit": model.audits, "total": model.loads}
     return {
         **{name: _row(model.factors, loads) for name, loads in parts.items()},
         "moves": _moves(model),
@@ -163,7 +126,8 @@ class _Model:
         self.factors = self._factors()
         self.judges = [self._judge(backend) for backend in context.models.judges]
         self.metas = [self._meta] if context.meta else []
-        self.loads = [*self.judges, *self.metas]
+        self.audits = [self._audit] if context.models.auditor else []
+        self.loads = [*self.judges, *self.metas, *self.audits]
 
     def _factors(self) -> dict[str, Factor]:
         longest = float(self._context.max_new_tokens)
@@ -222,6 +186,16 @@ class _Model:
             )
 
         return load
+
+    def _audit(self, at: Values) -> Load:
+        """A share of the answers once more, each by one criterion."""
+        context, auditor = self._context, self._context.models.auditor
+        assert auditor is not None
+        single = PointwiseJudge(context.models.client, auditor, "x" * len(context.task.persona))
+        call = single.build_call(Sample("x" * round(self._prompt), ""), context.task.purpose_rubric)
+        calls = planned_judgements(context) * context.config.audit_share * at["called"]
+        sent = _chars(call.messages) / at["chars"] + at["answer"]
+        return Load(auditor, calls, calls * sent, calls * at["verdict"])
 
     def _meta(self, at: Values) -> Load:
         """Per step and sample an analysis and a proposal; then all are merged, and repaired if needed."""

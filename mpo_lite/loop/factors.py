@@ -6,9 +6,48 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from mpo_lite.llm import transport
+from mpo_lite.llm.models import Backend
+
 Values = Mapping[str, float]
 """Factor → its value."""
 Figure = Callable[[Values], float]
+CACHED_PREFIX_TOKENS = 1024
+"""Shortest prefix that providers cache (OpenAI, Anthropic's Sonnet)."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Calls to one model and their tokens, all in all.
+
+    Attributes:
+        backend: The model.
+        calls: Calls, repeated ones included.
+        input_tokens: Tokens sent.
+        output_tokens: Tokens received.
+        prefix_tokens: Of the tokens sent with a call, those that equal the ones of the call before.
+        cached: Share of the calls that find these in the provider's cache.
+    """
+
+    backend: Backend
+    calls: float
+    input_tokens: float
+    output_tokens: float
+    prefix_tokens: float = 0.0
+    cached: float = 0.0
+
+    @property
+    def usd(self) -> float:
+        """USD; not a number where the price is unknown."""
+        pricing = transport.pricing(self.backend)
+        if pricing is None:
+            return math.nan
+        prefix = self.prefix_tokens if self.prefix_tokens >= CACHED_PREFIX_TOKENS else 0.0
+        read = self.calls * prefix * self.cached
+        fresh = (self.input_tokens - read) * (
+            pricing.input if self.cached else max(pricing.input, pricing.written)
+        )
+        return (fresh + read * pricing.cached + self.output_tokens * pricing.output) / 1e6
 
 
 @dataclass(frozen=True)

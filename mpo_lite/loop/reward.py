@@ -173,6 +173,13 @@ def has_spread(rewards: Sequence[Reward], group_size: int) -> bool:
     )
 
 
+def mean_spread(rewards: Sequence[Reward], group_size: int) -> float | None:
+    """Standard deviation of rewards within prompt groups, mean over groups; None where no group has two."""
+    present = [[reward for reward in group if reward is not None] for group in groups(rewards, group_size)]
+    spreads = [statistics.pstdev(group) for group in present if len(group) > 1]
+    return statistics.fmean(spreads) if spreads else None
+
+
 def summarize_batch(rollouts: Sequence[Rollout], group_size: int, by_verifier: bool) -> JsonRow:
     """Figures of one batch for ``metrics.jsonl``.
 
@@ -187,15 +194,13 @@ def summarize_batch(rollouts: Sequence[Rollout], group_size: int, by_verifier: b
     """
     rewards = [rollout.reward for rollout in rollouts]
     present = [reward for reward in rewards if reward is not None]
-    per_group = [[reward for reward in group if reward is not None] for group in groups(rewards, group_size)]
-    spreads = [statistics.pstdev(group) for group in per_group if len(group) > 1]
     failures = [rollout.verdict.failure for rollout in rollouts if rollout.verdict.failure]
     differing = [
         rollout.verdict.disagreement for rollout in rollouts if rollout.verdict.disagreement is not None
     ]
     return {
         "reward": statistics.fmean(present) if present else None,
-        "spread": statistics.fmean(spreads) if spreads and not by_verifier else None,
+        "spread": None if by_verifier else mean_spread(rewards, group_size),
         "words": statistics.fmean(len(rollout.completion.split()) for rollout in rollouts),
         "rows": len(rollouts),
         "judge_failures": len(failures),

@@ -18,9 +18,12 @@ from mpo_lite.jsonl import JsonRow, journal
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import event_loop
 from mpo_lite.loop.alarm_window import AlarmWindow, alarm_row, leave_out_verified
+from mpo_lite.loop.audit import Auditor
+from mpo_lite.loop.distributed import is_main
 from mpo_lite.loop.gate_budget import GateBudget, gate_budget, paired_probes
 from mpo_lite.loop.meta_step import RunSnapshot, meta_step
 from mpo_lite.loop.session import Answer, Session
+from mpo_lite.loop.version_scale import version_offset, version_scale
 from mpo_lite.meta.meta_judge import rubric_changes
 from mpo_lite.meta.refine import refine_rubric
 from mpo_lite.rubric import Rubric
@@ -50,12 +53,20 @@ class MetaScheduler:
         self._last_note = ""  # about a step that the gate's budget does not cover
         self._outcomes: dict[int, JsonRow] = {}
         self._step: Future[JsonRow] | None = None
+        auditor = session.models.auditor
+        self._auditor = Auditor(session, auditor) if auditor and is_main() else None
         session.at_close(self._cancel_step)
 
     def add_batch(self, rollouts: Sequence[Rollout]) -> list[str]:
         """Takes in a judged batch; returns the names of active alarms."""
         rollouts = leave_out_verified(rollouts)
         self._rollouts = self._recent([*self._rollouts, *rollouts], self._session.state.batch)
+        if self._auditor:
+            self._auditor.begin(rollouts)
+            session = self._session
+            if gap := self._auditor.gap(session.state.batch - 1):
+                session.add_metrics(audit_gap=gap.mean, audit_low=gap.low, audit_high=gap.high)
+            session.add_metrics(audit_preferred=self._auditor.preferred(session.state.batch - 2))
         self._record_alarms(self._window.add_batch(rollouts))
         return sorted(self._window.raised)
 
@@ -66,6 +77,9 @@ class MetaScheduler:
             StopRun: A cap is reached, a model rejects calls permanently, or the user stops the run.
         """
         session, after, batch = self._session, self._session.config.publish_after, self._session.state.batch
+        if self._auditor:
+            self._auditor.collect()
+            self._record_alarms(self._window.add_audit(self._audit_alarm(batch)))
         if row := self._outcomes.pop(batch, None):
             self._settle(row)
         elif (version := self._find_pin()) is not None:
@@ -131,7 +145,7 @@ class MetaScheduler:
             session.gate_judge.left = budget.allowance(batch, session.gate_judge.spent_before(batch))
         window = self._window
         if batch < session.state.batch:  # a resumed run had it under way
-            window = AlarmWindow(self._window.first_scores)
+            window = AlarmWindow(self._window.first_scores, self._audit_alarm(batch))
             rollouts = leave_out_verified(session.run.read_rollouts())
             window.catch_up([rollout for rollout in rollouts if rollout.batch <= batch])
         snapshot = RunSnapshot(
@@ -144,6 +158,8 @@ class MetaScheduler:
             latest=window.latest,
             checks=self._count_checks(batch),
         )
+        if self._auditor:
+            self._auditor.begin_pairs(batch, snapshot.probes)
         self._step = event_loop.submit(meta_step(session, snapshot))
 
     def _count_checks(self, batch: int) -> int:
@@ -176,7 +192,11 @@ class MetaScheduler:
         session = self._session
         is_accepted = row["status"] == "accepted"
         if is_accepted:
-            session.publish(Rubric.model_validate(row["rubric"]), row["author"])
+            rubric = Rubric.model_validate(row["rubric"])
+            known = (session.state.version, rubric, session.state.anchor, session.gate_judge)
+            # A row from before a kill has its own: by now, more of the anchor may have been judged.
+            row = {"scale": version_scale(*known), "offset": version_offset(*known)} | row
+            session.publish(rubric, row["author"], row["scale"], row["offset"])
         row = row | {"batch": session.state.batch, "version": session.state.version.number}
         journal(session.run.lineage, [row])
         if row["kind"] in ("meta", "rollback"):
@@ -191,6 +211,11 @@ class MetaScheduler:
                 detail = f"{MAX_REFUSALS} proposals in a row were refused; the rubric stays as it is"
                 self._record_alarms([Alarm("gate_refusals", MAX_REFUSALS, MAX_REFUSALS, (), detail)])
         session.context.observe("meta", row)
+
+    def _audit_alarm(self, batch: int) -> Alarm | None:
+        """What the audits of the first ``batch`` batches raise."""
+        gap = self._auditor.gap(batch) if self._auditor else None
+        return gap.alarm if gap else None
 
     def _probes(self, answer: Answer, batch: int) -> list[Sample]:
         """What the policy answers now to the anchor's prompts, those to be paired first; journalled, as its
@@ -303,6 +328,8 @@ class MetaScheduler:
         self._since, self._began = state.get("since", 0), state.get("began", 0)
         self._answered, self._refusals = state.get("answered", []), state.get("refusals", 0)
         self._rollouts = self._recent(journalled, batch)
-        self._window = AlarmWindow(state.get("first_scores", {}))
+        self._window = AlarmWindow(state.get("first_scores", {}), self._audit_alarm(batch - 1))
         self._window.catch_up(journalled)
+        if self._auditor:  # the last batch's audit was under way
+            self._auditor.begin([rollout for rollout in journalled if rollout.batch == batch])
         self._outcomes = self._session.run.meta_outcomes(batch)

@@ -155,10 +155,10 @@ class Session:
         """Judges by this version from the next batch on."""
         self.state.version = version
 
-    def publish(self, rubric: Rubric, author: str) -> None:
+    def publish(self, rubric: Rubric, author: str, scale: float, offset: float) -> None:
         """Writes a new rubric version and judges by it from the next batch on."""
         parent = self.state.version.number
-        self.use_version(RubricVersion(parent + 1, parent, self.state.batch, author, rubric))
+        self.use_version(RubricVersion(parent + 1, parent, self.state.batch, author, rubric, scale, offset))
         self.run.publish(self.state.version)
 
     def journalled_verdict(self, row: int, completion: str) -> Verdict | None:

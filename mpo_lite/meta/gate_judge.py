@@ -69,6 +69,16 @@ class BudgetedJudge:
         asked = [sample for sample in samples if not self.is_decided_by_rule(sample)]
         return len(set(self._keys(asked, rubric, draw)) - set(self._known))
 
+    def recall(self, samples: Sequence[Sample], rubric: Rubric) -> list[float | None]:
+        """Rewards as far as they are known; nothing is asked for."""
+        return [
+            verdict.reward if verdict else None
+            for verdict in (
+                rule_verdict(sample.completion, rubric.set_hash, self._rules) or self._known.get(key)
+                for sample, key in zip(samples, self._keys(samples, rubric, ""), strict=True)
+            )
+        ]
+
     async def verdicts(
         self, samples: Sequence[Sample], rubric: Rubric, batch: int, draw: str = ""
     ) -> list[Verdict]:

@@ -20,6 +20,8 @@ HEALTH = {
     "tokens": ("Length of answers, tokens", "A sudden rise or fall is often what is being rewarded."),
     "clipped": ("Share of answers truncated at the token limit", "They are judged in their truncated form."),
     "spread": ("Spread of rewards within groups", "Standard deviation; at 0 there is nothing to learn from."),
+    "audit_gap": ("Rise of the reward minus that of the audit score", "Above 0, it rises without the task."),
+    "audit_preferred": ("Share of answers better than before training", "By the audit judge; ties half."),
     "disagreement": ("Disagreement of the judges", "Largest minus smallest reward, averaged over answers."),
     "grad_norm": ("Gradient norm", "Spikes indicate unstable training."),
     "step_seconds": ("Seconds per batch", "Generation, judging and update together."),
@@ -171,7 +173,7 @@ def _chart_spend(metrics: Sequence[Metrics]) -> Chart | None:
     """USD so far where all calls are priced, else calls so far."""
     if metrics and metrics[-1].usd:
         return build_chart([line("USD so far", select_column(metrics, "usd"), 0)])
-    purposes = ("judge", "gate", "meta")
+    purposes = ("judge", "gate", "meta", *(("audit",) if metrics and metrics[-1].audit_calls else ()))
     return build_chart([line(f"{purpose} calls so far", select_column(metrics, f"{purpose}_calls"), colour)
                         for colour, purpose in enumerate(purposes)])  # fmt: skip
 

@@ -23,6 +23,7 @@ _SPEND = (
     "judge_calls",
     "gate_calls",
     "meta_calls",
+    "audit_calls",
     "cache_hits",
     "tokens_spent",
     "tokens_cached",

@@ -29,7 +29,9 @@ DEFAULT_BAD_RATE = 0.0
 Real meta-judges make errors. Without the gate nothing checks a proposal before it is trained on, so a bad
 rubric halfway through a short run can leave too little time to fix it.
 """
-MODELS = ("sandbox-judge", "sandbox-meta")
+AUDITOR = "sandbox-audit"
+"""The judge of another seed, which falls for other things."""
+MODELS = ("sandbox-judge", "sandbox-meta", AUDITOR)
 _LARGEST_BODY = 4 * 1024 * 1024
 _START_SECONDS = 10.0
 _FORMATS = ("text", "json_object", "json_schema")
@@ -140,7 +142,7 @@ class _Server:
         try:
             body: Any = json.loads(await request.text())
             model, messages, facts = _parse_request(body)
-            answer = reply(messages, facts, self.seed, self.bad_rate)
+            answer = reply(messages, facts, self.seed + (model == AUDITOR), self.bad_rate)
         except _Refused as refused:
             self.stats.rejected += 1
             return _error(str(refused), param=refused.param)

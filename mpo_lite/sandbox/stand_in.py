@@ -47,4 +47,5 @@ def _with_server(config: Config, url: str) -> dict[str, Any]:
         "judge": tuple(at(model) for model in config.judge),
         "judge_fallback": at(config.judge_fallback),
         "meta": at(config.meta),
+        "audit_judge": at(config.audit_judge),
     }

@@ -154,6 +154,11 @@ class Task(Settings):
         path = self._folder / "rubric.yaml"
         if path.is_file():
             return load_rubric(path)
+        return self.purpose_rubric
+
+    @property
+    def purpose_rubric(self) -> Rubric:
+        """The purpose itself as one criterion."""
         criterion = Criterion(id="purpose", description=" ".join(self.purpose.split()), levels=_DEGREES)
         return Rubric(criteria=(criterion,))
 

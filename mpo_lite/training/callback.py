@@ -50,6 +50,7 @@ class MPOCallback(TrainerCallback):
 
     Attributes:
         has_trainer: Whether a trainer knows this callback.
+        divides_by_spread: Whether the trainer divides advantages by the standard deviation of rewards.
         chat: Of the policy, once training has begun.
         gold: As last measured.
         random_state: Of the border that a stopped run is taken back to.
@@ -60,6 +61,7 @@ class MPOCallback(TrainerCallback):
         self.scheduler = MetaScheduler(session)
         self._must_resume = must_resume
         self.has_trainer = False
+        self.divides_by_spread = False
         self.random_state: dict[str, Any] = {}
         self.chat: Chat | None = None
         self._logged: dict[str, list[float]] = {}
@@ -73,6 +75,8 @@ class MPOCallback(TrainerCallback):
         """Refuses a trainer whose batches are not those that the run plans."""
         check_arguments(args, self.session.config)
         self.has_trainer = True
+        # RLOO's arguments have no such field.
+        self.divides_by_spread = getattr(args, "scale_rewards", "none") != "none"
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

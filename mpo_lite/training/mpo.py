@@ -14,6 +14,7 @@ from mpo_lite.loop.judging import judge_samples
 from mpo_lite.loop.prefetch import Prefetcher
 from mpo_lite.loop.reward import Reward, drop_thin_groups, groups, has_spread, score_batch
 from mpo_lite.loop.session import Session
+from mpo_lite.loop.training_reward import training_rewards
 from mpo_lite.options import Options
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sanitize import pluralize, strip_thinking
@@ -159,7 +160,8 @@ class MPO:
             rollouts = score_batch(session, samples, group_size, self.prefetcher.take_pending(), truncated)
             if is_main():
                 session.add_metrics(alarms=self.callback.scheduler.add_batch(rollouts))
-            rewards: list[Reward] = [rollout.reward for rollout in rollouts[first : first + len(samples)]]
+            whole = training_rewards(session, rollouts, self._scale)
+            rewards = whole[first : first + len(samples)]
             rewards = self._less_for_the_cut(rewards, truncated)
         else:
             rewards = [verdict.reward for verdict in judge_samples(session, samples)]
@@ -178,6 +180,12 @@ class MPO:
             size = len(whole) if self.baseline == "batch" else group_size
             session.skip_update(not has_spread(whole, size))
         return rewards
+
+    @property
+    def _scale(self) -> float:
+        """Factor on rewards: that of the rubric version, unless the trainer divides by their spread."""
+        divides = self.baseline == "group" and self.callback.divides_by_spread
+        return 1.0 if divides else self.session.state.version.scale
 
     def _require_open(self) -> None:
         if self.session.state.closed:

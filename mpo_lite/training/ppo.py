@@ -79,6 +79,8 @@ class PPO(PrefetchMixin, GRPOTrainer):
         logps = batch["old_per_token_logps"]
         kl = (logps - batch.get("ref_per_token_logps", logps)) * mask
         scored = ~torch.isnan(self._scores)
+        if self.model.training and self._is_first_of_version:
+            values = (values + self._shift_values(values, mask * scored.unsqueeze(1))) * mask
         rewards = token_rewards(torch.nan_to_num(self._scores), self.beta * kl, mask)
         settings = self.mpo.session.config.ppo
         advantages, returns = gae(rewards, values, mask, settings.gamma, settings.lam)
@@ -91,6 +93,51 @@ class PPO(PrefetchMixin, GRPOTrainer):
         }
         self._log("kl", kl, taken)
         return batch
+
+    @property
+    def _is_first_of_version(self) -> bool:
+        """Whether the batch just scored is the first that the current rubric version judges."""
+        state = self.mpo.session.state
+        return state.version.batch == state.batch - 1
+
+    def _shift_values(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Moves the value head's bias so that values have the mean of the scores.
+
+        A new rubric shifts all rewards at once. Gradient steps would follow slowly, and until then every
+        advantage would be off by the shift; whitening hides that only within one batch.
+
+        Args:
+            values: (B, T).
+            mask: (B, T), 1 for the tokens of scored completions.
+
+        Returns:
+            What was added to the bias, the same in all processes.
+        """
+        gaps = torch.nan_to_num(self._scores).unsqueeze(1) - values
+        shift = self._mean(gaps, mask)
+        for name, parameter in self._value_head():
+            if name.endswith("bias"):
+                parameter.data += shift
+        return shift
+
+    def _value_head(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """The trained parameters of the value head by name."""
+        named = self.accelerator.unwrap_model(self.model).named_parameters()
+        return [(name, one) for name, one in named if f".{VALUE_HEAD}." in name and one.requires_grad]
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """TRL's optimizer, with the value head in a group of its own where it has its own learning rate."""
+        rate, is_split = self.mpo.session.config.ppo.value_learning_rate, self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        if rate is None or is_split:
+            return optimizer
+        head = {id(parameter) for _, parameter in self._value_head()}
+        for group in list(optimizer.param_groups):
+            taken = [parameter for parameter in group["params"] if id(parameter) in head]
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in head]
+            if taken:
+                optimizer.add_param_group({**group, "params": taken, "lr": rate})
+        return optimizer
 
     def _compute_values(self, batch: dict[str, Any]) -> torch.Tensor:
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
@@ -129,10 +176,14 @@ class PPO(PrefetchMixin, GRPOTrainer):
 
     def _log(self, name: str, values: torch.Tensor, mask: torch.Tensor) -> None:
         """The mean over the tokens of all processes, among TRL's own metrics."""
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode][name].append(self._mean(values, mask).item())
+
+    def _mean(self, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The mean over the tokens of all processes; 0 where there are none."""
         sums = torch.stack([(values * mask).sum(), mask.sum().float()])
         total, count = self.accelerator.reduce(sums, reduction="sum")
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode][name].append((total / count.clamp(min=1)).item())
+        return total / count.clamp(min=1)
 
 
 def add_value_head(model: Any) -> None:

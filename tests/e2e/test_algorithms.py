@@ -132,13 +132,14 @@ def test_what_a_user_pays_for_a_cut_answer_is_taken_off(
         assert told == pytest.approx(row["reward"] - 0.3 * cut)
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
+@pytest.mark.parametrize(("algorithm", "weights"), [("rloo", "rubric"), ("ppo", "contrast")])
 def test_every_algorithm_goes_on_to_the_same_bits_after_a_kill(
-    algorithm: str, tmp_path: Path, prompts: Path
+    algorithm: str, weights: str, tmp_path: Path, prompts: Path
 ) -> None:
     # Two optimiser steps per pass over a batch, two passes: checkpoints may lie at every fourth step.
     settings: dict[str, Any] = {
         "algorithm": algorithm,
+        "criterion_weights": weights,
         "num_iterations": 2,
         "micro_batch": 8,
         "trainer.gradient_accumulation_steps": 1,
@@ -154,6 +155,39 @@ def test_every_algorithm_goes_on_to_the_same_bits_after_a_kill(
         killed.communicate()
         assert resume(tmp_path / "killed").returncode == 0
     same_run(tmp_path, "whole", "killed", step=24)
+    told = [
+        [row.get("weights") for row in read_rows(tmp_path / name / "metrics.jsonl")]
+        for name in ("whole", "killed")
+    ]
+    assert told[0] == told[1] and (None not in told[0]) == (weights == "contrast")
+
+
+@pytest.mark.parametrize("setting", ["criterion_weights=contrast", "aggregate=normalize"])
+def test_the_optimiser_alone_sees_how_criteria_are_composed(
+    setting: str, train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mpo_lite.training.mpo import MPO
+
+    given: list[float | None] = []
+    reward = MPO.reward
+
+    def watched(self: MPO, **inputs: Any) -> list[float | None]:
+        given.extend(told := reward(self, **inputs))
+        return told
+
+    monkeypatch.setattr(MPO, "reward", watched)
+    flags = ("--task", "sandbox", "--judge", "sandbox", "--baseline", "expert")
+    for name, more in (("plain", ()), ("composed", ("-o", setting))):
+        train(*flags, *more, name=name, steps=2, max_new_tokens=64)
+    half = len(given) // 2
+    plain, composed = (read_rows(tmp_path / name / "rollouts.jsonl") for name in ("plain", "composed"))
+    # The first batch is the same answers by the same rubric: only what is learned from them differs.
+    assert plain[:16] == composed[:16] and plain[16:] != composed[16:]
+    assert given[:half] == [row["reward"] for row in plain]
+    assert given[half:] != [row["reward"] for row in composed] and None not in given
+    figures = [read_rows(tmp_path / name / "metrics.jsonl")[0] for name in ("plain", "composed")]
+    assert figures[0]["reward"] == figures[1]["reward"] and figures[0]["spread"] == figures[1]["spread"]
+    assert figures[0]["loss"] != figures[1]["loss"] or figures[0]["grad_norm"] != figures[1]["grad_norm"]
 
 
 def test_a_trainers_settings_go_to_trl_by_its_own_names(

@@ -91,10 +91,12 @@ def test_completions_without_a_reward_are_masked_and_the_rest_is_whitened(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[dict[str, Any]] = []
+    scores: list[torch.Tensor] = []
     generate = PPO._generate_and_score_completions
 
     def watched(self: PPO, inputs: Any) -> Any:
         batches.append(generate(self, inputs))
+        scores.append(self._scores)
         return batches[-1]
 
     monkeypatch.setattr(PPO, "_generate_and_score_completions", watched)
@@ -114,19 +116,27 @@ def test_completions_without_a_reward_are_masked_and_the_rest_is_whitened(
         moved = batch["advantages"][taken]
         assert moved.mean().item() == pytest.approx(0, abs=1e-5)
         assert moved.square().mean().item() == pytest.approx(1, abs=1e-3)
-    assert not batches[0]["old_values"].any() and batches[1]["old_values"].any()  # the value head learns
+    # The first batch of a version sets the bias to its mean reward, here per token; then the head learns.
+    first = batches[0]["old_values"][batches[0]["completion_mask"].bool()]
+    taken = batches[0]["completion_mask"] * batches[0]["tool_mask"]
+    mean = (torch.nan_to_num(scores[0]).unsqueeze(1) * taken).sum() / taken.sum()
+    assert torch.allclose(first, mean) and mean > 0
+    assert batches[1]["old_values"][batches[1]["completion_mask"].bool()].std() > 0
     rows = read_rows(tmp_path / "run" / "metrics.jsonl")
     assert rows[0]["kl"] == pytest.approx(0, abs=1e-6) and math.isfinite(rows[1]["kl"])
 
 
 def test_the_value_head_is_trained_and_kept_in_the_checkpoint(train: Train, tmp_path: Path) -> None:
-    train("--judge", "sandbox", "--baseline", "iter0", "--algorithm", "ppo", steps=2, save_every=1)
+    rate = ("-o", "ppo.value_learning_rate=0.05")
+    train("--judge", "sandbox", "--baseline", "iter0", "--algorithm", "ppo", *rate, steps=2, save_every=1)
     heads = []
     for step in (1, 2):
         path = tmp_path / f"run/checkpoints/checkpoint-{step}/adapter_model.safetensors"
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if "v_head" in name]  # noqa: SIM118
             assert len(names) == 2, names
-            heads.append(torch.cat([file.get_tensor(name).flatten() for name in names]))
+            heads.append(torch.cat([file.get_tensor(name).flatten() for name in sorted(names)]))
             assert any("lora" in name for name in file.keys())  # noqa: SIM118
-    assert heads[0].any() and not torch.equal(heads[0], heads[1])
+    weights = heads[0][1:]  # after the bias; Adam's first step is as long as the learning rate
+    assert weights.abs().median().item() == pytest.approx(0.05, rel=0.01)
+    assert not torch.equal(heads[0], heads[1])

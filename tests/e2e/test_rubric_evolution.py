@@ -81,7 +81,17 @@ def cut(source: RunDir, target: Path, batch: int, known: bool = False) -> RunDir
     run = RunDir(target)
     if not known:
         manifest = json.loads((target / f"checkpoints/checkpoint-{batch}/manifest.json").read_text())
-        for path in (run.rollouts, run.probes, run.trials, run.lineage, run.alarms, run.metrics, run.gold):
+        for path in (
+            run.rollouts,
+            run.probes,
+            run.trials,
+            run.audits,
+            run.audit_pairs,
+            run.lineage,
+            run.alarms,
+            run.metrics,
+            run.gold,
+        ):
             rows = read_rows(path)[: manifest["rows"].get(path.name, 0)]
             path.unlink(missing_ok=True)
             append_rows(path, rows)
@@ -122,13 +132,19 @@ def test_a_guarded_run_tries_rubrics_out_and_keeps_account(train: Train, tmp_pat
 
 
 @pytest.mark.usefixtures("all_checkpoints")
-@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize(("after", "algorithm"), [(0, "grpo"), (2, "rloo")])
 def test_a_killed_run_follows_the_same_rubrics(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], after: int
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], after: int, algorithm: str
 ) -> None:
-    assert train(publish_after=after, save_every=1, prescreen=after > 0)["rubric_version"] >= 1
+    told = train(publish_after=after, save_every=1, prescreen=after > 0, algorithm=algorithm)
+    assert told["rubric_version"] >= 1
     whole = RunDir(tmp_path / "run")
     rows = read_rows(whole.lineage)
+    accepted = [row for row in rows if row["status"] == "accepted"]
+    assert [row["scale"] for row in accepted] == [
+        whole.version(number).scale for number in range(1, len(accepted) + 1)
+    ]
+    assert accepted[0]["scale"] != 1.0  # the anchor was judged by both, and they differ
     assert all(row["batch"] == row["began"] + after for row in rows) and rows
     # Before a step begins, while it runs beside training, and after it.
     for batch in {rows[0]["began"], rows[0]["began"] + 1, rows[0]["batch"] + 1}:
@@ -292,3 +308,47 @@ def test_autoprompt_refines_before_training_and_then_freezes(
     stopped = cut(run, tmp_path / "stopped", 2)
     assert resume(capsys, stopped.path)["rubric_version"] == 1
     assert read_rows(stopped.lineage) == [row]
+
+
+def test_an_audit_measures_the_gap_and_a_killed_run_measures_the_same(
+    train: Train, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], all_checkpoints: None
+) -> None:
+    auditor = f"audit_judge={{model: openai/sandbox-audit, api_base: '{url}'}}"
+    summary = train("-o", auditor, audit_share=0.5, save_every=1, steps=7)
+    plain = train(name="plain", steps=7)
+    run = RunDir(tmp_path / "run")
+    rows, metrics, pairs = (read_rows(path) for path in (run.audits, run.metrics, run.audit_pairs))
+    # The last batch's audit is under way when the run ends.
+    assert [sum(row["batch"] == batch for row in rows) for batch in range(1, 7)] == [8] * 6
+    assert summary["audit_calls"] > 0 and plain["audit_calls"] == 0
+    assert summary["gate_calls"] == plain["gate_calls"]
+    offsets = {number: run.version(number).offset for number in range(run.latest().number + 1)}
+    assert offsets[0] == 0 != offsets[1]
+    for row in rows:
+        assert row["level"] == row["reward"] - offsets[row["version"]]
+    gaps = [row["audit_gap"] for row in metrics if row.get("audit_gap") is not None]
+    assert len(gaps) == 4  # from the second window of answers on
+    assert all(row["audit_low"] <= row["audit_gap"] <= row["audit_high"] for row in metrics[3:])
+    assert [sum(row[each] for each in ("better", "worse", "ties", "failed")) for row in pairs] == [6] * len(
+        pairs
+    )
+    assert metrics[-1]["audit_preferred"] is not None
+    for known in (False, True):
+        other = cut(run, tmp_path / f"cut-{known}", 5, known)
+        resume(capsys, other.path)
+        assert read_rows(other.audits)[:48] == rows[:48]
+        again = read_rows(other.metrics)
+        for name in ("audit_gap", "reward", "alarms"):
+            assert [row.get(name) for row in again] == [row.get(name) for row in metrics], name
+
+
+def test_a_failed_audit_stops_no_run_and_is_no_score(train: Train, url: str, tmp_path: Path) -> None:
+    def fault(kind: str, body: Any) -> str | None:
+        return "no JSON" if kind in ("judge", "repair") else None
+
+    with LLMServer(fault) as server:
+        auditor = f"audit_judge={{model: openai/a, api_base: '{server.url}'}}"
+        summary = train("-o", auditor, "--baseline", "iter0", audit_share=0.5, steps=3)
+    rows = read_rows(tmp_path / "run" / "audits.jsonl")
+    assert summary["steps"] == 3 and summary["judge_failures"] == 0 and summary["audit_calls"] > 0
+    assert rows and all(row["audit"] is None and row["failure"] == "parse" for row in rows)

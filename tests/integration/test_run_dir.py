@@ -91,7 +91,7 @@ def test_opening_what_is_no_run_says_so(tmp_path: Path) -> None:
 
 def test_versions_read_back_equal(run: RunDir, rubric: Rubric) -> None:
     tricky = rubric.model_copy(update={"guidelines": "# version: 9\n# not a header"})
-    for version in (RubricVersion(0, None, 0, "task", rubric), RubricVersion(1, 0, 10, "m", tricky)):
+    for version in (RubricVersion(0, None, 0, "task", rubric), RubricVersion(1, 0, 10, "m", tricky, 1.5)):
         run.publish(version)
         assert run.version(version.number) == version
 

@@ -58,6 +58,14 @@ def test_overrides_reach_nested_keys_and_beat_the_file(tmp_path: Path) -> None:
     assert config.trainer == {"num_iterations": 2, "epsilon": 0.3}
 
 
+def test_the_kl_penalty_fits_the_algorithm_unless_it_is_set() -> None:
+    betas = {
+        name: load_config(given={"algorithm": name}, environ={}).beta for name in ("grpo", "rloo", "ppo")
+    }
+    assert betas == {"grpo": 0.02, "rloo": 0.004, "ppo": 0.004}
+    assert load_config(given={"algorithm": "rloo", "beta": 0.1}, environ={}).beta == 0.1
+
+
 def test_a_method_is_weaker_than_anything_given(tmp_path: Path) -> None:
     path = write(tmp_path, "method: paper\nlora_r: 8\n")
     config = load_config(path, environ={"MPO_BETA": "0.1"})

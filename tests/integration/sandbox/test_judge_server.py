@@ -55,7 +55,7 @@ def test_a_judgement_comes_back_in_the_shape_of_the_api() -> None:
 def test_models_and_counts_are_listed() -> None:
     with running() as base:
         _, listed = call(f"{base}/models")
-        assert {row["id"] for row in listed["data"]} == {"sandbox-judge", "sandbox-meta"}
+        assert {row["id"] for row in listed["data"]} == {"sandbox-judge", "sandbox-meta", "sandbox-audit"}
         call(f"{base}/chat/completions", {"model": "m", **ASKED})
         call(f"{base}/chat/completions", {"model": "m", "messages": []})
         _, stats = call(base.removesuffix("/v1") + "/stats")
