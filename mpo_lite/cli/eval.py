@@ -6,7 +6,7 @@ import json
 import statistics
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,9 @@ from mpo_lite.jsonl import append_rows
 from mpo_lite.sanitize import pluralize
 from mpo_lite.tasks.data import load_prompts
 from mpo_lite.tasks.spec import load_builtin_tasks, task_of
+
+if TYPE_CHECKING:
+    from mpo_lite.training.chat import Completion
 
 
 @click.command("eval", short_help="Evaluate a model with a task's gold metric on held-out prompts.")
@@ -73,19 +76,8 @@ def command(
         values = [gold(answer.text, prompts.row(prompt)) for prompt, answer in answers.items()]
         measured = [value for value in values if value is not None]
         if fresh:
-            rows = zip(answers.items(), values, strict=True)
-            append_rows(
-                fresh,
-                (
-                    {
-                        "prompt": prompt,
-                        "response": answer.text,
-                        "truncated": answer.truncated,
-                        "gold": value,
-                    }
-                    for (prompt, answer), value in rows
-                ),
-            )
+            pairs = zip(answers.items(), values, strict=True)
+            append_rows(fresh, (_row(prompt, answer, value) for (prompt, answer), value in pairs))
     if len(measured) < 2:
         raise ConfigError(
             f"{model}: no gold for {len(values) - len(measured)} of {len(values)} answers, "
@@ -102,3 +94,7 @@ def command(
     else:
         line = f"{policy.name}: gold {summary['gold']:.3f} [{low:.3f}, {high:.3f}]"
         echo(f"{line} on {pluralize(len(measured), 'held-out prompt')} of {task.name}")
+
+
+def _row(prompt: str, answer: Completion, gold: float | None) -> dict[str, Any]:
+    return {"prompt": prompt, "response": answer.text, "truncated": answer.truncated, "gold": gold}

@@ -47,6 +47,11 @@ class Call(Generic[T]):
         return self.prompt.messages
 
     @property
+    def all_facts(self) -> dict[str, Any]:
+        """The facts, with the name of the prompt's template."""
+        return {"template": self.prompt.template, **self.facts}
+
+    @property
     def max_tokens(self) -> int:
         """Maximum reply length in tokens."""
         return self.backend.max_tokens or self.room

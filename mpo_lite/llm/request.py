@@ -141,8 +141,7 @@ class Sender:
             nonlocal output_mode, bounded
             output_mode = capabilities.strictest_supported(output_mode)
             bounded = "bounds" not in capabilities.unsupported
-            facts = {"template": call.prompt.template, **call.facts}
-            extra = {"extra_body": {"mpo_lite": facts}} if call.backend.is_simulated else {}
+            extra = {"extra_body": {"mpo_lite": call.all_facts}} if call.backend.is_simulated else {}
             return extra | capabilities.parameters(
                 output_mode, call.schema, max_tokens + headroom, call.backend.temperature, seed
             )
