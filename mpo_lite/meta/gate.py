@@ -204,13 +204,15 @@ class Gate:
         gaps = await self._gaps(rubric, honest, planted, batch)
         if missing := sorted({answer.kind for answer in planted} - gaps.keys()):
             return gaps, f"no judgement of planted answers succeeded for: {', '.join(missing)}"
+        if 2 * (lost := len(planted) - sum(map(len, gaps.values()))) >= len(planted) > 0:
+            return gaps, f"{lost} of {len(planted)} judgements of planted answers failed"
         required = required_margin(self.thresholds.margin, honest)
         undecided = {
             kind: len(self.anchor) for kind, values in gaps.items() if is_undecided(kind, values, required)
         }
         planted = self._plant(undecided, honest, phrases)
-        if not self._covers(planted, rubric):
-            return gaps, _describe_shortage(len(planted), self.gate_judge.left)
+        if (needed := self._count_unjudged(planted, rubric)) > self.gate_judge.left:
+            return gaps, _describe_shortage(needed, self.gate_judge.left)
         return gaps | await self._gaps(rubric, honest, planted, batch), ""
 
     async def _gaps(
@@ -228,7 +230,7 @@ class Gate:
             That, and both sums of shortfalls; False where the budget does not cover the comparison.
         """
         planted = self._plant({kind: len(values) for kind, values in missed.items()}, before)
-        if not self._covers(planted, old):
+        if self._count_unjudged(planted, old) > self.gate_judge.left:
             return False, {}
         old_gaps = await self._gaps(old, before, planted, batch)
         old_required = required_margin(self.thresholds.margin, before)
@@ -240,14 +242,13 @@ class Gate:
     async def _find_rewarded_by(self, old: Rubric, before: Scores, batch: int) -> list[Objection]:
         """What the current rubric rewards wrongly; nothing where the budget does not cover the check."""
         planted = self._plant(self._kinds(()), before)
-        if not self._covers(planted, old):
+        if self._count_unjudged(planted, old) > self.gate_judge.left:
             return []
         gaps = await self._gaps(old, before, planted, batch)
         return find_rewarded(gaps, required_margin(self.thresholds.margin, before))
 
-    def _covers(self, planted: Sequence[PlantedAnswer], rubric: Rubric) -> bool:
-        needed = self.gate_judge.count_unjudged([answer.sample for answer in planted], rubric)
-        return needed <= self.gate_judge.left
+    def _count_unjudged(self, planted: Sequence[PlantedAnswer], rubric: Rubric) -> int:
+        return self.gate_judge.count_unjudged([answer.sample for answer in planted], rubric)
 
     async def _score(self, samples: Sequence[Sample], rubric: Rubric, batch: int) -> list[float | None]:
         return [verdict.reward for verdict in await self.gate_judge.verdicts(samples, rubric, batch)]
@@ -318,4 +319,5 @@ def _figures(gaps: Gaps) -> dict[str, float]:
 
 
 def _describe_shortage(cost: int, left: float) -> str:
-    return f"the gate needs {cost} judge calls but only {max(0, int(left))} are left in its budget"
+    rest = max(0, int(left))
+    return f"the gate needs {cost} judge calls but only {rest} are left in its budget; raise gate.share"

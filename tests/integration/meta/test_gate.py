@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from mpo_lite.config import Thresholds
+from mpo_lite.jsonl import read_rows
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import event_loop
@@ -20,9 +21,9 @@ from mpo_lite.meta.gate_judge import BudgetedJudge
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.sandbox import simulate_meta
 from mpo_lite.sandbox.judge_server import running
-from mpo_lite.tasks.spec import Sentinel, load_task
+from mpo_lite.tasks.spec import Sentinel, Shortcut, load_task
 from mpo_lite.types import Assessment, Verdict
-from tests.support.llm_server import LLMServer, completion_of
+from tests.support.llm_server import LLMServer, completion_of, prompt_text
 from tests.support.sandbox_answers import honest
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
@@ -227,13 +228,15 @@ def test_a_kind_of_sentinel_that_was_not_judged_does_not_pass_unseen(make_gate: 
 
 
 def test_each_answer_is_judged_once_per_rubric_and_checks_survive_a_restart(
-    url: str, make_gate: MakeGate
+    url: str, make_gate: MakeGate, tmp_path: Path
 ) -> None:
     gate = make_gate(url, honest())
     assert gate.planted == 2 * 6 + 4 * 7 + 24 and gate.cost(sound(), TITLES, []) == 12 + 12 + gate.planted
     first = examined(gate, sound(), TITLES)
     again = make_gate(url, honest())
-    assert again.gate_judge.spent_before(11) == gate.gate_judge.spent_before(11) >= gate.planted
+    keys = [row["key"] for row in read_rows(tmp_path / "trials.jsonl")]
+    assert again.gate_judge.spent_before(11) == gate.gate_judge.spent_before(11) == len(keys)
+    assert len(set(keys)) == len(keys) >= 12 + 12 + 2 * 6 + 4 * 7
     assert again.gate_judge.spent_before(10) == 0
     again.gate_judge.left = again.planted
     # Of the planted answers it cannot know the prompts yet.
@@ -246,7 +249,10 @@ def test_what_the_share_does_not_cover_is_not_asked_for(url: str, make_gate: Mak
     gate = make_gate(url, honest())
     gate.gate_judge.left = 20
     gate_result = examined(gate, sound(), TITLES)
-    assert gate_result.unchecked == "the gate needs 88 judge calls but only 20 are left in its budget"
+    assert (
+        gate_result.unchecked
+        == "the gate needs 88 judge calls but only 20 are left in its budget; raise gate.share"
+    )
     assert gate.gate_judge.spent_before(99) == 0
 
 
@@ -267,10 +273,11 @@ def test_the_rubric_in_force_is_looked_at_again(url: str, make_gate: MakeGate) -
     gate = make_gate(url, honest())
     fine = event_loop.wait(gate.recheck(sound(), 1, [group(0, 1)], 20))
     assert fine.objections == ()
-    assert {"margin_prompt", "gain_praise"} & set(fine.figures)
+    kinds = [f"margin_{kind}" for kind in KINDS if kind != "empty"]
+    kinds += [f"gain_{kind}" for kind in get_args(Shortcut)]
+    assert {name for name in fine.figures if "_" in name} == set(kinds[1::2])
     more = event_loop.wait(gate.recheck(sound(), 2, [group(0, 1)], 30))
-    # The other half of the kinds, on more prompts.
-    assert not {name for name in more.figures if "_" in name} & {name for name in fine.figures if "_" in name}
+    assert {name for name in more.figures if "_" in name} == set(kinds[::2])
     flat = event_loop.wait(gate.recheck(sound(), 1, [group(1, 1), group(2, 2)], 20))
     # Answers that are all good are no reason to go back, but one to ask for more.
     assert flat.objections == () and [hint.id for hint in flat.hints] == ["varied"]
@@ -328,3 +335,22 @@ def test_a_strict_rubric_passes_under_which_the_initial_policy_earns_little(make
     with LLMServer(fault) as server:
         result = examined(make_gate(server.url, anchor, task=task), strict)
     assert result.passed and result.figures["margin_title"] == pytest.approx(1 / 6)
+
+
+def test_a_check_of_which_half_the_judgements_failed_decides_nothing(make_gate: MakeGate) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        text = completion_of(body) if kind == "judge" else ""
+        # Of every kind one answer is judged, to the tasks of an even number.
+        if kind != "judge" or (
+            not text.startswith("An answer") and re.search(r"topic [135]", prompt_text(body))
+        ):
+            return "no JSON"
+        level = 1 if text.startswith("An answer") else 0
+        return json.dumps({"a": {"reason": "r", "level": level}})
+
+    anchor = [Sample(f"Write about topic {n}.", f"An answer on {n}. It ends.") for n in range(6)]
+    task = TASK.model_copy(update={"sentinels": ("title", "injection", "prompt"), "shortcuts": ()})
+    simple = Rubric(criteria=(Criterion(id="a", description="d", levels=("no", "yes")),))
+    with LLMServer(fault) as server:
+        result = examined(make_gate(server.url, anchor, task=task), simple)
+    assert result.unchecked == "3 of 6 judgements of planted answers failed"
