@@ -11,7 +11,6 @@ from itertools import combinations
 
 from mpo_lite.meta.objections import Objection
 from mpo_lite.meta.sentinels import ADDITIONS, COMPLAINTS, PlantedAnswer, Scores
-from mpo_lite.stats.interval import mean_interval
 
 Gaps = Mapping[str, Sequence[float]]
 """Kind → by how much each planted answer scored below the honest one to its prompt, in [-1, 1]."""
@@ -69,6 +68,8 @@ def is_undecided(kind: str, gaps: Sequence[float], required: float) -> bool:
 
 def find_rewarded(gaps: Gaps, required: float) -> list[Objection]:
     """The known-bad answers and the shortcuts that a rubric pays for."""
+    from mpo_lite.stats.interval import mean_interval  # loads numpy
+
     objections: list[Objection] = []
     level = 1 - ERROR_RATE / max(1, len(gaps.keys() & ADDITIONS.keys()))
     for kind, values in gaps.items():
