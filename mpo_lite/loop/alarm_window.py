@@ -24,7 +24,7 @@ WINDOW = 64
 class AlarmWindow:
     """Keeps the first and the latest answers of a run, and what alarms they raise.
 
-    It depends on the rollouts and ``first_scores`` alone, so a resumed run finds its alarms again.
+    It depends on the rollouts and the arguments alone, so a resumed run finds its alarms again.
 
     Args:
         first_scores: Rollout id → its score under the first rubric, where that was asked.

@@ -1,8 +1,8 @@
 """Shortcuts: what a policy can add to any answer without making it better.
 
 A rubric that pays more for an honest answer with a shortcut than for the same answer without it will be
-exploited. Each shortcut is added to the initial policy's answers, which are no longer the known-bad texts of
-``sentinels``: they show whether form earns anything on top of substance.
+exploited. Unlike the known-bad texts of ``sentinels``, these are the initial policy's own answers with a
+shortcut added: they show whether form earns anything on top of substance.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _insert(text: str, answer: str) -> str:
 
 
 def _split(answer: str) -> list[str]:
-    """Sentences with the space around them; together they are the answer."""
+    """The sentences of an answer, with the space around them."""
     return [part for part in _SENTENCE_END.split(answer) if part.strip()] or [answer]
 
 

@@ -109,8 +109,8 @@ def _meta(
         objections: Any = facts.get("objections")
         if not isinstance(objections, list):
             raise ValueError("'objections' must be a list of ids")
-        bad = luck(*shown, refused, *cast("list[str]", objections))
-        return simulate_meta.revise(items, refused, cast("list[str]", objections), limit, bad)
+        named = cast("list[str]", objections)
+        return simulate_meta.revise(items, refused, named, limit, luck(*shown, refused, *named))
     proposals = extract_fenced("proposal", user)
     return simulate_meta.merge(items, proposals, limit, luck(*shown, *proposals))
 
