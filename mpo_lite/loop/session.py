@@ -200,9 +200,9 @@ class Session:
         sums = {name: sum(part[name] or 0 for part in parts) for name in parts[0]}
         return sums | {"usd": None if unpriced else round(sums["usd"], 6)}
 
-    def interrupt(self, interrupted: bool = True) -> None:
+    def interrupt(self) -> None:
         """Asks the run to stop at the next safe point."""
-        self.state.interrupted = interrupted
+        self.state.interrupted = True
 
     def raise_if_interrupted(self) -> None:
         """Raises ``Interrupted`` once the user has asked to stop."""

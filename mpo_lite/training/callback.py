@@ -123,7 +123,8 @@ class MPOCallback(TrainerCallback):
             self._flush({})
             self.random_state = random_state()
             asked = self.session.state.interrupted or (is_main() and self.session.run.asked_to_stop())
-            self.session.interrupt(any(all_gather(asked)))
+            if any(all_gather(asked)):  # never taken back: a signal may come while this is gathered
+                self.session.interrupt()
             self.session.use_version(run_on_main(lambda: self._next_version(self._answer(**kwargs))))
 
     def on_pre_optimizer_step(

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from mpo_lite.checkpoints import last_checkpoint
 from mpo_lite.cli.main import main
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
+from mpo_lite.errors import Interrupted
 from mpo_lite.jsonl import read_rows
 from mpo_lite.loop.context import prepare_run
 from mpo_lite.loop.judging import judge_samples
@@ -26,6 +28,7 @@ from mpo_lite.loop.session import Session
 from mpo_lite.prompts import prompts_dir
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.data import policy_dir
+from mpo_lite.training.callback import MPOCallback
 from mpo_lite.training.mpo import MPO
 from mpo_lite.training.train import _stoppable
 from tests.support.jobs import Train, asked, ended, resume, same_run, start, wait_for, weights
@@ -171,6 +174,22 @@ def test_ctrl_c_saves_and_resumes_to_the_same_bits(tmp_path: Path, prompts: Path
         assert "resume with: mpo-lite resume" in errors and "Traceback" not in errors
         assert resume(tmp_path / "stopped").returncode == 0
     same_run(tmp_path, "whole", "stopped")
+
+
+def test_a_request_to_stop_is_not_lost_while_the_processes_are_asked(
+    open_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LLMServer() as server:
+        session = open_session(server)
+
+        def signal_comes_meanwhile(value: object) -> list[object]:
+            session.interrupt()
+            return [value]
+
+        monkeypatch.setattr("mpo_lite.training.callback.all_gather", signal_comes_meanwhile)
+        state: Any = SimpleNamespace(global_step=0)
+        with pytest.raises(Interrupted):
+            MPOCallback(session).on_step_begin(SimpleNamespace(), state, SimpleNamespace(), model=None)
 
 
 def test_a_request_to_stop_is_answered_from_a_thread_of_its_own() -> None:

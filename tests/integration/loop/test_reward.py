@@ -144,7 +144,8 @@ def test_time_outs_open_the_breaker_and_are_counted_by_kind(open_session: Callab
 @pytest.mark.slow
 def test_a_batch_waits_for_a_judge_that_is_slow_but_answers(open_session: Callable[..., Session]) -> None:
     with OneAtATime(delay=0.15) as server:
-        session = open_session(server, verdict_timeout=1.2, batch_timeout=1.2)
+        score_batch(open_session(server), batch(groups=1), GROUP)  # the import of LiteLLM takes seconds
+        session = open_session(server, judge="openai/other", verdict_timeout=1.2, batch_timeout=1.2)
         rewards = [rollout.reward for rollout in score_batch(session, batch(), GROUP)]
         assert None not in rewards and session.state.metrics["judge_seconds"] > 16 * 0.15
 
