@@ -25,6 +25,7 @@ from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Ledger
 from mpo_lite.llm.models import Backend
 from mpo_lite.rubric import Criterion, Rubric
+from mpo_lite.types import Brief
 
 HERE = Path(__file__).parent
 PERSONA = "You are an experienced teacher of writing who reads essays of students closely and fairly."
@@ -94,7 +95,7 @@ def client(concurrency: int = 64, folder: Path | None = None, **limits: float) -
 
 
 def judge(of: Client, server: Stub) -> PointwiseJudge:
-    return PointwiseJudge(of, Backend("m", MODEL, server.url, "none", price=(1.0, 1.0)), PERSONA)
+    return PointwiseJudge(of, Backend("m", MODEL, server.url, "none", price=(1.0, 1.0)), Brief(PERSONA))
 
 
 def measured(work: Coroutine[Any, Any, Any]) -> tuple[float, float]:

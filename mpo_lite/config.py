@@ -213,11 +213,13 @@ class Config(Settings):
     )
     strategy: Literal["pairs", "samples"] = Field(
         "pairs",
-        description="What the meta-judge sees. pairs: each answer next to the initial policy's; samples: "
-        "answers alone.",
+        description="What the meta-judge sees. pairs: each answer next to the initial policy's, or to the "
+        "answer of its group whose reward differs most; samples: answers alone.",
     )
     prescreen: bool = Field(
-        False, description="Have the meta-judge look for badly judged answers first and analyse only those."
+        False,
+        description="Have the meta-judge look through all answers of the interval first, and analyse the "
+        "badly judged ones.",
     )
     baseline: Literal["iter0", "expert", "autoprompt", "oracle"] | None = Field(
         None,

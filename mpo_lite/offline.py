@@ -22,6 +22,7 @@ from mpo_lite.rubric import Rubric
 from mpo_lite.run_dir import rubric_at
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import pluralize, strip_thinking
+from mpo_lite.tasks.data import Row, response_cluster, response_reference
 from mpo_lite.tasks.rules import rule_verdict
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
@@ -49,6 +50,7 @@ def judge_answers(
     answers: Sequence[str],
     by: Rubric | None = None,
     /,
+    references: Sequence[Any] = (),
     **options: Unpack[Options],
 ) -> list[Verdict]:
     """Judges answers to prompts.
@@ -57,6 +59,7 @@ def judge_answers(
         prompts: N task prompts.
         answers: N answers, one to each.
         by: Rubric to judge by; None: ``options["rubric"]`` (a file or a run), or the task's own.
+        references: N correct answers for a task whose judge sees the reference; or empty.
         options: Settings; ``judge`` names the judge, ``task`` or ``goal`` what the answers are for.
 
     Returns:
@@ -66,9 +69,10 @@ def judge_answers(
         UsageError: A setting, the task, the rubric or an endpoint cannot work.
         StopRun: A cap is reached, or the judge rejects calls permanently.
     """
-    samples = _to_samples("judge_answers", prompts, answers)
+    pairs = _pair_up("judge_answers", prompts, answers, references)
     with _open_models("judge_answers", options, with_meta=False) as (config, task, models):
         models.check()
+        samples = [response_sample(row, answer, task) for row, answer in pairs]
         return judge_by_rubric(models, task, by or first_rubric(config, task), samples)
 
 
@@ -78,6 +82,7 @@ def refine_rubric(
     start: Rubric | None = None,
     /,
     labels: Labels = (),
+    references: Sequence[Any] = (),
     **options: Unpack[Options],
 ) -> Refinement:
     """Refines a rubric on answers: judge them, revise the rubric, check the revision, repeat.
@@ -89,6 +94,7 @@ def refine_rubric(
         labels: N human labels on any scale, more is better, None where there is none; or empty. Half of the
             labelled answers are kept from the meta-judge, and a new rubric must agree with their labels at
             least as well as the old one.
+        references: N correct answers for a task whose judge sees the reference; or empty.
         options: Settings; ``judge`` and ``meta`` name the models, ``rounds`` the number of rounds.
 
     Returns:
@@ -99,11 +105,12 @@ def refine_rubric(
         StopRun: A cap is reached, a model rejects calls permanently, too many answers could not be judged, or
             no round had a usable proposal.
     """
-    samples = _to_samples("refine_rubric", prompts, answers)
-    if labels and len(labels) != len(samples):
-        raise ConfigError(f"refine_rubric: {len(labels)} labels for {pluralize(len(samples), 'answer')}")
+    pairs = _pair_up("refine_rubric", prompts, answers, references)
+    if labels and len(labels) != len(pairs):
+        raise ConfigError(f"refine_rubric: {len(labels)} labels for {pluralize(len(pairs), 'answer')}")
     with _open_models("refine_rubric", options, with_meta=True) as (config, task, models):
         models.check()
+        samples = [response_sample(row, answer, task) for row, answer in pairs]
         rounds = refine_samples(models, config, task, start or first_rubric(config, task), samples, labels)
         require_proposal(rounds)
         return Refinement(rounds[-1].rubric, tuple(rounds), models.spend())
@@ -141,7 +148,7 @@ def refine_samples(
     if len({sample.prompt for sample in samples}) < 2:
         raise TaskError("refining needs answers to at least two different prompts")
     assert models.meta is not None
-    meta = MetaJudge(models.client, models.meta, task.purpose)
+    meta = MetaJudge(models.client, models.meta, models.brief)
     judge = BudgetedJudge(lambda draw: models.judge("judge", draw), lambda: models.judged_by, task.rules)
     return _wait(lambda: refine_in_rounds(meta, judge, task, config, rubric, samples, labels, on_round))
 
@@ -151,6 +158,17 @@ def require_proposal(rounds: Sequence[Round]) -> None:
     if all(attempt.rubric is None for round_ in rounds for attempt in round_.outcome.attempts):
         reason = rounds[-1].outcome.reason
         raise JudgeDown(f"no usable proposal in {pluralize(len(rounds), 'round')}: {reason}")
+
+
+def response_sample(row: Row, response: str, task: Task) -> Sample:
+    """A row of responses as judges take it, whoever wrote the response."""
+    return Sample(
+        row["prompt"],
+        response,
+        response_cluster(row, task.data),
+        task.shown_reference({"reference": response_reference(row, task.data)}),
+        row.get("truncated") is True,  # as mpo-lite eval writes it
+    )
 
 
 def first_rubric(config: Config, task: Task) -> Rubric:
@@ -172,20 +190,29 @@ def _open_models(
     with sandboxed(config) as served:
         task = task_of(served)
         served = served.model_copy(update={"judge_mode": served.judge_mode or task.judge_mode})
-        models = ModelPool(served, task.persona, with_meta, waits_out=True)
+        models = ModelPool(served, task.brief(), with_meta, waits_out=True)
         try:
             yield served, task, models
         finally:
             models.close()
 
 
-def _to_samples(function: str, prompts: Sequence[str], answers: Sequence[str]) -> list[Sample]:
+def _pair_up(
+    function: str, prompts: Sequence[str], answers: Sequence[str], references: Sequence[Any]
+) -> list[tuple[Row, str]]:
+    """Data rows with the answers to them. Raises ``ConfigError`` if their numbers differ."""
     if len(prompts) != len(answers):
         raise ConfigError(
             f"{function}: {pluralize(len(prompts), 'prompt')} and {pluralize(len(answers), 'answer')}; "
             "pass two lists of the same length"
         )
-    return [Sample(prompt, strip_thinking(answer)) for prompt, answer in zip(prompts, answers, strict=True)]
+    if references and len(references) != len(prompts):
+        raise ConfigError(
+            f"{function}: {pluralize(len(references), 'reference')} for {pluralize(len(prompts), 'prompt')}"
+        )
+    right = references or [None] * len(prompts)
+    rows = [{"prompt": prompt, "reference": one} for prompt, one in zip(prompts, right, strict=True)]
+    return [(row, strip_thinking(answer)) for row, answer in zip(rows, answers, strict=True)]
 
 
 def _wait(start: Callable[[], Coroutine[Any, Any, T]]) -> T:

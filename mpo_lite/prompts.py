@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 
 from mpo_lite.sanitize import neutralize
 from mpo_lite.types import Message
@@ -34,6 +36,14 @@ class Prompt:
 
     template: str
     messages: list[Message]
+
+
+class Block(NamedTuple):
+    """One piece of material: a line of ours above it, its tag, and its text, which may be hostile."""
+
+    lead: str
+    tag: str
+    text: str
 
 
 @cache
@@ -108,6 +118,12 @@ def fence(tag: str, text: str, key: bytes) -> str:
     # All but impossible, but such a text could close its own fence.
     clean = clean.replace(nonce, "")
     return f"<{tag}-{nonce}>\n{clean}\n</{tag}-{nonce}>"
+
+
+def fence_blocks(blocks: Iterable[Block], key: bytes) -> str:
+    """Each block's text in a fence, under its lead if it has one; see ``fence``."""
+    fenced = ((block.lead, fence(block.tag, block.text, key)) for block in blocks)
+    return "\n\n".join(f"{lead}\n{text}" if lead else text for lead, text in fenced)
 
 
 def extract_fenced(tag: str, content: str) -> list[str]:

@@ -202,7 +202,7 @@ class Answer(Record):
     batch: Count = 0
     prompt: Text
     completion: Text
-    cluster: Text
+    truncated: bool = False
 
 
 class AssessmentRow(Record):

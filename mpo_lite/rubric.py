@@ -105,20 +105,30 @@ class Rubric(Settings):
             raise ValueError(f"a rubric has at most {MAX_VETOES} vetoes")
         return self
 
-    def render(self, cluster: str = "") -> str:
-        """The exact text that a judge reads for a prompt of ``cluster``."""
+    def render(self, cluster: str = "", with_weights: bool = False) -> str:
+        """The rubric as text.
+
+        Args:
+            cluster: The cluster of the prompt that is judged, whose guidelines are added.
+            with_weights: Whether each criterion names its weight and kind: for the meta-judge, never for a
+                judge.
+        """
+        text = self._text(with_weights=True) if with_weights else self._judged_text
         cluster_text = self.clusters.get(cluster)
-        return f"{self._text}\n\n### For this kind of task\n{cluster_text}" if cluster_text else self._text
+        return f"{text}\n\n### For this kind of task\n{cluster_text}" if cluster_text else text
 
     @cached_property  # needed for every answer that is judged
-    def _text(self) -> str:
-        blocks = [
-            "\n".join(
-                [f"### {criterion.id}", criterion.description, "Levels, worst to best:"]
-                + [f"  {rank}: {anchor}" for rank, anchor in enumerate(criterion.levels)]
-            )
-            for criterion in self.criteria
-        ]
+    def _judged_text(self) -> str:
+        return self._text(with_weights=False)
+
+    def _text(self, with_weights: bool) -> str:
+        blocks: list[str] = []
+        for criterion in self.criteria:
+            scale = f" (weight {criterion.weight}, {criterion.kind})" if with_weights else ""
+            # On one line each: a line break could begin what reads as another criterion.
+            lines = [_one_line(criterion.description), "Levels, worst to best:"]
+            lines += [f"  {rank}: {_one_line(anchor)}" for rank, anchor in enumerate(criterion.levels)]
+            blocks.append("\n".join([f"### {criterion.id}{scale}", *lines]))
         if self.guidelines:
             blocks.append(f"### Guidelines\n{self.guidelines}")
         return "\n\n".join(blocks)
@@ -184,6 +194,27 @@ class Rubric(Settings):
                 factor = VETO_FACTOR
         # min: rounding may put the mean just above 1.
         return min(1.0, total / weight) * factor
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def rubric_changes(old: Rubric, new: Rubric) -> dict[str, list[str]]:
+    """Ids of the criteria that ``new`` added, changed and dropped against ``old``."""
+    before = {criterion.id: criterion for criterion in old.criteria}
+    after = {criterion.id: criterion for criterion in new.criteria}
+
+    def content(criterion: Criterion) -> dict[str, Any]:
+        return criterion.model_dump(exclude={"provenance"})
+
+    return {
+        "added": [name for name in after if name not in before],
+        "changed": [
+            name for name in after if name in before and content(after[name]) != content(before[name])
+        ],
+        "dropped": [name for name in before if name not in after],
+    }
 
 
 def load_rubric(path: Path) -> Rubric:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 from mpo_lite.errors import FailureKind
 
@@ -21,6 +21,33 @@ class Message(TypedDict):
 
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What judges and meta-judge are told of a task, the same for all of its prompts.
+
+    Attributes:
+        persona: The role that a judge plays.
+        purpose: What readers of the answers want; for the meta-judge and for judges of pairs.
+        instructions: What the policy is asked around each prompt, and the limits of its answers; or empty.
+    """
+
+    persona: str = ""
+    purpose: str = ""
+    instructions: str = ""
+
+
+class Completion(NamedTuple):
+    """What a policy answered.
+
+    Attributes:
+        text: Without special tokens and without thinking, as judges are shown it.
+        truncated: The token limit came before an end-of-sequence token.
+    """
+
+    text: str
+    truncated: bool
 
 
 @dataclass(frozen=True)

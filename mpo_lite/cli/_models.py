@@ -20,7 +20,7 @@ from mpo_lite.sandbox.stand_in import with_sandbox_policy
 from mpo_lite.tasks.spec import Task
 
 if TYPE_CHECKING:
-    from mpo_lite.training.chat import Completion
+    from mpo_lite.types import Completion
 
 BATCH_SIZE = 64
 batch_size_option = click.option(

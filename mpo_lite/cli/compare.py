@@ -178,8 +178,8 @@ def _judge_matches(
     config: Config, task: Task, answers: Answers, file: Path
 ) -> tuple[FailureTally, dict[str, Any]]:
     """Judges and writes all matches; returns how many failed, and the spend."""
-    models = ModelPool(config, task.persona, with_meta=False, waits_out=True)
-    judge = PairwiseJudge(models.client, models.judges[0], task.persona, task.purpose)
+    models = ModelPool(config, task.brief(), with_meta=False, waits_out=True)
+    judge = PairwiseJudge(models.client, models.judges[0], models.brief)
     names = [pair for both in combinations(answers, 2) for pair in (both, both[::-1])]
     matches = [(prompt, a, b) for prompt in next(iter(answers.values())) for a, b in names]
     share = config.max_judge_failures

@@ -173,7 +173,7 @@ def _check_models(config: Config) -> Iterator[Check]:
         return
     try:
         task = task_of(config)
-        models = ModelPool(config, task.persona, with_meta=config.meta is not None)
+        models = ModelPool(config, task.brief(), with_meta=config.meta is not None)
     except UsageError as error:
         yield Check("models", "bad", str(error), "see above")
         return
@@ -198,7 +198,7 @@ def _try_models(config: Config, task: Task, models: ModelPool) -> Iterator[Check
             continue
         if backend is not models.meta:
             # A new draw each time, since the cache would repeat what the model answered the first time.
-            judge = build_judge(config, models.client, [backend], task.persona, "check", str(time.time_ns()))
+            judge = build_judge(config, models.client, [backend], models.brief, "check", str(time.time_ns()))
             verdicts, check = _try_verdicts(judge, backend, task.rubric, samples)
             judged = judged or verdicts
             yield check
@@ -238,7 +238,7 @@ def _try_meta_step(
     models: ModelPool, backend: Backend, task: Task, samples: list[Sample], verdicts: list[Verdict]
 ) -> Check:
     """One small meta step without a gate, to find out before a run whether the meta-judge is too weak."""
-    meta = MetaJudge(models.client, backend, task.purpose)
+    meta = MetaJudge(models.client, backend, models.brief)
     work = propose_once(meta, task.rubric, samples, verdicts, time.time_ns(), META_SAMPLES)
     try:
         row = build_meta_row(task.rubric, event_loop.wait(work))

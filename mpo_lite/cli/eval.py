@@ -22,7 +22,7 @@ from mpo_lite.tasks.data import load_prompts
 from mpo_lite.tasks.spec import load_builtin_tasks, task_of
 
 if TYPE_CHECKING:
-    from mpo_lite.training.chat import Completion
+    from mpo_lite.types import Completion
 
 
 @click.command("eval", short_help="Evaluate a model with a task's gold metric on held-out prompts.")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpo_lite.meta.meta_judge import rubric_changes
 from mpo_lite.meta.step import StepOutcome
-from mpo_lite.rubric import Rubric
+from mpo_lite.rubric import Rubric, rubric_changes
 
 WIDTH = 100
 """Characters shown of a text."""

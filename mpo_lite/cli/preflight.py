@@ -28,9 +28,10 @@ from mpo_lite.loop.estimate import estimate
 from mpo_lite.meta.refine import propose_once
 from mpo_lite.meta.sentinels import COMPLAINTS, plant_answers
 from mpo_lite.meta.step import StepOutcome
+from mpo_lite.offline import response_sample
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import pluralize
-from mpo_lite.tasks.data import Prompts, read_responses, response_cluster
+from mpo_lite.tasks.data import Prompts, read_responses
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
 from mpo_lite.wording import simulated_note
@@ -139,7 +140,7 @@ def command(
 def _read_answers(file: Path, count: int, task: Task) -> list[Sample]:
     """The first answers of a file, grouped by prompt."""
     rows = islice(read_responses(file), count)
-    samples = [Sample(row["prompt"], text, response_cluster(row, task.data)) for _, row, text in rows]
+    samples = [response_sample(row, text, task) for _, row, text in rows]
     if len({sample.prompt for sample in samples}) < 2:
         raise ConfigError(f"{file}: answers to at least two prompts are needed; add rows, or use a larger -n")
     return sorted(samples, key=lambda sample: sample.prompt)
@@ -158,7 +159,7 @@ def _generate_samples(run: RunContext, count: int) -> list[Sample]:
     answers = generate_answers(Policy("policy", run.config, None), run.task, repeated)
     if len({prompt for prompt, _ in answers}) < 2:
         raise ConfigError("try: fewer than two prompts fit the policy; give other prompts with --data")
-    return [run.sample(prompt, answer.text) for prompt, answer in answers]
+    return [run.sample(prompt, *answer) for prompt, answer in answers]
 
 
 def _run_trial(run: RunContext, samples: list[Sample]) -> Trial:

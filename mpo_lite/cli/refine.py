@@ -22,11 +22,11 @@ from mpo_lite.errors import ConfigError, StopRun, TaskError
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.pool import ModelPool
 from mpo_lite.meta.refine import Round
-from mpo_lite.offline import first_rubric, refine_samples, require_proposal
+from mpo_lite.offline import first_rubric, refine_samples, require_proposal, response_sample
 from mpo_lite.rubric import dump_rubric
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import pluralize
-from mpo_lite.tasks.data import read_responses, response_cluster
+from mpo_lite.tasks.data import read_responses
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.wording import simulated_note
 
@@ -78,7 +78,7 @@ def command(
     with new_file(out, [data, config.rubric], overwrite) as fresh, sandboxed(config) as served:
         task = task_of(served)
         samples, label_values = _read_answers(data, labels, task)
-        models = ModelPool(served, task.persona, with_meta=True, waits_out=True)
+        models = ModelPool(served, task.brief(), with_meta=True, waits_out=True)
         try:
             models.log_calls(Path())
             models.check()
@@ -123,7 +123,7 @@ def _read_answers(path: Path, labels: str | None, task: Task) -> tuple[list[Samp
     samples: list[Sample] = []
     values: list[float | None] = []
     for number, row, response in read_responses(path):
-        samples.append(Sample(row["prompt"], response, response_cluster(row, task.data)))
+        samples.append(response_sample(row, response, task))
         values.append(_parse_label(path, number, row, labels) if labels else None)
     if len({sample.prompt for sample in samples}) < 2:
         raise TaskError(f"{path}: answers to at least two prompts are needed")

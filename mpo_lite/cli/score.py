@@ -23,15 +23,14 @@ from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.errors import FailureKind, StopRun, TaskError
 from mpo_lite.jsonl import append_rows
-from mpo_lite.judge.base import Sample
 from mpo_lite.judge.breaker import FailureTally
 from mpo_lite.judge.pool import ModelPool
-from mpo_lite.offline import first_rubric, judge_by_rubric
+from mpo_lite.offline import first_rubric, judge_by_rubric, response_sample
 from mpo_lite.report.figures import describe_failures
 from mpo_lite.rubric import Rubric
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import pluralize
-from mpo_lite.tasks.data import map_columns, read_responses, response_cluster
+from mpo_lite.tasks.data import map_columns, read_responses, response_cluster, response_reference_column
 from mpo_lite.tasks.rules import rule_results
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
@@ -102,7 +101,7 @@ def command(
 def _judge(config: Config, task: Task, rows: Sequence[Row]) -> tuple[list[Verdict], Row, StopRun | None]:
     """A verdict for every row, the spend, and what stopped the judging, if anything did."""
     config = config.model_copy(update={"judge_mode": config.judge_mode or task.judge_mode})
-    models = ModelPool(config, task.persona, with_meta=False, waits_out=True)
+    models = ModelPool(config, task.brief(), with_meta=False, waits_out=True)
     judge = partial(_judge_chunk, models, task, first_rubric(config, task))
     verdicts: list[Verdict] = []
     stop: StopRun | None = None
@@ -130,7 +129,7 @@ def _judge(config: Config, task: Task, rows: Sequence[Row]) -> tuple[list[Verdic
 
 
 def _judge_chunk(models: ModelPool, task: Task, rubric: Rubric, rows: Sequence[Row]) -> list[Verdict]:
-    samples = [Sample(row["prompt"], row["response"], row["cluster"]) for row in rows]
+    samples = [response_sample(row, row["response"], task) for row in rows]
     return judge_by_rubric(models, task, rubric, samples)
 
 
@@ -171,7 +170,7 @@ def _read_rows(path: Path, task: Task) -> list[Row]:
         prompt_column = {"prompt": "prompt"} if "prompt" in row else {}
         columns = {
             "cluster": None,
-            "reference": _find_reference_column(row, task.data.reference),
+            "reference": response_reference_column(row, task.data),
             **prompt_column,
         }
         fields = map_columns([row], task.data.model_copy(update=columns), where)[0]
@@ -181,12 +180,6 @@ def _read_rows(path: Path, task: Task) -> list[Row]:
     if not rows:
         raise TaskError(f"{path}: contains no rows")
     return rows
-
-
-def _find_reference_column(row: Row, column: str | None) -> str | None:
-    """The column of the right answer: the task's, or one called "reference"; None where there is neither."""
-    names = [column, "reference"] if column else []
-    return next((name for name in names if name.split(".")[0] in row), None)
 
 
 def _summarize(rows: Sequence[Row]) -> Row:

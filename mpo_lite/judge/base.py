@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from mpo_lite.activity import activity
 from mpo_lite.llm.structured_output import Schema, object_schema, whole_number
+from mpo_lite.prompts import Block
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Verdict
 
@@ -34,11 +35,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sample:
-    """What is judged: a task prompt, one answer to it, and the cluster of the prompt, if any."""
+    """What is judged.
+
+    Attributes:
+        prompt: A task prompt.
+        completion: One answer to it.
+        cluster: The cluster of the prompt, or empty.
+        reference: A correct answer for the judge to compare with, or empty.
+        truncated: The answer was cut off at the policy's token limit.
+        shortened: The middle of prompt or completion was left out, to fit the judge's context.
+    """
 
     prompt: str
     completion: str
     cluster: str = ""
+    reference: str = ""
+    truncated: bool = False
+    shortened: bool = False
 
 
 class Judge(Protocol):
@@ -61,15 +74,43 @@ class Judge(Protocol):
 
 
 def shorten_sample(sample: Sample) -> Sample:
-    """Removes the middle half of a sample's longer text, for a model whose context it does not fit.
+    """Removes the middle half of a sample's longest text, for a model whose context it does not fit.
 
     The judge is told how much is missing. Beginning and end stay, where a text shows what it is.
     """
-    name = "completion" if len(sample.completion) >= len(sample.prompt) else "prompt"
+    # Of two equally long texts, the answer is shortened: a judge that knows the task can do with less of it.
+    name = max(("completion", "prompt", "reference"), key=lambda name: len(getattr(sample, name)))
     text: str = getattr(sample, name)
     kept = len(text) // 4
     gap = f"\n[… {len(text) - 2 * kept} characters left out …]\n"
-    return replace(sample, **{name: text[:kept] + gap + text[len(text) - kept :]})
+    return replace(sample, shortened=True, **{name: text[:kept] + gap + text[len(text) - kept :]})
+
+
+def task_blocks(instructions: str, prompt: str, reference: str = "") -> list[Block]:
+    """What a judge, or the meta-judge, is shown of a task; texts that are empty are left out.
+
+    Args:
+        instructions: What the policy is asked around each prompt; see ``Brief``.
+        prompt: The task prompt.
+        reference: A correct answer to it.
+    """
+    asked = "What the writer of an answer was asked; [task] stands for the task below:"
+    correct = "A reference answer, correct but not the only way to answer; the writer did not see it:"
+    blocks = (
+        Block(asked, "instructions", instructions),
+        Block("The task:", "task", prompt),
+        Block(correct, "reference", reference),
+    )
+    return [block for block in blocks if block.text or block.tag == "task"]
+
+
+def answer_block(sample: Sample, name: str) -> Block:
+    """An answer under its name, with a note if it is not whole."""
+    notes = ["cut off at the length limit, so its end is missing"] if sample.truncated else []
+    if sample.shortened:
+        notes.append("a line in square brackets marks where we left out text to make room")
+    lead = f"{name} ({'; '.join(notes)}):" if notes else f"{name}:"
+    return Block(lead, "completion", sample.completion)
 
 
 async def gather_with_deadline(
@@ -133,6 +174,15 @@ async def gather_with_deadline(
 def reply_token_limit(reasons: int) -> int:
     """Maximum tokens of a reply with this many reasons."""
     return TOKENS_PER_REPLY + TOKENS_PER_REASON * reasons
+
+
+def verdict_skeleton(rubric: Rubric) -> str:
+    """The form of a verdict, for the prompt: an object with every criterion's reason and range of levels."""
+    entries = (
+        f'"{criterion.id}": {{"reason": "…", "level": <0 to {len(criterion.levels) - 1}>}}'
+        for criterion in rubric.criteria
+    )
+    return f"{{{', '.join(entries)}}}"
 
 
 def verdict_schema(rubric: Rubric) -> Schema:

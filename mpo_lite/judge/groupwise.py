@@ -12,14 +12,17 @@ from typing import Any
 from mpo_lite.errors import CallFailed
 from mpo_lite.judge.base import (
     Sample,
+    answer_block,
     parse_verdict,
     reply_token_limit,
+    task_blocks,
     verdict_schema,
+    verdict_skeleton,
 )
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.structured_output import object_schema
-from mpo_lite.prompts import fence, render
+from mpo_lite.prompts import fence, fence_blocks, render
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Assessment, Verdict, text_hash
 
@@ -87,23 +90,21 @@ class GroupwiseJudge:
                 raise ValueError(f"the keys must be exactly: {', '.join(names)}, each an object")
             return [parse_verdict(data[name], rubric, single.backend.model) for name in names]
 
-        answers = "\n\n".join(
-            f"{name}:\n{fence('completion', sample.completion, key)}"
-            for name, sample in zip(names, shown, strict=True)
-        )
-        prompt = render(
+        # One prompt, so one cluster and one reference.
+        prompt, reference, cluster = shown[0].prompt, shown[0].reference, shown[0].cluster
+        task = task_blocks(single.brief.instructions, prompt, reference)
+        answers = [answer_block(sample, name) for name, sample in zip(names, shown, strict=True)]
+        filled = render(
             "judge/groupwise",
-            persona=single.persona,
-            # One prompt, so one cluster.
-            rubric=rubric.render(shown[0].cluster),
-            ids=", ".join(criterion.id for criterion in rubric.criteria),
-            task=fence("task", shown[0].prompt, key),
+            persona=single.brief.persona,
+            rubric=fence("rubric", rubric.render(cluster), key),
+            skeleton=f'{{"{names[0]}": {verdict_skeleton(rubric)}, …}}',
             names=", ".join(names),
-            completions=answers,
+            material=fence_blocks([*task, *answers], key),
         )
         schema = object_schema(dict.fromkeys(names, verdict_schema(rubric)))
         room = reply_token_limit(len(rubric.criteria) * len(shown))
-        return Call(single.backend, single.purpose, prompt, schema, parse, single.draw, room, rubric.facts)
+        return Call(single.backend, single.purpose, filled, schema, parse, single.draw, room, rubric.facts)
 
 
 def group_by_prompt(samples: Sequence[Sample], size: int) -> list[list[Sample]]:

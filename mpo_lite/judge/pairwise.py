@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mpo_lite.errors import CallFailed, FailureKind
-from mpo_lite.judge.base import REASON, gather_with_deadline, reply_token_limit
+from mpo_lite.judge.base import REASON, gather_with_deadline, reply_token_limit, task_blocks
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Purpose
 from mpo_lite.llm.models import Backend
 from mpo_lite.llm.structured_output import object_schema
-from mpo_lite.prompts import fence, render
+from mpo_lite.prompts import Block, fence_blocks, render
+from mpo_lite.types import Brief
 
 Winner = Literal["first", "second", "tie"]
 _WINNERS: tuple[Winner, ...] = ("first", "second", "tie")
@@ -48,15 +49,13 @@ class PairwiseJudge:
     Attributes:
         client: Asks the model.
         backend: The judge's model.
-        persona: The role that the judge plays, from the task.
-        audience_goal: What readers of the answers want; the task's ``purpose``.
+        brief: What it is told of the task; it judges by the purpose alone.
         purpose: Category under which the ledger counts its calls.
     """
 
     client: Client
     backend: Backend
-    persona: str
-    audience_goal: str
+    brief: Brief
     purpose: Purpose = "judge"
 
     async def judge_pairs(self, pairs: Sequence[Pair]) -> list[MatchResult]:
@@ -90,13 +89,16 @@ class PairwiseJudge:
                 )
             return data["winner"]
 
+        task = task_blocks(self.brief.instructions, pair.prompt)
+        answers = [
+            Block("The first answer:", "completion", pair.first),
+            Block("The second answer:", "completion", pair.second),
+        ]
         prompt = render(
             "judge/match",
-            persona=self.persona,
-            purpose=self.audience_goal,
-            task=fence("task", pair.prompt, key),
-            first=fence("completion", pair.first, key),
-            second=fence("completion", pair.second, key),
+            persona=self.brief.persona,
+            purpose=self.brief.purpose,
+            material=fence_blocks([*task, *answers], key),
         )
         schema = object_schema({"reason": REASON, "winner": {"type": "string", "enum": list(_WINNERS)}})
         return Call(self.backend, self.purpose, prompt, schema, parse, room=reply_token_limit(1))

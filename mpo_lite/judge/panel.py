@@ -15,7 +15,7 @@ from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Purpose
 from mpo_lite.llm.models import Backend
 from mpo_lite.rubric import Rubric
-from mpo_lite.types import Assessment, Verdict
+from mpo_lite.types import Assessment, Brief, Verdict
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def build_judge(
     config: Config,
     client: Client,
     backends: Sequence[Backend],
-    persona: str,
+    brief: Brief,
     purpose: Purpose = "judge",
     draw: str = "",
 ) -> Judge:
@@ -84,7 +84,7 @@ def build_judge(
         config: Sets mode, replicates and timeout.
         client: Asks the models.
         backends: The panel's models, at least one.
-        persona: The role that they play.
+        brief: What they are told of the task.
         purpose: Category under which the ledger counts their calls.
         draw: Distinguishes a second judgement of the same answers from the first.
     """
@@ -93,7 +93,7 @@ def build_judge(
         for replicate in range(config.replicates):
             # The first one keeps the plain cache key: more replicates reuse the verdicts of fewer.
             replicate_draw = f"{draw}replicate-{replicate}" if replicate else draw
-            single = PointwiseJudge(client, backend, persona, config.batch_timeout, replicate_draw, purpose)
+            single = PointwiseJudge(client, backend, brief, config.batch_timeout, replicate_draw, purpose)
             name = backend.label + (f" #{replicate + 1}" if config.replicates > 1 else "")
             members[name] = _apply_mode(config, single)
     return Panel(members) if len(members) > 1 else next(iter(members.values()))

@@ -7,30 +7,32 @@ all answers to the prompt, so that they are judged by the same standard.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mpo_lite.errors import CallFailed
-from mpo_lite.judge.base import Sample
+from mpo_lite.judge.base import Sample, task_blocks
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.structured_output import object_schema
-from mpo_lite.prompts import fence, render
+from mpo_lite.prompts import fence, fence_blocks, render
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Verdict
 
-MAX_PLAN = 4000
-PLAN_TOKENS = 1024
-"""Maximum tokens of a plan."""
+MAX_PART = 6000
+"""Characters that are kept of a plan's solution, and of what it says about judging."""
+PLAN_TOKENS = 2048
+"""Maximum tokens of a plan: about twice the 800 words that are asked for."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PlannedJudge:
-    """A judge that makes a plan per prompt and rubric before it judges.
+    """A judge that solves each prompt and plans its judging, per rubric, before it judges.
 
     If the plan failed, the answer is not judged: without it, the standard would differ from its group's.
 
@@ -44,6 +46,18 @@ class PlannedJudge:
         """See ``Judge.verdicts``."""
         works = [self._judge_by_plan(sample, rubric) for sample in samples]
         return await self.single.gather_with_deadline(works, self.single.timed_out(rubric), "answers")
+
+    async def plans(self, samples: Sequence[Sample], rubric: Rubric) -> dict[str, str]:
+        """Prompt → its plan, of those whose plan succeeds."""
+
+        async def plan(sample: Sample) -> str | None:
+            try:
+                return await self.single.client.ask(self.build_plan_call(sample, rubric))
+            except CallFailed:
+                return None
+
+        made = await asyncio.gather(*map(plan, samples))
+        return {sample.prompt: text for sample, text in zip(samples, made, strict=True) if text is not None}
 
     async def _judge_by_plan(self, sample: Sample, rubric: Rubric) -> Verdict:
         try:
@@ -59,19 +73,24 @@ class PlannedJudge:
         single = self.single
 
         def parse(data: dict[str, Any]) -> str:
-            plan = data.get("plan")
-            if set(data) != {"plan"} or not isinstance(plan, str) or not plan.strip():
+            parts = [data.get("solution"), data.get("plan")]
+            texts = [part.strip()[:MAX_PART] for part in parts if isinstance(part, str)]
+            if len(data) != len(texts) or len(texts) != 2 or not texts[1]:
                 # sent to the judge: see parse_verdict
-                raise ValueError("must hold exactly the key plan, a text")
-            return plan.strip()[:MAX_PLAN]
+                raise ValueError("must hold exactly solution and plan, two texts, and the plan not be empty")
+            solution, plan = texts
+            return f"Solution:\n{solution}\n\nPlan:\n{plan}" if solution else plan
 
+        key = single.client.cache.nonce_key
+        task = task_blocks(single.brief.instructions, sample.prompt, sample.reference)
         prompt = render(
             "judge/plan",
-            persona=single.persona,
-            rubric=rubric.render(sample.cluster),
-            task=fence("task", sample.prompt, single.client.cache.nonce_key),
+            persona=single.brief.persona,
+            rubric=fence("rubric", rubric.render(sample.cluster), key),
+            material=fence_blocks(task, key),
         )
-        schema = object_schema({"plan": {"type": "string", "maxLength": MAX_PLAN}})
+        text = {"type": "string", "maxLength": MAX_PART}
+        schema = object_schema({"solution": text, "plan": text})
         return Call(
             single.backend, single.purpose, prompt, schema, parse, single.draw, PLAN_TOKENS, rubric.facts
         )

@@ -11,19 +11,22 @@ from mpo_lite.errors import CallFailed
 from mpo_lite.judge.base import (
     Sample,
     T,
+    answer_block,
     gather_with_deadline,
     parse_verdict,
     reply_token_limit,
     shorten_sample,
+    task_blocks,
     verdict_schema,
+    verdict_skeleton,
 )
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Purpose
 from mpo_lite.llm.models import Backend
-from mpo_lite.prompts import fence, render
+from mpo_lite.prompts import Block, fence, fence_blocks, render
 from mpo_lite.rubric import Rubric
-from mpo_lite.types import Assessment, Verdict
+from mpo_lite.types import Assessment, Brief, Verdict
 
 CUTS = 3
 """How often a sample that does not fit the judge's context is shortened before it counts as failed."""
@@ -38,7 +41,7 @@ class PointwiseJudge:
     Attributes:
         client: Asks the model.
         backend: The judge's model.
-        persona: The role that the judge plays, from the task.
+        brief: What it is told of the task.
         batch_s: Seconds without any verdict after which the rest counts as not judged; None waits.
         draw: Distinguishes replicates of one judge.
         purpose: Category under which the ledger counts its calls.
@@ -46,7 +49,7 @@ class PointwiseJudge:
 
     client: Client
     backend: Backend
-    persona: str
+    brief: Brief
     batch_s: float | None = None
     draw: str = ""
     purpose: Purpose = "judge"
@@ -96,16 +99,16 @@ class PointwiseJudge:
         def parse(data: dict[str, Any]) -> dict[str, Assessment]:
             return parse_verdict(data, rubric, self.backend.model)
 
+        blocks = task_blocks(self.brief.instructions, sample.prompt, sample.reference)
+        if plan:  # written by a model that read the prompt, so it is fenced like any other text
+            blocks.append(Block("Your plan for judging answers to this task:", "plan", plan))
         # Unchanging parts come first, because providers cache prompts by prefix.
         prompt = render(
             "judge/planned" if plan else "judge/pointwise",
-            persona=self.persona,
-            rubric=rubric.render(sample.cluster),
-            # Written by a model that read the prompt, so it is fenced like any other text.
-            plan=fence("plan", plan, key),
-            ids=", ".join(criterion.id for criterion in rubric.criteria),
-            task=fence("task", sample.prompt, key),
-            completion=fence("completion", sample.completion, key),
+            persona=self.brief.persona,
+            rubric=fence("rubric", rubric.render(sample.cluster), key),
+            skeleton=verdict_skeleton(rubric),
+            material=fence_blocks([*blocks, answer_block(sample, "The answer")], key),
         )
         room = reply_token_limit(len(rubric.criteria))
         schema = verdict_schema(rubric)

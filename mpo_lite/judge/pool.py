@@ -5,7 +5,7 @@ Problems with them are found here, before torch is loaded or a call is paid for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from typing import Any
 from mpo_lite.activity import activity
 from mpo_lite.config import Config
 from mpo_lite.errors import CallFailed, ConfigError, EndpointError
-from mpo_lite.judge.base import Judge
+from mpo_lite.judge.base import Judge, Sample
 from mpo_lite.judge.panel import build_judge
+from mpo_lite.judge.planned import PlannedJudge
+from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import event_loop, transport
 from mpo_lite.llm.budget import Budget
 from mpo_lite.llm.cache import AnswerCache
@@ -22,6 +24,8 @@ from mpo_lite.llm.call_log import CallLog
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Ledger, Purpose
 from mpo_lite.llm.models import Backend, audit_backend, fallback_backend, judge_backends, meta_backend
+from mpo_lite.rubric import Rubric
+from mpo_lite.types import Brief
 
 AGAIN_TEMPERATURE = 1.0
 """Lowest temperature of a second judgement. At 0 a judge repeats itself under any rubric; sampled, it shows
@@ -35,7 +39,7 @@ class ModelPool:
 
     Args:
         config: The settings that name them.
-        persona: The role that the judges play.
+        brief: What judges are told of the task.
         with_meta: Whether a meta-judge is needed.
         processes: Processes that share the limit on calls in flight.
         waits_out: Whether to wait up to ``verdict_timeout`` for a server that is down before a call fails;
@@ -46,6 +50,7 @@ class ModelPool:
         fallback: The judge that takes over if they are down; or None.
         meta: The meta-judge, or None.
         auditor: The audit judge, or None.
+        brief: As given.
         fell_back: Whether the fallback judge has taken over.
 
     Raises:
@@ -53,11 +58,11 @@ class ModelPool:
     """
 
     def __init__(
-        self, config: Config, persona: str, with_meta: bool, processes: int = 1, waits_out: bool = False
+        self, config: Config, brief: Brief, with_meta: bool, processes: int = 1, waits_out: bool = False
     ) -> None:
         self.all = models_of(config, with_meta)
         require_prices(config, self.all)
-        self._config, self._persona, self._processes = config, persona, processes
+        self._config, self.brief, self._processes = config, brief, processes
         self._call_log = CallLog() if config.log_calls else None
         self.judges = tuple(model for role, model in self.all if role == "judge")
         self.fallback = next((model for role, model in self.all if role == "fallback judge"), None)
@@ -73,7 +78,19 @@ class ModelPool:
         judges = self._active_judges
         if draw:
             judges = [replace(one, temperature=max(one.temperature, AGAIN_TEMPERATURE)) for one in judges]
-        return build_judge(self._config, self.client, judges, self._persona, purpose, draw)
+        return build_judge(self._config, self.client, judges, self.brief, purpose, draw)
+
+    async def plans(self, samples: Iterable[Sample], rubric: Rubric) -> dict[str, str]:
+        """The plans of the first active judge, prompt by prompt; none unless judging is planned.
+
+        They were made when the answers were judged, so they come from the cache; those that fail are left
+        out.
+        """
+        if self._config.judge_mode != "planned":
+            return {}
+        single = PointwiseJudge(self.client, self._active_judges[0], self.brief)
+        by_prompt = {sample.prompt: sample for sample in samples}
+        return await PlannedJudge(single).plans(list(by_prompt.values()), rubric)
 
     @property
     def judged_by(self) -> str:

@@ -94,9 +94,9 @@ class Auditor:
 
     def __init__(self, session: Session, backend: Backend) -> None:
         self._session = session
-        client, task, timeout_s = session.models.client, session.task, session.config.batch_timeout
-        self._judge = PointwiseJudge(client, backend, task.persona, timeout_s, purpose="audit")
-        self._pairwise = PairwiseJudge(client, backend, task.persona, task.purpose, purpose="audit")
+        models, timeout_s = session.models, session.config.batch_timeout
+        self._judge = PointwiseJudge(models.client, backend, models.brief, timeout_s, purpose="audit")
+        self._pairwise = PairwiseJudge(models.client, backend, models.brief, purpose="audit")
         self._pending: list[tuple[Path, Future[list[JsonRow]]]] = []
         self._last_note = ""
         session.at_close(self._cancel)
@@ -168,7 +168,7 @@ class Auditor:
         return [{"batch": batch, "better": better, "worse": worse, "ties": ties, "failed": failed}]
 
     async def _score(self, rollouts: Sequence[Rollout], offset: float) -> list[JsonRow]:
-        samples = [Sample(one.prompt, one.completion) for one in rollouts]
+        samples = list(map(self._session.context.sample_of, rollouts))
         verdicts = await self._judge.verdicts(samples, self._session.task.purpose_rubric)
         return [
             {

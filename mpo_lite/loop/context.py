@@ -24,7 +24,7 @@ from mpo_lite.rubric_versions import RubricVersion
 from mpo_lite.run_dir import rubric_at
 from mpo_lite.tasks.data import Prompts, load_prompts
 from mpo_lite.tasks.spec import Metric, Task, task_of
-from mpo_lite.types import text_hash
+from mpo_lite.types import Rollout, text_hash
 
 Observer = Callable[[str, JsonRow], None]
 """Called with each event as it happens, ``note``, ``gold``, ``step``, ``alarm`` or ``meta``, and its row."""
@@ -70,9 +70,14 @@ class RunContext:
         content = [(row["prompt"], row.get("reference"), row.get("cluster")) for row in rows]
         return text_hash(json.dumps(content, default=str))
 
-    def sample(self, prompt: str, completion: str) -> Sample:
+    def sample(self, prompt: str, completion: str, truncated: bool = False) -> Sample:
         """A prompt of this run and an answer to it, as judges take them."""
-        return Sample(prompt, completion, self.prompts.cluster(prompt))
+        reference = self.task.shown_reference(self.prompts.row(prompt))
+        return Sample(prompt, completion, self.prompts.cluster(prompt), reference, truncated)
+
+    def sample_of(self, rollout: Rollout) -> Sample:
+        """A rollout of this run as judges take it."""
+        return self.sample(rollout.prompt, rollout.completion, rollout.truncated)
 
     def make_gate_judge(self, journal: Path | None = None) -> BudgetedJudge:
         """The judge of what is not trained on; it keeps its verdicts in ``journal`` if one is given."""
@@ -147,7 +152,8 @@ def prepare_run(
     """
     task = task_of(config)
     config = config.model_copy(update={"judge_mode": config.judge_mode or task.judge_mode})
-    models = ModelPool(config, task.persona, config.asks_meta, world_size())
+    brief = task.brief(config.max_new_tokens or task.generation.max_new_tokens)
+    models = ModelPool(config, brief, config.asks_meta, world_size())
     try:
         rubric, origin = _load_first_rubric(config, task)
         return RunContext(
@@ -157,7 +163,7 @@ def prepare_run(
             verify=task.verify_metric(),
             prompts=prompts or load_prompts(task.data),
             models=models,
-            meta=MetaJudge(models.client, models.meta, task.purpose) if models.meta else None,
+            meta=MetaJudge(models.client, models.meta, brief) if models.meta else None,
             first=RubricVersion(0, None, 0, origin, rubric),
             observe=observe,
         )

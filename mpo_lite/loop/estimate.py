@@ -31,6 +31,8 @@ CRITERION_CHARS = 400
 """A criterion as meta-judges write them, levels included."""
 ANALYSIS_TOKENS, REFINEMENT_TOKENS = 300, 500
 """What a meta-judge writes of an answer, and as a proposal, at the middle."""
+SCREENING_TOKENS = 60
+"""A prescreening's reason and choice."""
 TOLD = 4
 """Factors that are told, those that move the sum most."""
 
@@ -138,7 +140,7 @@ class _Model:
             (first + min(MAX_CRITERIA, first + steps[1])) / 2,
             MAX_CRITERIA if steps[2] else first,
         )
-        calls = self._step_calls()
+        more = self._further_calls()
         return {
             "answer": Factor("tokens of an answer", longest / 4, longest / 2, longest),
             "chars": Factor("characters per token", 4.5, 4.0, 3.0, "g"),
@@ -156,13 +158,14 @@ class _Model:
             ),
             "cached": Factor("share of prompt prefixes in the provider's cache", 1.0, 0.5, 0.0, "g"),
             "steps": Factor("meta steps", *steps),
-            "step_calls": Factor("calls per meta step", *calls),
+            "unsound": Factor("share of judgements that the meta-judge finds unsound", 0.3, 0.7, 1.0, "g"),
+            "more": Factor("guidelines and revisions per meta step", 0, more / 2, more, "g"),
             "written": Factor("length of the meta-judge's texts, 1 being usual", 0.4, 1.0, 2.5, "g"),
         }
 
     def _judge(self, backend: Backend) -> Callable[[Values], Load]:
         context, config = self._context, self._context.config
-        single = PointwiseJudge(context.models.client, backend, "x" * len(context.task.persona))
+        single = PointwiseJudge(context.models.client, backend, context.models.brief)
         at_once = config.group_size if config.judge_mode == "groupwise" else 1
         empty = [Sample("x" * round(self._prompt), "")] * at_once
         call = (
@@ -191,34 +194,37 @@ class _Model:
         """A share of the answers once more, each by one criterion."""
         context, auditor = self._context, self._context.models.auditor
         assert auditor is not None
-        single = PointwiseJudge(context.models.client, auditor, "x" * len(context.task.persona))
+        single = PointwiseJudge(context.models.client, auditor, context.models.brief)
         call = single.build_call(Sample("x" * round(self._prompt), ""), context.task.purpose_rubric)
         calls = planned_judgements(context) * context.config.audit_share * at["called"]
         sent = _chars(call.messages) / at["chars"] + at["answer"]
         return Load(auditor, calls, calls * sent, calls * at["verdict"])
 
     def _meta(self, at: Values) -> Load:
-        """Per step and sample an analysis and a proposal; then all are merged, and repaired if needed."""
+        """Per step and sample an analysis and, if called for, a proposal; then all are merged."""
         meta, config = self._context.meta, self._context.config
         assert meta is not None
         samples, per = config.meta_samples, at["chars"]
         grown = (at["criteria"] - len(self._rubric.criteria)) * CRITERION_CHARS
         rubric = (len(self._rubric.render()) + grown) / per
-        shown = rubric + self._prompt / per + at["answer"]
+        # A pair shows two answers, and mostly two verdicts.
+        answers = 2 if config.strategy == "pairs" else 1
+        verdict = at["criteria"] * at["verdict"]
+        shown = rubric + self._prompt / per + answers * (at["answer"] + verdict)
         analysis, proposal = ANALYSIS_TOKENS * at["written"], REFINEMENT_TOKENS * at["written"]
-        analyse = self._templates["analyse"] / per + shown + at["criteria"] * at["verdict"]
+        analyse = self._templates["analyse"] / per + shown
         refine = self._templates["refine"] / per + shown + analysis
-        merge = self._templates["merge"] / per + rubric + samples * proposal
-        screened = 2 * samples * config.prescreen * analyse
+        refined = samples * at["unsound"]
+        merge = self._templates["merge"] / per + rubric + refined * (analysis + proposal)
+        screened = config.interval * config.batch_completions if config.prescreen else 0
         merged = min(meta.backend.max_tokens or 4096, 2 * proposal)
-        # Calls beyond the least number are mostly guidelines and revised proposals, of a merge's size.
-        more = max(0.0, at["step_calls"] - self._step_calls()[0])
+        merges = 1 + at["more"] / 2  # guidelines and revisions are on average half as long as a merge
         steps = at["steps"] * at["called"]
         return Load(
             meta.backend,
-            steps * at["step_calls"],
-            steps * (screened + samples * (analyse + refine) + (1 + more / 2) * merge),
-            steps * (samples * (analysis + proposal) + (1 + more / 2) * merged),
+            steps * (screened + samples + refined + 1 + at["more"]),
+            steps * ((screened + samples) * analyse + refined * refine + merges * merge),
+            steps * (screened * SCREENING_TOKENS + samples * analysis + refined * proposal + merges * merged),
         )
 
     @cached_property
@@ -249,13 +255,11 @@ class _Model:
             low, high = min(low, len(budget.steps())), min(high, budget.most_steps)
         return low, low + (high - low) / 4, high
 
-    def _step_calls(self) -> tuple[float, float, float]:
-        """Calls to the meta-judge per step."""
+    def _further_calls(self) -> int:
+        """Calls to the meta-judge per step for guidelines and for a revision, at most."""
         config, prompts = self._context.config, self._context.prompts
-        least = 2 * config.meta_samples + 1 + 2 * config.meta_samples * config.prescreen
         kinds = len({prompts.cluster(prompt) for prompt in prompts.train} - {""})
-        most = least + (config.use_gate) + min(config.meta_samples, kinds)
-        return least, (least + most) / 2, most
+        return config.use_gate + min(config.meta_samples, kinds)
 
     def assumptions(self) -> list[str]:
         """What the figures rest on, in sentences."""

@@ -14,14 +14,22 @@ from dataclasses import asdict, dataclass
 from mpo_lite.alarms.alarms import Alarm
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.judge.base import Sample
+from mpo_lite.loop.history import run_history
+from mpo_lite.loop.meta_material import (
+    choose_rollouts,
+    find_unsure,
+    gather_background,
+    group_verdicts,
+    recent_groups,
+)
 from mpo_lite.loop.session import Session
 from mpo_lite.meta.criterion_stats import CriterionStats, criterion_stats, describe_stats
-from mpo_lite.meta.gate import RECENT_ANSWERS, RECENT_GROUPS, GateResult
-from mpo_lite.meta.meta_judge import rubric_changes
+from mpo_lite.meta.gate import GateResult
+from mpo_lite.meta.meta_model import Question
 from mpo_lite.meta.objections import join_objections
 from mpo_lite.meta.sampling import stratified_sample
 from mpo_lite.meta.step import Attempt, StepInput, StepOutcome, improve_rubric
-from mpo_lite.rubric import Rubric
+from mpo_lite.rubric import Rubric, rubric_changes
 from mpo_lite.run_dir import RubricVersion
 from mpo_lite.types import Rollout, Verdict
 
@@ -119,33 +127,31 @@ async def _step(session: Session, snapshot: RunSnapshot, frozen: dict[str, float
         repeats = await _audit(session, snapshot, frozen)
         if snapshot.version.number:
             recheck = await session.gate.recheck(
-                rubric, snapshot.checks, [*_groups(judged).values()], batch, phrases
+                rubric, snapshot.checks, [*group_verdicts(judged).values()], batch, phrases
             )
             if recheck.objections and (row := await _rollback(session, snapshot, recheck)):
                 return row
     health = criterion_stats(rubric, judged, repeats)
-    probes, reference = await _judge_probes(session, snapshot)
-    count = config.meta_samples
+    probes, initial = await _judge_probes(session, snapshot)
+    question = Question(
+        rubric,
+        f"batch-{batch}",
+        _figures(health, snapshot.alarms, recheck),
+        run_history(session, batch),
+        demands_change=bool(snapshot.alarms or recheck.objections or recheck.hints),
+    )
     suspicious = [name for alarm in snapshot.alarms.values() for name in alarm.evidence]
-    suspicious += _find_unsure(judged, repeats)
-    seed = f"select-{config.seed}-{batch}"
-    chosen = stratified_sample(judged, (2 if config.prescreen else 1) * count - len(probes), seed, suspicious)
-    if not (chosen or probes):
+    suspicious += find_unsure(judged, repeats)
+    chosen = await choose_rollouts(
+        session, question, judged, probes, f"select-{config.seed}-{batch}", suspicious
+    )
+    if not chosen:
         none = StepOutcome((Attempt("failed", None, "no judged rollouts to learn from"),))
         return _row(session, snapshot, none, health, recheck)
-    material = StepInput(
-        rubric=rubric,
-        rollouts=[*probes, *chosen],
-        reference=reference,
-        recent=_recent(judged),
-        figures=_figures(health, snapshot.alarms, recheck),
-        batch=batch,
-        phrases=phrases,
-    )
+    background = await gather_background(session, question.rubric, judged, chosen, initial)
+    material = StepInput(question, chosen, batch, background, recent_groups(session, judged), phrases)
     assert session.meta is not None
-    outcome = await improve_rubric(
-        session.meta, session.gate, material, config.strategy, count, config.prescreen
-    )
+    outcome = await improve_rubric(session.meta, session.gate, material, config.strategy)
     return _row(session, snapshot, outcome, health, recheck)
 
 
@@ -164,7 +170,7 @@ async def _audit(session: Session, snapshot: RunSnapshot, frozen: dict[str, floa
     reserve = 2 * session.gate.max_cost(rubric)
     spare = int(max(0, gate_judge.left - reserve)) // 2
     audited = stratified_sample(latest, min(AUDITS, spare), f"audit-{session.config.seed}-{snapshot.batch}")
-    samples = [_sample(rollout) for rollout in audited]
+    samples = list(map(session.context.sample_of, audited))
     again = await gate_judge.verdicts(samples, rubric, snapshot.batch, draw="again")
     by_first = await gate_judge.verdicts(samples, first, snapshot.batch)
     for rollout, verdict in zip(audited, by_first, strict=True):
@@ -185,7 +191,9 @@ async def _rollback(session: Session, snapshot: RunSnapshot, recheck: GateResult
     target = sound[0]
     judged = [rollout for rollout in snapshot.rollouts if rollout.version == snapshot.version.number]
     # Compared with itself: a ranking that differs from the current rubric's is the reason to go back.
-    today = await session.gate.examine(target.rubric, target.rubric, _recent(judged), snapshot.batch)
+    today = await session.gate.examine(
+        target.rubric, target.rubric, recent_groups(session, judged), snapshot.batch
+    )
     if not today.passed:
         return None
     row = _row(
@@ -206,8 +214,18 @@ async def _judge_probes(session: Session, snapshot: RunSnapshot) -> tuple[list[R
     verdicts = await session.gate_judge.verdicts([*paired, *anchor], rubric, snapshot.batch)
 
     def rollout(batch: int, row: int, sample: Sample, verdict: Verdict) -> Rollout:
-        text, cluster = (sample.prompt, sample.completion), sample.cluster
-        return Rollout(batch, row, *text, verdict, number, verdict.reward, cluster, origin="probe")
+        return Rollout(
+            batch,
+            row,
+            sample.prompt,
+            sample.completion,
+            verdict,
+            number,
+            verdict.reward,
+            sample.cluster,
+            truncated=sample.truncated,
+            origin="probe",
+        )
 
     count = len(paired)
     probes = [
@@ -273,35 +291,3 @@ def _row(
 
 def _dump(rubric: Rubric | None) -> JsonRow | None:
     return rubric.model_dump(mode="json") if rubric else None
-
-
-def _sample(rollout: Rollout) -> Sample:
-    return Sample(rollout.prompt, rollout.completion, rollout.cluster)
-
-
-def _find_unsure(rollouts: Sequence[Rollout], repeats: Mapping[str, Verdict]) -> list[str]:
-    """Ids of the rollouts whose two judgements differ, those that differ most first."""
-    gaps: dict[str, float] = {}
-    for rollout in rollouts:
-        first, again = rollout.verdict.reward, repeats.get(rollout.id)
-        if first is not None and again and again.reward is not None and again.reward != first:
-            gaps[rollout.id] = abs(again.reward - first)
-    return sorted(gaps, key=lambda name: -gaps[name])
-
-
-def _groups(rollouts: Sequence[Rollout]) -> dict[tuple[int, str], list[Verdict]]:
-    """Verdicts of each prompt group that a judge decided on."""
-    groups: dict[tuple[int, str], list[Verdict]] = {}
-    for rollout in rollouts:
-        if rollout.verdict.source == "judge":
-            groups.setdefault((rollout.batch, rollout.prompt), []).append(rollout.verdict)
-    return groups
-
-
-def _recent(rollouts: Sequence[Rollout]) -> list[list[Sample]]:
-    """The latest prompt groups, some answers of each."""
-    groups: dict[tuple[int, str], list[Sample]] = {}
-    for rollout in rollouts:
-        if rollout.verdict.source == "judge":
-            groups.setdefault((rollout.batch, rollout.prompt), []).append(_sample(rollout))
-    return [group[:RECENT_ANSWERS] for group in list(groups.values())[-RECENT_GROUPS:]]

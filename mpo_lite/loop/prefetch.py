@@ -12,6 +12,7 @@ from mpo_lite.llm import event_loop
 from mpo_lite.loop.distributed import rank
 from mpo_lite.loop.judging import PendingVerdicts, judging_units, verdict_by_rule
 from mpo_lite.loop.session import Session
+from mpo_lite.types import Completion
 
 
 class Prefetcher:
@@ -25,7 +26,7 @@ class Prefetcher:
         self._session = session
         self._prompts: Sequence[str] = ()
         self._unit_size = 1
-        self._completions: dict[int, str] = {}
+        self._completions: dict[int, Completion] = {}
         self._pending: PendingVerdicts = {}
 
     def start_batch(self, prompts: Sequence[str], group_size: int) -> None:
@@ -39,8 +40,8 @@ class Prefetcher:
         self._prompts, self._completions = prompts, {}
         self._unit_size = group_size if self._session.config.judge_mode == "groupwise" else 1
 
-    def add_completion(self, row: int, completion: str) -> None:
-        """Has a completion judged that has ended; a second call with the same text does nothing."""
+    def add_completion(self, row: int, completion: Completion) -> None:
+        """Has a completion judged that has ended; a second call with the same one does nothing."""
         session = self._session
         if self._completions.get(row) == completion or session.state.interrupted:
             return
@@ -52,7 +53,7 @@ class Prefetcher:
         if not all(each in self._completions for each in rows):
             return  # the rest of the group is still being generated
         samples = [
-            session.context.sample(self._prompts[each], self._completions[each])
+            session.context.sample(self._prompts[each], *self._completions[each])
             for each in rows
             if self._needs_judge(each)
         ]
@@ -67,7 +68,7 @@ class Prefetcher:
 
     def _needs_judge(self, row: int) -> bool:
         """Whether neither a rule nor a killed run's journal decides on a completion."""
-        session, text = self._session, self._completions[row]
-        if session.journalled_verdict(rank() * len(self._prompts) + row, text):
+        session, completion = self._session, self._completions[row]
+        if session.journalled_verdict(rank() * len(self._prompts) + row, completion.text):
             return False
-        return verdict_by_rule(session, session.context.sample(self._prompts[row], text)) is None
+        return verdict_by_rule(session, session.context.sample(self._prompts[row], *completion)) is None

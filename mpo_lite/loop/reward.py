@@ -30,7 +30,6 @@ class _Judged(NamedTuple):
     """A sample of the batch with its verdict."""
 
     sample: Sample
-    truncated: bool
     verdict: Verdict
     is_new: bool  # in no killed run's journal
 
@@ -40,7 +39,6 @@ def score_batch(
     samples: Sequence[Sample],
     group_size: int,
     pending: PendingVerdicts | None = None,
-    truncated: Sequence[bool] | None = None,
 ) -> list[Rollout]:
     """Rewards one generation batch and commits the outcome to the journal before it is used.
 
@@ -50,7 +48,6 @@ def score_batch(
             completions stand together.
         group_size: Completions per prompt, G.
         pending: Judgements that are under way already.
-        truncated: Of each sample, whether its end was cut off; None where that is not known.
 
     Returns:
         B rollouts: the whole batch, of all processes in the order of their ranks.
@@ -63,7 +60,7 @@ def score_batch(
     _require_same_batch(session, len(samples))
     by_verifier = session.uses_verifier
     session.split_budget()
-    share = _judge_share(session, samples, truncated or [False] * len(samples), pending)
+    share = _judge_share(session, samples, pending)
     batch = [row for process in all_gather(share) for row in process]
     rewards = drop_thin_groups([row.verdict.reward for row in batch], group_size)
     rollouts = [
@@ -103,18 +100,18 @@ def _to_rollout(session: Session, number: int, row: _Judged, reward: Reward) -> 
         session.state.version.number,
         reward,
         row.sample.cluster,
-        truncated=row.truncated,
+        truncated=row.sample.truncated,
     )
 
 
 def _judge_share(
-    session: Session, samples: Sequence[Sample], truncated: Sequence[bool], pending: PendingVerdicts | None
+    session: Session, samples: Sequence[Sample], pending: PendingVerdicts | None
 ) -> list[_Judged]:
     """Each sample of this process with its verdict: by the verifier, from the journal, or by the judge."""
     if session.uses_verifier:
         return [
-            _Judged(sample, cut, verdict_by_rule(session, sample) or _verify(session, sample), True)
-            for sample, cut in zip(samples, truncated, strict=True)
+            _Judged(sample, verdict_by_rule(session, sample) or _verify(session, sample), True)
+            for sample in samples
         ]
     first = rank() * len(samples)
     journalled = [
@@ -126,8 +123,8 @@ def _judge_share(
     unjudged = [sample for sample, verdict in zip(samples, journalled, strict=True) if verdict is None]
     fresh = iter(BatchJudge(session, len(samples)).judge(unjudged, pending))
     return [
-        _Judged(sample, cut, verdict or next(fresh), verdict is None)
-        for sample, cut, verdict in zip(samples, truncated, journalled, strict=True)
+        _Judged(sample, verdict or next(fresh), verdict is None)
+        for sample, verdict in zip(samples, journalled, strict=True)
     ]
 
 

@@ -22,11 +22,10 @@ from mpo_lite.loop.audit import Auditor
 from mpo_lite.loop.distributed import is_main
 from mpo_lite.loop.gate_budget import GateBudget, gate_budget, paired_probes
 from mpo_lite.loop.meta_step import RunSnapshot, meta_step
-from mpo_lite.loop.session import Answer, Session
+from mpo_lite.loop.session import Answer, Session, answer_row
 from mpo_lite.loop.version_scale import version_offset, version_scale
-from mpo_lite.meta.meta_judge import rubric_changes
 from mpo_lite.meta.refine import refine_rubric
-from mpo_lite.rubric import Rubric
+from mpo_lite.rubric import Rubric, rubric_changes
 from mpo_lite.types import Rollout
 
 MAX_REFUSALS = 3
@@ -230,13 +229,11 @@ class MetaScheduler:
             paired = drawn.sample(list(anchor), self._count_paired)
             unpaired = [sample for sample in anchor if sample not in paired]
             for samples in (paired, unpaired):
-                answers = answer([sample.prompt for sample in samples]) if samples else []
-                rows += [
-                    {"batch": batch, "prompt": sample.prompt, "completion": text, "cluster": sample.cluster}
-                    for sample, text in zip(samples, answers, strict=True)
-                ]
+                prompts = [sample.prompt for sample in samples]
+                answers = answer(prompts) if prompts else []
+                rows += [{"batch": batch, **row} for row in map(answer_row, prompts, answers)]
             journal(path, rows)
-        return [Sample(row["prompt"], row["completion"], row["cluster"]) for row in rows]
+        return session.to_samples(rows)
 
     @property
     def _count_paired(self) -> int:
@@ -276,7 +273,7 @@ class MetaScheduler:
         drawn = random.Random(f"autoprompt-{session.config.seed}")
         prompts = drawn.sample(train, min(PROMPTS, len(train)))
         prompts = [prompt for prompt in prompts for _ in range(ANSWERS)]
-        samples = list(map(session.context.sample, prompts, answer(prompts)))
+        samples = session.to_samples(list(map(answer_row, prompts, answer(prompts))))
         work = refine_rubric(
             session.meta, session.gate_judge, session.task, session.config, session.rubric, samples
         )

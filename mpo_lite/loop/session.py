@@ -20,9 +20,9 @@ from mpo_lite.rubric import Rubric
 from mpo_lite.rubric_versions import RubricVersion
 from mpo_lite.run_dir import RunDir
 from mpo_lite.tasks.data import Prompts
-from mpo_lite.types import Rollout, Verdict
+from mpo_lite.types import Completion, Rollout, Verdict
 
-Answer = Callable[[Sequence[str]], list[str]]
+Answer = Callable[[Sequence[str]], list[Completion]]
 """The policy's present answers to prompts, one each."""
 
 
@@ -128,10 +128,13 @@ class Session:
         count = min(config.gate.prompts, len(train))
         if len(self.run.rows(path)) < count:  # only at the first batch: later checkpoints count these rows
             prompts = random.Random(f"anchor-{config.seed}").sample(train, count)
-            write_journal(path, map(_anchor_row, map(self.context.sample, prompts, answer(prompts))))
-        self.state.anchor = tuple(
-            Sample(row["prompt"], row["completion"], row["cluster"]) for row in self.run.rows(path)
-        )
+            write_journal(path, map(answer_row, prompts, answer(prompts)))
+        self.state.anchor = tuple(self.to_samples(self.run.rows(path)))
+
+    def to_samples(self, rows: Sequence[JsonRow]) -> list[Sample]:
+        """Rows of ``answer_row`` as judges take them."""
+        sample = self.context.sample
+        return [sample(row["prompt"], row["completion"], row.get("truncated", False)) for row in rows]
 
     def resume(self, batch: int, version: int, fell_back: bool = False) -> list[Rollout]:
         """Goes back to where ``batch`` generation batches were done under rubric ``version``.
@@ -230,5 +233,6 @@ class Session:
             self.run.unlock()
 
 
-def _anchor_row(sample: Sample) -> JsonRow:
-    return {"prompt": sample.prompt, "completion": sample.completion, "cluster": sample.cluster}
+def answer_row(prompt: str, completion: Completion) -> JsonRow:
+    """The policy's answer to a fixed prompt as it is journalled."""
+    return {"prompt": prompt, "completion": completion.text, "truncated": completion.truncated}

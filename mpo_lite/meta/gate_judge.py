@@ -6,8 +6,9 @@ did, and the same answer under the same rubric is asked for once in a run.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 
 from mpo_lite.jsonl import journal, read_rows
@@ -113,7 +114,4 @@ class BudgetedJudge:
 
     def _keys(self, samples: Sequence[Sample], rubric: Rubric, draw: str) -> list[str]:
         head = f"{self._label()}\x1f{rubric.set_hash}\x1f{draw}"
-        return [
-            text_hash("\x1f".join((head, sample.cluster, sample.prompt, sample.completion)))
-            for sample in samples
-        ]
+        return [text_hash(f"{head}\x1f{json.dumps(astuple(sample))}") for sample in samples]

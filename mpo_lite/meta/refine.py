@@ -10,19 +10,22 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpo_lite.config import Config
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.breaker import FailureTally
+from mpo_lite.meta.cases import Background
 from mpo_lite.meta.criterion_stats import criterion_stats, describe_stats
-from mpo_lite.meta.gate import Gate, GateResult
+from mpo_lite.meta.gate import RECENT_ANSWERS, RECENT_GROUPS, Gate, GateResult
 from mpo_lite.meta.gate_judge import BudgetedJudge
+from mpo_lite.meta.history import PastVersion, RefusedProposal, describe_history
 from mpo_lite.meta.margins import kendall_tau
 from mpo_lite.meta.meta_judge import MetaJudge
+from mpo_lite.meta.meta_model import Question
 from mpo_lite.meta.objections import Objection
-from mpo_lite.meta.sampling import stratified_sample
-from mpo_lite.meta.step import Attempt, StepInput, StepOutcome, improve_rubric
+from mpo_lite.meta.sampling import find_rivals, stratified_sample
+from mpo_lite.meta.step import Attempt, StepInput, StepOutcome, choose_badly_judged, improve_rubric
 from mpo_lite.rubric import Rubric
 from mpo_lite.tasks.spec import Task
 from mpo_lite.types import Rollout, Verdict
@@ -50,18 +53,19 @@ class Round:
 
 @dataclass(frozen=True)
 class _Answers:
-    """The answers, their human labels, and the rows that are held out from the meta-judge."""
+    """The first rubric, the answers, their human labels, and the rows held out from the meta-judge."""
 
+    start: Rubric
     samples: Sequence[Sample]
     labels: Labels
     unseen: frozenset[int]
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], labels: Labels, seed: int) -> _Answers:
+    def of(cls, start: Rubric, samples: Sequence[Sample], labels: Labels, seed: int) -> _Answers:
         labels = labels or [None] * len(samples)
         labelled = [row for row, label in enumerate(labels) if label is not None]
         drawn = random.Random(f"labels-{seed}").sample(labelled, len(labelled) // 2)
-        return cls(samples, labels, frozenset(drawn))
+        return cls(start, samples, labels, frozenset(drawn))
 
     @property
     def given(self) -> list[float]:
@@ -84,9 +88,13 @@ class _Answers:
         rollouts: list[Rollout] = []
         for row, verdict in zip(rows, verdicts, strict=True):
             sample, label = self.samples[row], self.labels[row]
-            said = None if label is None else f"A person gave it {label:g} ({self._scale}, more is better)"
-            text, cluster = (sample.prompt, sample.completion), sample.cluster
-            rollouts.append(Rollout(0, row, *text, verdict, number, verdict.reward, cluster, said))
+            said = (
+                None
+                if label is None
+                else f"A person gave it {label:g} ({self._scale}, more is better); where the judge and the "
+                "person disagree, the person is right."
+            )
+            rollouts.append(_rollout(row, sample, verdict, number, said))
         return rollouts
 
     async def agreement(self, gate_judge: BudgetedJudge, rubric: Rubric, number: int) -> float | None:
@@ -132,7 +140,7 @@ async def refine_rubric(
         StopRun: A cap is reached, or more answers could not be judged than ``max_judge_failures`` allows.
         EndpointError: A model rejects calls permanently.
     """
-    data = _Answers.of(samples, labels, config.seed)
+    data = _Answers.of(rubric, samples, labels, config.seed)
     # With labels, the order that people gave counts, and not that of the old rubric.
     thresholds = config.gate.model_copy(update={"agreement": -1.0}) if data.unseen else config.gate
     gate = Gate(gate_judge, data.anchor(config.gate.prompts), task, thresholds)
@@ -141,15 +149,8 @@ async def refine_rubric(
         shown = await data.judge(gate_judge, rubric, number)
         FailureTally.of([one.verdict for one in shown], config.max_judge_failures).check("answer")
         before = await data.agreement(gate_judge, rubric, number)
-        material = _material(rubric, shown, data.labels, config, number)
-        outcome = await improve_rubric(
-            meta,
-            gate if config.use_gate else None,
-            material,
-            config.strategy,
-            config.meta_samples,
-            config.prescreen,
-        )
+        material = await _material(meta, rubric, shown, data, config, rounds)
+        outcome = await improve_rubric(meta, gate if config.use_gate else None, material, config.strategy)
         after = before
         if outcome.rubric and before is not None:
             after = await data.agreement(gate_judge, outcome.rubric, number)
@@ -184,36 +185,87 @@ async def propose_once(
         EndpointError: The meta-judge rejects calls permanently.
     """
     rollouts = [
-        Rollout(0, row, one.prompt, one.completion, verdict, 0, verdict.reward, one.cluster)
-        for row, (one, verdict) in enumerate(zip(samples, verdicts, strict=True))
+        _rollout(row, sample, verdict)
+        for row, (sample, verdict) in enumerate(zip(samples, verdicts, strict=True))
     ]
     chosen = stratified_sample(rollouts, count, "propose-once")
     if not chosen:
         return StepOutcome((Attempt("failed", None, "no judged answers to learn from"),))
-    figures = describe_stats(criterion_stats(rubric, rollouts, {}))
-    return await improve_rubric(
-        meta, None, StepInput(rubric, chosen, {}, [], figures, draw), "samples", count, prescreen=False
-    )
+    question = Question(rubric, f"batch-{draw}", describe_stats(criterion_stats(rubric, rollouts, {})))
+    background = Background(references=_references(samples))
+    return await improve_rubric(meta, None, StepInput(question, chosen, draw, background), "samples")
 
 
-def _material(
-    rubric: Rubric, shown: Sequence[Rollout], labels: Labels, config: Config, number: int
+async def _material(
+    meta: MetaJudge,
+    rubric: Rubric,
+    shown: Sequence[Rollout],
+    data: _Answers,
+    config: Config,
+    rounds: Sequence[Round],
 ) -> StepInput:
-    chosen = stratified_sample(
-        shown,
-        config.meta_samples * (2 if config.prescreen else 1),
-        f"refine-{config.seed}-{number}",
-        _most_wrong(shown, labels),
-    )
+    """What the next round has to go by."""
+    number = len(rounds) + 1
+    figures = describe_stats(criterion_stats(rubric, shown, {}))
+    question = Question(rubric, f"batch-{number}", figures, _history(data.start, rounds))
+    seed, count = f"refine-{config.seed}-{number}", config.meta_samples
+    wrong = _most_wrong(shown, data.labels)
+    background = Background(references=_references(data.samples))
+    if config.prescreen:
+        chosen = await choose_badly_judged(meta, question, shown, count, seed, wrong, background)
+    else:
+        chosen = stratified_sample(shown, count, seed, wrong)
     groups: dict[str, list[Sample]] = {}
     for rollout in shown:
-        sample = Sample(rollout.prompt, rollout.completion, rollout.cluster)
-        groups.setdefault(rollout.prompt, []).append(sample)
-    several = [group[:4] for group in groups.values() if len(group) > 1][:3]
-    if any(label is not None for label in labels):
+        groups.setdefault(rollout.prompt, []).append(data.samples[rollout.row])
+    several = [group[:RECENT_ANSWERS] for group in groups.values() if len(group) > 1][:RECENT_GROUPS]
+    if data.given:
         several = []  # labels decide better than a threshold whether answers should differ
-    figures = describe_stats(criterion_stats(rubric, shown, {}))
-    return StepInput(rubric, chosen, {}, several, figures, number)
+    rivals = find_rivals(chosen, shown)
+    return StepInput(question, chosen, number, replace(background, rivals=rivals), several)
+
+
+def _history(start: Rubric, rounds: Sequence[Round]) -> str:
+    """What became of the rubrics and proposals of the rounds so far."""
+    versions = [PastVersion("v0", start, "the first rubric", "")]
+    refused: list[RefusedProposal] = []
+    for round_ in rounds:
+        current = versions[-1].rubric
+        for attempt in round_.outcome.attempts:
+            if attempt.status == "refused" and attempt.rubric:
+                when = f"in round {round_.number}"
+                refused.append(RefusedProposal(when, attempt.rubric, current, attempt.reason))
+        if round_.outcome.rubric:
+            agreement = (
+                ""
+                if round_.agreement is None
+                else (f"Its scores agree with people's labels by Kendall's tau {round_.agreement:.2f}.")
+            )
+            origin = f"your proposal in round {round_.number}"
+            versions.append(PastVersion(f"v{len(versions)}", round_.outcome.rubric, origin, agreement))
+    return describe_history(versions, refused)
+
+
+def _rollout(
+    row: int, sample: Sample, verdict: Verdict, version: int = 0, label: str | None = None
+) -> Rollout:
+    """A judged answer that comes from elsewhere than training."""
+    return Rollout(
+        batch=0,
+        row=row,
+        prompt=sample.prompt,
+        completion=sample.completion,
+        verdict=verdict,
+        version=version,
+        reward=verdict.reward,
+        cluster=sample.cluster,
+        label=label,
+        truncated=sample.truncated,
+    )
+
+
+def _references(samples: Sequence[Sample]) -> dict[str, str]:
+    return {sample.prompt: sample.reference for sample in samples}
 
 
 def _most_wrong(shown: Sequence[Rollout], labels: Labels) -> list[str]:

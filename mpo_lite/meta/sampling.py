@@ -42,6 +42,34 @@ def stratified_sample(
     return [rollout for rollout in ranked if rollout.id in set(chosen)]
 
 
+def find_rivals(chosen: Sequence[Rollout], rollouts: Sequence[Rollout]) -> dict[str, Rollout]:
+    """For each chosen rollout, the answer of its prompt group whose reward is farthest from its own.
+
+    Args:
+        chosen: Judged rollouts.
+        rollouts: Judged rollouts of whole prompt groups.
+
+    Returns:
+        Id of a chosen rollout → that answer; rollouts whose group earned one and the same reward have none.
+    """
+    groups: dict[tuple[int, str], list[tuple[float, Rollout]]] = {}
+    for rollout in rollouts:
+        if rollout.reward is not None and rollout.verdict.source == "judge":
+            groups.setdefault((rollout.batch, rollout.prompt), []).append((rollout.reward, rollout))
+    rivals: dict[str, Rollout] = {}
+    for rollout in chosen:
+        own = rollout.reward or 0.0
+        group = groups.get((rollout.batch, rollout.prompt), []) if rollout.origin == "train" else []
+        gap, rival = max(
+            ((abs(reward - own), each) for reward, each in group),
+            default=(0.0, rollout),
+            key=lambda pair: pair[0],
+        )
+        if gap > 0:
+            rivals[rollout.id] = rival
+    return rivals
+
+
 def _evenly(rollouts: Sequence[Rollout]) -> list[Rollout]:
     """The same rollouts, the clusters taking turns."""
     turns: dict[str, int] = {}

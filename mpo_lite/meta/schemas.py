@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -43,11 +44,18 @@ _CRITERION: dict[str, Schema] = {
     "weight": {"type": "integer", "enum": [1, 2, 3, 4, 5]},
     "kind": {"type": "string", "enum": ["merit", "veto"]},
 }
-CRITIQUE = object_schema({"critique": _text(2000)})
+CRITIQUE = object_schema({"critique": _text(2000), "sound": {"type": "boolean"}})
 SCREENED = object_schema(
     {"reason": _text(300), "judged": {"type": "string", "enum": ["too_low", "well", "too_high"]}}
 )
-REFINED = object_schema({"criteria": _list(object_schema(_CRITERION), most=4)})
+REFINED = object_schema(
+    {
+        # Decided first: with the lists alone, small models give the shortest answer, which is two empty ones.
+        "change": _text(400, shortest=20),
+        "criteria": _list(object_schema(_CRITERION), most=4, least=0),
+        "drop": _list({"type": "string", "pattern": CRITERION_ID}, most=MAX_CRITERIA, least=0),
+    }
+)
 _SOURCES = _list(_text(8), most=MAX_SOURCES, least=0)
 MERGED = object_schema(
     {
@@ -90,8 +98,16 @@ class _SourcedDraft(_Draft):
     sources: Annotated[list[str], Field(alias="from")]
 
 
-class _Critique(_Strict):
+class Critique(_Strict):
+    """The meta-judge's opinion of one judgement.
+
+    Attributes:
+        critique: What it found.
+        sound: Whether the judgement needs no change of the rubric.
+    """
+
     critique: Annotated[str, Field(min_length=1, max_length=4000)]
+    sound: bool
 
 
 class _Screened(_Strict):
@@ -100,7 +116,25 @@ class _Screened(_Strict):
 
 
 class _Refined(_Strict):
+    change: str
     criteria: Annotated[list[_Draft], Field(max_length=MAX_CRITERIA)]
+    drop: list[str]
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """The changes that one critique calls for.
+
+    Attributes:
+        criteria: New criteria, and better versions of existing ones under their id.
+        drop: Ids of existing criteria to remove.
+    """
+
+    criteria: tuple[Criterion, ...]
+    drop: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.criteria or self.drop)
 
 
 class _Merged(_Strict):
@@ -112,9 +146,9 @@ class _Guided(_Strict):
     guidelines: Annotated[str, Field(max_length=4000)]
 
 
-def critique(data: dict[str, Any]) -> str:
-    """The text of a critique. Raises ``ValidationError``, like all of these."""
-    return _Critique.model_validate(data).critique
+def parse_critique(data: dict[str, Any]) -> Critique:
+    """A critique. Raises ``ValidationError``, like all of these."""
+    return Critique.model_validate(data)
 
 
 def parse_screening(data: dict[str, Any]) -> bool:
@@ -122,11 +156,14 @@ def parse_screening(data: dict[str, Any]) -> bool:
     return _Screened.model_validate(data).judged != "well"
 
 
-def parse_refinement(data: dict[str, Any]) -> tuple[Criterion, ...]:
-    """The criteria that one critique calls for; none where it calls for no change."""
-    criteria = tuple(draft.criterion() for draft in _Refined.model_validate(data).criteria)
+def parse_refinement(data: dict[str, Any], old: Rubric) -> Refinement:
+    """The changes that one critique calls for, as far as they concern ``old``."""
+    refined = _Refined.model_validate(data)
+    criteria = tuple(draft.criterion() for draft in refined.criteria)
     _require_own_words(criteria)
-    return criteria
+    rewritten = {criterion.id for criterion in criteria}
+    drop = tuple(each.id for each in old.criteria if each.id in refined.drop and each.id not in rewritten)
+    return Refinement(criteria, drop)
 
 
 def parse_guidelines(data: dict[str, Any]) -> str:
@@ -175,7 +212,7 @@ def _require_own_words(criteria: Sequence[Criterion]) -> None:
             )
 
 
-def proposal_json(criteria: Sequence[Criterion]) -> str:
-    """Criteria as a meta-judge is shown them."""
+def proposal_json(criteria: Sequence[Criterion], **context: Any) -> str:
+    """Criteria as a meta-judge is shown them, after the keys of ``context``."""
     data = [criterion.model_dump(mode="json", exclude={"provenance"}) for criterion in criteria]
-    return json.dumps({"criteria": data}, ensure_ascii=False, indent=1)
+    return json.dumps({**context, "criteria": data}, ensure_ascii=False, indent=1)

@@ -113,6 +113,7 @@ def _plant_answer(kind: str, place: int, anchor: Sequence[Sample], phrases: Sequ
         text = add_shortcut(cast(Shortcut, kind), sample.prompt, sample.completion)
     else:
         text = _bad_answer(cast(Sentinel, kind), anchor, place)
+        sample = replace(sample, truncated=False)
     return PlantedAnswer(kind, place, replace(sample, completion=text))
 
 

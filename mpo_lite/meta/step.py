@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mpo_lite.activity import activity
 from mpo_lite.judge.base import Sample
-from mpo_lite.meta.cases import STRATEGIES
+from mpo_lite.meta.cases import STRATEGIES, Background
+from mpo_lite.meta.cases.samples import samples
 from mpo_lite.meta.gate import Gate, GateResult
 from mpo_lite.meta.meta_judge import MetaJudge
+from mpo_lite.meta.meta_model import Question
 from mpo_lite.meta.objections import join_objections
+from mpo_lite.meta.sampling import stratified_sample
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Rollout, StepStatus
 
@@ -20,27 +23,20 @@ class StepInput:
     """What a meta step has to go by.
 
     Attributes:
-        rubric: The current rubric.
-        rollouts: Chosen rollouts, at least one, judged by it.
-        reference: Prompt → the initial policy's answer to it.
-        recent: Groups of recent answers that a new rubric must distinguish.
-        figures: What was measured of criteria and answers, for the meta-judge.
+        question: What the meta-judge is asked about.
+        rollouts: Chosen rollouts, at least one, judged by the current rubric.
         batch: Generation batches done.
+        background: What can be shown with the rollouts.
+        recent: Groups of recent answers that a new rubric must distinguish.
         phrases: What an active alarm found that training made frequent.
     """
 
-    rubric: Rubric
+    question: Question
     rollouts: Sequence[Rollout]
-    reference: Mapping[str, Rollout]
-    recent: Sequence[Sequence[Sample]]
-    figures: str
     batch: int
+    background: Background = field(default_factory=Background)
+    recent: Sequence[Sequence[Sample]] = ()
     phrases: Sequence[str] = ()
-
-    @property
-    def draw(self) -> str:
-        """Part of the cache key: a later step draws answers of its own."""
-        return f"batch-{self.batch}"
 
 
 @dataclass(frozen=True)
@@ -90,8 +86,37 @@ class StepOutcome:
         return self.attempts[-1].reason
 
 
+async def choose_badly_judged(
+    meta: MetaJudge,
+    question: Question,
+    candidates: Sequence[Rollout],
+    count: int,
+    seed: str,
+    suspicious: Sequence[str] = (),
+    background: Background | None = None,
+) -> list[Rollout]:
+    """Prescreens all candidates, and chooses those to analyse among the badly judged ones.
+
+    Args:
+        meta: Prescreens.
+        question: The current rubric, by which the candidates were judged.
+        candidates: Judged rollouts.
+        count: How many to choose at most; too few badly judged ones are joined by others.
+        seed: See ``stratified_sample``.
+        suspicious: Ids of rollouts to look at first.
+        background: What can be shown with the candidates.
+    """
+    judged = [
+        rollout for rollout in candidates if rollout.reward is not None and rollout.verdict.source == "judge"
+    ]
+    bad = set(await meta.screen(question, samples(judged, background or Background())))
+    chosen = stratified_sample([one for one in judged if one.id in bad], count, seed, suspicious)
+    others = [one for one in judged if one.id not in bad]
+    return [*chosen, *stratified_sample(others, count - len(chosen), seed, suspicious)]
+
+
 async def improve_rubric(
-    meta: MetaJudge, gate: Gate | None, material: StepInput, strategy: str, count: int, prescreen: bool
+    meta: MetaJudge, gate: Gate | None, material: StepInput, strategy: str
 ) -> StepOutcome:
     """Runs a meta step.
 
@@ -100,29 +125,23 @@ async def improve_rubric(
         gate: Tries proposals out; None takes each, as in the paper.
         material: What there is to go by.
         strategy: Name in ``STRATEGIES``.
-        count: Rollouts to analyse, at most; more are only of use with ``prescreen``.
-        prescreen: Have the meta-judge look for badly judged ones first.
 
     Raises:
         StopRun: A cap is reached.
         EndpointError: Judge or meta-judge rejects calls permanently.
     """
-    old, draw = material.rubric, material.draw
-    cases = STRATEGIES[strategy](material.rollouts, material.reference)
-    if prescreen:
-        bad = await meta.screen(old, cases, draw)
-        cases.sort(key=lambda case: case.rollout.id not in bad)
-    cases = cases[:count]
-    samples = tuple(case.rollout.id for case in cases)
-    proposal = await meta.propose(old, cases, material.figures, draw)
+    question, old = material.question, material.question.rubric
+    cases = STRATEGIES[strategy](material.rollouts, material.background)
+    proposal = await meta.propose(question, cases)
     attempts = [await _check_proposal(gate, proposal.rubric, proposal.reason, material)]
     refused = attempts[0]
     # A revision that the budget cannot check is not asked for: the reason recorded for the step would then be
     # the missing budget instead of the objections.
     if gate and refused.rubric and refused.gate_result.objections and gate.can_afford_another(old):
-        again = await meta.revise(old, refused.rubric, refused.gate_result.objections, draw)
+        again = await meta.revise(question, refused.rubric, refused.gate_result.objections)
         attempts.append(await _check_proposal(gate, again.rubric, again.reason, material))
-    return StepOutcome(tuple(attempts), samples, proposal.failed)
+    shown = tuple(case.rollout.id for case in cases)
+    return StepOutcome(tuple(attempts), shown, proposal.failed)
 
 
 async def _check_proposal(
@@ -131,14 +150,13 @@ async def _check_proposal(
     """Has the gate check a proposal, if there is one that changes anything."""
     if rubric is None:
         return Attempt("failed", None, reason)
-    if rubric.set_hash == material.rubric.set_hash:
+    old = material.question.rubric
+    if rubric.set_hash == old.set_hash:
         return Attempt("unchanged", rubric, "the meta-judge keeps the rubric as it is")
     if gate is None:
         return Attempt("accepted", rubric)
     with activity("checking the proposal"):
-        gate_result = await gate.examine(
-            rubric, material.rubric, material.recent, material.batch, material.phrases
-        )
+        gate_result = await gate.examine(rubric, old, material.recent, material.batch, material.phrases)
     if gate_result.unchecked:
         return Attempt("unchecked", rubric, gate_result.unchecked, gate_result)
     if gate_result.objections:

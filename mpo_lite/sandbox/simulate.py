@@ -75,7 +75,8 @@ def reply(
     if not items:
         raise ValueError("the request holds no rubric with criteria and levels")
     if role == "judge/plan":
-        return {"plan": "; ".join(f"{item.id}: look for {item.description.lower()}" for item in items)[:2000]}
+        looks = "; ".join(f"{item.id}: look for {item.description.lower()}" for item in items)
+        return {"solution": "An essay about the topic.", "plan": looks[:2000]}
     if role in ("judge/pointwise", "judge/planned"):
         return judge(items, _only(user, "task"), _only(user, "completion"), seed)
     if role == "judge/groupwise":
@@ -94,7 +95,7 @@ def _meta(
     """Answers as the meta-judge."""
     purpose, limit = str(facts.get("purpose", "")), int(facts.get("limit", _LIMIT))
     task, completion, verdict = _only(user, "task"), _only(user, "completion"), _only(user, "verdict")
-    if role in ("meta/analyse", "meta/compare"):
+    if role in ("meta/analyse", "meta/compare", "meta/contrast"):
         return simulate_meta.analyse(purpose, items, task, completion, verdict, _only(user, "initial"))
     if role == "meta/prescreen":
         return simulate_meta.prescreen(purpose, task, completion, float(facts["reward"]))

@@ -59,7 +59,7 @@ def analyse(
         initial: An earlier answer by the same model; what has become worse since counts twice. Or empty.
 
     Returns:
-        ``{"critique": text}``, at most 120 words.
+        ``{"critique": text, "sound": bool}``, the text of at most 120 words.
     """
     essay = measures.parse_essay(task, completion)
     covered = {aspect for item in items for aspect in measures.meant(item) if not _pays_for_form(item)}
@@ -89,13 +89,14 @@ def analyse(
         sentences.append(f"The rubric has nothing on what the purpose asks for: {', '.join(missing)}.")
     elif not worst:
         sentences.append("The level is fair; no fault went unpunished.")
-    return {"critique": " ".join(sentences)}
+    return {"critique": " ".join(sentences), "sound": not (vague or worst or missing)}
 
 
 def refine(critique: str) -> dict[str, Any]:
-    """Writes the criteria a critique calls for, at most four; if it names nothing, one about the topic."""
-    found = measures.find_aspects(critique)[:4] or ["topic"]
-    return {"criteria": [_criterion(aspect) for aspect in found]}
+    """Writes the criteria a critique calls for, at most four."""
+    found = measures.find_aspects(critique)[:4]
+    change = f"The rubric has to ask for {', '.join(found)}." if found else "The rubric needs no change."
+    return {"change": change, "criteria": [_criterion(aspect) for aspect in found], "drop": []}
 
 
 def merge(items: Sequence[Item], proposals: Sequence[str], limit: int, luck: float) -> dict[str, Any]:
@@ -103,7 +104,7 @@ def merge(items: Sequence[Item], proposals: Sequence[str], limit: int, luck: flo
 
     Args:
         items: The rubric in force.
-        proposals: Each a line ``label: NAME`` and a JSON object; unreadable ones are passed over.
+        proposals: A JSON object each, with ``label`` and ``criteria``; unreadable ones are passed over.
         limit: Most criteria allowed, at least 1.
         luck: Below 1 the rubric is a bad one; which of three kinds depends on where below 1.
 
@@ -151,7 +152,7 @@ def revise(
     if luck < 2 / 3:
         return merge(items, [], limit, luck)
     known = {item.id: _keep_criterion(item, [], None) for item in items}
-    _, proposed = _proposal(f"label: refused\n{refused}")
+    _, proposed = _proposal(refused)
     found: dict[str, dict[str, Any]] = dict(known)
     found |= {criterion["id"]: {**criterion, "from": []} for criterion in proposed}
     sound: dict[str, dict[str, Any]] = {}
@@ -225,13 +226,13 @@ def _keep_criterion(item: Item, labels: list[str], proposed: dict[str, Any] | No
 
 
 def _proposal(text: str) -> tuple[str, list[dict[str, Any]]]:
-    head, _, body = text.partition("\n")
-    label = head.partition("label:")[2].strip() or head.strip()[:40]
+    """A proposal's label and its criteria, as far as they can be read."""
     try:
-        value: Any = json.loads(body)
+        value: Any = json.loads(text)
     except (ValueError, RecursionError):
-        return label, []
-    listed: Any = cast("dict[str, Any]", value).get("criteria") if isinstance(value, dict) else None
+        return "", []
+    proposal = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    label, listed = str(proposal.get("label", "")), proposal.get("criteria")
     if not isinstance(listed, list):
         return label, []
     return label, [found for entry in cast("list[Any]", listed) if (found := _clean(entry))]

@@ -215,6 +215,20 @@ def response_cluster(row: Row, data: DataSource) -> str:
     return str(row.get(data.cluster or "cluster") or "")
 
 
+def response_reference(row: Row, data: DataSource) -> Any:
+    """The reference of a row of responses: from the task's column, or one called ``reference``; None if
+    none.
+    """
+    column = response_reference_column(row, data)
+    return _column_value(row, column, "row") if column else None
+
+
+def response_reference_column(row: Row, data: DataSource) -> str | None:
+    """The column of ``response_reference``; None where there is none."""
+    names = [data.reference, "reference"] if data.reference else []
+    return next((name for name in names if name.split(".")[0] in row), None)
+
+
 def _read_source(source: str, data: DataSource) -> Iterator[Row]:
     path = Path(source).expanduser()
     return (

@@ -6,6 +6,7 @@ import re
 from string import Template
 
 from mpo_lite.errors import TaskError
+from mpo_lite.prompts import render_text
 
 DEFAULT = "=== user\n$prompt\n"
 """The prompt alone."""
@@ -36,6 +37,19 @@ def check_policy_prompt(text: str, where: str) -> None:
         raise TaskError(f"{where}: has no user message; add a line '=== user'")
     if "prompt" not in Template(text).get_identifiers():
         raise TaskError(f"{where}: has no $prompt, so the policy would never see the prompt; add it")
+
+
+def describe_policy_prompt(text: str) -> str:
+    """The conversation of a template for a reader, with [task] for the prompt; empty where it is the prompt
+    alone.
+    """
+    messages = render_text(text, prompt="[task]")
+    if [message["content"] for message in messages] == ["[task]"]:
+        return ""
+    roles = {"system": "System message", "user": "Message"}
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{roles[message['role']]}: {message['content']}" for message in messages)
 
 
 def _check_slots(line: str, where: str) -> None:

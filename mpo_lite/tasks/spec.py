@@ -7,18 +7,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, cast, get_args
 
-from pydantic import AfterValidator, Field, PrivateAttr, StringConstraints
+from pydantic import AfterValidator, Field, PrivateAttr, StringConstraints, model_validator
 
 from mpo_lite.config import DATA_ENDINGS, Config
 from mpo_lite.errors import TaskError
 from mpo_lite.prompts import builtin_tasks, prompts_dir, render_text
 from mpo_lite.rubric import Criterion, Rubric, load_rubric
 from mpo_lite.tasks.functions import load_function
-from mpo_lite.tasks.policy_prompt import DEFAULT, check_policy_prompt
+from mpo_lite.tasks.policy_prompt import DEFAULT, check_policy_prompt, describe_policy_prompt
 from mpo_lite.tasks.symbolic import NotCompared
-from mpo_lite.types import Message
+from mpo_lite.types import Brief, Message
 from mpo_lite.validation import Settings, load_model
 
 FunctionReference = Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
@@ -110,6 +110,7 @@ class Task(Settings):
         rules: What is decided without a judge.
         verifier: Scores some of the batches by the reference, or None.
         judge_mode: How the judge works unless the run sets it; see ``Config.judge_mode``.
+        judge_sees: ``reference``: judge and meta-judge are shown the reference of a prompt, if it has one.
         sentinels: Known-bad answers that no rubric may reward; see ``mpo_lite.meta.sentinels``.
         shortcuts: What makes no answer better, so that no rubric may pay for adding it; see
             ``mpo_lite.meta.shortcuts``.
@@ -126,9 +127,17 @@ class Task(Settings):
     rules: Rules = Rules()
     verifier: Verifier | None = None
     judge_mode: Literal["pointwise", "groupwise", "planned"] = "pointwise"
+    judge_sees: tuple[Literal["reference"], ...] = ()
     sentinels: tuple[Sentinel, ...] = get_args(Sentinel)
     shortcuts: tuple[Shortcut, ...] = get_args(Shortcut)
     gold: FunctionReference | None = None
+
+    @model_validator(mode="after")
+    def _has_what_judges_see(self) -> Self:
+        if "reference" in self.judge_sees and self.data.reference is None:
+            raise ValueError("judge_sees lists reference, but data.reference names no column")
+        return self
+
     _folder: Path = PrivateAttr()
     _policy_prompt: str = PrivateAttr(DEFAULT)
 
@@ -173,6 +182,33 @@ class Task(Settings):
     def policy_messages(self, prompt: str) -> list[Message]:
         """The conversation that the policy continues: from ``policy.md``, or the prompt alone without one."""
         return render_text(self._policy_prompt, prompt=prompt)
+
+    def brief(self, max_new_tokens: int | None = None) -> Brief:
+        """What judges and meta-judge are told of the task.
+
+        Args:
+            max_new_tokens: Longest answer of the policy, in tokens; None where the answers come from
+                elsewhere.
+        """
+        parts = [describe_policy_prompt(self._policy_prompt)]
+        if max_new_tokens:
+            words = f"about {max_new_tokens * 3 // 4:,} English words"
+            parts.append(f"An answer is cut off after {max_new_tokens:,} tokens ({words}).")
+        rejected = [f"of fewer than {self.rules.min_words} words"] if self.rules.min_words > 1 else []
+        if self.rules.must_match:
+            rejected.append(f"without a match of the regular expression {self.rules.must_match}")
+        if rejected:
+            parts.append(f"Rejected without being judged: answers {', and answers '.join(rejected)}.")
+        return Brief(self.persona, self.purpose, "\n\n".join(part for part in parts if part))
+
+    def shown_reference(self, row: Row) -> str:
+        """The reference of a data row as judges are shown it; empty where the task or the row has none."""
+        value = row.get("reference") if "reference" in self.judge_sees else None
+        if value is None or isinstance(value, str):
+            return value or ""
+        if isinstance(value, (list, tuple)):  # several correct answers
+            return "\n".join(dict.fromkeys(map(str, cast("list[Any]", value))))
+        return str(value)
 
     def gold_metric(self) -> Metric | None:
         """The gold metric as a function, or None. Raises ``TaskError`` if it cannot be loaded."""

@@ -28,6 +28,7 @@ from mpo_lite.rubric_versions import RubricVersion
 from mpo_lite.sanitize import pluralize
 from mpo_lite.training.chat import Chat
 from mpo_lite.training.generate import generate, gold_row
+from mpo_lite.types import Completion
 
 # TRL's names of what the metrics of a batch take over from its log.
 _TRL_METRICS = {
@@ -229,15 +230,14 @@ class MPOCallback(TrainerCallback):
         """The policy as it is now, as a function from prompts to answers."""
         session = self.session
 
-        def answer(prompts: Sequence[str]) -> list[str]:
-            completions = generate(
+        def answer(prompts: Sequence[str]) -> list[Completion]:
+            return generate(
                 model,
                 self.chat,
                 [session.task.policy_messages(prompt) for prompt in prompts],
                 max_new_tokens=session.context.max_new_tokens,
                 temperature=session.config.temperature,
             )
-            return [one.text for one in completions]
 
         return answer
 

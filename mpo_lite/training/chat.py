@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
 
 from mpo_lite.sanitize import THINK_CLOSE, THINK_OPEN, strip_thinking
+from mpo_lite.types import Completion
 
 _PROBE = "9f3b7c"
 """Sent as a system message, to see whether a template shows it to the model."""
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What a model answered.
-
-    Attributes:
-        text: Without special tokens and without thinking, as judges are shown it.
-        truncated: The token limit came before an end-of-sequence token.
-    """
-
-    text: str
-    truncated: bool
 
 
 class Chat:

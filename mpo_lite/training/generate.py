@@ -13,7 +13,8 @@ from mpo_lite.activity import activity
 from mpo_lite.errors import TaskError
 from mpo_lite.tasks.data import Prompts
 from mpo_lite.tasks.spec import Metric, Task
-from mpo_lite.training.chat import Chat, Completion
+from mpo_lite.training.chat import Chat
+from mpo_lite.types import Completion
 
 GENERATION_SEED = 20_250_428
 """Sampling seed of everything generated here: its own, and the same each time, so that evaluations differ by

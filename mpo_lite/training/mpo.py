@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
 
 from mpo_lite.errors import ConfigError
+from mpo_lite.judge.base import Sample
 from mpo_lite.loop.begin import open_session
 from mpo_lite.loop.distributed import all_gather, is_main, rank, world_size
 from mpo_lite.loop.judging import judge_samples
@@ -20,8 +21,7 @@ from mpo_lite.run_dir import RunDir
 from mpo_lite.sanitize import pluralize, strip_thinking
 from mpo_lite.tasks.data import training_order
 from mpo_lite.training.callback import MPOCallback
-from mpo_lite.training.chat import Completion
-from mpo_lite.types import Verdict
+from mpo_lite.types import Completion, Verdict
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -152,17 +152,16 @@ class MPO:
         session, group_size = self.session, self.session.config.group_size
         tasks = columns.get("task_prompt") or [text_of(prompt) for prompt in prompts]
         answers = self.answers(completions, columns.get("completion_ids"))
-        samples = [session.context.sample(task, one.text) for task, one in zip(tasks, answers, strict=True)]
+        samples = [session.context.sample(task, *one) for task, one in zip(tasks, answers, strict=True)]
         train, first = columns.get("split", ["train"])[0] == "train", rank() * len(samples)
         if train:
             _check_groups(tasks, group_size)
-            truncated = [one.truncated for one in answers]
-            rollouts = score_batch(session, samples, group_size, self.prefetcher.take_pending(), truncated)
+            rollouts = score_batch(session, samples, group_size, self.prefetcher.take_pending())
             if is_main():
                 session.add_metrics(alarms=self.callback.scheduler.add_batch(rollouts))
             whole = training_rewards(session, rollouts, self._scale)
             rewards = whole[first : first + len(samples)]
-            rewards = self._less_for_the_cut(rewards, truncated)
+            rewards = self._less_for_the_cut(rewards, samples)
         else:
             rewards = [verdict.reward for verdict in judge_samples(session, samples)]
         for function in self._extra:
@@ -243,12 +242,12 @@ class MPO:
             for one, each in zip(completions, ids, strict=True)
         ]
 
-    def _less_for_the_cut(self, rewards: list[Reward], truncated: Sequence[bool]) -> list[Reward]:
+    def _less_for_the_cut(self, rewards: list[Reward], samples: Sequence[Sample]) -> list[Reward]:
         """Takes the penalty off the rewards of completions that do not end with an end-of-sequence token."""
         penalty = self.session.config.missing_eos_penalty
         return [
-            reward if reward is None or not cut else reward - penalty
-            for reward, cut in zip(rewards, truncated, strict=True)
+            reward if reward is None or not sample.truncated else reward - penalty
+            for reward, sample in zip(rewards, samples, strict=True)
         ]
 
     def dataset(self, split: str = "train") -> Dataset:

@@ -70,7 +70,7 @@ class PrefetchMixin:
         if self.model.training:
             completions = next(part for part in generated[2:] if _are_completions(part, len(prompts)))
             for row, one in enumerate(self.mpo.answers(completions, generated[1])):
-                self.mpo.prefetcher.add_completion(row, one.text)
+                self.mpo.prefetcher.add_completion(row, one)
         return generated
 
     def _generate_single_turn(self, *arguments: Any, **options: Any) -> Any:
@@ -87,7 +87,7 @@ class PrefetchMixin:
         def on_end(row: int, ids: list[int]) -> None:
             work.advance()
             if judged:
-                self.mpo.prefetcher.add_completion(row, chat.completion(ids).text)
+                self.mpo.prefetcher.add_completion(row, chat.completion(ids))
 
         def generate_watched(**inputs: Any) -> Any:
             watch = RowEnds(inputs["input_ids"].shape[1], chat.ends, on_end)

@@ -19,10 +19,11 @@ from mpo_lite.config import Config
 from mpo_lite.jsonl import read_rows
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sanitize import strip_thinking
-from mpo_lite.training.chat import Chat, Completion
+from mpo_lite.training.chat import Chat
 from mpo_lite.training.generate import RowEnds, generate
 from mpo_lite.training.policy import chat_of, load_trained_policy
 from mpo_lite.training.trainers import GRPO, RLOO
+from mpo_lite.types import Completion
 from tests.support.jobs import Train
 from tests.support.llm_server import LLMServer, completion_of, kind_of, prompt_text
 from tests.support.zoo import ZOO, publish

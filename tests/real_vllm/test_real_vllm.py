@@ -17,10 +17,12 @@ from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
+from mpo_lite.meta.cases import Background
 from mpo_lite.meta.cases.samples import samples
 from mpo_lite.meta.meta_judge import MetaJudge
+from mpo_lite.meta.meta_model import Question
 from mpo_lite.rubric import Rubric
-from mpo_lite.types import Rollout
+from mpo_lite.types import Brief, Rollout
 
 MakeClient = Callable[..., Client]
 SAMPLES = [Sample("Write about dogs.", f"Dogs are good, for reason {n}.") for n in range(16)]
@@ -45,7 +47,7 @@ def backend(url: str, model: str = "hosted_vllm/tiny", **options: Any) -> Backen
 
 def test_every_verdict_is_whole_and_by_schema(make_client: MakeClient, vllm: str, rubric: Rubric) -> None:
     client = make_client(timeout_s=120, verdict_s=300)
-    judge = PointwiseJudge(client, backend(vllm), "You are a strict reader.")
+    judge = PointwiseJudge(client, backend(vllm), Brief("You are a strict reader."))
     verdicts = event_loop.wait(judge.verdicts(SAMPLES, rubric))
     ids = [criterion.id for criterion in rubric.criteria]
     assert [list(verdict.assessments) for verdict in verdicts] == [ids] * 16
@@ -57,7 +59,7 @@ def test_every_verdict_is_whole_and_by_schema(make_client: MakeClient, vllm: str
 def test_a_group_is_judged_in_one_call(make_client: MakeClient, vllm: str, rubric: Rubric) -> None:
     client = make_client(timeout_s=120, verdict_s=300)
     judge = GroupwiseJudge(
-        PointwiseJudge(client, backend(vllm, max_tokens=12000), "You are a strict reader."), 4
+        PointwiseJudge(client, backend(vllm, max_tokens=12000), Brief("You are a strict reader.")), 4
     )
     verdicts = event_loop.wait(judge.verdicts(SAMPLES[:4], rubric))
     assert all(verdict.reward is not None for verdict in verdicts)
@@ -70,7 +72,7 @@ def test_without_a_tool_parser_tools_are_refused_and_that_is_remembered(
     client = make_client(timeout_s=120, verdict_s=300)
     capabilities = client._sender.capabilities(backend(vllm))
     capabilities.unsupported.add("json_schema")
-    judge = PointwiseJudge(client, backend(vllm, max_tokens=256), "You are a strict reader.")
+    judge = PointwiseJudge(client, backend(vllm, max_tokens=256), Brief("You are a strict reader."))
     verdicts = event_loop.wait(judge.verdicts(SAMPLES[:2], rubric))
     assert capabilities.unsupported == {"json_schema", "tool"}
     # A random model's free JSON is no verdict.
@@ -79,14 +81,14 @@ def test_without_a_tool_parser_tools_are_refused_and_that_is_remembered(
 
 def test_a_meta_step_ends_in_a_rubric_or_a_reason(make_client: MakeClient, vllm: str, rubric: Rubric) -> None:
     client = make_client(timeout_s=120, verdict_s=300)
-    judge = PointwiseJudge(client, backend(vllm), "You are a strict reader.")
+    judge = PointwiseJudge(client, backend(vllm), Brief("You are a strict reader."))
     verdicts = event_loop.wait(judge.verdicts(SAMPLES[:2], rubric))
     rollouts = [
         Rollout(0, row, sample.prompt, sample.completion, verdict, 0, verdict.reward)
         for row, (sample, verdict) in enumerate(zip(SAMPLES, verdicts, strict=False))
     ]
-    meta = MetaJudge(client, backend(vllm, max_tokens=1024), "Good essays.")
-    proposal = event_loop.wait(meta.propose(rubric, samples(rollouts, {}), "", "batch-1"))
+    meta = MetaJudge(client, backend(vllm, max_tokens=1024), Brief(purpose="Good essays."))
+    proposal = event_loop.wait(meta.propose(Question(rubric, "batch-1"), samples(rollouts, Background())))
     assert proposal.rubric or proposal.reason
     assert client.ledger.calls["meta"] >= 2
 
@@ -104,7 +106,7 @@ def test_a_sample_too_long_for_the_context_is_shortened(
     make_client: MakeClient, vllm: str, rubric: Rubric
 ) -> None:
     client = make_client(timeout_s=120, verdict_s=300)
-    judge = PointwiseJudge(client, backend(vllm), "You are a strict reader.")
+    judge = PointwiseJudge(client, backend(vllm), Brief("You are a strict reader."))
     (verdict,) = event_loop.wait(judge.verdicts([Sample("Write.", "Dogs bark at night. " * 4000)], rubric))
     assert verdict.reward is not None
     assert client.ledger.calls["judge"] > 1
@@ -134,7 +136,7 @@ def test_white_space_without_end_is_never_a_score(
     with serving(model_dir, tmp_path) as url:  # without the option that the README names
         client = make_client(timeout_s=120, verdict_s=300)
         judge = PointwiseJudge(
-            client, backend(url, max_tokens=256, temperature=0.0), "You are a strict reader."
+            client, backend(url, max_tokens=256, temperature=0.0), Brief("You are a strict reader.")
         )
         with caplog.at_level(logging.WARNING):
             verdicts = event_loop.wait(judge.verdicts(SAMPLES, rubric))

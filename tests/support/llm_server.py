@@ -143,16 +143,17 @@ def prompt_text(body: Body) -> str:
 def kind_of(text: str) -> str:
     """Which of our prompts this is."""
     openings = {
-        "You judge one answer": "judge",
-        "You judge several answers": "group",
-        "You compare two answers": "match",
-        "You mend JSON": "repair",
-        "one task, two answers by the same model": "compare",
+        "Score one answer": "judge",
+        "Score several answers": "group",
+        "Decide which of two answers": "match",
+        "Repair JSON": "repair",
+        "Examine what training changed": "compare",
+        "Examine what the model is about to learn": "contrast",
         "You supervise a judge": "analyse",
         "You check a judge": "prescreen",
         "You revise the rubric": "revise",
         "You write guidelines": "guide",
-        "You plan how answers": "plan",
+        "Prepare to judge answers": "plan",
         "You improve the rubric": "refine",
         "You edit the rubric": "merge",
     }
@@ -181,8 +182,10 @@ def answer_for(schema: Body | None, body: Body) -> str:
             "kind": "merit",
         }
         if kind == "refine":
-            return json.dumps({"criteria": [criterion]})
+            return json.dumps({"change": "Sign has to count.", "criteria": [criterion], "drop": []})
         return json.dumps({"criteria": [criterion | {"from": ["s1"]}], "guidelines": ""})
+    if kind in ("analyse", "compare", "contrast"):
+        return json.dumps({"critique": "because", "sound": False})
     return json.dumps(_fill(schema, text)) if schema else "ready"
 
 

@@ -15,10 +15,7 @@ KEY = b"secret of a cache directory"
 
 
 def test_every_shipped_template_renders_with_a_system_and_a_user_message() -> None:
-    slots = (
-        "persona rubric weights ids task completion problem schema reply purpose critique plan limit words "
-        "proposals names completions material figures guidelines critiques refused objections first second"
-    )
+    slots = "persona rubric skeleton names material purpose instructions limit words problem schema reply"
     values = {name: f"<{name}>" for name in slots.split()}
     names = [
         str(path.relative_to(prompts_dir()).with_suffix("")) for path in prompts_dir().glob("[jm]*/*.md")
@@ -34,7 +31,7 @@ def test_every_shipped_template_renders_with_a_system_and_a_user_message() -> No
 def test_rubric_text_is_a_value_and_never_a_template() -> None:
     hostile = Criterion(id="a", description="$task ${completion} {x} %s {{y}}", levels=("$ids", "y"))
     rubric = Rubric(criteria=(hostile,))
-    values = {"persona": "p", "rubric": rubric.render(), "ids": "a", "task": "TASK", "completion": "ANSWER"}
+    values = {"persona": "p", "rubric": rubric.render(), "skeleton": "{}", "material": "ANSWER"}
     system = render("judge/pointwise", **values).messages[0]["content"]
     assert "$task ${completion} {x} %s {{y}}" in system
     assert "ANSWER" not in system
@@ -42,8 +39,8 @@ def test_rubric_text_is_a_value_and_never_a_template() -> None:
 
 def test_the_fixed_part_of_a_judge_prompt_comes_first() -> None:
     def text(completion: str) -> str:
-        fixed = {"persona": "p", "rubric": "the rubric", "ids": "a", "task": "the task"}
-        messages = render("judge/pointwise", completion=completion, **fixed).messages
+        fixed = {"persona": "p", "rubric": "the rubric", "skeleton": "{}"}
+        messages = render("judge/pointwise", material=f"the task\n{completion}", **fixed).messages
         return "".join(message["content"] for message in messages)
 
     first, second = text("first answer"), text("second answer")

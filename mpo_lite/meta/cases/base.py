@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Protocol
 
+from mpo_lite.judge.base import Sample, answer_block, task_blocks
+from mpo_lite.prompts import Block
 from mpo_lite.types import Rollout, Verdict
-
-
-class Block(NamedTuple):
-    """One piece of material: a line of ours above it, its tag, and its text, which may be hostile."""
-
-    lead: str
-    tag: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -33,15 +27,39 @@ class Case:
     blocks: tuple[Block, ...]
 
 
+@dataclass(frozen=True)
+class Background:
+    """What is shown with the chosen rollouts.
+
+    Attributes:
+        initial: Prompt → the initial policy's answer to it, judged by the same rubric if at all.
+        rivals: Id of a rollout → the answer of its prompt group whose reward is farthest from its own.
+        references: Prompt → its reference, where the task lets judges see it.
+        plans: Prompt → the plan by which its answers were judged.
+    """
+
+    initial: Mapping[str, Rollout] = field(default_factory=dict[str, Rollout])
+    rivals: Mapping[str, Rollout] = field(default_factory=dict[str, Rollout])
+    references: Mapping[str, str] = field(default_factory=dict[str, str])
+    plans: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def show_task(self, prompt: str) -> list[Block]:
+        """A prompt with its reference and its plan."""
+        blocks = task_blocks("", prompt, self.references.get(prompt, ""))
+        if plan := self.plans.get(prompt):
+            blocks.append(Block("The judge's plan, made before it saw an answer:", "plan", plan))
+        return blocks
+
+
 class Strategy(Protocol):
     """Makes cases of rollouts."""
 
-    def __call__(self, chosen: Sequence[Rollout], reference: Mapping[str, Rollout]) -> list[Case]:
+    def __call__(self, chosen: Sequence[Rollout], background: Background) -> list[Case]:
         """Decides what is shown together.
 
         Args:
             chosen: Judged rollouts, at least one.
-            reference: Prompt → the initial policy's answer to it, judged by the same rubric if at all.
+            background: What can be shown with them.
 
         Returns:
             One case per chosen rollout, in order.
@@ -49,14 +67,20 @@ class Strategy(Protocol):
         ...
 
 
-def verdict_block(verdict: Verdict, label: str | None = None) -> Block:
-    """The block that shows a verdict with the judge's reasons and, where there is one, a person's label."""
+def show_answer(rollout: Rollout, name: str, tag: str = "completion") -> Block:
+    """An answer under its name, marked if it was cut off."""
+    sample = Sample(rollout.prompt, rollout.completion, truncated=rollout.truncated)
+    return answer_block(sample, name)._replace(tag=tag)
+
+
+def show_verdict(verdict: Verdict, label: str | None = None, tag: str = "verdict") -> Block:
+    """A verdict with the judge's reasons and, where there is one, a person's label."""
     assessed = {
         name: {"reason": assessment.reason, "level": assessment.level}
         for name, assessment in verdict.assessments.items()
     }
-    lead = f"Reward under this rubric: {verdict.reward:.2f} (0 is worst, 1 is best)"
+    lead = f"Its reward under the current rubric: {verdict.reward:.2f} (0 is worst, 1 is best)"
     if label:
         lead += f"\n{label}"
     text = json.dumps(assessed, ensure_ascii=False, indent=1)
-    return Block(f"{lead}\nThe judge's assessment:", "verdict", text)
+    return Block(f"{lead}\nThe judge's assessment:", tag, text)

@@ -1,33 +1,50 @@
-"""Pairs: an answer next to the initial policy's to the same prompt, which shows what training changed.
+"""Pairs: an answer next to another one to the same prompt, because differences are easier to see than faults.
 
-What the policy learned to do for reward is hard to see in one answer, and plain next to the answer it would
-have given before. The idea of eliciting criteria from pairs is that of OnlineRubrics (arXiv 2510.07284).
+Next to the initial policy's answer it shows what training changed (the idea of eliciting criteria from such
+pairs is that of OnlineRubrics, arXiv 2510.07284). Next to the answer of its group that was paid least or most
+by comparison it shows what training is about to change: the difference that becomes the advantage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from mpo_lite.meta.cases.base import Block, Case, verdict_block
+from mpo_lite.meta.cases.base import Background, Case, show_answer, show_verdict
 from mpo_lite.meta.cases.samples import samples
 from mpo_lite.types import Rollout
 
 
-def pairs(chosen: Sequence[Rollout], reference: Mapping[str, Rollout]) -> list[Case]:
-    """A pair where the reference has the prompt, and the rollout alone where not; see ``Strategy``."""
+def pairs(chosen: Sequence[Rollout], background: Background) -> list[Case]:
+    """Pairs where the prompt has another answer, and the rollout alone where not; see ``Strategy``."""
     cases: list[Case] = []
     for rollout in chosen:
-        before = reference.get(rollout.prompt)
-        cases += [_pair(before, rollout)] if before else samples([rollout], reference)
+        before, rival = background.initial.get(rollout.prompt), background.rivals.get(rollout.id)
+        if before:
+            cases.append(_before_and_now(before, rollout, background))
+        elif rival:
+            cases.append(_two_of_a_group(rollout, rival, background))
+        else:
+            cases += samples([rollout], background)
     return cases
 
 
-def _pair(before: Rollout, now: Rollout) -> Case:
-    reward = "" if before.reward is None else f" (reward under this rubric: {before.reward:.2f})"
+def _before_and_now(before: Rollout, now: Rollout, background: Background) -> Case:
+    reward = "" if before.reward is None else f", reward {before.reward:.2f} under the current rubric"
     blocks = (
-        Block("", "task", now.prompt),
-        Block(f"The answer before training{reward}:", "initial", before.completion),
-        Block("The answer now:", "completion", now.completion),
-        verdict_block(now.verdict, now.label),
+        *background.show_task(now.prompt),
+        show_answer(before, f"The answer before training{reward}", "initial"),
+        show_answer(now, "The answer now"),
+        show_verdict(now.verdict, now.label),
     )
     return Case("compare", now, blocks)
+
+
+def _two_of_a_group(rollout: Rollout, rival: Rollout, background: Background) -> Case:
+    blocks = (
+        *background.show_task(rollout.prompt),
+        show_answer(rollout, "One answer"),
+        show_verdict(rollout.verdict, rollout.label),
+        show_answer(rival, "The other answer", "rival"),
+        show_verdict(rival.verdict, rival.label, "rival_verdict"),
+    )
+    return Case("contrast", rollout, blocks)

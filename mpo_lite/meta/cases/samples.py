@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from mpo_lite.meta.cases.base import Block, Case, verdict_block
+from mpo_lite.meta.cases.base import Background, Case, show_answer, show_verdict
 from mpo_lite.types import Rollout
 
 
-def samples(chosen: Sequence[Rollout], reference: Mapping[str, Rollout]) -> list[Case]:
+def samples(chosen: Sequence[Rollout], background: Background) -> list[Case]:
     """One case per rollout; see ``Strategy``."""
     return [
         Case(
             "analyse",
             rollout,
             (
-                Block("", "task", rollout.prompt),
-                Block("", "completion", rollout.completion),
-                verdict_block(rollout.verdict, rollout.label),
+                *background.show_task(rollout.prompt),
+                show_answer(rollout, "The answer"),
+                show_verdict(rollout.verdict, rollout.label),
             ),
         )
         for rollout in chosen

@@ -19,6 +19,7 @@ from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
 from mpo_lite.llm.structured_output import mode_params, object_schema, without_bounds
 from mpo_lite.rubric import Rubric
+from mpo_lite.types import Brief
 from tests.support.llm_calls import SCHEMA, MakeClient, call, error, faults, reply
 from tests.support.llm_server import LLMServer, prompt_text
 
@@ -31,7 +32,7 @@ def sent_schema(body: Any) -> Any:
 
 def pointwise(client: Client, server: LLMServer, max_tokens: int | None = None) -> PointwiseJudge:
     backend = Backend("m", "openai/m", server.url, "none", max_tokens=max_tokens)
-    return PointwiseJudge(client, backend, "You are strict.")
+    return PointwiseJudge(client, backend, Brief("You are strict."))
 
 
 def refusing_bounds(said: str) -> Callable[[str, Any], Any]:

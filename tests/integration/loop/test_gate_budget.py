@@ -18,6 +18,7 @@ from mpo_lite.loop.gate_budget import GateBudget
 from mpo_lite.meta.gate_judge import BudgetedJudge
 from mpo_lite.rubric import Rubric
 from mpo_lite.tasks.spec import load_task
+from mpo_lite.types import Brief
 from tests.support.llm_server import LLMServer
 
 
@@ -103,7 +104,9 @@ def test_a_step_that_is_done_again_is_charged_as_it_was(tmp_path: Path, make_cli
 
     with LLMServer() as server:
         client = make_client()
-        judge = PointwiseJudge(client, Backend("j", "openai/j", server.url, "none", 0.0, None), "a reader")
+        judge = PointwiseJudge(
+            client, Backend("j", "openai/j", server.url, "none", 0.0, None), Brief("a reader")
+        )
 
         def gate_judge() -> BudgetedJudge:
             return BudgetedJudge(

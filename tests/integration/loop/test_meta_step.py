@@ -14,7 +14,8 @@ from mpo_lite.config import Config
 from mpo_lite.jsonl import append_rows
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import event_loop
-from mpo_lite.loop.meta_step import RunSnapshot, _find_unsure, meta_step
+from mpo_lite.loop.meta_material import find_unsure
+from mpo_lite.loop.meta_step import RunSnapshot, meta_step
 from mpo_lite.loop.session import Session
 from mpo_lite.meta.criterion_stats import criterion_stats
 from mpo_lite.meta.gate import GateResult
@@ -67,7 +68,13 @@ def test_a_rubric_that_no_longer_holds_is_rolled_back_to_one_that_does(
 
     gate.gate_judge.verdicts = verdicts
     session: Any = SimpleNamespace(
-        run=run, gate=gate, config=Config(), meta=None, anchor=(), gate_judge=gate.gate_judge
+        run=run,
+        gate=gate,
+        config=Config(),
+        meta=None,
+        gate_judge=gate.gate_judge,
+        context=SimpleNamespace(sample_of=None),
+        state=SimpleNamespace(version=run.version(1), anchor=()),
     )
     now = RunSnapshot(10, run.version(1), [], [], 0, {}, [], [5])
     row = asyncio.run(meta_step(session, now))
@@ -129,7 +136,7 @@ def test_a_second_judgement_measures_the_rubric(
         if refuses and "temperature" in body:
             return error(400, "Unsupported value: 'temperature' does not support 0.")()
         if kind not in ("judge", "group"):
-            return json.dumps({"plan": "Look."}) if kind == "plan" else None
+            return json.dumps({"solution": "", "plan": "Look."}) if kind == "plan" else None
         text = f"{body['model']}{prompt_text(body)}"
         seen[text] += body.get("temperature", 1.0) > 0
         verdict = {"discourse": {"reason": "It may be.", "level": 1 + seen[text] % 2}}
@@ -154,4 +161,4 @@ def test_a_second_judgement_measures_the_rubric(
     stats = criterion_stats(rubric, rollouts, repeats)
     top = len(rubric.criteria[0].levels) - 1
     assert stats["discourse"].noise == pytest.approx(1 / top)
-    assert _find_unsure(rollouts, repeats) == [one.id for one in rollouts]
+    assert find_unsure(rollouts, repeats) == [one.id for one in rollouts]

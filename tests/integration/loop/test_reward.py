@@ -14,6 +14,7 @@ from mpo_lite.judge.base import Sample
 from mpo_lite.loop.prefetch import Prefetcher
 from mpo_lite.loop.reward import score_batch
 from mpo_lite.loop.session import Session
+from mpo_lite.types import Completion
 from tests.support.llm_server import LLMServer, completion_of, openai_reply, prompt_text
 
 GROUP = 4
@@ -286,6 +287,6 @@ def test_judgements_begun_by_a_judge_that_was_replaced_are_not_used(
         early = Prefetcher(again)
         early.start_batch([sample.prompt for sample in fresh], GROUP)
         for row, sample in enumerate(fresh):
-            early.add_completion(row, sample.completion)
+            early.add_completion(row, Completion(sample.completion, False))
         rollouts = score_batch(again, fresh, GROUP, early.take_pending())
         assert {rollout.verdict.judge for rollout in rollouts} == {"openai/other"}

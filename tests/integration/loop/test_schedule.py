@@ -13,6 +13,7 @@ from mpo_lite.loop.context import prepare_run
 from mpo_lite.loop.schedule import MetaScheduler
 from mpo_lite.loop.session import Session
 from mpo_lite.run_dir import RunDir
+from mpo_lite.types import Completion
 from tests.support.made_run import ENVIRONMENT
 
 
@@ -30,22 +31,31 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 def test_probes_are_taken_once(session: Session) -> None:
     """Weights move on: a step that is done again after a kill works on the answers it had."""
-    session.record_anchor(lambda asked: ["An answer."] * len(asked))
+    session.record_anchor(lambda asked: [Completion("An answer.", True)] * len(asked))
     scheduler = MetaScheduler(session)
-    first = scheduler._probes(lambda asked: [f"now {text}" for text in asked], 10)
+
+    def answer_now(prompts: Sequence[str]) -> list[Completion]:
+        return [Completion(f"now {prompt}", truncated=prompt == prompts[0]) for prompt in prompts]
+
+    def answer_later(prompts: Sequence[str]) -> list[Completion]:
+        return [Completion("other", False)] * len(prompts)
+
+    first = scheduler._probes(answer_now, 10)
     assert len({sample.prompt for sample in first}) == 6
     assert all(sample.completion == f"now {sample.prompt}" for sample in first)
-    assert scheduler._probes(lambda asked: ["other"] * len(asked), 10) == first
+    assert all(sample.truncated for sample in session.state.anchor)
+    assert 1 <= sum(sample.truncated for sample in first) <= 2  # of each half, the first
+    assert scheduler._probes(answer_later, 10) == first
     append_rows(session.run.probes, [])
-    assert scheduler._probes(lambda asked: ["other"] * len(asked), 20)[0].completion == "other"
+    assert scheduler._probes(answer_later, 20)[0].completion == "other"
 
 
 def test_answers_to_fixed_prompts_that_a_kill_cut_short_are_taken_anew(session: Session) -> None:
     asked: list[str] = []
 
-    def answer(prompts: Sequence[str]) -> list[str]:
+    def answer(prompts: Sequence[str]) -> list[Completion]:
         asked.extend(prompts)
-        return [f"to {prompt}" for prompt in prompts]
+        return [Completion(f"to {prompt}", False) for prompt in prompts]
 
     def anchor() -> Any:
         session.record_anchor(answer)

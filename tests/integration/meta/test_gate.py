@@ -22,7 +22,7 @@ from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.sandbox import simulate_meta
 from mpo_lite.sandbox.judge_server import running
 from mpo_lite.tasks.spec import Sentinel, Shortcut, load_task
-from mpo_lite.types import Assessment, Verdict
+from mpo_lite.types import Assessment, Brief, Verdict
 from tests.support.llm_server import LLMServer, completion_of, prompt_text
 from tests.support.sandbox_answers import honest
 
@@ -61,7 +61,7 @@ def make_gate(make_client: Callable[..., Client], tmp_path: Path) -> MakeGate:
         backend = Backend("j", "openai/sandbox-judge", url, "none", 0.0, 1024)
         client = make_client()
         gate_judge = BudgetedJudge(
-            lambda draw: PointwiseJudge(client, backend, "a teacher", None, draw, "gate"),
+            lambda draw: PointwiseJudge(client, backend, Brief("a teacher"), None, draw, "gate"),
             lambda: "j",
             task.rules,
             tmp_path / "trials.jsonl",

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from mpo_lite.meta import schemas
-from mpo_lite.meta.meta_judge import rubric_changes
-from mpo_lite.rubric import Rubric
+from mpo_lite.rubric import Rubric, rubric_changes
 from tests.support.proposals import CRITERION
 
 
@@ -43,7 +42,7 @@ def test_a_merge_keeps_the_order_in_force_and_the_limits(rubric: Rubric) -> None
 @pytest.mark.parametrize(
     "description",
     [
-        'One JSON object: criteria, a list of 1 to 4 objects with the keys "id", (lower-case letters).',
+        "At most 4 criteria, ids in lower-case letters, digits and underscores, 2 to 7 levels each.",
         "This has levels from worst to best, each described by what is seen at that level.",
         "The kind of criterion should be either 'merit' or 'veto'.",
     ],
@@ -57,11 +56,12 @@ def test_criteria_made_of_the_instructions_are_refused(rubric: Rubric, descripti
         "kind": "merit",
     }
     with pytest.raises(ValueError, match="form: the description repeats these instructions"):
-        schemas.parse_refinement({"criteria": [draft]})
+        schemas.parse_refinement({"change": "", "criteria": [draft], "drop": []}, rubric)
     with pytest.raises(ValueError, match="form: the description repeats these instructions"):
         merged([{**draft, "from": []}], rubric)
     own = {
         **draft,
         "description": "Whether each paragraph has a claim and a reason for it, and no set phrases.",
     }
-    assert schemas.parse_refinement({"criteria": [own]})[0].id == "form"
+    refined = schemas.parse_refinement({"change": "", "criteria": [own], "drop": ["form", "on_task"]}, rubric)
+    assert [criterion.id for criterion in refined.criteria] == ["form"] and refined.drop == ("on_task",)

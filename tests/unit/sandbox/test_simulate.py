@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpo_lite.meta import schemas
 from mpo_lite.meta.sentinels import ADDITIONS, COMPLAINTS
 from mpo_lite.prompts import fence, prompts_dir
 from mpo_lite.rubric import Rubric, load_rubric
@@ -54,7 +55,8 @@ def reward(rubric: Rubric, completion: str, seed: int = 0, task: str = TASK) -> 
 
 
 def specific(*aspects: str) -> Rubric:
-    return Rubric.model_validate(simulate_meta.refine("The rubric has nothing on " + ", ".join(aspects)))
+    refined = simulate_meta.refine("The rubric has nothing on " + ", ".join(aspects))
+    return Rubric.model_validate({"criteria": refined["criteria"]})
 
 
 def material(**texts: str) -> str:
@@ -68,12 +70,12 @@ def meta_step(
     for index, completion in enumerate(completions):
         verdict = json.dumps(judge(rubric, completion))
         texts = material(task=TASK, completion=completion, verdict=verdict)
-        critique = ask("meta/analyse", rubric, texts=texts)["critique"]
+        analysis = ask("meta/analyse", rubric, texts=texts)
+        critique = schemas.parse_critique(analysis).critique
         assert len(critique.split()) <= 120
         proposal = ask("meta/refine", rubric, texts=material(critique=critique))
-        assert 1 <= len(proposal["criteria"]) <= 4
-        Rubric.model_validate(proposal)
-        proposals.append(fence("proposal", f"label: s{index + 1}\n{json.dumps(proposal)}", KEY))
+        assert len(proposal["criteria"]) == len(schemas.parse_refinement(proposal, rubric).criteria) <= 4
+        proposals.append(fence("proposal", json.dumps({"label": f"s{index + 1}", **proposal}), KEY))
     merged = ask("meta/merge", rubric, seed, bad_rate, "\n\n".join(proposals), limit=limit)
     labels = {label for criterion in merged["criteria"] for label in criterion.pop("from")}
     assert labels <= {f"s{index + 1}" for index in range(len(completions))}
@@ -238,9 +240,9 @@ def test_guidelines_of_a_kind_of_task_grow_by_what_its_critiques_name() -> None:
 
 
 def test_bad_merges_come_at_the_asked_rate() -> None:
-    asked, seen = json.dumps(simulate_meta.refine("topic")), 0
+    asked, seen = simulate_meta.refine("topic"), 0
     for index in range(400):
-        texts = fence("proposal", f"label: s{index}\n{asked}", KEY)
+        texts = fence("proposal", json.dumps({"label": f"s{index}", **asked}), KEY)
         merged = ask("meta/merge", seed=1, bad_rate=0.1, texts=texts)
         seen += [criterion["id"] for criterion in merged["criteria"]] != ["on_topic"]
     assert 20 <= seen <= 65
@@ -283,10 +285,10 @@ def test_arbitrary_text_never_breaks_a_role(task: str, completion: str, seed: in
     verdict = judge(rubric, completion, seed, task)
     assert 0.0 <= rubric.reward({name: Assessment(**value) for name, value in verdict.items()}) <= 1.0
     texts = material(task=task, initial=task, completion=completion) + completion
-    for role in ("analyse", "compare"):
+    for role in ("analyse", "compare", "contrast"):
         assert ask(f"meta/{role}", rubric, seed, texts=texts, purpose=task)["critique"]
     assert ask("meta/prescreen", rubric, seed, texts=texts, purpose=task, reward=0.5)["judged"]
-    Rubric.model_validate(ask("meta/refine", rubric, seed, texts=material(critique=task)))
+    schemas.parse_refinement(ask("meta/refine", rubric, seed, texts=material(critique=task)), rubric)
     merged = ask("meta/merge", VAGUE, seed, 0.5, material(proposal=completion))
     revised = ask("meta/revise", VAGUE, seed, 0.5, material(refused=completion), objections=["title"])
     for answer in (merged, revised):
