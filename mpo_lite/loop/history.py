@@ -59,7 +59,7 @@ def _describe_origin(row: JsonRow) -> str:
 def _describe_fate(number: int, metrics: Sequence[JsonRow], alarms: Sequence[JsonRow]) -> str:
     """Rewards and alarms under a version."""
     judged = [row for row in metrics if row["version"] == number and row["reward"] is not None]
-    judged = [row for row in judged if row["judge"]]  # the task's verifier scored the others
+    judged = [row for row in judged if row.get("judge")]  # the task's verifier scored the others
     if not judged:
         return "No batch was judged by it yet."
     first, last = judged[0]["batch"], judged[-1]["batch"]

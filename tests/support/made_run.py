@@ -105,6 +105,7 @@ def _metrics(batch: int, version: int, rows: list[Rollout]) -> dict[str, Any]:
     return {
         "batch": batch,
         "version": version,
+        "judge": "gpt-4o",
         "rows": len(rows),
         "reward": sum(rewards) / len(rewards),
         "kl": 0.01 * batch,
