@@ -1,11 +1,19 @@
 """What each part of the method buys, in the sandbox: arms over seeds, judged by gold that none of them sees.
 
-    python benchmarks/mechanism.py --seeds 0-9 --workers 2
+    python benchmarks/mechanism.py --seeds 20-29 --workers 2
 
-Trains the sandbox policy by GRPO once per arm, rate of bad proposals and seed; about 70 s per run and core.
-Results are kept in the output file: a stopped benchmark goes on. Policy, training, HTTP, prompts and
+Trains the sandbox policy by GRPO once per arm, rate of bad proposals and seed; about 75 s per run and core.
+Results are kept in the output file: a stopped benchmark resumes. Policy, training, HTTP, prompts and
 parsing are the real ones; judge and meta-judge are simulated, and docs/sandbox.md says how, and what these
 figures can and cannot tell.
+
+The arm "guarded, gate before" is guarded in an older library, the parent of the commit in which the gate
+began to try shortcuts. This script measures it there and keeps the rows in the same file; not at the same
+time as other runs, because each writes the whole file:
+
+    git worktree add ../before 2217fa1~1
+    PYTHONPATH=../before python benchmarks/mechanism.py --seeds 20-29 --arms guarded \
+        --label "guarded, gate before"
 """
 
 import argparse
@@ -17,6 +25,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -34,7 +43,7 @@ from mpo_lite.sandbox.judge_server import running
 from mpo_lite.sandbox.simulate import weaknesses
 from mpo_lite.tasks.spec import load_task
 
-RATES = (0.0, 0.4)
+RATES = (0.0, 0.4, 0.6)
 PAPER = {"use_gate": False, "schedule": "interval", "strategy": "samples"}
 ARMS: dict[str, dict[str, Any]] = {
     "iter0": {"baseline": "iter0"},
@@ -44,33 +53,54 @@ ARMS: dict[str, dict[str, Any]] = {
     "paper": PAPER,
     "guarded": {},
     "no gate": {"use_gate": False},
+    "contrast": {"criterion_weights": "contrast"},
+    "normalize": {"aggregate": "normalize"},
+    "audited": {"audit_share": 0.03},
+    "iter0 audited": {"baseline": "iter0", "audit_share": 0.03},
     "oracle": {"baseline": "oracle"},
 }
-"""Arm → settings. ``base`` needs no run: it is gold before training."""
+"""Arm → settings. ``base`` needs no run: it is gold before training. A share to audit brings an auditor."""
 RATED = ("paper", "guarded", "no gate")
+BEFORE = "guarded, gate before"
+FIRST = ("guarded", "paper")
+"""What is run first, over all seeds: everything else is compared with it."""
+FROZEN = tuple(arm for arm, settings in ARMS.items() if "baseline" in settings)
 PERSONA = "You are a careful judge."
 LEVELS = ["Not at all.", "Hardly.", "In part.", "Mostly.", "Fully."]
+PURPOSES = ("judge", "gate", "meta", "audit")
 STEPS = 60
 WINDOW = 3
+CLOSE = 0.02
+"""How near to another run's gold counts as reaching it: less is noise."""
+NEVER = STEPS + 5
+"""Batches counted for a run that does not get there: those until the next evaluation would be."""
+FALL = 0.1
+"""Gold has fallen where it is this far below its start."""
+GAP = 0.1
+"""Lower end of the audit gap's interval beyond which a run raises an alarm."""
+SECONDS = 75.0
+"""What a run takes, before any is measured."""
 SPIKE = 1.0
 """KL per token beyond which a batch counts as a spike."""
 
 
-def jobs(seeds: list[int]) -> list[tuple[str, float, int]]:
-    return [
-        (arm, rate, seed) for seed in seeds for arm in ARMS for rate in (RATES if arm in RATED else RATES[:1])
-    ]
+def jobs(arms: list[str], seeds: list[int]) -> list[tuple[str, float, int]]:
+    rates = {arm: RATES if arm in RATED else RATES[:1] for arm in arms}
+    every = [(arm, rate, seed) for seed in seeds for arm in arms for rate in rates[arm]]
+    return sorted(every, key=lambda job: job[0] not in FIRST)
 
 
-def run(arm: str, rate: float, seed: int, oracle: str | None) -> dict[str, Any]:
+def run(arm: str, rate: float, seed: int, steps: int, oracle: str | None) -> dict[str, Any]:
     from mpo_lite.cli._run_job import run_job
 
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, running(seed=seed, bad_rate=rate) as url:
-        given = SETTINGS | ARMS[arm] | {"seed": seed, "steps": STEPS}
+        given = SETTINGS | ARMS[arm] | {"seed": seed, "steps": steps}
         given |= {"judge": "openai/sandbox-judge", "judge_api_base": url}
         given |= {"meta": "openai/sandbox-meta", "meta_api_base": url}
         given |= {"run_dir": Path(folder, "run"), "cache_dir": Path(folder, "cache")}
+        if "audit_share" in given:
+            given["audit_judge"] = {"model": "openai/sandbox-audit", "api_base": url}
         if arm == "sentence":
             given["task"] = str(from_sentence(Path(folder)))
         if oracle:
@@ -89,7 +119,7 @@ def run(arm: str, rate: float, seed: int, oracle: str | None) -> dict[str, Any]:
             "seed": seed,
             "families": list(weaknesses(seed)),
             **figures(RunDir(config.run_dir)),
-            "calls": {purpose: summary[f"{purpose}_calls"] for purpose in ("judge", "gate", "meta")},
+            "calls": {purpose: summary.get(f"{purpose}_calls", 0) for purpose in PURPOSES},
             "seconds": round(time.monotonic() - started, 1),
         }
 
@@ -111,7 +141,8 @@ def figures(run: RunDir) -> dict[str, Any]:
     gold = [(row["batch"], row["gold"]) for row in read_rows(run.gold)]
     values = [value for _, value in gold]
     windows = [statistics.fmean(values[n : n + WINDOW]) for n in range(len(values) - WINDOW + 1)]
-    kl = [row["kl"] for row in read_rows(run.metrics) if row.get("kl") is not None]
+    metrics = read_rows(run.metrics)
+    kl = [row["kl"] for row in metrics if row.get("kl") is not None]
     lineage = read_rows(run.lineage)
     return {
         "gold": gold,
@@ -122,9 +153,14 @@ def figures(run: RunDir) -> dict[str, Any]:
         "kl_spikes": sum(value > SPIKE for value in kl),
         "steps": len(lineage),
         "refused": sum(
-            len([one for one in row.get("refused", []) if one["status"] == "refused"]) for row in lineage
+            attempt["status"] == "refused" for row in lineage for attempt in row.get("refused", [])
         ),
         "rollbacks": sum(row["kind"] == "rollback" for row in lineage),
+        "audit": [
+            (row["batch"], row["audit_gap"], row["audit_low"])
+            for row in metrics
+            if row.get("audit_gap") is not None
+        ],
         "rubric": dump_rubric(run.latest().rubric),
     }
 
@@ -141,36 +177,40 @@ def by_hand(arm: str) -> int:
     return sum(len(text.split()) for text in texts)
 
 
-def interval(values: list[float], signed: bool = False) -> str:
-    mean = f"{statistics.fmean(values):{'+' if signed else ''}.3f}"
+def interval(values: Sequence[float], signed: bool = False, digits: int = 3) -> str:
+    mean = f"{statistics.fmean(values):{'+' if signed else ''}.{digits}f}"
     if len(values) < 2:
         return mean
     half = T_975[min(len(values) - 1, 30) - 1] * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean} ± {half:.3f}"
+    return f"{mean} ± {half:.{digits}f}"
 
 
 def keyed(results: list[dict]) -> dict[tuple[str, float], dict[int, dict]]:
-    found: dict[tuple[str, float], dict[int, dict]] = {}
+    runs: dict[tuple[str, float], dict[int, dict]] = {}
     for row in results:
-        found.setdefault((row["arm"], row["bad_rate"]), {})[row["seed"]] = row
-    return found
+        runs.setdefault((row["arm"], row["bad_rate"]), {})[row["seed"]] = row
+    return runs
+
+
+def is_rated(arm: str) -> bool:
+    return arm in RATED or arm not in ARMS
 
 
 def named(arm: str, rate: float) -> str:
-    return f"{arm}, {rate:.0%} bad" if arm in RATED else arm
+    return f"{arm}, {rate:.0%} bad" if is_rated(arm) else arm
 
 
 def table(results: list[dict]) -> str:
     lines = [
         "| arm | gold at the end | sd over seeds | worst window | highest KL | KL spikes | words by hand "
-        "| judge + gate + meta calls |",
+        f"| {' + '.join(PURPOSES)} calls |",
         "|---|---|---|---|---|---|---|---|",
     ]
     lines.append(f"| base | {results[0]['start']:.3f} | | | | | {by_hand('base')} | 0 |")
     for (arm, rate), runs in keyed(results).items():
         rows = list(runs.values())
         ends = [row["end"] for row in rows]
-        calls = [round(statistics.fmean(row["calls"][kind] for row in rows)) for kind in rows[0]["calls"]]
+        calls = [round(statistics.fmean(row["calls"][purpose] for row in rows)) for purpose in PURPOSES]
         lines.append(
             f"| {named(arm, rate)} | {interval(ends)} | {statistics.stdev(ends) if len(ends) > 1 else 0:.3f} "
             f"| {interval([row['worst'] for row in rows])} | {interval([row['kl_max'] for row in rows])} "
@@ -181,23 +221,104 @@ def table(results: list[dict]) -> str:
 
 
 def differences(results: list[dict]) -> str:
+    """What guarded has over each other arm, paired by seed."""
     by = keyed(results)
     lines = ["| guarded minus | gold at the end | worst window |", "|---|---|---|"]
     for rate in RATES:
-        others = [("iter0", 0.0), ("expert", 0.0), ("autoprompt", 0.0), ("oracle", 0.0)]
-        for other in [*others, ("paper", rate), ("no gate", rate)]:
-            pairs = [
-                (by["guarded", rate][seed], row)
-                for seed, row in by.get(other, {}).items()
-                if seed in by.get(("guarded", rate), {})
-            ]
-            if pairs:
+        for other, at in compared(by, rate):
+            pairs = paired(by, rate, (other, at))
+            if other != "guarded" and pairs:
                 cells = [
-                    interval([one[key] - row[key] for one, row in pairs], signed=True)
+                    interval([ours[key] - row[key] for ours, row in pairs], signed=True)
                     for key in ("end", "worst")
                 ]
-                lines.append(f"| {named(*other)} (guarded at {rate:.0%} bad) | {' | '.join(cells)} |")
+                lines.append(f"| {named(other, at)} (guarded at {rate:.0%} bad) | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def pace(results: list[dict]) -> str:
+    """Batches until gold is what guarded, or guarded as it was before, ends with on the same seed."""
+    by = keyed(results)
+    lines = [
+        "| arm | reaches what guarded ends with | in batches | guarded minus it "
+        "| reaches what the gate before ends with | in batches | guarded minus it |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for rate in RATES:
+        for arm, at in compared(by, rate):
+            cells = []
+            for target in ("guarded", BEFORE):
+                goals = {seed: row["end"] - CLOSE for seed, row in by.get((target, rate), {}).items()}
+                needed = [
+                    (batches_to(ours, goal), batches_to(row, goal))
+                    for ours, row in paired(by, rate, (arm, at))
+                    if (goal := goals.get(row["seed"])) is not None
+                ]
+                cells += reaching(needed) if needed else ["", "", ""]
+            if any(cells):
+                lines.append(f"| {named(arm, at)} (guarded at {rate:.0%} bad) | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def batches_to(row: dict[str, Any], goal: float) -> int | None:
+    """Batches after which a window of evaluations has this mean."""
+    for last in range(WINDOW - 1, len(row["gold"])):
+        if statistics.fmean(value for _, value in row["gold"][last - WINDOW + 1 : last + 1]) >= goal:
+            return row["gold"][last][0]
+    return None
+
+
+def reaching(needed: list[tuple[int | None, int | None]]) -> list[str]:
+    """How many runs get there, in how many batches, and guarded's minus theirs; never counts ``NEVER``."""
+    theirs = [batches or NEVER for _, batches in needed]
+    gaps = [(ours or NEVER) - batches for (ours, _), batches in zip(needed, theirs, strict=True)]
+    reached = share([batches is not None for _, batches in needed])
+    return [reached, interval(theirs, digits=1), interval(gaps, signed=True, digits=1)]
+
+
+def paired(
+    by: dict[tuple[str, float], dict[int, dict]], rate: float, other: tuple[str, float]
+) -> list[tuple[dict, dict]]:
+    """The runs of guarded at a rate, each with the other arm's of the same seed."""
+    guarded = by.get(("guarded", rate), {})
+    return [(guarded[seed], row) for seed, row in by[other].items() if seed in guarded]
+
+
+def compared(by: dict[tuple[str, float], dict[int, dict]], rate: float) -> list[tuple[str, float]]:
+    """The arms to show beside guarded at a rate: those at the rate, and frozen rubrics, which have none."""
+    return [(arm, at) for arm, at in by if at == rate or arm in FROZEN]
+
+
+def audits(results: list[dict]) -> str:
+    """How often the gap is an alarm, over the evaluations where gold has fallen and where it has not."""
+    lines = [
+        "| arm | gap at the end | evaluations with an alarm, where gold has fallen "
+        "| where gold is not below its start | first alarm at batch |",
+        "|---|---|---|---|---|",
+    ]
+    for (arm, rate), runs in keyed(results).items():
+        rows = [row for row in runs.values() if row["audit"]]
+        if not rows:
+            continue
+        alarms = [
+            (gold - row["start"], gaps[batch] > GAP)
+            for row in rows
+            for gaps in [{batch: low for batch, _, low in row["audit"]}]
+            for batch, gold in row["gold"]
+            if batch in gaps
+        ]
+        first = [next((batch for batch, _, low in row["audit"] if low > GAP), None) for row in rows]
+        lines.append(
+            f"| {named(arm, rate)} | {interval([row['audit'][-1][1] for row in rows], signed=True)} "
+            f"| {share([alarm for rise, alarm in alarms if rise <= -FALL])} "
+            f"| {share([alarm for rise, alarm in alarms if rise >= 0])} "
+            f"| {', '.join('never' if batch is None else str(batch) for batch in first)} |"
+        )
+    return "\n".join(lines)
+
+
+def share(values: list[bool]) -> str:
+    return f"{sum(values)} of {len(values)}"
 
 
 def families(results: list[dict]) -> str:
@@ -221,21 +342,20 @@ def draw(results: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, plots = pyplot.subplots(1, 2, figsize=(11, 4.6), layout="constrained", sharey=True)
+    by = keyed(results)
+    colours = {arm: f"C{place}" for place, arm in enumerate(dict.fromkeys(arm for arm, _ in by))}
+    figure, plots = pyplot.subplots(1, 3, figsize=(15, 4.6), layout="constrained", sharey=True)
     for plot, rate in zip(plots, RATES, strict=True):
-        for arm, at in [*((arm, 0.0) for arm in ARMS if arm not in RATED), *((arm, rate) for arm in RATED)]:
-            runs = list(keyed(results).get((arm, at), {}).values())
-            if runs:
-                batches = [batch for batch, _ in runs[0]["gold"]]
-                means = [
-                    statistics.fmean(row["gold"][place][1] for row in runs) for place in range(len(batches))
-                ]
-                width = 2.2 if arm in RATED else 1.0
-                plot.plot(batches, means, label=arm, linewidth=width, linestyle="-" if arm in RATED else "--")
+        for arm, at in compared(by, rate):
+            runs = list(by[arm, at].values())
+            batches = [batch for batch, _ in runs[0]["gold"]]
+            means = [statistics.fmean(row["gold"][place][1] for row in runs) for place in range(len(batches))]
+            width, style = (2.2, "-") if is_rated(arm) else (1.0, "--")
+            plot.plot(batches, means, label=arm, linewidth=width, linestyle=style, color=colours[arm])
         plot.set_title(f"{rate:.0%} of the merged rubrics are bad", fontsize=10)
         plot.set_xlabel("generation batch")
     plots[0].set_ylabel("gold on 72 held-out prompts, mean over seeds")
-    plots[1].legend(fontsize=8)
+    plots[0].legend(fontsize=8)
     figure.suptitle("Sandbox: simulated judge and meta-judge, no evidence about real ones", fontsize=10)
     figure.savefig(path, dpi=130)
 
@@ -244,8 +364,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", default="0-9", help="first-last, or a list such as 3,17,4242")
-    parser.add_argument("--arms", help="only these, comma-separated")
+    parser.add_argument("--seeds", default="20-29", help="first-last, or a list such as 3,17,4242")
+    parser.add_argument("--arms", default=",".join(ARMS), help="only these, separated by ','")
+    parser.add_argument("--label", help="keep the rows of a single arm under this name")
+    parser.add_argument("--steps", type=int, default=STEPS, help="generation batches; fewer to try it")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/mechanism.json"))
     parser.add_argument("--figure", type=Path, default=Path("docs/mechanism.png"))
@@ -256,35 +378,49 @@ def main() -> None:
     )
     os.environ["OMP_NUM_THREADS"] = "1"
     results: list[dict] = json.loads(options.out.read_text()) if options.out.exists() else []
-    known = {(row["arm"], row["bad_rate"], row["seed"]) for row in results}
-    wanted = options.arms.split(",") if options.arms else list(ARMS)
-    todo = [job for job in jobs(seeds) if job not in known and job[0] in wanted]
+    measure(options, seeds, results)
+    shown = sorted([row for row in results if row["seed"] in seeds], key=place)
+    print("\n\n".join(make(shown) for make in (table, differences, pace, audits, families)))
+    draw(shown, options.figure)
+
+
+def measure(options: argparse.Namespace, seeds: list[int], results: list[dict]) -> None:
+    """Runs what the results lack, and adds it to them and to their file as it finishes."""
+    arms = [arm for arm in ARMS if arm in options.arms.split(",")]
+    if options.label and len(arms) != 1:
+        raise SystemExit("--label names the rows of a single arm: give it with --arms")
+    done = {(row["arm"], row["bad_rate"], row["seed"]) for row in results}
+    todo = [job for job in jobs(arms, seeds) if (options.label or job[0], *job[1:]) not in done]
+    seconds = statistics.fmean([row["seconds"] for row in results] or [SECONDS])
+    hours = len(todo) * seconds / options.workers / 3600
+    print(
+        f"{len(todo)} runs, {hours:.1f} h with {options.workers} workers at {seconds:.0f} s each", flush=True
+    )
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
         # An oracle needs the rubric that the guarded run of its seed ended with.
         for phase in (False, True):
             last = {seed: row["rubric"] for seed, row in keyed(results).get(("guarded", 0.0), {}).items()}
             futures = [
-                pool.submit(run, *job, last[job[2]] if phase else None)
+                pool.submit(run, *job, options.steps, last[job[2]] if phase else None)
                 for job in todo
                 if (job[0] == "oracle") == phase
             ]
             for future in as_completed(futures):
                 row = future.result()
+                row["arm"] = options.label or row["arm"]
                 results.append(row)
                 options.out.write_text(json.dumps(sorted(results, key=place), indent=1))
                 print(
-                    f"{named(row['arm'], row['bad_rate']):20} seed {row['seed']:<4} gold {row['start']:.3f} "
+                    f"{named(row['arm'], row['bad_rate']):30} seed {row['seed']:<4} gold {row['start']:.3f} "
                     f"→ {row['end']:.3f}, worst {row['worst']:.3f}, {row['seconds']:.0f} s",
                     flush=True,
                 )
-    shown = sorted([row for row in results if row["seed"] in seeds], key=place)
-    print("\n\n".join([table(shown), differences(shown), families(shown)]))
-    draw(shown, options.figure)
 
 
-def place(row: dict) -> tuple[int, float, int]:
-    return list(ARMS).index(row["arm"]), row["bad_rate"], row["seed"]
+def place(row: dict) -> tuple[int, str, float, int]:
+    order = [*ARMS, row["arm"]].index(row["arm"])
+    return order, row["arm"], row["bad_rate"], row["seed"]
 
 
 if __name__ == "__main__":
