@@ -8,6 +8,7 @@ call that fails drops its sample; without a merged rubric there is no proposal.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -34,11 +35,13 @@ class Proposal:
         rubric: The proposed rubric; None where the step failed and the old one stays.
         reason: Why there is none; empty otherwise.
         failed: How many of the cases were dropped because a call on them failed.
+        variants: Where several merges were asked for, what each came to with one refinement left out.
     """
 
     rubric: Rubric | None
     reason: str
     failed: int
+    variants: tuple[Rubric, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,13 @@ class MetaJudge(MetaModel):
             screened = await asyncio.gather(*(screen(case) for case in cases))
         return [case.rollout.id for case, bad in zip(cases, screened, strict=True) if bad]
 
-    async def propose(self, question: Question, cases: Sequence[Case]) -> Proposal:
+    async def propose(self, question: Question, cases: Sequence[Case], variants: int = 0) -> Proposal:
         """Makes the next rubric.
 
         Args:
             question: The current rubric, by which the rollouts were judged, and what else is known.
             cases: What is to be learned from, at least one.
+            variants: How many merges to ask for in addition, each without another one of the refinements.
         """
         results: list[_Examination | _Dropped] = []
         with activity("analysing and refining", total=len(cases), unit="samples") as work:
@@ -120,14 +124,14 @@ class MetaJudge(MetaModel):
             return Proposal(None, _why_dropped(dropped), len(dropped))
         try:
             with activity("merging"):
-                merged, clusters = await asyncio.gather(
-                    self._merge(question, examinations),
+                (merged, *others), clusters = await asyncio.gather(
+                    self._merge_all(question, examinations, variants),
                     self._revise_guidelines(question, list(examinations.values())),
                 )
         except CallFailed as failure:
             return Proposal(None, f"merging failed: {failure.detail}", len(dropped))
         whole = Rubric(criteria=merged.criteria, guidelines=merged.guidelines, clusters=clusters)
-        return Proposal(whole, "", len(dropped))
+        return Proposal(whole, "", len(dropped), tuple(others))
 
     async def revise(self, question: Question, refused: Rubric, objections: Sequence[Objection]) -> Proposal:
         """Makes another rubric of one that the gate refused, given the reasons."""
@@ -179,6 +183,20 @@ class MetaJudge(MetaModel):
         except CallFailed as failure:
             return _Dropped("refining", failure.detail)
         return _Examination(case, critique.critique, refinement)
+
+    async def _merge_all(
+        self, question: Question, examinations: Mapping[str, _Examination], variants: int
+    ) -> list[Rubric]:
+        """The merge of all refinements, then those that leave one of them out."""
+        refined = [label for label, examination in examinations.items() if examination.refinement]
+        drawn = random.Random(question.draw)
+        # Of a single refinement nothing would be left.
+        left_out = drawn.sample(refined, min(variants, len(refined))) if len(refined) > 1 else []
+        subsets = [
+            {label: examination for label, examination in examinations.items() if label != missing}
+            for missing in left_out
+        ]
+        return await asyncio.gather(*(self._merge(question, each) for each in (examinations, *subsets)))
 
     async def _merge(self, question: Question, examinations: Mapping[str, _Examination]) -> Rubric:
         """One rubric of all refinements; the current one where nothing calls for another."""
