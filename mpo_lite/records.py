@@ -180,6 +180,7 @@ class Step(Record):
     offset: Finite = 0.0
     samples: list[Text] = []
     alarms: list[Text] = []
+    alarm_signs: list[Text] = []
     gate: dict[Text, float] = {}
     refused: list[Refused] = []
     recheck: Recheck = Recheck()
@@ -230,11 +231,14 @@ class VerdictRow(Record):
 
 
 class Trial(Record):
-    """What the gate had judged."""
+    """What the gate had judged, and the calls that this depends on: those of other judgements may be among
+    them.
+    """
 
     batch: Count
     key: Text
     verdict: VerdictRow
+    calls: list[Text]
 
 
 class AuditRow(Record):

@@ -115,9 +115,14 @@ def _parse_response(path: Path, number: int, entry: dict[str, Any], response: st
 
 
 def _is_unjudged(entry: dict[str, Any]) -> bool:
-    """Whether a run's row says that a rule or the verifier decided; see ``judged_reward``."""
+    """Whether a row of a run, or of ``score``, has its reward from a rule or the verifier; see
+    ``judged_reward``.
+    """
     verdict: Any = entry.get("verdict")
-    return isinstance(verdict, dict) and cast(dict[str, Any], verdict).get("source") in ("rule", "verifier")
+    if isinstance(verdict, dict):
+        return cast(dict[str, Any], verdict).get("source") in ("rule", "verifier")
+    # What score writes has levels only of answers that the judge scored.
+    return isinstance(entry.get("rules"), dict) and entry.get("criteria") == {}
 
 
 def _parse_reward(path: Path, number: int, entry: dict[str, Any], key: str) -> float | None:

@@ -46,14 +46,16 @@ class FailureTally:
     Attributes:
         size: Number of judgements.
         failures: The kind of each failure.
-        share: Share of them that may fail; see ``Config.max_judge_failures``.
+        share: Share of the batch that may fail; see ``Config.max_judge_failures``.
         first: Details of the first failure; empty if unknown.
+        rest: Answers of the batch besides: a rule decided them, or they were judged before.
     """
 
     size: int
     failures: tuple[FailureKind, ...]
     share: float
     first: str = ""
+    rest: int = 0
 
     @classmethod
     def of(cls, results: Iterable[JudgingResult], share: float) -> FailureTally:
@@ -67,8 +69,9 @@ class FailureTally:
     def broken(self) -> bool:
         """Whether too many failed."""
         # A single judgement that fails is the whole batch, so it is not tolerated.
-        tolerated = min(TOLERATED_FAILURES, self.size - 1)
-        return len(self._judge_failures) > max(tolerated, self.share * self.size)
+        batch = self.size + self.rest
+        tolerated = min(TOLERATED_FAILURES, batch - 1)
+        return len(self._judge_failures) > max(tolerated, self.share * batch)
 
     @property
     def advice(self) -> str:

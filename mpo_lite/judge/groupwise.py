@@ -6,13 +6,14 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from mpo_lite.errors import CallFailed
 from mpo_lite.judge.base import (
+    CallCost,
     Sample,
     answer_block,
+    group_by_prompt,
     parse_verdict,
     reply_token_limit,
     task_blocks,
@@ -44,6 +45,11 @@ class GroupwiseJudge:
 
     single: PointwiseJudge
     group_size: int
+
+    @property
+    def cost(self) -> CallCost:
+        """See ``Judge.cost``."""
+        return CallCost(group_size=self.group_size)
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
@@ -105,12 +111,3 @@ class GroupwiseJudge:
         schema = object_schema(dict.fromkeys(names, verdict_schema(rubric)))
         room = reply_token_limit(len(rubric.criteria) * len(shown))
         return Call(single.backend, single.purpose, filled, schema, parse, single.draw, room, rubric.facts)
-
-
-def group_by_prompt(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
-    """Splits samples into groups of adjacent ones with the same prompt, at most ``size`` each."""
-    groups: list[list[Sample]] = []
-    for _, neighbours in groupby(samples, key=lambda sample: sample.prompt):
-        run = list(neighbours)
-        groups += [run[start : start + size] for start in range(0, len(run), size)]
-    return groups

@@ -82,12 +82,15 @@ class BatchJudge:
     def _tally(self, verdicts: Sequence[Verdict]) -> FailureTally:
         failed = [verdicts[row] for row in _failed_rows(verdicts)]
         kinds: list[FailureKind] = [verdict.failure for verdict in failed if verdict.failure]
-        shares = all_gather((self._batch_size, kinds, failed[0].detail if failed else ""))
+        asked = sum(verdict.source == "judge" for verdict in verdicts)
+        rest = self._batch_size - asked
+        shares = all_gather((asked, rest, kinds, failed[0].detail if failed else ""))
         return FailureTally(
-            size=sum(size for size, _, _ in shares),
-            failures=tuple(kind for _, kinds, _ in shares for kind in kinds),
+            size=sum(asked for asked, *_ in shares),
+            failures=tuple(kind for _, _, kinds, _ in shares for kind in kinds),
             share=self._session.config.max_judge_failures,
-            first=next((detail for _, _, detail in shares if detail), ""),
+            first=next((detail for *_, detail in shares if detail), ""),
+            rest=sum(rest for _, rest, *_ in shares),
         )
 
     def _pause(self, tally: FailureTally) -> None:

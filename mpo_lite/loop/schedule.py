@@ -17,10 +17,10 @@ from mpo_lite.errors import EndpointError, JudgeDown
 from mpo_lite.jsonl import JsonRow, journal
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import event_loop
-from mpo_lite.loop.alarm_window import AlarmWindow, alarm_row, leave_out_verified
+from mpo_lite.loop.alarm_window import AlarmWindow, alarm_row, is_answered, leave_out_verified
 from mpo_lite.loop.audit import Auditor
 from mpo_lite.loop.distributed import is_main
-from mpo_lite.loop.gate_budget import GateBudget, gate_budget, paired_probes
+from mpo_lite.loop.gate_budget import GateBudget, cost_of_pairs, gate_budget, paired_probes
 from mpo_lite.loop.meta_step import RunSnapshot, meta_step
 from mpo_lite.loop.session import Answer, Session, answer_row
 from mpo_lite.loop.version_scale import version_offset, version_scale
@@ -48,6 +48,8 @@ class MetaScheduler:
         self._since = 0  # batches that a step has looked at
         self._began = 0  # batches done when the last step began
         self._answered: list[str] = []  # alarms that a step was held for
+        self._answered_signs: list[str] = []  # phrases and the like that these named
+        self._signs: list[str] = []  # those that the step under way looks at
         self._refusals = 0
         self._last_note = ""  # about a step that the gate's budget does not cover
         self._outcomes: dict[int, JsonRow] = {}
@@ -77,6 +79,8 @@ class MetaScheduler:
         """
         session, after, batch = self._session, self._session.config.publish_after, self._session.state.batch
         if self._auditor:
+            # Those of the last step are under way, unless that was before a kill.
+            self._auditor.begin_pairs(self._began, self._recorded_probes(self._began))
             self._auditor.collect()
             self._record_alarms(self._window.add_audit(self._audit_alarm(batch)))
         if row := self._outcomes.pop(batch, None):
@@ -106,7 +110,8 @@ class MetaScheduler:
         config, batches = session.config, session.state.batch - self._began
         if session.meta is None or config.baseline or session.run.pinned.exists() or self._is_pending:
             return False
-        fresh = set(self._window.raised) - set(self._answered)
+        alarms = self._window.raised.values()
+        fresh = [each for each in alarms if not is_answered(each, self._answered, self._answered_signs)]
         early = config.schedule == "alarms" and fresh and batches >= config.cooldown
         return (batches >= config.interval or bool(early)) and self._is_affordable()
 
@@ -116,17 +121,8 @@ class MetaScheduler:
         if session.gate is None or budget is None:
             return True
         session.gate_judge.rewind(batch)
-        cost = session.gate.max_cost(session.rubric) + self._count_paired
-        spent = session.gate_judge.spent_before(batch)
-        first = budget.first_affordable_batch(cost, batch, spent)
-        if first == batch:
-            note = ""
-        elif first is not None:
-            note = f"the meta step is postponed to batch {first}: {budget} has to last for the whole run"
-        elif spent:
-            note = f"no more meta steps: {budget} is spent; raise gate.share"
-        else:
-            note = f"no meta steps: {budget} does not cover the {cost} judgements of one; raise gate.share"
+        cost = session.gate.max_cost(session.rubric) + cost_of_pairs(session.config, session.gate)
+        note = budget.describe_shortage(cost, batch, session.gate_judge.spent_before(batch))
         if note and note != self._last_note:
             session.context.note(note)
         self._last_note = note
@@ -157,6 +153,7 @@ class MetaScheduler:
             latest=window.latest,
             checks=self._count_checks(batch),
         )
+        self._signs = sorted({sign for alarm in window.raised.values() for sign in alarm.signs})
         if self._auditor:
             self._auditor.begin_pairs(batch, snapshot.probes)
         self._step = event_loop.submit(meta_step(session, snapshot))
@@ -180,7 +177,7 @@ class MetaScheduler:
         if session.run.pinned.exists():
             row |= {"status": "failed", "rubric": None}
             row |= {"reason": "a version was pinned by hand meanwhile"}
-        self._settle(row)
+        self._settle(row | {"alarm_signs": self._signs})
 
     def _cancel_step(self) -> None:
         if self._step:
@@ -202,7 +199,8 @@ class MetaScheduler:
             self._record_alarms(self._window.add_first_scores(row["frozen"]))
             self._began = self._since = row["began"]
             if row["status"] in ("accepted", "unchanged"):
-                self._answered = row["alarms"]  # otherwise they still ask for a step
+                # Otherwise they still ask for a step.
+                self._answered, self._answered_signs = row["alarms"], row["alarm_signs"]
             self._rollouts = [rollout for rollout in self._rollouts if rollout.batch > self._since]
             refused = not is_accepted and any(attempt["status"] == "refused" for attempt in row["refused"])
             self._refusals = self._refusals + 1 if refused else 0
@@ -222,18 +220,25 @@ class MetaScheduler:
         """
         session = self._session
         path, anchor = session.run.probes, session.state.anchor
-        rows: list[JsonRow] = [row for row in session.run.rows(path) if row["batch"] == batch][-len(anchor) :]
-        if len(rows) < len(anchor):  # none, or as many as were written before a kill
-            rows = []
-            drawn = random.Random(f"probes-{session.config.seed}-{batch}")
-            paired = drawn.sample(list(anchor), self._count_paired)
-            unpaired = [sample for sample in anchor if sample not in paired]
-            for samples in (paired, unpaired):
-                prompts = [sample.prompt for sample in samples]
-                answers = answer(prompts) if prompts else []
-                rows += [{"batch": batch, **row} for row in map(answer_row, prompts, answers)]
-            journal(path, rows)
-        return session.to_samples(rows)
+        recorded = self._recorded_probes(batch)
+        if recorded or not anchor:
+            return recorded
+        rows: list[JsonRow] = []
+        drawn = random.Random(f"probes-{session.config.seed}-{batch}")
+        paired = drawn.sample(list(anchor), self._count_paired)
+        unpaired = [sample for sample in anchor if sample not in paired]
+        for samples in (paired, unpaired):
+            prompts = [sample.prompt for sample in samples]
+            answers = answer(prompts) if prompts else []
+            rows += [{"batch": batch, **row} for row in map(answer_row, prompts, answers)]
+        journal(path, rows)
+        return self._recorded_probes(batch)
+
+    def _recorded_probes(self, batch: int) -> list[Sample]:
+        """Those of the step at ``batch``; none where a kill came before all of them were written."""
+        session, count = self._session, len(self._session.state.anchor)
+        rows = [row for row in session.run.rows(session.run.probes) if row["batch"] == batch][-count:]
+        return session.to_samples(rows) if len(rows) == count else []
 
     @property
     def _count_paired(self) -> int:
@@ -309,6 +314,7 @@ class MetaScheduler:
             "since": self._since,
             "began": self._began,
             "answered": self._answered,
+            "answered_signs": self._answered_signs,
             "refusals": self._refusals,
             "first_scores": dict(self._window.first_scores),
         }
@@ -323,7 +329,8 @@ class MetaScheduler:
         """
         journalled = leave_out_verified(journalled)
         self._since, self._began = state.get("since", 0), state.get("began", 0)
-        self._answered, self._refusals = state.get("answered", []), state.get("refusals", 0)
+        self._answered, self._answered_signs = state.get("answered", []), state.get("answered_signs", [])
+        self._refusals = state.get("refusals", 0)
         self._rollouts = self._recent(journalled, batch)
         self._window = AlarmWindow(state.get("first_scores", {}), self._audit_alarm(batch - 1))
         self._window.catch_up(journalled)

@@ -11,6 +11,7 @@ from mpo_lite.alarms.features import ResponseFeatures
 from mpo_lite.cli.main import main
 from mpo_lite.jsonl import append_rows, read_rows
 from tests.support.essays import SUBJECTS, essay, rows
+from tests.support.llm_server import LLMServer
 from tests.support.made_run import made_run
 
 
@@ -115,6 +116,31 @@ def test_rewards_of_a_run_are_those_of_its_judge(tmp_path: Path, capsys: pytest.
     assert (found["rows"], found["before_rows"]) == (16, 40)  # without the verifier's batch
     assert any("no rewards" in line for line in found["skipped"])
     assert "dead_reward" not in [alarm["name"] for alarm in found["alarms"]]
+
+
+def test_rewards_of_a_scored_file_are_those_of_the_judge(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scored = tmp_path / "scored.jsonl"
+    answers = [{"prompt": f"p{n}", "response": essay(n) if n < 8 else ""} for n in range(24)]
+    append_rows(tmp_path / "answers.jsonl", answers)
+    with LLMServer() as server:
+        where = ["--judge-api-base", server.url, "--cache-dir", str(tmp_path / "cache")]
+        main(["score", str(tmp_path / "answers.jsonl"), "--judge", "openai/m", *where, "--out", str(scored)])
+    assert [row["reward"] for row in read_rows(scored)[8:]] == [0.0] * 16  # by rule
+    capsys.readouterr()
+    main(["alarms", str(scored), "--json"])
+    everything = json.loads(capsys.readouterr().out)
+    append_rows(tmp_path / "judged.jsonl", read_rows(scored)[:8])
+    main(["alarms", str(tmp_path / "judged.jsonl"), "--json"])
+    judged = json.loads(capsys.readouterr().out)
+    about_rewards = ("dead_reward", "reward_length", "saturated_reward", "flat_reward")
+    for name in about_rewards:
+        with_rules, without = (
+            [alarm["value"] for alarm in each["alarms"] if alarm["name"] == name]
+            for each in (everything, judged)
+        )
+        assert with_rules == without, name
 
 
 @pytest.mark.parametrize(

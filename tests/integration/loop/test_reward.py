@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,6 +78,18 @@ def test_too_many_failures_pause_try_again_and_stop(open_session: Callable[..., 
         asked = [completion_of(body) for body in server.requests if "FAILS" in completion_of(body)]
         assert len(asked) == 2 * 2 * 8  # each twice, and all of that once more after the pause
     assert (session.state.batch, read_rows(session.run.rollouts)) == (0, [])
+
+
+def test_a_stop_counts_the_answers_that_were_sent_to_the_judge(open_session: Callable[..., Session]) -> None:
+    """The breaker's share is of the batch, of which a rule decides the empty answers."""
+    with LLMServer(failing_on("FAILS")) as server:
+        session = open_session(server)
+        samples = [replace(one, completion="" if row % 2 else "FAILS") for row, one in enumerate(batch())]
+        samples[0] = replace(samples[0], completion="An answer.")
+        with pytest.raises(JudgeDown, match=r"^7 of 8 not judged: 7 malformed"):
+            score_batch(session, samples, GROUP)
+        few = [one if row == 2 else replace(one, completion="") for row, one in enumerate(samples)]
+        assert [rollout.verdict.failure for rollout in score_batch(session, few, GROUP)][2] == "parse"
 
 
 def test_a_judge_that_comes_back_during_the_pause_is_used(open_session: Callable[..., Session]) -> None:
