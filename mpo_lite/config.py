@@ -84,6 +84,8 @@ class Thresholds(Settings):
         agreement: Minimum Kendall's tau between the old and the new rubric on the anchor answers.
         varied: Minimum share of prompt groups whose rewards are not all equal.
         vetoed: Maximum share of recent answers that fail a veto.
+        consensus: Minimum mean Kendall's tau, on the anchor answers, between a proposal and three merges
+            that each leave one sample out; None: not measured. Costs three merges and their judgements.
         share: Judge calls for the gate, audits and probes, as a share of those planned for training.
     """
 
@@ -92,6 +94,7 @@ class Thresholds(Settings):
     agreement: Annotated[float, Field(ge=-1, le=1)] = 0.0
     varied: Annotated[float, Field(ge=0, le=1)] = 0.5
     vetoed: Annotated[float, Field(ge=0, le=1)] = 0.8
+    consensus: Annotated[float, Field(ge=-1, le=1)] | None = None
     share: Annotated[float, Field(gt=0)] = 0.1
 
 

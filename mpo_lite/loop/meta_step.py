@@ -240,8 +240,10 @@ def _figures(health: Mapping[str, CriterionStats], alarms: Mapping[str, Alarm], 
     """What is measured, for the meta-judge."""
     parts = [describe_stats(health)] if health else []
     parts += [f"Alarm {alarm.name}: {alarm.detail}" for alarm in alarms.values()]
-    parts += [f"The rubric in force no longer passes: {objection.text}" for objection in recheck.objections]
-    parts += [f"The next rubric must ask for more: {hint.text}" for hint in recheck.hints]
+    parts += [
+        f"The current rubric no longer passes: {objection.complaint}" for objection in recheck.objections
+    ]
+    parts += [f"The next rubric must ask for more: {hint.complaint}" for hint in recheck.hints]
     return "\n".join(parts)
 
 
@@ -272,15 +274,15 @@ def _row(
             {
                 "status": one.status,
                 "reason": one.reason,
-                "objections": [asdict(objection) for objection in one.gate_result.objections],
+                "objections": [objection.to_row() for objection in one.gate_result.objections],
                 "figures": dict(one.gate_result.figures),
                 "rubric": _dump(one.rubric),
             }
             for one in refused
         ],
         "recheck": {
-            "objections": [asdict(objection) for objection in recheck.objections],
-            "hints": [asdict(hint) for hint in recheck.hints],
+            "objections": [objection.to_row() for objection in recheck.objections],
+            "hints": [hint.to_row() for hint in recheck.hints],
             "figures": dict(recheck.figures),
         },
         "health": {name: asdict(one) for name, one in health.items()},

@@ -22,13 +22,17 @@ from dataclasses import dataclass, field
 
 from mpo_lite.config import Thresholds
 from mpo_lite.judge.base import Sample
+from mpo_lite.meta.examples import add_examples
 from mpo_lite.meta.gate_judge import BudgetedJudge
 from mpo_lite.meta.margins import (
     Gaps,
+    check_consensus,
+    check_order,
     check_spread,
     find_rewarded,
     is_undecided,
     kendall_tau,
+    mean_gaps,
     measure_gaps,
     required_margin,
     shortfall,
@@ -44,6 +48,8 @@ RECENT_GROUPS, RECENT_ANSWERS = 3, 4
 RECENT = RECENT_GROUPS * RECENT_ANSWERS
 SENTINEL_PROMPTS, SHORTCUT_PROMPTS = 2, 4
 """Prompts on which each kind of sentinel and of shortcut is tried at first."""
+VARIANTS = 3
+"""Merges that each leave one source out, where ``gate.consensus`` asks for them."""
 IN_DOUBT = 24
 """Answers set aside for kinds that are tried on all prompts, because a few did not decide: about three."""
 
@@ -86,6 +92,11 @@ class Gate:
     task: Task
     thresholds: Thresholds
 
+    @property
+    def variants(self) -> int:
+        """Merges to ask for besides a proposal's."""
+        return 0 if self.thresholds.consensus is None else VARIANTS
+
     def max_cost(self, old: Rubric) -> int:
         """The calls to set aside for ``examine`` of a future proposal."""
         return self.cost_of_new + self.gate_judge.count_calls([self.anchor], old)
@@ -95,7 +106,9 @@ class Gate:
         """The calls to set aside for judging by a rubric that nothing was judged by yet."""
         prompts, cost = len(self.anchor), self.gate_judge.cost
         recent = cost.most_calls(RECENT, RECENT_GROUPS, RECENT_GROUPS)
-        return cost.most_calls(prompts, prompts, prompts) + self.cost_of_planted + recent
+        return (
+            (1 + self.variants) * cost.most_calls(prompts, prompts, prompts) + self.cost_of_planted + recent
+        )
 
     @property
     def cost_of_planted(self) -> int:
@@ -115,10 +128,19 @@ class Gate:
         """Whether the budget covers another proposal."""
         return self.max_cost(old) <= self.gate_judge.left
 
-    def cost(self, new: Rubric, old: Rubric, recent: Sequence[Sequence[Sample]]) -> int:
+    def cost(
+        self,
+        new: Rubric,
+        old: Rubric,
+        recent: Sequence[Sequence[Sample]],
+        variants: Sequence[Rubric] = (),
+    ) -> int:
         """The calls to set aside for ``examine`` of this proposal."""
-        by_new = self.gate_judge.count_calls([self.anchor, *recent], new)
-        return by_new + self.gate_judge.count_calls([self.anchor], old) + self.cost_of_planted
+        by_new = self.gate_judge.count_calls([self.anchor, *recent], new) + self.cost_of_planted
+        return by_new + self.gate_judge.count_calls([self.anchor], old) + self._cost_of_variants(variants)
+
+    def _cost_of_variants(self, variants: Sequence[Rubric]) -> int:
+        return sum(self.gate_judge.count_calls([self.anchor], variant) for variant in variants)
 
     async def examine(
         self,
@@ -127,6 +149,7 @@ class Gate:
         recent: Sequence[Sequence[Sample]],
         batch: int,
         phrases: Sequence[str] = (),
+        variants: Sequence[Rubric] = (),
     ) -> GateResult:
         """Checks a proposed rubric.
 
@@ -136,10 +159,11 @@ class Gate:
             recent: Groups of recent answers to one prompt each.
             batch: Generation batches done; for the account.
             phrases: What an active alarm found that training made frequent.
+            variants: What the proposal would have been with one of its sources left out.
         """
-        if (cost := self.cost(new, old, recent)) > self.gate_judge.left:
+        if (cost := self.cost(new, old, recent, variants)) > self.gate_judge.left:
             return GateResult(unchecked=_describe_shortage(cost, self.gate_judge.left))
-        reserve = self.gate_judge.count_calls(recent, new)
+        reserve = self.gate_judge.count_calls(recent, new) + self._cost_of_variants(variants)
         honest, before = await asyncio.gather(
             self._score(self.anchor, new, batch), self._score(self.anchor, old, batch)
         )
@@ -150,8 +174,8 @@ class Gate:
             return GateResult(unchecked=unchecked)
         tau = kendall_tau(before, honest)
         required = required_margin(self.thresholds.margin, honest)
-        rewarded, order = find_rewarded(gaps, required), self._check_order(tau)
-        figures = _figures(gaps) | {"agreement": tau, "required_margin": required}
+        rewarded, order = find_rewarded(gaps, required), check_order(tau, self.thresholds)
+        figures = mean_gaps(gaps) | {"agreement": tau, "required_margin": required}
         binding = [objection for objection in rewarded if objection.id in ADDITIONS]
         objections = [*rewarded, *order]
         if objections and not binding:
@@ -167,7 +191,15 @@ class Gate:
             judging = [self.gate_judge.verdicts(group, new, batch) for group in recent]
             spread_figures, objections = check_spread(await asyncio.gather(*judging), new, self.thresholds)
             figures |= spread_figures
-        return GateResult(tuple(objections), figures)
+        if variants and not objections:
+            figures["consensus"] = await self._measure_consensus(variants, honest, batch)
+            objections = check_consensus(figures["consensus"], self.thresholds)
+
+        def plant(kind: str) -> list[PlantedAnswer]:
+            return self._plant({kind: len(self.anchor)}, honest, phrases) if kind in gaps else []
+
+        with_examples = await add_examples(objections, plant, new, honest, self.gate_judge, batch)
+        return GateResult(with_examples, figures)
 
     async def recheck(
         self,
@@ -201,7 +233,7 @@ class Gate:
             honest = await self._score(self.anchor, rubric, batch)
             gaps, unchecked = await self._measure(rubric, honest, kinds, batch, phrases, reserve)
             if not unchecked:
-                figures |= _figures(gaps)
+                figures |= mean_gaps(gaps)
                 objections = find_rewarded(gaps, required_margin(self.thresholds.margin, honest))
         return GateResult(tuple(objections), figures, tuple(hints))
 
@@ -303,23 +335,10 @@ class Gate:
         # Answers to one prompt next to each other: groupwise judging takes them in one call.
         return sorted(judged, key=lambda answer: answer.place)
 
-    def _check_order(self, tau: float) -> list[Objection]:
-        if tau >= self.thresholds.agreement:
-            return []
-        text = (
-            f"the order of honest answers turned round against the rubric in force (Kendall's tau {tau:.2f}, "
-            f"at least {self.thresholds.agreement:g})"
-        )
-        return [Objection("agreement", text)]
-
-
-def _figures(gaps: Gaps) -> dict[str, float]:
-    """Mean margins of sentinels and mean gains by shortcuts, for the record."""
-    means = {kind: statistics.fmean(values) for kind, values in gaps.items()}
-    return {
-        f"gain_{kind}" if kind in ADDITIONS else f"margin_{kind}": -mean if kind in ADDITIONS else mean
-        for kind, mean in means.items()
-    }
+    async def _measure_consensus(self, variants: Sequence[Rubric], honest: Scores, batch: int) -> float:
+        """How far rubrics that lack one of the proposal's sources rank the anchor's answers as it does."""
+        scores = await asyncio.gather(*(self._score(self.anchor, variant, batch) for variant in variants))
+        return statistics.fmean(kendall_tau(honest, each) for each in scores)
 
 
 def _describe_shortage(cost: int, left: float) -> str:

@@ -48,6 +48,15 @@ def measure_gaps(planted: Sequence[PlantedAnswer], honest: Scores, scores: Score
     return gaps
 
 
+def mean_gaps(gaps: Gaps) -> dict[str, float]:
+    """Mean margins of sentinels and mean gains by shortcuts, for the record."""
+    means = {kind: statistics.fmean(values) for kind, values in gaps.items()}
+    return {
+        f"gain_{kind}" if kind in ADDITIONS else f"margin_{kind}": -mean if kind in ADDITIONS else mean
+        for kind, mean in means.items()
+    }
+
+
 def required_margin(margin: float, honest: Scores) -> float:
     """By how much known-bad answers must score below honest ones.
 
@@ -84,9 +93,12 @@ def find_rewarded(gaps: Gaps, required: float) -> list[Objection]:
                     f"honest answers earned {-mean:.2f} more on average ({low:.2f} to {high:.2f}) once "
                     f"{ADDITIONS[kind]} had been added to them; that must earn nothing"
                 )
-                objections.append(Objection(kind, text))
+                complaint = f"honest answers earn more with {ADDITIONS[kind]} added to them"
+                objections.append(Objection(kind, text, complaint))
         elif mean < required:
-            objections.append(Objection(kind, f"{COMPLAINTS[kind]}: {_against_honest(mean, required)}"))
+            text = f"{COMPLAINTS[kind]}: {_against_honest(mean, required)}"
+            complaint = f"{COMPLAINTS[kind]}: earned too much, compared with honest answers to the same tasks"
+            objections.append(Objection(kind, text, complaint))
     return objections
 
 
@@ -126,10 +138,29 @@ def check_spread(
             f"recent answers are not told apart: in {1 - varied:.0%} of the groups all answers to a task "
             "got the same score"
         )
-        objections.append(Objection("varied", text))
+        objections.append(Objection("varied", text, "recent answers to a task mostly get the same score"))
     if vetoed > thresholds.vetoed:
-        objections.append(Objection("vetoed", f"{vetoed:.0%} of recent answers fail a veto"))
+        complaint = "nearly all recent answers fail a veto"
+        objections.append(Objection("vetoed", f"{vetoed:.0%} of recent answers fail a veto", complaint))
     return {"varied": varied, "vetoed": vetoed}, objections
+
+
+def check_order(tau: float, thresholds: Thresholds) -> list[Objection]:
+    """Whether honest answers are ranked against the current rubric; ``tau`` is Kendall's of the two."""
+    if tau >= thresholds.agreement:
+        return []
+    complaint = "honest answers are ranked the other way round than by the current rubric"
+    text = f"{complaint} (Kendall's tau {tau:.2f}, at least {thresholds.agreement:g})"
+    return [Objection("agreement", text, complaint)]
+
+
+def check_consensus(tau: float, thresholds: Thresholds) -> list[Objection]:
+    """Whether a proposal depends on single samples; ``tau`` is the mean of Kendall's with its variants."""
+    if thresholds.consensus is None or tau >= thresholds.consensus:
+        return []
+    complaint = "it depends on single samples: without one of them, honest answers are ranked otherwise"
+    text = f"{complaint} (mean Kendall's tau {tau:.2f}, at least {thresholds.consensus:g})"
+    return [Objection("consensus", text, complaint)]
 
 
 def kendall_tau(one: Scores, other: Scores) -> float:

@@ -16,7 +16,7 @@ from typing import Literal
 from mpo_lite.activity import activity
 from mpo_lite.errors import CallFailed
 from mpo_lite.meta import schemas
-from mpo_lite.meta.cases.base import Case
+from mpo_lite.meta.cases.base import Case, verdict_json
 from mpo_lite.meta.meta_model import MetaModel, Question, figures_block, history_block
 from mpo_lite.meta.objections import Objection
 from mpo_lite.prompts import Block
@@ -24,6 +24,8 @@ from mpo_lite.rubric import MAX_CRITERIA, Rubric
 
 GUIDING_CASES = 3
 """Cases of a cluster that are shown where its guidelines are rewritten."""
+EXAMPLES, EXAMPLE_CHARS = 2, 2000
+"""Answers, and characters of each, that show what a refused rubric paid for."""
 _LIMIT, _WORDS = str(MAX_CRITERIA), str(schemas.MAX_WORDS)
 
 
@@ -135,10 +137,11 @@ class MetaJudge(MetaModel):
 
     async def revise(self, question: Question, refused: Rubric, objections: Sequence[Objection]) -> Proposal:
         """Makes another rubric of one that the gate refused, given the reasons."""
-        listed = "\n".join(f"- {objection.text}" for objection in objections)
+        listed = "\n".join(f"- {objection.complaint}" for objection in objections)
         blocks = [
             Block("Your proposal:", "refused", schemas.proposal_json(refused.criteria)),
             Block("Why it was rejected:", "objections", listed),
+            *_example_blocks(objections),
             *history_block(question),
         ]
         facts = {"objections": [objection.id for objection in objections]}
@@ -245,6 +248,21 @@ class MetaJudge(MetaModel):
             return await self.ask("guide", schemas.GUIDED, schemas.parse_guidelines, question, blocks)
         except CallFailed:
             return old
+
+
+def _example_blocks(objections: Sequence[Objection]) -> list[Block]:
+    """The answers that a refused rubric paid for, with the judge's reasons."""
+    blocks: list[Block] = []
+    for objection in objections:
+        if objection.example and len(blocks) < 3 * EXAMPLES:
+            sample, verdict = objection.example
+            text = sample.completion[:EXAMPLE_CHARS]
+            blocks += [
+                Block(f"An example ({objection.complaint}). The task:", "task", sample.prompt),
+                Block("The answer that earned too much:", "completion", text),
+                Block("The judge's assessment by your proposal:", "verdict", verdict_json(verdict)),
+            ]
+    return blocks
 
 
 def _proposal_text(label: str, examination: _Examination) -> str:

@@ -288,10 +288,11 @@ def _reject(outcome: StepOutcome, before: float, after: float | None) -> StepOut
     """The outcome after the labels have rejected the proposal."""
     last = outcome.attempts[-1]
     now = "unknown" if after is None else f"{after:.2f}"
-    reason = f"it agrees less with people's labels (Kendall's tau {now}, before {before:.2f})"
+    complaint = "it agrees less with people's labels"
+    reason = f"{complaint} (Kendall's tau {now}, before {before:.2f})"
     figures = {**last.gate_result.figures, "labels_before": before} | (
         {} if after is None else {"labels": after}
     )
-    gate_result = GateResult((Objection("labels", reason),), figures)
+    gate_result = GateResult((Objection("labels", reason, complaint),), figures)
     attempt = Attempt("refused", last.rubric, reason, gate_result)
     return StepOutcome((*outcome.attempts[:-1], attempt), outcome.samples, outcome.failed)

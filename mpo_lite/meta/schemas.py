@@ -24,6 +24,7 @@ MAX_WORDS = 900
 """Words of a proposed rubric: a judge reads all of them with every answer."""
 MAX_SOURCES = 24
 """Rollouts kept as the provenance of one criterion, the latest ones."""
+_LEVEL_NUMBER = re.compile(r"^\s*(?:level\s*)?\d{1,2}\s*[:.)–-]\s+", re.IGNORECASE)
 _INSTRUCTIONS = ("meta/refine", "meta/merge", "meta/revise")
 """Templates by which criteria are asked for."""
 
@@ -87,7 +88,7 @@ class _Draft(_Strict):
         return Criterion(
             id=self.id,
             description=self.description,
-            levels=tuple(self.levels),
+            levels=_read_levels(self.id, self.levels),
             weight=self.weight,
             kind=self.kind,
             provenance=tuple(dict.fromkeys(provenance))[-MAX_SOURCES:],
@@ -198,6 +199,21 @@ def parse_merge(data: dict[str, Any], old: Rubric, sources: Mapping[str, str]) -
     if (length := len(rubric.render().split())) > MAX_WORDS:
         raise ValueError(f"the rubric has {length} words; at most {MAX_WORDS} are read")
     return rubric
+
+
+def _read_levels(name: str, levels: Sequence[str]) -> tuple[str, ...]:
+    """The levels without the numbers that small models copy from the rubric they were shown.
+
+    Raises:
+        ValueError: A level says nothing, or two say the same: a judge could not choose between them.
+    """
+    texts = tuple(_LEVEL_NUMBER.sub("", level) for level in levels)
+    for place, text in enumerate(texts):
+        if not re.search(r"[^\W\d_]", text):
+            raise ValueError(f"{name}: level {place} must describe in words what is seen at it")
+    if len({" ".join(re.findall(r"\w+", text.lower())) for text in texts}) < len(texts):
+        raise ValueError(f"{name}: two levels say the same; each must describe what is seen at it alone")
+    return texts
 
 
 def _require_own_words(criteria: Sequence[Criterion]) -> None:

@@ -10,7 +10,7 @@ from mpo_lite.judge.base import Sample
 from mpo_lite.meta.cases import STRATEGIES, Background
 from mpo_lite.meta.cases.samples import samples
 from mpo_lite.meta.gate import Gate, GateResult
-from mpo_lite.meta.meta_judge import MetaJudge
+from mpo_lite.meta.meta_judge import MetaJudge, Proposal
 from mpo_lite.meta.meta_model import Question
 from mpo_lite.meta.objections import join_objections
 from mpo_lite.meta.sampling import stratified_sample
@@ -132,31 +132,32 @@ async def improve_rubric(
     """
     question, old = material.question, material.question.rubric
     cases = STRATEGIES[strategy](material.rollouts, material.background)
-    proposal = await meta.propose(question, cases)
-    attempts = [await _check_proposal(gate, proposal.rubric, proposal.reason, material)]
+    proposal = await meta.propose(question, cases, gate.variants if gate else 0)
+    attempts = [await _check_proposal(gate, proposal, material)]
     refused = attempts[0]
     # A revision that the budget cannot check is not asked for: the reason recorded for the step would then be
     # the missing budget instead of the objections.
     if gate and refused.rubric and refused.gate_result.objections and gate.can_afford_another(old):
         again = await meta.revise(question, refused.rubric, refused.gate_result.objections)
-        attempts.append(await _check_proposal(gate, again.rubric, again.reason, material))
+        attempts.append(await _check_proposal(gate, again, material))
     shown = tuple(case.rollout.id for case in cases)
     return StepOutcome(tuple(attempts), shown, proposal.failed)
 
 
-async def _check_proposal(
-    gate: Gate | None, rubric: Rubric | None, reason: str, material: StepInput
-) -> Attempt:
+async def _check_proposal(gate: Gate | None, proposal: Proposal, material: StepInput) -> Attempt:
     """Has the gate check a proposal, if there is one that changes anything."""
+    rubric = proposal.rubric
     if rubric is None:
-        return Attempt("failed", None, reason)
+        return Attempt("failed", None, proposal.reason)
     old = material.question.rubric
     if rubric.set_hash == old.set_hash:
         return Attempt("unchanged", rubric, "the meta-judge keeps the rubric as it is")
     if gate is None:
         return Attempt("accepted", rubric)
     with activity("checking the proposal"):
-        gate_result = await gate.examine(rubric, old, material.recent, material.batch, material.phrases)
+        gate_result = await gate.examine(
+            rubric, old, material.recent, material.batch, material.phrases, proposal.variants
+        )
     if gate_result.unchecked:
         return Attempt("unchecked", rubric, gate_result.unchecked, gate_result)
     if gate_result.objections:

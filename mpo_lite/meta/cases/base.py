@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 from mpo_lite.judge.base import Sample, answer_block, task_blocks
@@ -75,12 +75,13 @@ def show_answer(rollout: Rollout, name: str, tag: str = "completion") -> Block:
 
 def show_verdict(verdict: Verdict, label: str | None = None, tag: str = "verdict") -> Block:
     """A verdict with the judge's reasons and, where there is one, a person's label."""
-    assessed = {
-        name: {"reason": assessment.reason, "level": assessment.level}
-        for name, assessment in verdict.assessments.items()
-    }
     lead = f"Its reward under the current rubric: {verdict.reward:.2f} (0 is worst, 1 is best)"
     if label:
         lead += f"\n{label}"
-    text = json.dumps(assessed, ensure_ascii=False, indent=1)
-    return Block(f"{lead}\nThe judge's assessment:", tag, text)
+    return Block(f"{lead}\nThe judge's assessment:", tag, verdict_json(verdict))
+
+
+def verdict_json(verdict: Verdict) -> str:
+    """The judge's reason and level for each criterion."""
+    assessed = {name: asdict(assessment) for name, assessment in verdict.assessments.items()}
+    return json.dumps(assessed, ensure_ascii=False, indent=1)

@@ -37,7 +37,7 @@ class StubGate:
         return 30
 
     async def recheck(self, *_: Any) -> GateResult:
-        return GateResult((Objection("varied", "recent answers are not told apart"),))
+        return GateResult((Objection("varied", "recent answers are not told apart", ""),))
 
     async def examine(self, new: Rubric, *_: Any) -> GateResult:
         self.tried.append(new)
@@ -48,7 +48,7 @@ class StubGate:
     ("parent", "goes_back"),
     [
         (GateResult(), True),
-        (GateResult((Objection("title", "a title without any text"),)), False),
+        (GateResult((Objection("title", "a title without any text", ""),)), False),
         (GateResult(unchecked="a check takes 36 judgements"), False),
     ],
 )

@@ -174,7 +174,7 @@ def test_an_order_that_turns_round_is_refused(url: str, make_gate: MakeGate) -> 
     )
     gate = make_gate(url, anchor, margin=0.0)
     gate_result = examined(gate, sound("connectives"), Rubric(criteria=(wanted,)))
-    assert any("turned round" in objection.text for objection in gate_result.objections)
+    assert any("the other way round" in objection.text for objection in gate_result.objections)
     assert gate_result.figures["agreement"] < 0
 
 
@@ -298,7 +298,7 @@ def test_a_check_is_charged_the_calls_that_it_sends(
     def gate(url: str) -> Gate:
         backend = Backend("j", "openai/j", url, "none", 0.0, 1024)
         gate_judge = BudgetedJudge(
-            lambda draw: build_judge(config, client, [backend], "a teacher", "gate", draw),
+            lambda draw: build_judge(config, client, [backend], Brief("a teacher"), "gate", draw),
             lambda: "j",
             task.rules,
             tmp_path / "trials.jsonl",
@@ -433,3 +433,37 @@ def test_a_check_of_which_half_the_judgements_failed_decides_nothing(make_gate: 
     with LLMServer(fault) as server:
         result = examined(make_gate(server.url, anchor, task=task), simple)
     assert result.unchecked == "3 of 6 judgements of planted answers failed"
+
+
+def test_an_objection_to_what_is_paid_for_shows_the_answer_that_earned_most(
+    url: str, make_gate: MakeGate
+) -> None:
+    gate = make_gate(url, honest())
+    result = examined(gate, TITLES)
+    calls = gate.gate_judge.spent_before(11)
+    titles = next(each for each in result.objections if each.id == "title")
+    assert titles.example is not None and "0." not in titles.complaint
+    sample, verdict = titles.example
+    assert sample.completion.startswith("# ") and verdict.assessments["heading"].level > 0
+    assert examined(gate, TITLES).objections == result.objections
+    assert gate.gate_judge.spent_before(11) == calls  # nothing is judged anew for it
+    assert all(each.to_row().keys() == {"id", "text"} for each in result.objections)
+
+
+@pytest.mark.parametrize(("consensus", "passes"), [(None, True), (0.5, False), (-1.0, True)])
+def test_a_proposal_that_depends_on_single_samples_is_refused_where_consensus_is_asked_for(
+    url: str, make_gate: MakeGate, consensus: float | None, passes: bool
+) -> None:
+    gate = make_gate(url, honest())
+    gate = replace(gate, thresholds=gate.thresholds.model_copy(update={"consensus": consensus}))
+    new, others = sound(), [sound("length"), sound("connectives")]
+    assert gate.variants == (0 if consensus is None else 3)
+    planned = gate.cost(new, new, [], others)
+    assert planned == gate.cost(new, new, []) + 2 * len(gate.anchor)
+    variants = others if consensus is not None else []
+    result = event_loop.wait(gate.examine(new, new, [], 10, (), variants))
+    assert result.passed == passes and gate.gate_judge.spent_before(11) <= planned
+    assert ("consensus" in result.figures) == bool(variants)
+    if not passes:
+        (objection,) = result.objections
+        assert objection.id == "consensus" and "it depends on single samples" in objection.text

@@ -7,6 +7,7 @@ import pytest
 from aiohttp import web
 
 from mpo_lite.activity import activities
+from mpo_lite.judge.base import Sample
 from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
@@ -415,15 +416,15 @@ class Refuses:
     def __init__(self, times: int, affords: bool = True) -> None:
         self.times, self.affords, self.seen = times, affords, list[Rubric]()
 
+    variants = 0
+
     def can_afford_another(self, old: Rubric) -> bool:
         return self.affords
 
     async def examine(self, new: Rubric, *_: Any) -> GateResult:
         self.seen.append(new)
-        return GateResult(
-            (Objection("title", "it pays for titles"),) if len(self.seen) <= self.times else (),
-            {"margin_title": 0.1},
-        )
+        objection = Objection("title", "it pays for titles (0.4)", "it pays for titles")
+        return GateResult((objection,) if len(self.seen) <= self.times else (), {"margin_title": 0.1})
 
 
 @pytest.mark.parametrize("times", [0, 1, 2])
@@ -439,7 +440,8 @@ def test_a_refused_rubric_goes_back_once_with_the_reasons(
     assert len(revisions) == min(times, 1)
     assert all("it pays for titles" in text and gate.seen[0].criteria[0].id in text for text in revisions)
     assert (found.rubric is None) == (times == 2)
-    assert found.reason == ("it pays for titles" if times == 2 else "")
+    assert found.reason == ("it pays for titles (0.4)" if times == 2 else "")
+    assert all("(0.4)" not in text for text in revisions)  # no threshold to write for
 
 
 def test_no_revision_is_asked_for_that_could_not_be_tried_out(
@@ -450,7 +452,7 @@ def test_no_revision_is_asked_for_that_could_not_be_tried_out(
     with LLMServer() as server:
         found = event_loop.wait(improve_rubric(meta(make_client(), server), gate, material, "samples"))
         assert not server.prompts("revise")
-    assert (len(found.attempts), found.reason) == (1, "it pays for titles")
+    assert (len(found.attempts), found.reason) == (1, "it pays for titles (0.4)")
 
 
 def test_an_unchanged_proposal_costs_no_check(make_client: Callable[..., Client], rubric: Rubric) -> None:
@@ -461,3 +463,37 @@ def test_an_unchanged_proposal_costs_no_check(make_client: Callable[..., Client]
     with LLMServer(lambda kind, body: answer if kind == "merge" else None) as server:
         found = event_loop.wait(improve_rubric(meta(make_client(), server), gate, material, "samples"))
     assert (found.rubric, found.status, gate.seen) == (None, "unchanged", [])
+
+
+@pytest.mark.parametrize(("refined", "merges"), [(1, 1), (2, 3), (3, 4)])
+def test_variants_of_a_merge_leave_one_refinement_out_each(
+    make_client: Callable[..., Client], rubric: Rubric, refined: int, merges: int
+) -> None:
+    def fault(kind: str, body: Any) -> Any:
+        number = next((n for n in range(3) if f"completion {n}" in prompt_text(body)), 0)
+        return NO_CHANGE if kind == "refine" and number >= refined else None
+
+    cases = samples([rollout(row, row / 4) for row in range(3)], Background())
+    with LLMServer(fault) as server:
+        proposal = event_loop.wait(
+            meta(make_client(), server).propose(Question(rubric, "d"), cases, variants=3)
+        )
+        shown = sorted(labels_in(text) for text in server.prompts("merge"))
+    labels = [f"s{n + 1}" for n in range(refined)]
+    left_out = [[each for each in labels if each != missing] for missing in labels] if refined > 1 else []
+    assert shown == sorted([labels, *left_out]) and len(shown) == merges
+    assert len(proposal.variants) == merges - 1
+
+
+def test_a_revision_sees_an_answer_that_was_paid_for_and_no_threshold(
+    make_client: Callable[..., Client], rubric: Rubric
+) -> None:
+    verdict = Verdict(0.9, "h", {"heading": Assessment("A heading that catches the eye.", 2)})
+    example = (Sample("Write about bees.", "# Bees"), verdict)
+    objection = Objection("title", "a title: 0.11 below; 0.2 needed", "a title earned too much", example)
+    with LLMServer() as server:
+        event_loop.wait(meta(make_client(), server).revise(Question(rubric, "d"), rubric, [objection]))
+        (shown,) = server.prompts("revise")
+    assert "a title earned too much" in shown and "0.2 needed" not in shown
+    assert extract_fenced("completion", shown) == ["# Bees"]
+    assert "A heading that catches the eye." in extract_fenced("verdict", shown)[0]

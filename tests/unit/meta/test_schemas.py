@@ -2,7 +2,12 @@
 
 import re
 
+import pytest
+
 from mpo_lite.meta import schemas
+from mpo_lite.rubric import Criterion, Rubric
+
+OLD = Rubric(criteria=(Criterion(id="old", description="Whether it is good.", levels=("no", "yes")),))
 
 
 def test_the_schemas_ask_for_what_is_needed() -> None:
@@ -13,3 +18,33 @@ def test_the_schemas_ask_for_what_is_needed() -> None:
     assert (form["levels"]["minItems"], form["levels"]["maxItems"]) == (2, 7)
     assert form["levels"]["items"]["minLength"] > 1 and re.match(form["id"]["pattern"], "flow_2")
     assert schemas.MERGED["properties"]["criteria"]["maxItems"] == 12
+
+
+def refined(*levels: str) -> schemas.Refinement:
+    draft = {
+        "id": "a",
+        "description": "Whether it is there.",
+        "levels": list(levels),
+        "weight": 1,
+        "kind": "merit",
+    }
+    data = {"change": "It has to be there.", "criteria": [draft], "drop": []}
+    return schemas.parse_refinement(data, OLD)
+
+
+@pytest.mark.parametrize("levels", [("3", "3", "3"), ("3.5", "4.5"), ("Absent.", "…")])
+def test_a_level_must_say_something(levels: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"a: level [01] must describe in words"):
+        refined(*levels)
+
+
+def test_levels_that_say_the_same_are_no_levels() -> None:
+    with pytest.raises(ValueError, match="a: two levels say the same"):
+        refined("It is absent.", "it is absent", "It is there.")
+
+
+def test_the_numbers_of_levels_are_no_part_of_them() -> None:
+    (criterion,) = refined("0: Absent.", "Level 1: There are 2: both.", "2) 3 of them.").criteria
+    assert criterion.levels == ("Absent.", "There are 2: both.", "3 of them.")
+    (criterion,) = refined("2 reasons.", "3 reasons.").criteria
+    assert criterion.levels == ("2 reasons.", "3 reasons.")
