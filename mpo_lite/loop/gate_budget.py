@@ -121,7 +121,7 @@ def paired_probes(config: Config, prompts: int) -> int:
 
 
 def cost_of_pairs(config: Config, gate: Gate) -> int:
-    """The calls to set aside for judging those probes, beside the anchor's answers by the same rubric."""
+    """The calls to set aside for judging those probes, once the anchor is judged by the same rubric."""
     paired = paired_probes(config, len(gate.anchor))
     return gate.gate_judge.cost.most_calls(paired, paired, 0)
 

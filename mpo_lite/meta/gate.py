@@ -163,13 +163,12 @@ class Gate:
         """
         if (cost := self.cost(new, old, recent, variants)) > self.gate_judge.left:
             return GateResult(unchecked=_describe_shortage(cost, self.gate_judge.left))
-        reserve = self.gate_judge.count_calls(recent, new) + self._cost_of_variants(variants)
         honest, before = await asyncio.gather(
             self._score(self.anchor, new, batch), self._score(self.anchor, old, batch)
         )
         if (lost := honest.count(None)) >= 0.5 * len(honest):
             return GateResult(unchecked=f"{lost} of {len(honest)} judgements of the anchor's answers failed")
-        gaps, unchecked = await self._measure(new, honest, self._kinds(phrases), batch, phrases, reserve)
+        gaps, unchecked = await self._measure(new, honest, self._kinds(phrases), batch, phrases)
         if unchecked:
             return GateResult(unchecked=unchecked)
         tau = kendall_tau(before, honest)
@@ -181,11 +180,11 @@ class Gate:
         if objections and not binding:
             missed = {objection.id: gaps[objection.id] for objection in rewarded}
             if missed:
-                excused, short = await self._halves_shortfalls(old, before, missed, required, batch, reserve)
+                excused, short = await self._halves_shortfalls(old, before, missed, required, batch)
                 figures |= short
             else:
                 # The order that an unsound rubric gives to answers is no standard for another.
-                excused = bool(await self._find_rewarded_by(old, before, batch, reserve))
+                excused = bool(await self._find_rewarded_by(old, before, batch))
             objections = [] if excused else objections
         if not objections:
             judging = [self.gate_judge.verdicts(group, new, batch) for group in recent]
@@ -228,10 +227,9 @@ class Gate:
         needed += self._most_calls(self._plant(kinds, [], phrases))
         objections: list[Objection] = []
         # Proposals come first: what the check of one needs is reserved for it.
-        reserve = self.max_cost(rubric)
-        if needed <= self.gate_judge.left - reserve:
+        if needed <= self.gate_judge.left - self.max_cost(rubric):
             honest = await self._score(self.anchor, rubric, batch)
-            gaps, unchecked = await self._measure(rubric, honest, kinds, batch, phrases, reserve)
+            gaps, unchecked = await self._measure(rubric, honest, kinds, batch, phrases)
             if not unchecked:
                 figures |= mean_gaps(gaps)
                 objections = find_rewarded(gaps, required_margin(self.thresholds.margin, honest))
@@ -244,17 +242,8 @@ class Gate:
         kinds: Mapping[str, int],
         batch: int,
         phrases: Sequence[str],
-        reserve: int,
     ) -> tuple[Gaps, str]:
         """Tries each kind on its number of prompts, and on all of them where these do not decide.
-
-        Args:
-            rubric: What is measured.
-            honest: What it gives the anchor's answers.
-            kinds: Kind → prompts on which it is tried at first.
-            batch: Generation batches done.
-            phrases: What the kind ``phrases`` adds.
-            reserve: Calls to leave for what comes after it.
 
         Returns:
             The gaps, and why they are incomplete; empty if they are not.
@@ -270,9 +259,8 @@ class Gate:
             kind: len(self.anchor) for kind, values in gaps.items() if is_undecided(kind, values, required)
         }
         planted = self._plant(undecided, honest, phrases)
-        left = self.gate_judge.left - reserve
-        if (needed := self._count_calls(planted, rubric)) > left:
-            return gaps, _describe_shortage(needed, left)
+        if (needed := self._count_calls(planted, rubric)) > self.gate_judge.left:
+            return gaps, _describe_shortage(needed, self.gate_judge.left)
         return gaps | await self._gaps(rubric, honest, planted, batch), ""
 
     async def _gaps(
@@ -282,7 +270,7 @@ class Gate:
         return measure_gaps(planted, honest, scores)
 
     async def _halves_shortfalls(
-        self, old: Rubric, before: Scores, missed: Gaps, required: float, batch: int, reserve: int
+        self, old: Rubric, before: Scores, missed: Gaps, required: float, batch: int
     ) -> tuple[bool, dict[str, float]]:
         """Whether the current rubric misses the same margins, at least twice as far in total.
 
@@ -290,7 +278,7 @@ class Gate:
             That, and both sums of shortfalls; False where the budget does not cover the comparison.
         """
         planted = self._plant({kind: len(values) for kind, values in missed.items()}, before)
-        if self._count_calls(planted, old) > self.gate_judge.left - reserve:
+        if self._count_calls(planted, old) > self.gate_judge.left:
             return False, {}
         old_gaps = await self._gaps(old, before, planted, batch)
         old_required = required_margin(self.thresholds.margin, before)
@@ -299,12 +287,10 @@ class Gate:
         sums = {"short": sum(short.values()), "short_in_force": sum(old_short.values())}
         return all(map(old_short.get, short)) and 2 * sums["short"] <= sums["short_in_force"], sums
 
-    async def _find_rewarded_by(
-        self, old: Rubric, before: Scores, batch: int, reserve: int
-    ) -> list[Objection]:
+    async def _find_rewarded_by(self, old: Rubric, before: Scores, batch: int) -> list[Objection]:
         """What the current rubric rewards wrongly; nothing where the budget does not cover the check."""
         planted = self._plant(self._kinds(()), before)
-        if self._count_calls(planted, old) > self.gate_judge.left - reserve:
+        if self._count_calls(planted, old) > self.gate_judge.left:
             return []
         gaps = await self._gaps(old, before, planted, batch)
         return find_rewarded(gaps, required_margin(self.thresholds.margin, before))

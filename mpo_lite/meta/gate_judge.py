@@ -41,7 +41,7 @@ class BudgetedJudge:
 
     Attributes:
         left: Calls that may still be made; whoever plans a check sees that it fits. What the cache answers
-            is charged too: how a run goes on must not depend on what other runs have asked.
+            is charged too: what a run decides must not depend on what other runs have asked.
     """
 
     def __init__(
