@@ -98,6 +98,7 @@ class Auditor:
         self._judge = PointwiseJudge(client, backend, task.persona, timeout_s, purpose="audit")
         self._pairwise = PairwiseJudge(client, backend, task.persona, task.purpose, purpose="audit")
         self._pending: list[tuple[Path, Future[list[JsonRow]]]] = []
+        self._compared = {row["batch"] for row in session.run.rows(session.run.audit_pairs)}
         self._last_note = ""
         session.at_close(self._cancel)
 
@@ -112,15 +113,16 @@ class Auditor:
             self._pending.append((session.run.audits, event_loop.submit(scoring)))
 
     def begin_pairs(self, batch: int, answers: Sequence[Sample]) -> None:
-        """Begins to compare the policy's answers to the anchor's prompts with the initial policy's.
+        """Begins to compare the policy's answers to the anchor's prompts with the initial policy's, once.
 
         Args:
             batch: Generation batches done.
-            answers: What the policy answers now.
+            answers: What the policy answered then.
         """
-        run = self._session.run
-        if answers and all(row["batch"] != batch for row in run.rows(run.audit_pairs)):
-            self._pending.append((run.audit_pairs, event_loop.submit(self._compare(batch, answers))))
+        if answers and batch not in self._compared:
+            self._compared.add(batch)
+            comparing = event_loop.submit(self._compare(batch, answers))
+            self._pending.append((self._session.run.audit_pairs, comparing))
 
     def collect(self) -> None:
         """Waits for the audits under way, and journals them.

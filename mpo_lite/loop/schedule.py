@@ -78,6 +78,8 @@ class MetaScheduler:
         """
         session, after, batch = self._session, self._session.config.publish_after, self._session.state.batch
         if self._auditor:
+            # Those of the last step are under way, unless that was before a kill.
+            self._auditor.begin_pairs(self._began, self._recorded_probes(self._began))
             self._auditor.collect()
             self._record_alarms(self._window.add_audit(self._audit_alarm(batch)))
         if row := self._outcomes.pop(batch, None):
@@ -223,20 +225,28 @@ class MetaScheduler:
         """
         session = self._session
         path, anchor = session.run.probes, session.state.anchor
-        rows: list[JsonRow] = [row for row in session.run.rows(path) if row["batch"] == batch][-len(anchor) :]
-        if len(rows) < len(anchor):  # none, or as many as were written before a kill
-            rows = []
-            drawn = random.Random(f"probes-{session.config.seed}-{batch}")
-            paired = drawn.sample(list(anchor), self._count_paired)
-            unpaired = [sample for sample in anchor if sample not in paired]
-            for samples in (paired, unpaired):
-                answers = answer([sample.prompt for sample in samples]) if samples else []
-                rows += [
-                    {"batch": batch, "prompt": sample.prompt, "completion": text, "cluster": sample.cluster}
-                    for sample, text in zip(samples, answers, strict=True)
-                ]
-            journal(path, rows)
-        return [Sample(row["prompt"], row["completion"], row["cluster"]) for row in rows]
+        recorded = self._recorded_probes(batch)
+        if recorded or not anchor:
+            return recorded
+        rows: list[JsonRow] = []
+        drawn = random.Random(f"probes-{session.config.seed}-{batch}")
+        paired = drawn.sample(list(anchor), self._count_paired)
+        unpaired = [sample for sample in anchor if sample not in paired]
+        for samples in (paired, unpaired):
+            answers = answer([sample.prompt for sample in samples]) if samples else []
+            rows += [
+                {"batch": batch, "prompt": sample.prompt, "completion": text, "cluster": sample.cluster}
+                for sample, text in zip(samples, answers, strict=True)
+            ]
+        journal(path, rows)
+        return self._recorded_probes(batch)
+
+    def _recorded_probes(self, batch: int) -> list[Sample]:
+        """Those of the step at ``batch``; none where a kill came before all of them were written."""
+        session, count = self._session, len(self._session.state.anchor)
+        rows = [row for row in session.run.rows(session.run.probes) if row["batch"] == batch][-count:]
+        whole = rows if len(rows) == count else []
+        return [Sample(row["prompt"], row["completion"], row["cluster"]) for row in whole]
 
     @property
     def _count_paired(self) -> int:

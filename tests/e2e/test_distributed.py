@@ -43,6 +43,7 @@ class Injected(GRPO):
 
 mpo = MPO(policy=sys.argv[4], task="sandbox", judge="openai/sandbox-j", judge_api_base=url,
           meta="openai/sandbox-m", meta_api_base=url, run_dir=f"{out}/mpo", cache_dir=f"{out}/cache",
+          audit_judge={"model": "openai/sandbox-a", "api_base": url}, audit_share=0.5,
           use_gate=False, schedule="interval", strategy="samples", steps=5, interval=2, batch_prompts=4,
           group_size=4)
 args = GRPOConfig(out, num_generations=4, per_device_train_batch_size=16 // world, max_completion_length=24,
@@ -83,6 +84,11 @@ def test_two_processes_make_the_same_run_as_one(tmp_path: Path) -> None:
     assert [row["reward"] for row in read_rows(one.metrics)] == [
         row["reward"] for row in read_rows(two.metrics)
     ]
+    audits = read_rows(one.audits)
+    # The last batch's audit is under way when the run ends.
+    assert len(audits) == 4 * 8 and audits == read_rows(two.audits)
+    gaps = [[row.get("audit_gap") for row in read_rows(run.metrics)] for run in (one, two)]
+    assert gaps[0] == gaps[1] and gaps[0][-1] is not None
     steps = read_rows(one.lineage)
     assert len(steps) == 2 and steps == read_rows(two.lineage)  # samples, proposals, hashes
     for path in (one.path / "rubrics").glob("*.yaml"):

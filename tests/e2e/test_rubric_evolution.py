@@ -335,13 +335,18 @@ def test_an_audit_measures_the_gap_and_a_killed_run_measures_the_same(
         pairs
     )
     assert metrics[-1]["audit_preferred"] is not None
-    for known in (False, True):
-        other = cut(run, tmp_path / f"cut-{known}", 5, known)
+    began = pairs[0]["batch"]
+    # Pairs are under way from a step on until the next batch is done.
+    for batch, known in ((5, False), (5, True), (began, False), (began, True), (began + 1, False)):
+        other = cut(run, tmp_path / f"cut-{batch}-{known}", batch, known)
+        if known and batch == began:  # killed while the pairs were under way, with the step on record
+            other.audit_pairs.unlink()
         resume(capsys, other.path)
         assert read_rows(other.audits)[:48] == rows[:48]
         again = read_rows(other.metrics)
-        for name in ("audit_gap", "reward", "alarms"):
-            assert [row.get(name) for row in again] == [row.get(name) for row in metrics], name
+        for name in ("audit_gap", "audit_preferred", "reward", "alarms"):
+            measured = [row.get(name) for row in again]
+            assert measured == [row.get(name) for row in metrics], (name, batch, known)
 
 
 def test_a_failed_audit_stops_no_run_and_is_no_score(train: Train, url: str, tmp_path: Path) -> None:
