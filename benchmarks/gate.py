@@ -22,7 +22,7 @@ from harness import HERE
 from literal_judge import judge_literally
 
 from mpo_lite.config import Thresholds
-from mpo_lite.judge.base import Sample
+from mpo_lite.judge.base import CallCost, Sample
 from mpo_lite.llm import event_loop
 from mpo_lite.meta.gate import Gate
 from mpo_lite.meta.gate_judge import BudgetedJudge
@@ -46,6 +46,7 @@ class ProgramJudge:
 
     def __init__(self, judge: JudgeOne, seed: int) -> None:
         self.judge, self.seed = judge, seed
+        self.cost = CallCost()
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         return [self.judge(sample, rubric, self.seed) for sample in samples]

@@ -230,11 +230,14 @@ class VerdictRow(Record):
 
 
 class Trial(Record):
-    """What the gate had judged."""
+    """What the gate had judged, and the calls that this depends on: those of other judgements may be among
+    them.
+    """
 
     batch: Count
     key: Text
     verdict: VerdictRow
+    calls: list[Text]
 
 
 class AuditRow(Record):

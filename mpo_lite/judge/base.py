@@ -1,13 +1,14 @@
-"""The judge protocol, the verdict format that all judges share, and the deadline of a batch."""
+"""The judge protocol and its cost, the verdict format that all judges share, and the deadline of a batch."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
+from itertools import groupby
 from math import inf
 from typing import Any, Protocol, TypeVar, cast
 
@@ -43,6 +44,11 @@ class Sample:
 
 class Judge(Protocol):
     """Anything that judges samples by a rubric."""
+
+    @property
+    def cost(self) -> CallCost:
+        """How many calls its judgements take."""
+        ...
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """Judges all samples at once.
@@ -197,3 +203,57 @@ def _warn_level_format(model: str) -> None:
         '%s writes levels as "3" or 3.0 instead of 3; they are accepted if they name exactly one level',
         model,
     )
+
+
+@dataclass(frozen=True)
+class CallCost:
+    """How many calls judgements take: a property of how a judge works. Retries and repairs are left out.
+
+    Attributes:
+        judges: Judges of a panel, replicates included; each makes all the calls.
+        group_size: Answers to one prompt that are judged in one call, at most.
+        plans: Whether judging takes a plan, one more call for each prompt and rubric.
+    """
+
+    judges: int = 1
+    group_size: int = 1
+    plans: bool = False
+
+    def name_calls(self, samples: Sequence[Sample]) -> list[list[Hashable]]:
+        """The calls that each judgement depends on.
+
+        Args:
+            samples: N samples that are judged together by one rubric.
+
+        Returns:
+            N lists of names. Under one rubric, equal names are the same call, which is made once.
+        """
+        names: list[list[Hashable]] = []
+        for group in group_by_prompt(samples, self.group_size):
+            calls: list[tuple[Hashable, ...]] = [("verdicts", *group)]
+            if self.plans:
+                calls.append(("plan", replace(group[0], completion="")))
+            made: list[Hashable] = [(judge, *call) for judge in range(self.judges) for call in calls]
+            names += [made] * len(group)
+        return names
+
+    def most_calls(self, answers: int, prompts: int, new_prompts: int) -> int:
+        """The most calls that judging takes by one rubric, before its samples are known.
+
+        Args:
+            answers: Samples that are judged together.
+            prompts: Different prompts among them, at most.
+            new_prompts: Of these, the ones for which there is no plan by this rubric yet.
+        """
+        # A prompt's last call may be for a single answer.
+        verdicts = min(answers, (answers + prompts * (self.group_size - 1)) // self.group_size)
+        return self.judges * (verdicts + self.plans * new_prompts)
+
+
+def group_by_prompt(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
+    """Splits samples into groups of adjacent ones with the same prompt, at most ``size`` each."""
+    groups: list[list[Sample]] = []
+    for _, neighbours in groupby(samples, key=lambda sample: sample.prompt):
+        run = list(neighbours)
+        groups += [run[start : start + size] for start in range(0, len(run), size)]
+    return groups

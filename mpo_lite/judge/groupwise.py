@@ -6,12 +6,13 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from mpo_lite.errors import CallFailed
 from mpo_lite.judge.base import (
+    CallCost,
     Sample,
+    group_by_prompt,
     parse_verdict,
     reply_token_limit,
     verdict_schema,
@@ -41,6 +42,11 @@ class GroupwiseJudge:
 
     single: PointwiseJudge
     group_size: int
+
+    @property
+    def cost(self) -> CallCost:
+        """See ``Judge.cost``."""
+        return CallCost(group_size=self.group_size)
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
@@ -104,12 +110,3 @@ class GroupwiseJudge:
         schema = object_schema(dict.fromkeys(names, verdict_schema(rubric)))
         room = reply_token_limit(len(rubric.criteria) * len(shown))
         return Call(single.backend, single.purpose, prompt, schema, parse, single.draw, room, rubric.facts)
-
-
-def group_by_prompt(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
-    """Splits samples into groups of adjacent ones with the same prompt, at most ``size`` each."""
-    groups: list[list[Sample]] = []
-    for _, neighbours in groupby(samples, key=lambda sample: sample.prompt):
-        run = list(neighbours)
-        groups += [run[start : start + size] for start in range(0, len(run), size)]
-    return groups

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mpo_lite.config import Config
-from mpo_lite.judge.base import Judge, Sample, gather_with_deadline
+from mpo_lite.judge.base import CallCost, Judge, Sample, gather_with_deadline
 from mpo_lite.judge.groupwise import GroupwiseJudge
 from mpo_lite.judge.planned import PlannedJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
@@ -26,10 +26,16 @@ class Panel:
     which judge was missing.
 
     Attributes:
-        members: Name → judge.
+        members: Name → judge; all in the same mode.
     """
 
     members: dict[str, Judge]
+
+    @property
+    def cost(self) -> CallCost:
+        """See ``Judge.cost``."""
+        member = next(iter(self.members.values()))
+        return replace(member.cost, judges=len(self.members))
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpo_lite.errors import CallFailed
-from mpo_lite.judge.base import Sample
+from mpo_lite.judge.base import CallCost, Sample
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm.call import Call
 from mpo_lite.llm.structured_output import object_schema
@@ -39,6 +39,11 @@ class PlannedJudge:
     """
 
     single: PointwiseJudge
+
+    @property
+    def cost(self) -> CallCost:
+        """See ``Judge.cost``."""
+        return CallCost(plans=True)
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from mpo_lite.errors import CallFailed
 from mpo_lite.judge.base import (
+    CallCost,
     Sample,
     T,
     gather_with_deadline,
@@ -50,6 +51,11 @@ class PointwiseJudge:
     batch_s: float | None = None
     draw: str = ""
     purpose: Purpose = "judge"
+
+    @property
+    def cost(self) -> CallCost:
+        """See ``Judge.cost``."""
+        return CallCost()
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""

@@ -22,7 +22,7 @@ from mpo_lite.llm import transport
 from mpo_lite.llm.models import Backend
 from mpo_lite.loop.context import RunContext
 from mpo_lite.loop.factors import Factor, Figure, Load, Values, span
-from mpo_lite.loop.gate_budget import describe_budget, gate_budget, planned_judgements
+from mpo_lite.loop.gate_budget import describe_budget, gate_budget, planned_calls, planned_judgements
 from mpo_lite.prompts import prompts_dir
 from mpo_lite.rubric import MAX_CRITERIA
 from mpo_lite.types import Message
@@ -62,7 +62,7 @@ def meta_steps(context: RunContext) -> JsonRow:
 
     Returns:
         Of the regular steps, those ``planned`` and ``affordable``, and the ``first_batch`` with one (None
-        without any); ``gate_budget`` and the ``first_step``'s cost in judgements (None without a gate);
+        without any); ``gate_budget`` and the ``first_step``'s cost in calls (None without a gate);
         ``summary``: all that in a sentence, empty without a gate.
     """
     config, budget = context.config, gate_budget(context)
@@ -148,7 +148,7 @@ class _Model:
                 "calls per judgement (rules and the cache save some, retries add some)", 0.8, 1.0, 1.1, "g"
             ),
             "gate": Factor(
-                "judgements for the gate, per one trained on",
+                "calls for the gate, per call for training",
                 0.0,
                 self._gate_share() / 2,
                 self._gate_share(),
@@ -171,10 +171,7 @@ class _Model:
             else single.build_call(empty[0], self._rubric)
         )
         chars, prefix = _chars(call.messages), _chars(call.messages[:1])
-        trained = planned_judgements(context)
-        asked = trained * config.replicates / at_once
-        if config.judge_mode == "planned":
-            asked += trained / config.group_size * config.replicates
+        asked = planned_calls(context) / len(context.models.judges)
 
         def load(at: Values) -> Load:
             calls = asked * at["called"] * (1 + at["gate"])
@@ -227,14 +224,16 @@ class _Model:
         return {name: len((prompts_dir() / f"meta/{name}.md").read_text(encoding="utf-8")) for name in names}
 
     def _gate_share(self) -> float:
-        """Judgements besides those trained on, at most, as a share of them."""
+        """Calls besides those for training, at most, as a share of them."""
         config = self._context.config
         if self._context.meta is None or config.baseline:
             return 0.0
         if config.use_gate:
             return config.gate.share
         # Without a gate there are the probes that pairs are made of, and what the initial policy answered.
-        return config.meta_samples / (config.interval * config.batch_completions)
+        pairs, batch = config.meta_samples, (config.batch_completions, config.batch_prompts)
+        cost = self._context.models.judge().cost
+        return cost.most_calls(pairs, pairs, pairs) / (config.interval * cost.most_calls(*batch, batch[1]))
 
     def _meta_steps(self) -> tuple[float, float, float]:
         """Meta steps of the run: the fewest, those to be expected, the most."""
@@ -260,11 +259,15 @@ class _Model:
     def assumptions(self) -> list[str]:
         """What the figures rest on, in sentences."""
         context, config = self._context, self._context.config
-        at_once = config.judge_mode == "groupwise"
+        modes = {
+            "pointwise": "one call each",
+            "groupwise": f"one call per group of {config.group_size}",
+            "planned": f"one call each and one per group of {config.group_size} for a plan",
+        }
         times = len(context.models.judges) * config.replicates
         lines = [
             f"{config.steps} batches of {config.batch_completions} completions, "
-            + (f"one call per group of {config.group_size}" if at_once else "one call each")
+            + modes[config.judge_mode or "pointwise"]
             + (f", {times} times" if times > 1 else ""),
             f"a prompt has {self._prompt:.0f} characters, the mean of the data; {self.factors['answer']}, of "
             f"{context.max_new_tokens} at most",

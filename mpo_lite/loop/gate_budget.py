@@ -1,12 +1,12 @@
-"""The gate's budget: how many judgements its checks, audits and probes may take, and from which batch on.
+"""The gate's budget: how many calls its checks, audits and probes may take, and from which batch on.
 
-The whole run may take ``gate.share`` of the judgements that training plans. The budget is released evenly
+The whole run may take ``gate.share`` of the calls that training plans. The budget is released evenly
 over the run, ahead by an interval's worth and at least by one step. So the first step of a short run, or one
 that an early alarm asks for, is not postponed; a series of alarms cannot use up the rest of the run's budget;
 and where the budget does not cover every planned step, the steps are spread over the run instead of ending
 early. Within a step the check of the proposal comes first: audits, the recheck of the current rubric, and
-probes by the first rubric take what it leaves. What was spent is counted by ``BudgetedJudge``, what a check
-costs by ``Gate``.
+probes by the first rubric take what it leaves. How many calls judging takes is the judge's ``CallCost``, what
+was spent is counted by ``BudgetedJudge``, what a check takes by ``Gate``.
 
 All of it depends on the configuration and the journal of judgements alone: a resumed run decides as an
 uninterrupted one would.
@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpo_lite.config import Config
 from mpo_lite.judge.base import Sample
 from mpo_lite.loop.context import RunContext
-from mpo_lite.meta.gate import RECENT, Gate
+from mpo_lite.meta.gate import Gate
 
 # Stands for the initial policy's answers before there are any: long enough to break no rule on length.
 _ANSWER = "A sentence of some words that stands for an answer. " * 40
@@ -29,14 +29,14 @@ _ANSWER = "A sentence of some words that stands for an answer. " * 40
 
 @dataclass(frozen=True)
 class GateBudget:
-    """Judgements that are not trained on.
+    """Calls for judgements that are not trained on.
 
     Attributes:
         share: ``gate.share``.
-        planned: Judgements that training plans.
+        planned: Calls that training plans.
         batches: Generation batches of the run.
         interval: Generation batches between regular steps.
-        first: Judgements that a first step takes, without anything that can be left out.
+        first: Calls that a first step takes, without anything that can be left out.
         later: The same of a step after it: the anchor's answers were judged by the current rubric already.
     """
 
@@ -49,23 +49,34 @@ class GateBudget:
 
     @property
     def total(self) -> int:
-        """Judgements in the whole run."""
+        """Calls in the whole run."""
         return math.floor(self.share * self.planned + 1e-9)
 
     def allowance(self, batch: int, spent: int) -> float:
-        """Judgements that a step may take.
+        """Calls that a step may make.
 
         Args:
             batch: Generation batches done.
-            spent: Judgements taken by earlier steps.
+            spent: Calls made by earlier steps.
         """
         ahead = max(self.total * self.interval / self.batches, self.first)
         return min(self.total, self.total * batch / self.batches + ahead) - spent
 
     def first_affordable_batch(self, cost: int, batch: int, spent: int) -> int | None:
-        """The batch from which on a step of ``cost`` judgements is covered; None: not in this run."""
+        """The batch from which on a step of ``cost`` calls is covered; None: not in this run."""
         later = range(batch, self.batches)
         return next((done for done in later if cost <= self.allowance(done, spent)), None)
+
+    def describe_shortage(self, cost: int, batch: int, spent: int) -> str:
+        """A sentence: why a step of ``cost`` calls is not covered after ``batch`` batches; empty if it is."""
+        first = self.first_affordable_batch(cost, batch, spent)
+        if first == batch:
+            return ""
+        if first is not None:
+            return f"the meta step is postponed to batch {first}: {self} has to last for the whole run"
+        if spent:
+            return f"no more meta steps: {self} is spent; raise gate.share"
+        return f"no meta steps: {self} does not cover the {cost} calls of one; raise gate.share"
 
     def steps(self) -> list[int]:
         """The batches after which steps are expected, alarms, refusals and audits left out."""
@@ -87,7 +98,7 @@ class GateBudget:
         return 0 if self.total < self.first else 1 + (self.total - self.first) // self.later
 
     def __str__(self) -> str:
-        share = f"{100 * self.share:g}% of {self.planned:,} planned judgements"
+        share = f"{100 * self.share:g}% of {self.planned:,} planned judge calls"
         return f"the gate's budget ({share} = {self.total:,})"
 
 
@@ -97,9 +108,22 @@ def planned_judgements(context: RunContext) -> int:
     return round(config.steps * config.batch_completions * (1 - (verifier.rate if verifier else 0.0)))
 
 
+def planned_calls(context: RunContext) -> int:
+    """Calls that these judgements take, by the judges that the run begins with."""
+    models, config = context.models, context.config
+    cost = replace(models.judge().cost, judges=len(models.judges) * config.replicates)
+    return round(planned_judgements(context) / config.group_size * cost.most_calls(config.group_size, 1, 1))
+
+
 def paired_probes(config: Config, prompts: int) -> int:
     """Probes that the meta-judge is shown next to the initial policy's answers, of ``prompts`` at most."""
     return min(config.meta_samples // 2, prompts) if config.strategy == "pairs" else 0
+
+
+def cost_of_pairs(config: Config, gate: Gate) -> int:
+    """The calls to set aside for judging those probes, once the anchor is judged by the same rubric."""
+    paired = paired_probes(config, len(gate.anchor))
+    return gate.gate_judge.cost.most_calls(paired, paired, 0)
 
 
 def gate_budget(context: RunContext, anchor: Sequence[Sample] = ()) -> GateBudget | None:
@@ -115,11 +139,10 @@ def gate_budget(context: RunContext, anchor: Sequence[Sample] = ()) -> GateBudge
     if not anchor:
         anchor = tuple(Sample(prompt, _ANSWER) for prompt in context.prompts.train[: config.gate.prompts])
     gate = Gate(context.make_gate_judge(), anchor, context.task, config.gate)
-    later = (
-        len(anchor) + (gate.planted if len(anchor) > 1 else 0) + RECENT + paired_probes(config, len(anchor))
-    )
-    planned = planned_judgements(context)
-    return GateBudget(config.gate.share, planned, config.steps, config.interval, later + len(anchor), later)
+    prompts, cost = len(anchor), gate.gate_judge.cost
+    later = gate.cost_of_new + cost_of_pairs(config, gate)
+    first = later + cost.most_calls(prompts, prompts, prompts)
+    return GateBudget(config.gate.share, planned_calls(context), config.steps, config.interval, first, later)
 
 
 def describe_budget(context: RunContext, budget: GateBudget) -> str:
@@ -131,9 +154,11 @@ def describe_budget(context: RunContext, budget: GateBudget) -> str:
             f"comes after batch {budget.interval}; set --interval {max(1, budget.batches // 2)}"
         )
     if not steps:
-        fewer = context.config.gate.prompts - math.ceil((budget.first - budget.total) / 2)
+        # One prompt less saves its answer's judgement by two rubrics, at least.
+        saved = 2 * context.models.judge().cost.most_calls(1, 1, 1)
+        fewer = context.config.gate.prompts - math.ceil((budget.first - budget.total) / saved)
         return (
-            f"warning: no meta step: {budget} does not cover the {budget.first} judgements of a step; "
+            f"warning: no meta step: {budget} does not cover the {budget.first} calls of a step; "
             f"set -o gate.share={_share_for(budget, budget.first)}"
             + (f", or -o gate.prompts={fewer}" if fewer >= 4 else ", or longer training")
         )
@@ -146,7 +171,7 @@ def describe_budget(context: RunContext, budget: GateBudget) -> str:
     return f"{budget} covers all {planned} planned meta steps, the first after batch {steps[0]}"
 
 
-def _share_for(budget: GateBudget, judgements: int) -> str:
-    """The least share, in hundredths, whose budget is so many judgements."""
-    hundredths = math.ceil(100 * judgements / max(1, budget.planned) - 1e-9)
+def _share_for(budget: GateBudget, calls: int) -> str:
+    """The least share, in hundredths, whose budget is so many calls."""
+    hundredths = math.ceil(100 * calls / max(1, budget.planned) - 1e-9)
     return f"{hundredths / 100:g}"

@@ -8,8 +8,7 @@ from concurrent.futures import Future
 from itertools import islice
 
 from mpo_lite.errors import EndpointError, JudgeDown
-from mpo_lite.judge.base import Sample, gather_with_deadline
-from mpo_lite.judge.groupwise import group_by_prompt
+from mpo_lite.judge.base import Sample, gather_with_deadline, group_by_prompt
 from mpo_lite.llm import event_loop
 from mpo_lite.loop.session import Session
 from mpo_lite.tasks.rules import rule_verdict

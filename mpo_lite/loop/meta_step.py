@@ -92,9 +92,8 @@ async def _probes_by_first(session: Session, snapshot: RunSnapshot) -> JsonRow:
     first, gate_judge = session.run.version(0).rubric, session.gate_judge
     answers = {sample.prompt: sample for sample in snapshot.probes}
     both = [*session.state.anchor, *(answers[sample.prompt] for sample in session.state.anchor)]
-    if gate_judge.count_unjudged(both, first) > gate_judge.left - session.gate.max_cost(
-        snapshot.version.rubric
-    ):
+    reserve = session.gate.max_cost(snapshot.version.rubric)
+    if gate_judge.count_calls([both], first) > gate_judge.left - reserve:
         return {}
     rewards = [verdict.reward for verdict in await gate_judge.verdicts(both, first, snapshot.batch)]
     half = len(session.state.anchor)
@@ -162,7 +161,7 @@ async def _audit(session: Session, snapshot: RunSnapshot, frozen: dict[str, floa
     # The gate comes first: what it will need, for a second try too, is kept for it. (That one is cheaper by
     # the anchor's answers under the current rubric, which covers the probes.)
     reserve = 2 * session.gate.max_cost(rubric)
-    spare = int(max(0, gate_judge.left - reserve)) // 2
+    spare = int(max(0, gate_judge.left - reserve)) // (2 * gate_judge.cost.most_calls(1, 1, 1))
     audited = stratified_sample(latest, min(AUDITS, spare), f"audit-{session.config.seed}-{snapshot.batch}")
     samples = [_sample(rollout) for rollout in audited]
     again = await gate_judge.verdicts(samples, rubric, snapshot.batch, draw="again")

@@ -20,7 +20,7 @@ from mpo_lite.llm import event_loop
 from mpo_lite.loop.alarm_window import AlarmWindow, alarm_row, leave_out_verified
 from mpo_lite.loop.audit import Auditor
 from mpo_lite.loop.distributed import is_main
-from mpo_lite.loop.gate_budget import GateBudget, gate_budget, paired_probes
+from mpo_lite.loop.gate_budget import GateBudget, cost_of_pairs, gate_budget, paired_probes
 from mpo_lite.loop.meta_step import RunSnapshot, meta_step
 from mpo_lite.loop.session import Answer, Session
 from mpo_lite.loop.version_scale import version_offset, version_scale
@@ -119,17 +119,8 @@ class MetaScheduler:
         if session.gate is None or budget is None:
             return True
         session.gate_judge.rewind(batch)
-        cost = session.gate.max_cost(session.rubric) + self._count_paired
-        spent = session.gate_judge.spent_before(batch)
-        first = budget.first_affordable_batch(cost, batch, spent)
-        if first == batch:
-            note = ""
-        elif first is not None:
-            note = f"the meta step is postponed to batch {first}: {budget} has to last for the whole run"
-        elif spent:
-            note = f"no more meta steps: {budget} is spent; raise gate.share"
-        else:
-            note = f"no meta steps: {budget} does not cover the {cost} judgements of one; raise gate.share"
+        cost = session.gate.max_cost(session.rubric) + cost_of_pairs(session.config, session.gate)
+        note = budget.describe_shortage(cost, batch, session.gate_judge.spent_before(batch))
         if note and note != self._last_note:
             session.context.note(note)
         self._last_note = note

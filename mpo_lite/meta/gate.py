@@ -25,6 +25,7 @@ from mpo_lite.judge.base import Sample
 from mpo_lite.meta.gate_judge import BudgetedJudge
 from mpo_lite.meta.margins import (
     Gaps,
+    check_spread,
     find_rewarded,
     is_undecided,
     kendall_tau,
@@ -44,7 +45,7 @@ RECENT = RECENT_GROUPS * RECENT_ANSWERS
 SENTINEL_PROMPTS, SHORTCUT_PROMPTS = 2, 4
 """Prompts on which each kind of sentinel and of shortcut is tried at first."""
 IN_DOUBT = 24
-"""Judgements set aside for kinds that are tried on all prompts, because a few did not decide: about three."""
+"""Answers set aside for kinds that are tried on all prompts, because a few did not decide: about three."""
 
 
 @dataclass(frozen=True)
@@ -86,23 +87,38 @@ class Gate:
     thresholds: Thresholds
 
     def max_cost(self, old: Rubric) -> int:
-        """The judgements to set aside for ``examine`` of a future proposal."""
-        return len(self.anchor) + self.planted + self.gate_judge.count_unjudged(self.anchor, old) + RECENT
+        """The calls to set aside for ``examine`` of a future proposal."""
+        return self.cost_of_new + self.gate_judge.count_calls([self.anchor], old)
 
     @property
-    def planted(self) -> int:
-        """The judgements to set aside for the planted answers that a proposal is tried on."""
-        return len(self._plant(self._kinds(()), [None] * len(self.anchor))) + IN_DOUBT
+    def cost_of_new(self) -> int:
+        """The calls to set aside for judging by a rubric that nothing was judged by yet."""
+        prompts, cost = len(self.anchor), self.gate_judge.cost
+        recent = cost.most_calls(RECENT, RECENT_GROUPS, RECENT_GROUPS)
+        return cost.most_calls(prompts, prompts, prompts) + self.cost_of_planted + recent
+
+    @property
+    def cost_of_planted(self) -> int:
+        """The calls to set aside for the planted answers, once the anchor's answers are judged."""
+        if len(self.anchor) < 2:  # nothing to plant
+            return 0
+        planted = self._plant(self._kinds(()), [])
+        return self._most_calls(planted) + self.gate_judge.cost.most_calls(IN_DOUBT, len(self.anchor), 0)
+
+    def _most_calls(self, planted: Sequence[PlantedAnswer]) -> int:
+        """The most calls for so many planted answers, on whatever prompts, once the anchor's are judged."""
+        # Where a rule decides the honest answer to a prompt, there is no plan for that prompt yet.
+        unplanned = sum(map(self.gate_judge.is_decided_by_rule, self.anchor))
+        return self.gate_judge.cost.most_calls(len(planted), len(self.anchor), unplanned)
 
     def can_afford_another(self, old: Rubric) -> bool:
         """Whether the budget covers another proposal."""
         return self.max_cost(old) <= self.gate_judge.left
 
     def cost(self, new: Rubric, old: Rubric, recent: Sequence[Sequence[Sample]]) -> int:
-        """The judgements to set aside for ``examine`` of this proposal."""
-        answers = [*self.anchor, *(answer for group in recent for answer in group)]
-        by_new = self.gate_judge.count_unjudged(answers, new)
-        return by_new + self.gate_judge.count_unjudged(self.anchor, old) + self.planted
+        """The calls to set aside for ``examine`` of this proposal."""
+        by_new = self.gate_judge.count_calls([self.anchor, *recent], new)
+        return by_new + self.gate_judge.count_calls([self.anchor], old) + self.cost_of_planted
 
     async def examine(
         self,
@@ -148,7 +164,7 @@ class Gate:
             objections = [] if excused else objections
         if not objections:
             judging = [self.gate_judge.verdicts(group, new, batch) for group in recent]
-            spread_figures, objections = self._check_spread(await asyncio.gather(*judging), new)
+            spread_figures, objections = check_spread(await asyncio.gather(*judging), new, self.thresholds)
             figures |= spread_figures
         return GateResult(tuple(objections), figures)
 
@@ -172,11 +188,11 @@ class Gate:
         Returns:
             Objections only to what it rewards. That answers no longer differ is a hint: they may all be good.
         """
-        figures, hints = self._check_spread(trained, rubric)
+        figures, hints = check_spread(trained, rubric, self.thresholds)
         kinds = dict(list(self._kinds(()).items())[turn % 2 :: 2])
         kinds = {kind: count + 2 * turn for kind, count in (kinds | self._alarmed(phrases)).items()}
-        planted = self._plant(kinds, [None] * len(self.anchor), phrases)
-        needed = self.gate_judge.count_unjudged(self.anchor, rubric) + len(planted)
+        needed = self.gate_judge.count_calls([self.anchor], rubric)
+        needed += self._most_calls(self._plant(kinds, [], phrases))
         objections: list[Objection] = []
         # Proposals come first: what the check of one needs is reserved for it.
         if needed <= self.gate_judge.left - self.max_cost(rubric):
@@ -211,7 +227,7 @@ class Gate:
             kind: len(self.anchor) for kind, values in gaps.items() if is_undecided(kind, values, required)
         }
         planted = self._plant(undecided, honest, phrases)
-        if (needed := self._count_unjudged(planted, rubric)) > self.gate_judge.left:
+        if (needed := self._count_calls(planted, rubric)) > self.gate_judge.left:
             return gaps, _describe_shortage(needed, self.gate_judge.left)
         return gaps | await self._gaps(rubric, honest, planted, batch), ""
 
@@ -230,7 +246,7 @@ class Gate:
             That, and both sums of shortfalls; False where the budget does not cover the comparison.
         """
         planted = self._plant({kind: len(values) for kind, values in missed.items()}, before)
-        if self._count_unjudged(planted, old) > self.gate_judge.left:
+        if self._count_calls(planted, old) > self.gate_judge.left:
             return False, {}
         old_gaps = await self._gaps(old, before, planted, batch)
         old_required = required_margin(self.thresholds.margin, before)
@@ -242,13 +258,13 @@ class Gate:
     async def _find_rewarded_by(self, old: Rubric, before: Scores, batch: int) -> list[Objection]:
         """What the current rubric rewards wrongly; nothing where the budget does not cover the check."""
         planted = self._plant(self._kinds(()), before)
-        if self._count_unjudged(planted, old) > self.gate_judge.left:
+        if self._count_calls(planted, old) > self.gate_judge.left:
             return []
         gaps = await self._gaps(old, before, planted, batch)
         return find_rewarded(gaps, required_margin(self.thresholds.margin, before))
 
-    def _count_unjudged(self, planted: Sequence[PlantedAnswer], rubric: Rubric) -> int:
-        return self.gate_judge.count_unjudged([answer.sample for answer in planted], rubric)
+    def _count_calls(self, planted: Sequence[PlantedAnswer], rubric: Rubric) -> int:
+        return self.gate_judge.count_calls([[answer.sample for answer in planted]], rubric)
 
     async def _score(self, samples: Sequence[Sample], rubric: Rubric, batch: int) -> list[float | None]:
         return [verdict.reward for verdict in await self.gate_judge.verdicts(samples, rubric, batch)]
@@ -281,32 +297,6 @@ class Gate:
             f"at least {self.thresholds.agreement:g})"
         )
         return [Objection("agreement", text)]
-
-    def _check_spread(
-        self, groups: Sequence[Sequence[Verdict]], rubric: Rubric
-    ) -> tuple[dict[str, float], list[Objection]]:
-        """Whether the rubric distinguishes recent answers, and does not veto nearly all of them."""
-        judged = [[verdict for verdict in group if verdict.reward is not None] for group in groups]
-        judged = [group for group in judged if len(group) > 1]
-        if not judged:
-            return {}, []
-        varied = statistics.fmean(len({verdict.reward for verdict in group}) > 1 for group in judged)
-        vetoes = {criterion.id for criterion in rubric.criteria if criterion.kind == "veto"}
-        vetoed = statistics.fmean(
-            any(verdict.assessments[name].level == 0 for name in vetoes & set(verdict.assessments))
-            for group in judged
-            for verdict in group
-        )
-        objections: list[Objection] = []
-        if varied < self.thresholds.varied:
-            text = (
-                f"recent answers are not told apart: in {1 - varied:.0%} of the groups all answers to a task "
-                "got the same score"
-            )
-            objections.append(Objection("varied", text))
-        if vetoed > self.thresholds.vetoed:
-            objections.append(Objection("vetoed", f"{vetoed:.0%} of recent answers fail a veto"))
-        return {"varied": varied, "vetoed": vetoed}, objections
 
 
 def _figures(gaps: Gaps) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""What the gate measures on the reference set: margins of known-bad answers, gains by shortcuts, rank order.
+"""What the gate measures: margins of known-bad answers, gains by shortcuts, rank order, spread.
 
-All comparisons are paired: a planted answer and the honest answer to the same prompt, under one rubric.
+Planted answers are compared in pairs: one of them and the honest answer to the same prompt, under one rubric.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
+from mpo_lite.config import Thresholds
 from mpo_lite.meta.objections import Objection
 from mpo_lite.meta.sentinels import ADDITIONS, COMPLAINTS, PlantedAnswer, Scores
+from mpo_lite.rubric import Rubric
+from mpo_lite.types import Verdict
 
 Gaps = Mapping[str, Sequence[float]]
 """Kind → by how much each planted answer scored below the honest one to its prompt, in [-1, 1]."""
@@ -90,6 +93,43 @@ def find_rewarded(gaps: Gaps, required: float) -> list[Objection]:
 def shortfall(gaps: Sequence[float], required: float) -> float:
     """How far a mean gap falls short of what is required, as a share of it; 0 where it does not."""
     return max(0.0, required - statistics.fmean(gaps)) / required if required else 0.0
+
+
+def check_spread(
+    groups: Sequence[Sequence[Verdict]], rubric: Rubric, thresholds: Thresholds
+) -> tuple[dict[str, float], list[Objection]]:
+    """Whether a rubric distinguishes recent answers, and does not veto nearly all of them.
+
+    Args:
+        groups: Verdicts by the rubric on answers to one prompt each.
+        rubric: The rubric.
+        thresholds: What it must satisfy.
+
+    Returns:
+        The shares of groups that differ and of answers that fail a veto, both empty where nothing was judged;
+        and the objections.
+    """
+    judged = [[verdict for verdict in group if verdict.reward is not None] for group in groups]
+    judged = [group for group in judged if len(group) > 1]
+    if not judged:
+        return {}, []
+    varied = statistics.fmean(len({verdict.reward for verdict in group}) > 1 for group in judged)
+    vetoes = {criterion.id for criterion in rubric.criteria if criterion.kind == "veto"}
+    vetoed = statistics.fmean(
+        any(verdict.assessments[name].level == 0 for name in vetoes & set(verdict.assessments))
+        for group in judged
+        for verdict in group
+    )
+    objections: list[Objection] = []
+    if varied < thresholds.varied:
+        text = (
+            f"recent answers are not told apart: in {1 - varied:.0%} of the groups all answers to a task "
+            "got the same score"
+        )
+        objections.append(Objection("varied", text))
+    if vetoed > thresholds.vetoed:
+        objections.append(Objection("vetoed", f"{vetoed:.0%} of recent answers fail a veto"))
+    return {"varied": varied, "vetoed": vetoed}, objections
 
 
 def kendall_tau(one: Scores, other: Scores) -> float:

@@ -26,7 +26,7 @@ SETTINGS = {
     "save_every": 2,
     "eval_every": 99,
     "breaker_pause": 0.0,
-    # In so short a run a tenth of the training's judgements pays for no check.
+    # In so short a run a tenth of the training's calls pays for no check.
     "gate": "{prompts: 6, share: 20}",
 }
 Train = Callable[..., dict[str, Any]]
@@ -183,7 +183,7 @@ def test_refusals_keep_the_rubric_and_three_in_a_row_raise_an_alarm(train: Train
 
 
 def trained_on(gate: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[RunDir, str]:
-    """A run of 128 planned judgements, and what it said."""
+    """A run of 128 planned judge calls, and what it said."""
     options = [
         part for key, value in (SETTINGS | {"gate": gate}).items() for part in ("-o", f"{key}={value}")
     ]
@@ -198,8 +198,8 @@ def test_a_budget_that_covers_no_step_is_a_warning_before_the_run(
 ) -> None:
     run, output = trained_on("{prompts: 6}", tmp_path, capsys)
     before, during = output.split("run directory", 1)
-    budget = "the gate's budget (10% of 128 planned judgements = 12)"
-    assert f"warning: no meta step: {budget} does not cover the 90 judgements of a step" in before
+    budget = "the gate's budget (10% of 128 planned judge calls = 12)"
+    assert f"warning: no meta step: {budget} does not cover the 90 calls of a step" in before
     assert "-o gate.share=0.71" in before
     assert during.count(f"no meta steps: {budget} does not cover") == 1
     assert not read_rows(run.lineage) and not read_rows(run.trials)
@@ -209,7 +209,7 @@ def test_a_short_run_has_the_steps_that_its_whole_budget_covers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, output = trained_on("{prompts: 6, share: 0.71}", tmp_path, capsys)
-    budget = "the gate's budget (71% of 128 planned judgements = 90)"
+    budget = "the gate's budget (71% of 128 planned judge calls = 90)"
     assert f"{budget} covers 1 of 2 planned meta steps, the first after batch 3" in output
     assert output.count(f"no more meta steps: {budget} is spent; raise gate.share") == 1
     rows, trials = read_rows(run.lineage), read_rows(run.trials)

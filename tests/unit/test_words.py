@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROMPT_TEXT = ("meta/gate.py", "loop/meta_step.py", "alarms/alarms.py", "sandbox/")
+PROMPT_TEXT = ("meta/gate.py", "meta/margins.py", "loop/meta_step.py", "alarms/alarms.py", "sandbox/")
 """Modules with text for models, or patterns of what models write: other words would change the answers."""
 FILES = sorted(
     path

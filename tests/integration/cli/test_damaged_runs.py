@@ -113,7 +113,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = made_run(folder / "run", batches=SAVED, every=2, **no_gold)
     made_run(folder / "other", batches=2)
     verdict = json.loads(run.rollouts.read_text().splitlines()[0])["verdict"]
-    journal(run.trials, [{"batch": 4, "key": "k", "verdict": verdict}])
+    journal(run.trials, [{"batch": 4, "key": "k", "verdict": verdict, "calls": ["c"]}])
     (run.path / "superseded").mkdir()
     shutil.copy(run.lineage, run.path / "superseded")
     write_atomically(run.pinned, json.dumps({"version": 0}))

@@ -88,6 +88,24 @@ def test_what_is_told_beforehand(tmp_path: Path) -> None:
     assert "--interval 4" in told(tmp_path, steps=8)["summary"]
 
 
+@pytest.mark.parametrize(
+    ("options", "planned", "first"),
+    [
+        ({}, 2080, 104),
+        ({"judge_mode": "planned"}, 2080 + 260, 104 + 12 + 12 + 3),
+        # The anchor's answers by two rubrics, planted ones, those in doubt, recent ones, pairs.
+        ({"judge_mode": "groupwise"}, 260, 12 + 12 + 15 + 13 + 4 + 4),
+        ({"replicates": 3}, 3 * 2080, 3 * 104),
+        ({"judge": ["openai/m", "openai/n"]}, 2 * 2080, 2 * 104),
+    ],
+)
+def test_the_budget_is_a_share_of_the_planned_calls(
+    tmp_path: Path, options: dict[str, Any], planned: int, first: int
+) -> None:
+    counted = told(tmp_path, steps=130, gate={"share": 0.5}, **options)
+    assert (counted["gate_budget"], counted["first_step"]) == (planned // 2, first)
+
+
 @pytest.mark.parametrize("options", [{"use_gate": False}, {"baseline": "iter0"}, {"baseline": "autoprompt"}])
 def test_without_a_gate_there_is_no_budget(tmp_path: Path, options: dict[str, Any]) -> None:
     found = told(tmp_path, **options)
@@ -115,13 +133,15 @@ def test_a_step_that_is_done_again_is_charged_as_it_was(tmp_path: Path, make_cli
         given = event_loop.wait(first.verdicts(samples, rubric, 5))
         asked = len(server.requests)
         again = gate_judge()
-        assert again.count_unjudged(samples, rubric) == 0
+        assert again.count_calls([samples], rubric) == 0
         again.rewind(5)
         again.left = 10
-        assert again.count_unjudged(samples, rubric) == 4 and again.spent_before(5) == 0
+        assert again.count_calls([samples], rubric) == 4 and again.spent_before(5) == 0
         assert event_loop.wait(again.verdicts(samples, rubric, 5)) == given
         assert again.left == first.left == 6
         assert len(server.requests) == asked  # it was paid for
+        # Nor is the step done again where its outcome is on record: what it judged is known afterwards.
         later = gate_judge()
+        later.rewind(5)
         later.rewind(6)
-        assert later.count_unjudged(samples, rubric) == 0 and later.spent_before(6) == 4
+        assert later.count_calls([samples], rubric) == 0 and later.spent_before(6) == 4

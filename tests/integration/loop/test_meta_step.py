@@ -12,7 +12,7 @@ import pytest
 
 from mpo_lite.config import Config
 from mpo_lite.jsonl import append_rows
-from mpo_lite.judge.base import Sample
+from mpo_lite.judge.base import CallCost, Sample
 from mpo_lite.llm import event_loop
 from mpo_lite.loop.meta_step import RunSnapshot, _find_unsure, meta_step
 from mpo_lite.loop.session import Session
@@ -60,7 +60,7 @@ def test_a_rubric_that_no_longer_holds_is_rolled_back_to_one_that_does(
     ]
     for number, each in enumerate(versions):
         run.publish(RubricVersion(number, number - 1 if number else None, 5 * number, "m", each))
-    gate = StubGate(SimpleNamespace(left=0), parent)
+    gate = StubGate(SimpleNamespace(left=0, cost=CallCost()), parent)
 
     async def verdicts(samples: Any, *_: Any, **__: Any) -> list[Verdict]:
         return [Verdict(0.5, "h") for _ in samples]

@@ -4,14 +4,16 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
-from mpo_lite.config import Thresholds
+from mpo_lite.config import Config, Thresholds
 from mpo_lite.jsonl import read_rows
 from mpo_lite.judge.base import Sample
+from mpo_lite.judge.panel import build_judge
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm import event_loop
 from mpo_lite.llm.client import Client
@@ -21,7 +23,7 @@ from mpo_lite.meta.gate_judge import BudgetedJudge
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.sandbox import simulate_meta
 from mpo_lite.sandbox.judge_server import running
-from mpo_lite.tasks.spec import Sentinel, Shortcut, load_task
+from mpo_lite.tasks.spec import Rules, Sentinel, Shortcut, load_task
 from mpo_lite.types import Assessment, Verdict
 from tests.support.llm_server import LLMServer, completion_of, prompt_text
 from tests.support.sandbox_answers import honest
@@ -109,8 +111,10 @@ def test_what_falls_short_passes_where_the_rubric_in_force_falls_short_twice_as_
     gate = Gate(gate.gate_judge, gate.anchor, gate.task, loose)
     short = examined(gate, better, TASK.rubric)
     assert short.passed and 0 < 2 * short.figures["short"] <= short.figures["short_in_force"]
-    # Against a rubric that is no worse it does not, nor does one that is no better.
-    assert not examined(gate, better, better).passed
+    # Where the rubric in force falls short, but less than twice as far, it does not.
+    close = examined(gate, better, sound("reasons", "length"))
+    assert not close.passed
+    assert 1 < close.figures["short_in_force"] / close.figures["short"] < 2
     assert not examined(gate, TITLES, TASK.rubric).passed
 
 
@@ -231,18 +235,19 @@ def test_each_answer_is_judged_once_per_rubric_and_checks_survive_a_restart(
     url: str, make_gate: MakeGate, tmp_path: Path
 ) -> None:
     gate = make_gate(url, honest())
-    assert gate.planted == 2 * 6 + 4 * 7 + 24 and gate.cost(sound(), TITLES, []) == 12 + 12 + gate.planted
+    assert gate.cost_of_planted == 2 * 6 + 4 * 7 + 24
+    assert gate.cost(sound(), TITLES, []) == 12 + 12 + gate.cost_of_planted
     first = examined(gate, sound(), TITLES)
     again = make_gate(url, honest())
     keys = [row["key"] for row in read_rows(tmp_path / "trials.jsonl")]
     assert again.gate_judge.spent_before(11) == gate.gate_judge.spent_before(11) == len(keys)
     assert len(set(keys)) == len(keys) >= 12 + 12 + 2 * 6 + 4 * 7
     assert again.gate_judge.spent_before(10) == 0
-    again.gate_judge.left = again.planted
+    again.gate_judge.left = again.cost_of_planted
     # Of the planted answers it cannot know the prompts yet.
-    assert again.cost(sound(), TITLES, []) == again.planted
+    assert again.cost(sound(), TITLES, []) == again.cost_of_planted
     assert examined(again, sound(), TITLES, batch=30) == first
-    assert again.gate_judge.left == again.planted
+    assert again.gate_judge.left == again.cost_of_planted
 
 
 def test_what_the_share_does_not_cover_is_not_asked_for(url: str, make_gate: MakeGate) -> None:
@@ -254,6 +259,80 @@ def test_what_the_share_does_not_cover_is_not_asked_for(url: str, make_gate: Mak
         == "the gate needs 88 judge calls but only 20 are left in its budget; raise gate.share"
     )
     assert gate.gate_judge.spent_before(99) == 0
+
+
+def judge_by_words(kind: str, body: Any) -> Any:
+    """A judge, alone or of groups, that pays for answers of one's own and for nothing else."""
+    if kind not in ("judge", "group"):
+        return None
+    texts = re.findall(r"<completion-\w{12}>\n(.*?)\n</", prompt_text(body), re.DOTALL)
+    levels = [int(text.startswith("My answer")) for text in texts]
+    verdicts = [{"a": {"reason": "r", "level": level}} for level in levels]
+    named = {f"answer_{number}": verdict for number, verdict in enumerate(verdicts, 1)}
+    return json.dumps(named if kind == "group" else verdicts[0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"judge_mode": "planned"},
+        {"judge_mode": "groupwise", "group_size": 3},
+        {"replicates": 2},
+        {"judge_mode": "planned", "replicates": 2},
+    ],
+)
+def test_a_check_is_charged_the_calls_that_it_sends(
+    make_client: Callable[..., Client], tmp_path: Path, options: dict[str, Any]
+) -> None:
+    anchor = [Sample(f"Write about topic {n}.", f"My answer on {n}. It ends here.") for n in range(6)]
+    recent = [[Sample(f"Write about topic {n}.", f"Text {m}, or not.") for m in range(4)] for n in (0, 7, 8)]
+    new, old = (
+        Rubric(criteria=(Criterion(id="a", description=text, levels=("no", "yes")),))
+        for text in ("Whether it is a full answer.", "Whether it is one.")
+    )
+    task = TASK.model_copy(update={"sentinels": ("title", "injection"), "shortcuts": ("praise", "padding")})
+    task = task.model_copy(update={"rules": Rules(min_words=4)})
+    client, config = make_client(), Config(**options)
+
+    def gate(url: str) -> Gate:
+        backend = Backend("j", "openai/j", url, "none", 0.0, 1024)
+        gate_judge = BudgetedJudge(
+            lambda draw: build_judge(config, client, [backend], "a teacher", "gate", draw),
+            lambda: "j",
+            task.rules,
+            tmp_path / "trials.jsonl",
+        )
+        return Gate(gate_judge, anchor, task, Thresholds(varied=0.0))
+
+    with LLMServer(judge_by_words) as server:
+        first = gate(server.url)
+        set_aside = first.cost(new, old, recent)
+        assert set_aside <= first.max_cost(old)
+        first.gate_judge.left = set_aside
+        result = examined(first, new, old, recent)
+        sent, left = len(server.requests), first.gate_judge.left
+        assert result.passed, (result.objections, result.unchecked)
+        assert sent == set_aside - left == first.gate_judge.spent_before(11) and left >= 0
+        answers = len(read_rows(tmp_path / "trials.jsonl"))
+        if config.judge_mode == "groupwise":
+            assert sent < 0.8 * answers
+        else:  # plans for six tasks by the old rubric, and by the new one for two more
+            plans = 6 + 8 if config.judge_mode == "planned" else 0
+            assert sent == config.replicates * (answers + plans)
+        # The same step after a kill sends nothing, and is charged as it was; later nothing of it is charged.
+        again = gate(server.url)
+        again.gate_judge.rewind(10)
+        again.gate_judge.left = set_aside
+        assert examined(again, new, old, recent) == result
+        assert (again.gate_judge.left, again.gate_judge.spent_before(11)) == (left, sent)
+        assert again.gate_judge.count_calls([anchor, *recent], new) == 0
+        # To the same tasks, other answers need no further plan.
+        others = [replace(sample, completion=f"{sample.completion} Or so.") for sample in anchor]
+        needed = again.gate_judge.count_calls([others], new)
+        assert needed == len(others) * config.replicates
+        event_loop.wait(again.gate_judge.verdicts(others, new, 20))
+        assert len(server.requests) == sent + needed == again.gate_judge.spent_before(21)
 
 
 def test_a_task_declares_its_sentinels(url: str, make_gate: MakeGate) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpo_lite.judge.base import Sample
+from mpo_lite.judge.base import CallCost, Sample
 from mpo_lite.loop.version_scale import LARGEST, LEAST_ANSWERS, version_scale
 from mpo_lite.meta.gate_judge import BudgetedJudge
 from mpo_lite.rubric import Criterion, Rubric
@@ -26,7 +26,7 @@ class TableJudge:
     """Gives the anchor the rewards of a table."""
 
     def __init__(self, table: Mapping[str, Rewards]) -> None:
-        self._table = table
+        self._table, self.cost = table, CallCost()
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         places = [ANCHOR.index(sample) for sample in samples]
