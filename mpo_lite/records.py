@@ -180,6 +180,7 @@ class Step(Record):
     offset: Finite = 0.0
     samples: list[Text] = []
     alarms: list[Text] = []
+    alarm_signs: list[Text] = []
     gate: dict[Text, float] = {}
     refused: list[Refused] = []
     recheck: Recheck = Recheck()

@@ -70,6 +70,7 @@ class Alarm:
         evidence: Ids of responses that show it, plainest first.
         detail: What a person should know, in a sentence.
         phrases: What training made frequent; only of the alarm about phrases.
+        layouts: Forms of layout that it made frequent; of the same alarm.
     """
 
     name: str
@@ -78,6 +79,12 @@ class Alarm:
     evidence: tuple[str, ...]
     detail: str
     phrases: tuple[str, ...] = ()
+    layouts: tuple[str, ...] = ()
+
+    @property
+    def signs(self) -> tuple[str, ...]:
+        """All that training made frequent."""
+        return (*self.phrases, *self.layouts)
 
 
 class ReferenceWindow:
@@ -266,8 +273,11 @@ def _phrases(window: Sequence[ResponseFeatures], reference: ReferenceWindow | No
         evidence = tuple(dict.fromkeys(name for drift in matches for name in drift.ids))
         odds = max(drift.log_odds for drift in matches)
         # Of layouts there is no text that could be added to an answer.
-        phrases = tuple(drift.phrase for drift in matches if drift.family != "layout")[:8]
-        yield Alarm("phrase_drift", odds, LEAST_LOG_ODDS, evidence, named, phrases)
+        layouts = [drift.phrase for drift in matches if drift.family == "layout"]
+        phrases = [drift.phrase for drift in matches if drift.family != "layout"]
+        yield Alarm(
+            "phrase_drift", odds, LEAST_LOG_ODDS, evidence, named, tuple(phrases[:8]), tuple(layouts[:8])
+        )
 
 
 def _reward(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:

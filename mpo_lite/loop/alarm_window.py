@@ -7,7 +7,7 @@ initial answers, it would be in alarm for the rest of the run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from types import MappingProxyType
@@ -93,6 +93,22 @@ def leave_out_verified(rollouts: Sequence[Rollout]) -> list[Rollout]:
     """The rollouts of the batches that the judge scored: alarms and meta steps are about judging."""
     verified = {rollout.batch for rollout in rollouts if rollout.verdict.source == "verifier"}
     return [rollout for rollout in rollouts if rollout.batch not in verified]
+
+
+def is_answered(alarm: Alarm, names: Collection[str], signs: Collection[str]) -> bool:
+    """Whether a meta step has dealt with what an alarm shows.
+
+    A step deals with an alarm by its name. Of what has become frequent, it knows the phrases that were named
+    then: the alarm is another one once most of those it names are new. (Single ones come and go from batch to
+    batch.)
+
+    Args:
+        alarm: The alarm.
+        names: Names of the alarms that the step was held for.
+        signs: What these named.
+    """
+    named = set(alarm.signs)  # a phrase may be an opening and a pair of words at once
+    return alarm.name in names and 2 * len(named - set(signs)) <= len(named)
 
 
 def alarm_row(alarm: Alarm, batch: int) -> JsonRow:

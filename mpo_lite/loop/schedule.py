@@ -17,7 +17,7 @@ from mpo_lite.errors import EndpointError, JudgeDown
 from mpo_lite.jsonl import JsonRow, journal
 from mpo_lite.judge.base import Sample
 from mpo_lite.llm import event_loop
-from mpo_lite.loop.alarm_window import AlarmWindow, alarm_row, leave_out_verified
+from mpo_lite.loop.alarm_window import AlarmWindow, alarm_row, is_answered, leave_out_verified
 from mpo_lite.loop.audit import Auditor
 from mpo_lite.loop.distributed import is_main
 from mpo_lite.loop.gate_budget import GateBudget, cost_of_pairs, gate_budget, paired_probes
@@ -49,6 +49,8 @@ class MetaScheduler:
         self._since = 0  # batches that a step has looked at
         self._began = 0  # batches done when the last step began
         self._answered: list[str] = []  # alarms that a step was held for
+        self._answered_signs: list[str] = []  # phrases and the like that these named
+        self._signs: list[str] = []  # those that the step under way looks at
         self._refusals = 0
         self._last_note = ""  # about a step that the gate's budget does not cover
         self._outcomes: dict[int, JsonRow] = {}
@@ -109,7 +111,8 @@ class MetaScheduler:
         config, batches = session.config, session.state.batch - self._began
         if session.meta is None or config.baseline or session.run.pinned.exists() or self._is_pending:
             return False
-        fresh = set(self._window.raised) - set(self._answered)
+        alarms = self._window.raised.values()
+        fresh = [each for each in alarms if not is_answered(each, self._answered, self._answered_signs)]
         early = config.schedule == "alarms" and fresh and batches >= config.cooldown
         return (batches >= config.interval or bool(early)) and self._is_affordable()
 
@@ -151,6 +154,7 @@ class MetaScheduler:
             latest=window.latest,
             checks=self._count_checks(batch),
         )
+        self._signs = sorted({sign for alarm in window.raised.values() for sign in alarm.signs})
         if self._auditor:
             self._auditor.begin_pairs(batch, snapshot.probes)
         self._step = event_loop.submit(meta_step(session, snapshot))
@@ -174,7 +178,7 @@ class MetaScheduler:
         if session.run.pinned.exists():
             row |= {"status": "failed", "rubric": None}
             row |= {"reason": "a version was pinned by hand meanwhile"}
-        self._settle(row)
+        self._settle(row | {"alarm_signs": self._signs})
 
     def _cancel_step(self) -> None:
         if self._step:
@@ -196,7 +200,8 @@ class MetaScheduler:
             self._record_alarms(self._window.add_first_scores(row["frozen"]))
             self._began = self._since = row["began"]
             if row["status"] in ("accepted", "unchanged"):
-                self._answered = row["alarms"]  # otherwise they still ask for a step
+                # Otherwise they still ask for a step.
+                self._answered, self._answered_signs = row["alarms"], row["alarm_signs"]
             self._rollouts = [rollout for rollout in self._rollouts if rollout.batch > self._since]
             refused = not is_accepted and any(attempt["status"] == "refused" for attempt in row["refused"])
             self._refusals = self._refusals + 1 if refused else 0
@@ -313,6 +318,7 @@ class MetaScheduler:
             "since": self._since,
             "began": self._began,
             "answered": self._answered,
+            "answered_signs": self._answered_signs,
             "refusals": self._refusals,
             "first_scores": dict(self._window.first_scores),
         }
@@ -327,7 +333,8 @@ class MetaScheduler:
         """
         journalled = leave_out_verified(journalled)
         self._since, self._began = state.get("since", 0), state.get("began", 0)
-        self._answered, self._refusals = state.get("answered", []), state.get("refusals", 0)
+        self._answered, self._answered_signs = state.get("answered", []), state.get("answered_signs", [])
+        self._refusals = state.get("refusals", 0)
         self._rollouts = self._recent(journalled, batch)
         self._window = AlarmWindow(state.get("first_scores", {}), self._audit_alarm(batch - 1))
         self._window.catch_up(journalled)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mpo_lite.alarms.alarms import Alarm
 from mpo_lite.config_sources import load_config
 from mpo_lite.errors import RunError
 from mpo_lite.jsonl import append_rows, journal, read_rows
@@ -65,6 +66,30 @@ def test_answers_to_fixed_prompts_that_a_kill_cut_short_are_taken_anew(session: 
         assert look() == whole
         asked.clear()
         assert look() == whole and not asked
+
+
+def test_phrases_that_no_step_has_dealt_with_start_an_early_one(session: Session) -> None:
+    def drift(*phrases: str) -> dict[str, Alarm]:
+        return {"phrase_drift": Alarm("phrase_drift", 3.0, 2.0, (), "…", phrases)}
+
+    scheduler, cooldown = MetaScheduler(session), session.config.cooldown
+    scheduler._window.raised = drift("as we saw", "excellent")
+    session.state.batch = cooldown
+    assert scheduler._is_due()
+    row = {"kind": "meta", "began": cooldown, "status": "unchanged", "reason": "", "refused": []}
+    looked_at = {"alarms": ["phrase_drift"], "alarm_signs": ["as we saw", "excellent"]}
+    scheduler._settle(row | looked_at | {"frozen": {}})
+    resumed = MetaScheduler(session)
+    resumed.restore(scheduler.state(), cooldown, [])
+    for each in (scheduler, resumed):
+        for phrases, due in ((("as we saw", "excellent"), False), (("as we saw", "so"), False)):
+            each._window.raised = drift(*phrases)
+            session.state.batch = 2 * cooldown
+            assert each._is_due() is due
+        each._window.raised = drift("indeed", "so")
+        assert each._is_due()
+        session.state.batch = 2 * cooldown - 1  # not before the cool-down is over
+        assert not each._is_due()
 
 
 def test_a_run_that_cannot_be_opened_is_free_again(session: Session) -> None:

@@ -1,11 +1,13 @@
 """The window of answers that a run's alarms look at."""
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpo_lite.loop.alarm_window import AlarmWindow, leave_out_verified
+from mpo_lite.alarms.alarms import Alarm
+from mpo_lite.loop.alarm_window import AlarmWindow, is_answered, leave_out_verified
 from mpo_lite.types import Assessment, Rollout, Verdict
 
 
@@ -77,6 +79,32 @@ def test_phrases_are_compared_with_the_answers_before_the_current_version() -> N
     assert alarm.name == "phrase_drift" and "excellent" in alarm.detail
     watch.add_batch([rollout(7, row, f"# Title {row}", 0.5 + row / 200) for row in range(64)])
     assert "length_collapse" in watch.raised  # lengths are still compared with those of the initial answers
+
+
+def test_an_alarm_is_answered_by_what_it_names() -> None:
+    flat = Alarm("flat_reward", 0.0, 0.02, (), "all the same")
+    drift = Alarm("phrase_drift", 3.0, 2.0, (), "…", ("as we saw", "excellent"), ("heading",))
+    held = (["flat_reward", "phrase_drift"], list(drift.signs))
+    assert is_answered(flat, *held) and is_answered(drift, *held)
+    assert not is_answered(flat, ["phrase_drift"], held[1])
+    # One phrase more or less is the same alarm, others are another one, and so is another layout.
+    assert is_answered(replace(drift, phrases=("as we saw", "so")), *held)
+    assert not is_answered(replace(drift, phrases=("indeed", "so")), *held)
+    assert not is_answered(replace(drift, phrases=(), layouts=("bullets",)), *held)
+
+
+def test_a_layout_that_spreads_is_named() -> None:
+    watch = AlarmWindow()
+    watch.add_batch(answers(1, 0))
+    listed = [
+        rollout(2, row, f"- {words(row + 128)}\n- so", 0.5 + row / 1000 + 0.2 * (row < 60))
+        for row in range(60)
+    ]
+    plain = [rollout(2, row, f"{words(row + 128)} so", 0.4) for row in range(60, 64)]
+    raised = {alarm.name: alarm for alarm in watch.add_batch([*listed, *plain])}
+    assert raised["phrase_drift"].layouts and not set(raised["phrase_drift"].phrases) & set(
+        raised["phrase_drift"].layouts
+    )
 
 
 BATCHES = st.lists(
