@@ -9,15 +9,13 @@ The details of alarms are shown to the meta-judge: another wording changes what 
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from mpo_lite.alarms.features import ResponseFeatures
+from mpo_lite.alarms.near_duplicates import near_duplicates
 from mpo_lite.alarms.phrase_drift import LEAST_LOG_ODDS, PhraseCounts, find_phrase_drift
 from mpo_lite.sanitize import pluralize
 
@@ -27,8 +25,8 @@ REPEATED = 0.2
 """Mean share of runs of four words that stood in the response before."""
 COPIED, COPIED_SHARE = 0.5, 0.1
 """A response of which half stands in its prompt is a copy; share of copies."""
-ALIKE, ALIKE_SHARE = 0.6, 0.1
-"""Jaccard similarity of two responses to different prompts; share of responses that have such a twin."""
+ALIKE_SHARE = 0.1
+"""Share of responses that have a near duplicate among those to other prompts."""
 FOREIGN, FOREIGN_SHARE = 0.2, 0.05
 """Share of letters in scripts the prompt does not use; share of such responses, or in another language."""
 DIRECTED_SHARE = 0.03
@@ -40,10 +38,6 @@ APART, FELL = 0.2, 0.05
 """How much further the reward rose than what the frozen first rubric gives, where that fell, by how much."""
 LEAST_ROWS = 8
 """Rows below which nothing is said of rewards, lengths and phrases."""
-
-_Shingle = tuple[str, ...]
-_Answer = tuple[str, frozenset[_Shingle]]
-"""A prompt, and the shingles of a response to it."""
 
 _CONTROL = re.compile(
     r"<[|｜][^<>]{1,40}[|｜]>|\[/?INST\]|<</?SYS>>|</?(?:s|bos|eos|start_of_turn|end_of_turn)>|\[UNK\]"
@@ -188,47 +182,6 @@ def _alike(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None
         yield Alarm(
             "near_duplicates", share, ALIKE_SHARE, evidence, "different prompts get the same response"
         )
-
-
-def near_duplicates(rows: Sequence[ResponseFeatures]) -> set[str]:
-    """Ids of responses that have a near duplicate among the responses to other prompts.
-
-    Only responses that share some of their rarest shingles are compared: of two sets whose Jaccard similarity
-    is t or more, the |x| - ⌈t·|x|⌉ + k rarest elements of each have k in common (prefix filtering; Chaudhuri,
-    Ganti & Kaushik 2006; Wang, Li & Feng 2012).
-    """
-    equal: defaultdict[_Answer, list[str]] = defaultdict(list)
-    for row in rows:
-        equal[row.prompt, row.shingles].append(row.id)
-    answers = list(equal)
-    frequency = Counter(shingle for _, shingles in answers for shingle in shingles)
-    common = [max(1, len(shingles) // 10) for _, shingles in answers]  # k
-    rarest: list[list[_Shingle]] = []
-    holders: defaultdict[_Shingle, list[int]] = defaultdict(list)
-    for place, (_, shingles) in enumerate(answers):
-        ranked = sorted(shingles, key=lambda shingle: (frequency[shingle], shingle))
-        rarest.append(ranked[: len(ranked) - math.ceil(ALIKE * len(ranked) - 1e-9) + common[place]])
-        for shingle in rarest[place]:
-            holders[shingle].append(place)
-    twins: set[int] = set()
-    for place, answer in enumerate(answers):
-        if place in twins:
-            continue
-        shared = Counter(chain.from_iterable(holders[shingle] for shingle in rarest[place]))
-        matches = {
-            other
-            for other, count in shared.items()
-            if count >= min(common[place], common[other]) and _are_alike(answer, answers[other])
-        }
-        twins |= matches | {place} if matches else set()
-    return {name for place in twins for name in equal[answers[place]]}
-
-
-def _are_alike(one: _Answer, other: _Answer) -> bool:
-    if one[0] == other[0]:
-        return False  # answers to one prompt may be alike
-    both = len(one[1] & other[1])
-    return both >= ALIKE * (len(one[1]) + len(other[1]) - both)
 
 
 def _script(window: Sequence[ResponseFeatures], reference: ReferenceWindow | None) -> Iterator[Alarm]:

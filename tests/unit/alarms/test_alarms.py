@@ -16,14 +16,13 @@ from hypothesis import strategies as st
 
 from mpo_lite.alarms import phrase_drift
 from mpo_lite.alarms.alarms import (
-    ALIKE,
     Alarm,
     ReferenceWindow,
     check_alarms,
     list_skipped_checks,
-    near_duplicates,
 )
 from mpo_lite.alarms.features import ResponseFeatures
+from mpo_lite.alarms.near_duplicates import ALIKE, near_duplicates
 from tests.support.essays import ask, essay, rows
 
 GERMAN = "Der Hund ist für die Menschen nicht nur ein Tier, und das ist gut mit dem Ball von den Kindern."
