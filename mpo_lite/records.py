@@ -73,6 +73,7 @@ class Metrics(Record):
     kl: float | None = None
     loss: float | None = None
     entropy: float | None = None
+    logprob_gap: float | None = None
     grad_norm: float | None = None
     tokens: float | None = None
     clipped: float | None = None

@@ -38,10 +38,11 @@ def _explain(task: Task) -> list[str]:
     longest = task.generation.max_new_tokens
     uses = {"prompt": data.prompt, "reference": data.reference, "cluster": data.cluster}
     columns = [f"{use}: {column or 'none'}" for use, column in uses.items()]
+    works = [task.judge_mode, *(f"sees the {part}" for part in task.judge_sees)]
     lines = [
         f"{task.name}: {task.description}",
         f"  purpose        {' '.join(task.purpose.split())}",
-        f"  judge          {' '.join(task.persona.split())} ({task.judge_mode})",
+        f"  judge          {' '.join(task.persona.split())} ({', '.join(works)})",
         f"  data           {data.source or 'none: use --data'} ({', '.join(columns)})",
         f"  answers        at most {pluralize(longest, 'token')}; {'; '.join(rules)}; otherwise 0",
     ]

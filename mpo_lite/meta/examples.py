@@ -19,7 +19,7 @@ async def add_examples(
     gate_judge: BudgetedJudge,
     batch: int,
 ) -> tuple[Objection, ...]:
-    """The objections, each to a kind of planted answer with the one that earned most; nothing is judged again.
+    """The objections, those to a kind of planted answer with the one that earned most; no call is made.
 
     Args:
         objections: To ``rubric``.

@@ -17,6 +17,7 @@ Track = dict[float, float | None]
 HEALTH = {
     "kl": ("KL to the initial policy", "A steep, steady rise often comes with hacking."),
     "entropy": ("Entropy of the policy", "Near 0 all its answers are the same, and it no longer learns."),
+    "logprob_gap": ("Log-probability of rewarded minus other tokens", "Above 0, likely answers are paid."),
     "tokens": ("Length of answers, tokens", "A sudden rise or fall is often what is being rewarded."),
     "clipped": ("Share of answers truncated at the token limit", "They are judged in their truncated form."),
     "spread": ("Spread of rewards within groups", "Standard deviation; at 0 there is nothing to learn from."),

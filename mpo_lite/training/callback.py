@@ -28,6 +28,7 @@ from mpo_lite.rubric_versions import RubricVersion
 from mpo_lite.sanitize import pluralize
 from mpo_lite.training.chat import Chat
 from mpo_lite.training.generate import generate, gold_row
+from mpo_lite.training.logprob_gap import GAP
 from mpo_lite.types import Completion
 
 # TRL's names of what the metrics of a batch take over from its log.
@@ -35,6 +36,7 @@ _TRL_METRICS = {
     "kl": "kl",
     "loss": "loss",
     "entropy": "entropy",
+    GAP: GAP,
     "grad_norm": "grad_norm",
     "completions/mean_length": "tokens",
     "completions/clipped_ratio": "clipped",

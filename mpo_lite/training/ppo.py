@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from mpo_lite.training.logprob_gap import LogprobGapMixin
 from mpo_lite.training.mpo import MPO
 from mpo_lite.training.trainers import PrefetchMixin
 
 VALUE_HEAD = "v_head"
 
 
-class PPO(PrefetchMixin, GRPOTrainer):
+class PPO(PrefetchMixin, LogprobGapMixin, GRPOTrainer):
     """The trainer; its arguments are a GRPOConfig, its policy has a value head (``add_value_head``).
 
     Args:

@@ -26,6 +26,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from mpo_lite.activity import Activity, activity
 from mpo_lite.training.chat import Chat
 from mpo_lite.training.generate import RowEnds
+from mpo_lite.training.logprob_gap import LogprobGapMixin
 from mpo_lite.training.mpo import MPO, text_of
 from mpo_lite.training.weight_sync import keep_frozen_weights
 
@@ -100,11 +101,11 @@ class PrefetchMixin:
             del model.generate
 
 
-class GRPO(PrefetchMixin, GRPOTrainer):
+class GRPO(PrefetchMixin, LogprobGapMixin, GRPOTrainer):
     """Group relative policy optimization (arXiv 2402.03300); arguments are a GRPOConfig."""
 
 
-class RLOO(PrefetchMixin, RLOOTrainer):
+class RLOO(PrefetchMixin, LogprobGapMixin, RLOOTrainer):
     """REINFORCE leave-one-out (arXiv 2402.14740); arguments are an RLOOConfig."""
 
 

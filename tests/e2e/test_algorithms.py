@@ -71,8 +71,9 @@ def test_judging_while_generating_changes_nothing_but_when(
     assert len(judged["overlap"]) == len(judged["no-overlap"]) > 0
     assert read_rows(one.rollouts) == read_rows(other.rollouts)
     for before, after in zip(read_rows(one.metrics), read_rows(other.metrics), strict=True):
-        for name in ("reward", "loss", "kl", "grad_norm"):
+        for name in ("reward", "loss", "kl", "grad_norm", "logprob_gap"):
             assert before[name] == after[name], name
+        assert before["logprob_gap"] != 0
 
 
 @pytest.mark.parametrize("mode", ["pointwise", "groupwise"])
