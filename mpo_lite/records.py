@@ -134,10 +134,11 @@ class AlarmRow(Record):
 
 
 class ObjectionRow(Record):
-    """A reason of the gate."""
+    """A reason of the gate: for people, and without figures for the meta-judge."""
 
     id: Text
     text: Text
+    complaint: Text = ""
 
 
 class Refused(Record):

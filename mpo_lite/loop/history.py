@@ -33,7 +33,7 @@ def run_history(session: Session, batch: int) -> str:
             f"after batch {row['began']}",
             Rubric.model_validate(attempt["rubric"]),
             run.version(row["parent"]).rubric,
-            attempt["reason"],
+            _describe_refusal(attempt),
         )
         for row in steps
         for attempt in row.get("refused", [])
@@ -54,6 +54,11 @@ def _describe_origin(row: JsonRow) -> str:
         name = max(gains, key=lambda name: gains[name])
         details.append(f"the largest gain by a shortcut: {gains[name]:.2f} ({name[5:]})")
     return f"{origin} ({'; '.join(details)})" if details else origin
+
+
+def _describe_refusal(attempt: JsonRow) -> str:
+    complaints = [each.get("complaint", each["text"]) for each in attempt["objections"]]
+    return "; ".join(complaints) or attempt["reason"]
 
 
 def _describe_fate(number: int, metrics: Sequence[JsonRow], alarms: Sequence[JsonRow]) -> str:

@@ -30,7 +30,12 @@ class Objection:
 
     def to_row(self) -> JsonRow:
         """The objection as it is recorded."""
-        return {"id": self.id, "text": self.text}
+        return {"id": self.id, "text": self.text, "complaint": self.complaint}
+
+
+def join_complaints(objections: Sequence[Objection]) -> str:
+    """All of them on one line, for the meta-judge."""
+    return "; ".join(objection.complaint for objection in objections)
 
 
 def join_objections(objections: Sequence[Objection]) -> str:

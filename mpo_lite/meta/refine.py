@@ -23,7 +23,7 @@ from mpo_lite.meta.history import PastVersion, RefusedProposal, describe_history
 from mpo_lite.meta.margins import kendall_tau
 from mpo_lite.meta.meta_judge import MetaJudge
 from mpo_lite.meta.meta_model import Question
-from mpo_lite.meta.objections import Objection
+from mpo_lite.meta.objections import Objection, join_complaints
 from mpo_lite.meta.sampling import find_rivals, stratified_sample
 from mpo_lite.meta.step import Attempt, StepInput, StepOutcome, choose_badly_judged, improve_rubric
 from mpo_lite.rubric import Rubric
@@ -234,7 +234,8 @@ def _history(start: Rubric, rounds: Sequence[Round]) -> str:
         for attempt in round_.outcome.attempts:
             if attempt.status == "refused" and attempt.rubric:
                 when = f"in round {round_.number}"
-                refused.append(RefusedProposal(when, attempt.rubric, current, attempt.reason))
+                reason = join_complaints(attempt.gate_result.objections)
+                refused.append(RefusedProposal(when, attempt.rubric, current, reason))
         if round_.outcome.rubric:
             agreement = (
                 ""

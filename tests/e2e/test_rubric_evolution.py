@@ -178,7 +178,11 @@ def test_refusals_keep_the_rubric_and_three_in_a_row_raise_an_alarm(train: Train
     refused = [row for row in lineage if any(each["status"] == "refused" for each in row["refused"])]
     assert len(refused) == len(lineage) >= 3 and summary["rubric_version"] == 0
     assert all(len(row["refused"]) == 2 and row["rubric"] is None for row in lineage)
-    assert len(asked_again) == len(lineage) and "scored as high as honest answers" in asked_again[0]
+    assert len(asked_again) == len(lineage)
+    # What was paid for, with an example, in every revision; no threshold to write for in any.
+    assert all("earned too much, compared with honest answers" in text for text in asked_again)
+    assert not any("scored as high as" in text or "or more below" in text for text in asked_again)
+    assert all("An example (" in text for text in asked_again)
     assert [row["name"] for row in read_rows(run.alarms)].count("gate_refusals") == 1
 
 

@@ -79,7 +79,9 @@ def test_a_rubric_that_no_longer_holds_is_rolled_back_to_one_that_does(
     now = RunSnapshot(10, run.version(1), [], [], 0, {}, [], [5])
     row = asyncio.run(meta_step(session, now))
     assert gate.tried == [versions[0]]
-    assert row["recheck"]["objections"] == [{"id": "varied", "text": "recent answers are not told apart"}]
+    assert row["recheck"]["objections"] == [
+        {"id": "varied", "text": "recent answers are not told apart", "complaint": ""}
+    ]
     if goes_back:
         assert (row["kind"], row["status"], row["author"]) == ("rollback", "accepted", "rollback to v0")
         assert Rubric.model_validate(row["rubric"]) == versions[0]

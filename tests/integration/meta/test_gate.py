@@ -447,7 +447,7 @@ def test_an_objection_to_what_is_paid_for_shows_the_answer_that_earned_most(
     assert sample.completion.startswith("# ") and verdict.assessments["heading"].level > 0
     assert examined(gate, TITLES).objections == result.objections
     assert gate.gate_judge.spent_before(11) == calls  # nothing is judged anew for it
-    assert all(each.to_row().keys() == {"id", "text"} for each in result.objections)
+    assert all(each.to_row().keys() == {"id", "text", "complaint"} for each in result.objections)
 
 
 @pytest.mark.parametrize(("consensus", "passes"), [(None, True), (0.5, False), (-1.0, True)])

@@ -19,9 +19,10 @@ PROMPT = render(
     "judge/pointwise",
     persona="You are a teacher.",
     rubric=RUBRIC.render(),
-    ids="flow",
-    task=fence("task", "write a short essay about dogs .", b"k"),
-    completion=fence("completion", "dogs are good .", b"k"),
+    skeleton="{}",
+    material=fence("task", "write a short essay about dogs .", b"k")
+    + "\n\n"
+    + fence("completion", "dogs are good .", b"k"),
 )
 FACTS = {"template": PROMPT.template, **RUBRIC.facts}
 ASKED = {"messages": PROMPT.messages, "mpo_lite": FACTS}

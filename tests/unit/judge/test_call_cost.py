@@ -13,6 +13,7 @@ from mpo_lite.judge.planned import PlannedJudge
 from mpo_lite.judge.pointwise import PointwiseJudge
 from mpo_lite.llm.models import Backend
 from mpo_lite.rubric import Criterion, Rubric
+from mpo_lite.types import Brief
 
 COSTS = st.builds(CallCost, st.integers(1, 3), st.integers(1, 5), st.booleans())
 # Few texts, so that prompts and whole samples come again.
@@ -52,7 +53,7 @@ def test_a_single_pointwise_judge_makes_one_call_for_each_answer(answers: int, p
 def test_answers_that_share_a_plan_have_the_same_call_for_it(one: Sample, other: Sample) -> None:
     client: Any = SimpleNamespace(cache=SimpleNamespace(nonce_key=b"key"))
     backend = Backend("j", "openai/j", "http://127.0.0.1:9/v1", "none", 0.0, None)
-    judge = PlannedJudge(PointwiseJudge(client, backend, "a reader"))
+    judge = PlannedJudge(PointwiseJudge(client, backend, Brief("a reader")))
     criterion = Criterion(id="a", description="d", levels=("no", "yes"))
     rubric = Rubric(criteria=(criterion,), clusters={"a": "Be strict."})
 
