@@ -80,9 +80,12 @@ def render(name: str, **values: str) -> Prompt:
 
 def repeats_template(name: str, text: str, run: int = 8) -> bool:
     """Whether a text shares at least ``run`` consecutive words with a template."""
-    parts = _SLOT_OR_HEADING.split(_template(name))
-    template_windows = {window for part in parts for window in _word_windows(part, run)}
-    return not template_windows.isdisjoint(_word_windows(text, run))
+    return any(repeats_text(part, text, run) for part in _SLOT_OR_HEADING.split(_template(name)))
+
+
+def repeats_text(source: str, text: str, run: int) -> bool:
+    """Whether a text shares at least ``run`` consecutive words with a source."""
+    return not set(_word_windows(source, run)).isdisjoint(_word_windows(text, run))
 
 
 def _word_windows(text: str, size: int) -> list[tuple[str, ...]]:

@@ -178,7 +178,7 @@ class MetaJudge(MetaModel):
             refinement = await self.ask(
                 "refine",
                 schemas.REFINED,
-                lambda data: schemas.parse_refinement(data, rubric),
+                lambda data: schemas.parse_refinement(data, rubric, critique.critique),
                 question,
                 blocks,
                 cluster=cluster,

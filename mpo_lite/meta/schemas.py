@@ -17,14 +17,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from mpo_lite.llm.structured_output import Schema, object_schema, whole_number
-from mpo_lite.prompts import repeats_template
+from mpo_lite.prompts import repeats_template, repeats_text
 from mpo_lite.rubric import CRITERION_ID, MAX_CRITERIA, MAX_LEVELS, Criterion, Rubric
 
 MAX_WORDS = 900
 """Words of a proposed rubric: a judge reads all of them with every answer."""
 MAX_SOURCES = 24
 """Rollouts kept as the provenance of one criterion, the latest ones."""
-_LEVEL_NUMBER = re.compile(r"^\s*(?:level\s*)?\d{1,2}\s*[:.)–-]\s+", re.IGNORECASE)
+COPIED_WORDS = 12
+"""Consecutive words of a critique that make a description a copy of it."""
+_LEVEL_NUMBER = re.compile(r"^\s*(?:level\s*)?\d{1,2}(?:\.\d+)?\s*[:.)–-]\s+", re.IGNORECASE)
 _INSTRUCTIONS = ("meta/refine", "meta/merge", "meta/revise")
 """Templates by which criteria are asked for."""
 
@@ -157,11 +159,22 @@ def parse_screening(data: dict[str, Any]) -> bool:
     return _Screened.model_validate(data).judged != "well"
 
 
-def parse_refinement(data: dict[str, Any], old: Rubric) -> Refinement:
-    """The changes that one critique calls for, as far as they concern ``old``."""
+def parse_refinement(data: dict[str, Any], old: Rubric, critique: str = "") -> Refinement:
+    """The changes that a critique calls for, as far as they concern ``old``.
+
+    Raises:
+        ValueError: A criterion repeats the critique, which is about one answer, or what the meta-judge was
+            told.
+    """
     refined = _Refined.model_validate(data)
     criteria = tuple(draft.criterion() for draft in refined.criteria)
     _require_own_words(criteria)
+    for criterion in criteria:
+        if repeats_text(critique, criterion.description, COPIED_WORDS):
+            raise ValueError(
+                f"{criterion.id}: the description repeats the critique; it must say what to look for in any "
+                "answer, not what was wrong with this one"
+            )
     rewritten = {criterion.id for criterion in criteria}
     drop = tuple(each.id for each in old.criteria if each.id in refined.drop and each.id not in rewritten)
     return Refinement(criteria, drop)

@@ -1,6 +1,7 @@
 """What the meta-judge is asked to answer with."""
 
 import re
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,24 @@ def test_levels_that_say_the_same_are_no_levels() -> None:
 
 
 def test_the_numbers_of_levels_are_no_part_of_them() -> None:
-    (criterion,) = refined("0: Absent.", "Level 1: There are 2: both.", "2) 3 of them.").criteria
+    (criterion,) = refined("0.92: Absent.", "Level 1: There are 2: both.", "2) 3 of them.").criteria
     assert criterion.levels == ("Absent.", "There are 2: both.", "3 of them.")
     (criterion,) = refined("2 reasons.", "3 reasons.").criteria
     assert criterion.levels == ("2 reasons.", "3 reasons.")
+
+
+def test_a_criterion_is_no_copy_of_the_critique() -> None:
+    critique = (
+        "It does not outline how religion bears on people, and its one example is not explained."
+    )
+    draft = {"id": "a", "levels": ["Absent.", "There."], "weight": 1, "kind": "merit"}
+    own = {**draft, "description": "Whether each example is explained: what it shows, and why."}
+    copied = {**draft, "description": f"The answer: {critique}"}
+
+    def parse(criterion: dict[str, Any]) -> schemas.Refinement:
+        data = {"change": "Examples have to be explained.", "criteria": [criterion], "drop": []}
+        return schemas.parse_refinement(data, OLD, critique)
+
+    assert parse(own).criteria[0].id == "a"
+    with pytest.raises(ValueError, match="a: the description repeats the critique"):
+        parse(copied)
