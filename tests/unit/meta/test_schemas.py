@@ -52,9 +52,7 @@ def test_the_numbers_of_levels_are_no_part_of_them() -> None:
 
 
 def test_a_criterion_is_no_copy_of_the_critique() -> None:
-    critique = (
-        "It does not outline how religion bears on people, and its one example is not explained."
-    )
+    critique = "It does not outline how religion bears on people, and its one example is not explained."
     draft = {"id": "a", "levels": ["Absent.", "There."], "weight": 1, "kind": "merit"}
     own = {**draft, "description": "Whether each example is explained: what it shows, and why."}
     copied = {**draft, "description": f"The answer: {critique}"}
