@@ -162,11 +162,13 @@ def require_proposal(rounds: Sequence[Round]) -> None:
 
 def response_sample(row: Row, response: str, task: Task) -> Sample:
     """A row of responses as judges take it, whoever wrote the response."""
+    # Rows that were written for something else may hold another thing under the reference's name.
+    reference = response_reference(row, task.data) if task.judge_sees else None
     return Sample(
         row["prompt"],
         response,
         response_cluster(row, task.data),
-        task.shown_reference({"reference": response_reference(row, task.data)}),
+        task.shown_reference({"reference": reference}),
         row.get("truncated") is True,  # as mpo-lite eval writes it
     )
 

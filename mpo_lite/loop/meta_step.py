@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from mpo_lite.alarms.alarms import Alarm
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.judge.base import Sample
-from mpo_lite.loop.history import run_history
 from mpo_lite.loop.meta_material import (
     choose_rollouts,
     find_unsure,
@@ -50,6 +49,7 @@ class RunSnapshot:
         alarms: Those standing.
         latest: The answers these looked at.
         checks: Steps that looked at the current rubric before, with the one that made it.
+        history: What became of earlier rubrics and proposals, for the meta-judge.
     """
 
     batch: int
@@ -60,6 +60,7 @@ class RunSnapshot:
     alarms: Mapping[str, Alarm]
     latest: Sequence[Rollout]
     checks: int
+    history: str = ""
 
 
 async def meta_step(session: Session, snapshot: RunSnapshot) -> JsonRow:
@@ -136,7 +137,7 @@ async def _step(session: Session, snapshot: RunSnapshot, frozen: dict[str, float
         rubric,
         f"batch-{batch}",
         _figures(health, snapshot.alarms, recheck),
-        run_history(session, batch),
+        snapshot.history,
         demands_change=bool(snapshot.alarms or recheck.objections or recheck.hints),
     )
     suspicious = [name for alarm in snapshot.alarms.values() for name in alarm.evidence]

@@ -21,6 +21,7 @@ from mpo_lite.loop.alarm_window import AlarmWindow, alarm_row, is_answered, leav
 from mpo_lite.loop.audit import Auditor
 from mpo_lite.loop.distributed import is_main
 from mpo_lite.loop.gate_budget import GateBudget, cost_of_pairs, gate_budget, paired_probes
+from mpo_lite.loop.history import run_history
 from mpo_lite.loop.meta_step import RunSnapshot, meta_step
 from mpo_lite.loop.session import Answer, Session, answer_row
 from mpo_lite.loop.version_scale import version_offset, version_scale
@@ -152,6 +153,7 @@ class MetaScheduler:
             alarms=dict(window.raised),
             latest=window.latest,
             checks=self._count_checks(batch),
+            history=run_history(session, batch),  # read here: the step itself runs on the event loop
         )
         self._signs = sorted({sign for alarm in window.raised.values() for sign in alarm.signs})
         if self._auditor:

@@ -47,7 +47,7 @@ class Attempt:
         status: What became of it.
         rubric: What was proposed; None where proposing failed.
         reason: Why it is not used; empty where it is.
-        finding: What the gate found.
+        gate_result: What the gate found.
     """
 
     status: StepStatus

@@ -220,7 +220,7 @@ def response_reference(row: Row, data: DataSource) -> Any:
     none.
     """
     column = response_reference_column(row, data)
-    return _column_value(row, column, "row") if column else None
+    return _column_value(row, column, "a row of the responses") if column else None
 
 
 def response_reference_column(row: Row, data: DataSource) -> str | None:

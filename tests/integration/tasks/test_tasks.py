@@ -6,6 +6,7 @@ import pytest
 
 from mpo_lite.cli.main import main
 from mpo_lite.errors import TaskError
+from mpo_lite.offline import response_sample
 from mpo_lite.prompts import prompts_dir
 from mpo_lite.tasks.spec import load_task
 
@@ -52,3 +53,9 @@ def test_the_reference_is_shown_where_the_task_says_so_and_never_the_gold_metric
     (tmp_path / "task.yaml").write_text(text.replace('"$a"', "a") + "judge_sees: [gold]\n")
     with pytest.raises(TaskError, match="judge_sees"):
         load_task(str(tmp_path))
+
+
+def test_a_reference_that_no_judge_sees_need_not_fit_the_tasks_column() -> None:
+    row = {"prompt": "Who?", "answers": ["a lion"]}  # the task's own data have answers.text
+    assert response_sample(row, "A lion.", load_task("qa")).reference == ""
+    assert response_sample({"prompt": "1+1?", "solution": "2"}, "2", load_task("math")).reference == "2"
