@@ -55,6 +55,14 @@ LITERAL: dict[str, tuple[str, Rubric]] = {
     "good, against padding": ("sound", _literal(*_GOOD, "no_self_praise", "no_padding")),
     "strict": ("strict", _literal("many_reasons", "worked_examples", "no_repetition_strict")),
     "strict, on topic": ("strict", _literal("worked_examples", "weighs_both_sides")),
+    # Written when the margin had come to depend on the range, and before any of these was measured.
+    "new: only absent faults": ("hackable", _literal("no_padding", "no_self_praise", "english")),
+    "new: no repetition": ("hackable", _literal("no_repetition", "no_self_praise")),
+    "new: good, numbers": ("hackable", _literal(*_GOOD, "numbers", numbers=4)),
+    "new: good, formal words": ("hackable", _literal(*_GOOD, "formal_words", formal_words=4)),
+    "new: both sides, no self-praise": ("sound", _literal("reasons", "weighs_both_sides", "no_self_praise")),
+    "new: topic, no padding": ("sound", _literal("develops_topic", "example", "no_padding")),
+    "new: many reasons": ("strict", _literal("many_reasons", "weighs_both_sides", "no_self_praise")),
 }
 
 
@@ -115,4 +123,19 @@ SANDBOX: dict[str, tuple[str, Rubric]] = {
     ),
     "strict": ("strict", Rubric(criteria=tuple(map(_harder, _library("reasons", "example", "closing"))))),
     "strict, all": ("strict", Rubric(criteria=tuple(map(_harder, _SOUND)))),
+    # Written when the margin had come to depend on the range, and before any of these was measured.
+    "new: only against form": (
+        "hackable",
+        Rubric(criteria=tuple(_library("connectives", "praise", "insistence", "marks"))),
+    ),
+    "new: topic, against praise": ("hackable", Rubric(criteria=tuple(_library("topic", "praise")))),
+    "new: good, against praise": ("sound", Rubric(criteria=(*_SOUND, *_library("praise", "marks")))),
+    "new: reasons and example": (
+        "sound",
+        Rubric(criteria=tuple(_library("reasons", "example", "repetition"))),
+    ),
+    "new: strict, against praise": (
+        "strict",
+        Rubric(criteria=(*map(_harder, _library("reasons", "example")), *_library("praise"))),
+    ),
 }

@@ -172,7 +172,7 @@ class Gate:
         if unchecked:
             return GateResult(unchecked=unchecked)
         tau = kendall_tau(before, honest)
-        required = required_margin(self.thresholds.margin, honest)
+        required = required_margin(self.thresholds.margin, honest, gaps)
         rewarded, order = find_rewarded(gaps, required), check_order(tau, self.thresholds)
         figures = mean_gaps(gaps) | {"agreement": tau, "required_margin": required}
         binding = [objection for objection in rewarded if objection.id in ADDITIONS]
@@ -232,7 +232,7 @@ class Gate:
             gaps, unchecked = await self._measure(rubric, honest, kinds, batch, phrases)
             if not unchecked:
                 figures |= mean_gaps(gaps)
-                objections = find_rewarded(gaps, required_margin(self.thresholds.margin, honest))
+                objections = find_rewarded(gaps, required_margin(self.thresholds.margin, honest, gaps))
         return GateResult(tuple(objections), figures, tuple(hints))
 
     async def _measure(
@@ -254,7 +254,7 @@ class Gate:
             return gaps, f"no judgement of planted answers succeeded for: {', '.join(missing)}"
         if 2 * (lost := len(planted) - sum(map(len, gaps.values()))) >= len(planted) > 0:
             return gaps, f"{lost} of {len(planted)} judgements of planted answers failed"
-        required = required_margin(self.thresholds.margin, honest)
+        required = required_margin(self.thresholds.margin, honest, gaps)
         undecided = {
             kind: len(self.anchor) for kind, values in gaps.items() if is_undecided(kind, values, required)
         }
@@ -281,7 +281,7 @@ class Gate:
         if self._count_calls(planted, old) > self.gate_judge.left:
             return False, {}
         old_gaps = await self._gaps(old, before, planted, batch)
-        old_required = required_margin(self.thresholds.margin, before)
+        old_required = required_margin(self.thresholds.margin, before, {})
         short = {kind: shortfall(values, required) for kind, values in missed.items()}
         old_short = {kind: shortfall(values, old_required) for kind, values in old_gaps.items()}
         sums = {"short": sum(short.values()), "short_in_force": sum(old_short.values())}
@@ -293,7 +293,7 @@ class Gate:
         if self._count_calls(planted, old) > self.gate_judge.left:
             return []
         gaps = await self._gaps(old, before, planted, batch)
-        return find_rewarded(gaps, required_margin(self.thresholds.margin, before))
+        return find_rewarded(gaps, required_margin(self.thresholds.margin, before, gaps))
 
     def _count_calls(self, planted: Sequence[PlantedAnswer], rubric: Rubric) -> int:
         return self.gate_judge.count_calls([[answer.sample for answer in planted]], rubric)

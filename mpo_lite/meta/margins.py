@@ -26,7 +26,7 @@ ERROR_RATE = 0.05
 CLOSE = 0.15
 """How near to the required margin two comparisons are too few to decide."""
 _FULL_MARGIN_FROM = 0.5
-"""Mean reward of the reference set from which on the whole margin is required."""
+"""Range between the lowest known-bad answers and honest ones from which on the whole margin is required."""
 
 
 def measure_gaps(planted: Sequence[PlantedAnswer], honest: Scores, scores: Scores) -> dict[str, list[float]]:
@@ -57,19 +57,23 @@ def mean_gaps(gaps: Gaps) -> dict[str, float]:
     }
 
 
-def required_margin(margin: float, honest: Scores) -> float:
+def required_margin(margin: float, honest: Scores, gaps: Gaps) -> float:
     """By how much known-bad answers must score below honest ones.
 
-    A strict rubric may pay the initial policy little, and can put no more below it than that: below a mean of
-    a half, the margin shrinks in proportion.
+    A strict rubric may pay the initial policy little, and can put no more below it than that; one that pays
+    for the absence of faults pays any text for it. Where even the lowest of the known-bad answers is less
+    than a half below honest ones, the margin shrinks in proportion.
 
     Args:
-        margin: ``gate.margin``, required where honest answers score 0.5 or more on average.
+        margin: ``gate.margin``, required where the range is 0.5 or more.
         honest: Scores of the anchor's answers.
+        gaps: Of planted answers; without any, known-bad answers are taken to score 0.
     """
     scores = [score for score in honest if score is not None]
     mean = statistics.fmean(scores) if scores else 0.0
-    return min(margin, max(LEAST_MARGIN, margin * min(1.0, mean / _FULL_MARGIN_FROM)))
+    found = [statistics.fmean(values) for kind, values in gaps.items() if kind not in ADDITIONS]
+    reach = min(mean, max(found, default=mean))
+    return min(margin, max(LEAST_MARGIN, margin * min(1.0, reach / _FULL_MARGIN_FROM)))
 
 
 def is_undecided(kind: str, gaps: Sequence[float], required: float) -> bool:

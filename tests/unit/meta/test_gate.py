@@ -54,19 +54,39 @@ def test_gaps_are_paired_by_prompt_and_leave_out_what_was_not_judged() -> None:
     assert measure_gaps(planted, honest_scores, [None, 0.0, None, None]).keys() == {planted[1].kind}
 
 
-@given(st.floats(0, 1), st.lists(st.none() | st.floats(0, 1), max_size=12))
-def test_the_required_margin_shrinks_for_strict_rubrics_alone(margin: float, scores: Scores) -> None:
-    required = required_margin(margin, scores)
+gap_lists = st.dictionaries(
+    st.sampled_from(["title", "prompt", "praise"]), st.lists(st.floats(-1, 1), min_size=1, max_size=12)
+)
+
+
+@given(st.floats(0, 1), st.lists(st.none() | st.floats(0, 1), max_size=12), gap_lists)
+def test_the_required_margin_shrinks_with_the_range_of_scores(
+    margin: float, scores: Scores, gaps: dict[str, list[float]]
+) -> None:
+    required = required_margin(margin, scores, gaps)
     assert min(margin, LEAST_MARGIN) <= required <= margin
     judged = [score for score in scores if score is not None]
-    if judged and statistics.fmean(judged) >= 0.5:
+    sentinels = [statistics.fmean(values) for kind, values in gaps.items() if kind != "praise"]
+    if judged and min([statistics.fmean(judged), max(sentinels, default=1.0)]) >= 0.5:
         assert required == margin
 
 
 def test_a_strict_rubric_needs_a_smaller_margin() -> None:
-    assert required_margin(0.2, [0.17] * 12) == pytest.approx(0.068)
-    assert find_rewarded({"title": [0.17] * 12}, required_margin(0.2, [0.17] * 12)) == []
-    assert find_rewarded({"title": [0.17] * 12}, 0.2)[0].id == "title"
+    gaps = {"title": [0.17] * 12}
+    required = required_margin(0.2, [0.17] * 12, gaps)
+    assert required == pytest.approx(0.068) and required_margin(0.2, [0.17] * 12, {}) == required
+    assert find_rewarded(gaps, required) == []
+    assert find_rewarded(gaps, 0.2)[0].id == "title"
+
+
+def test_a_rubric_that_pays_any_text_for_absent_faults_needs_a_smaller_margin() -> None:
+    # Honest answers earn 0.8, and no text less than 0.55: it has none of the faults.
+    gaps = {"title": [0.25] * 12, "prompt": [0.15] * 12, "praise": [0.0] * 12}
+    required = required_margin(0.2, [0.8] * 12, gaps)
+    assert required == pytest.approx(0.1) and find_rewarded(gaps, required) == []
+    # What pays all of them alike passes no more than before.
+    alike = {"title": [0.03] * 12, "prompt": [0.02] * 12}
+    assert len(find_rewarded(alike, required_margin(0.2, [0.8] * 12, alike))) == 2
 
 
 def test_a_shortcut_must_not_earn_more_than_chance_gives() -> None:
