@@ -31,7 +31,7 @@ class Record(BaseModel):
 class Environment(Record):
     """``env.json``: what a run was begun with."""
 
-    begun_by: Literal["train", "library"]
+    begun_by: Literal["train", "library", "serve"]
     mpo_lite: Text
     python: Text
     machine: Text
@@ -61,6 +61,7 @@ class Metrics(Record):
     rows: Count = 0
     judge_failures: Count
     failures: dict[FailureKind, Count] = {}
+    filled: Count = 0
     alarms: list[Text] = []
     gold: Share | None = None
     spread: float | None = None

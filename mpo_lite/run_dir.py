@@ -62,6 +62,8 @@ class RunDir:
         self.audit_pairs = path / "audit_pairs.jsonl"
         self.alarms = path / "alarms.jsonl"
         self.pinned = path / "pin.json"
+        self.service_state = path / "service.json"
+        self.served_prompts = path / "prompts.jsonl"
         self.stop = path / "stop.json"
         self.report = path / "report.html"
         self.checkpoints = path / "checkpoints"

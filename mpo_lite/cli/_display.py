@@ -35,11 +35,11 @@ class Display:
     """Shows the events of a run as they happen, and on a terminal the activities between them.
 
     Args:
-        steps: Generation batches of the whole run.
+        steps: Generation batches of the whole run; None where it has no end.
         status: Where to write.
     """
 
-    def __init__(self, steps: int, status: Status) -> None:
+    def __init__(self, steps: int | None, status: Status) -> None:
         self._status = status
         self._steps = steps
         self._gold: list[float] = []
@@ -76,13 +76,15 @@ class Display:
     def _show_batch(self, row: dict[str, Any]) -> None:
         if row["reward"] is not None and row["judge"]:
             self._rewards.append((row["version"], row["reward"]))
-        self._figures = _format_batch(row, self._gold, self._format_time_left())
+        left = [("left", self._format_time_left())] if self._steps else []
+        self._figures = [*_format_batch(row, self._gold), *left]
         if self._status.is_live:
             self._bar.update(self._task, completed=row["batch"])
             self._status.frame = self._panel
         else:
             line = "  ".join(f"{name} {value}" for name, value in self._figures)
-            self._status.print(Text(f"batch {row['batch']}/{self._steps}  {line}"))
+            of = f"/{self._steps}" if self._steps else ""
+            self._status.print(Text(f"batch {row['batch']}{of}  {line}"))
 
     def _panel(self, under_way: Sequence[Activity]) -> Panel:
         """The last batch, and the activities since."""
@@ -113,7 +115,7 @@ class Display:
         return "…" if seconds is None else f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
-def _format_batch(row: dict[str, Any], gold: list[float], left: str) -> list[tuple[str, str]]:
+def _format_batch(row: dict[str, Any], gold: list[float]) -> list[tuple[str, str]]:
     usd = format_spend(row["usd"], row.get("unmetered", 0))
     failed, kinds = row["judge_failures"], failures_in_words(row.get("failures", {}))
     by = f"v{row['version']}" if row["judge"] else "verifier"
@@ -129,7 +131,6 @@ def _format_batch(row: dict[str, Any], gold: list[float], left: str) -> list[tup
         ("calls so far", str(sum(row.get(f"{purpose}_calls", 0) for purpose in _PURPOSES))),
         ("cache hits so far", str(row["cache_hits"])),
         ("spend so far", usd),
-        ("left", left),
     ]
 
 

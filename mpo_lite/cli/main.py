@@ -25,6 +25,7 @@ from mpo_lite.loop.distributed import is_main
 COMMANDS = {
     "quickstart": "See Meta Policy Optimization work in three minutes: no key, no GPU, no network.",
     "train": "Train a policy against a judge whose rubric evolves.",
+    "serve": "Serve rewards to other RL engines while the rubric evolves.",
     "resume": "Resume a run that was stopped or killed.",
     "doctor": "Check installation, keys and models, and suggest fixes.",
     "try": "Check whether a judge and rubric give a usable reward signal.",

@@ -56,7 +56,7 @@ def open_session(options: JsonRow) -> tuple[Session, bool]:
     return session, resumes
 
 
-def open_run(config: Config, begun_by: Literal["train", "library"]) -> RunDir:
+def open_run(config: Config, begun_by: Literal["train", "library", "serve"]) -> RunDir:
     """Makes the run directory of a new run. Raises ``ConfigError`` where there is one already."""
     path = config.run_dir or new_folder("goal" if config.goal else Path(config.task).name)
     return RunDir.create(path, _with_full_names(config), {"begun_by": begun_by, **environment()})

@@ -44,7 +44,7 @@ def environment() -> dict[str, Any]:
         "machine": platform.machine(),
         "processes": world_size(),
         "threads": os.environ.get("OMP_NUM_THREADS"),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in _PACKAGES if find_spec(name)},
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import ceil
 from typing import NamedTuple, TypeVar
 
@@ -71,7 +71,7 @@ def score_batch(
         new = (rollout for rollout, row in zip(rollouts, batch, strict=True) if row.is_new)
         session.run.journal(new)
     session.finish_batch(
-        summarize_batch(rollouts, group_size, by_verifier)
+        summarize_batch(groups(rollouts, group_size), by_verifier)
         | {
             "batch": session.state.batch + 1,
             "version": session.state.version.number,
@@ -170,34 +170,35 @@ def has_spread(rewards: Sequence[Reward], group_size: int) -> bool:
     )
 
 
-def mean_spread(rewards: Sequence[Reward], group_size: int) -> float | None:
+def mean_spread(prompt_groups: Iterable[Sequence[Reward]]) -> float | None:
     """Standard deviation of rewards within prompt groups, mean over groups; None where no group has two."""
-    present = [[reward for reward in group if reward is not None] for group in groups(rewards, group_size)]
+    present = [[reward for reward in group if reward is not None] for group in prompt_groups]
     spreads = [statistics.pstdev(group) for group in present if len(group) > 1]
     return statistics.fmean(spreads) if spreads else None
 
 
-def summarize_batch(rollouts: Sequence[Rollout], group_size: int, by_verifier: bool) -> JsonRow:
+def summarize_batch(prompt_groups: Iterable[Sequence[Rollout]], by_verifier: bool = False) -> JsonRow:
     """Figures of one batch for ``metrics.jsonl``.
 
     Args:
-        rollouts: The batch.
-        group_size: Completions per prompt, G.
+        prompt_groups: The batch by prompt groups, none of them empty.
         by_verifier: Whether the task's verifier scored the batch instead of the judge.
 
     Returns:
         ``reward`` is None where nothing has one, ``spread`` also where the verifier scored the batch,
         ``disagreement`` without a panel.
     """
-    rewards = [rollout.reward for rollout in rollouts]
-    present = [reward for reward in rewards if reward is not None]
+    whole = list(prompt_groups)
+    rewards = [[rollout.reward for rollout in group] for group in whole]
+    rollouts = [rollout for group in whole for rollout in group]
+    present = [rollout.reward for rollout in rollouts if rollout.reward is not None]
     failures = [rollout.verdict.failure for rollout in rollouts if rollout.verdict.failure]
     differing = [
         rollout.verdict.disagreement for rollout in rollouts if rollout.verdict.disagreement is not None
     ]
     return {
         "reward": statistics.fmean(present) if present else None,
-        "spread": None if by_verifier else mean_spread(rewards, group_size),
+        "spread": None if by_verifier else mean_spread(rewards),
         "words": statistics.fmean(len(rollout.completion.split()) for rollout in rollouts),
         "rows": len(rollouts),
         "judge_failures": len(failures),

@@ -40,10 +40,12 @@ class MetaScheduler:
 
     Args:
         session: The run.
+        waits: Whether a batch waits for the outcome of a step that is to be published before it. Otherwise
+            the outcome is published before the first batch after it is there.
     """
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, waits: bool = True) -> None:
+        self._session, self._waits = session, waits
         self._window = AlarmWindow()
         self._rollouts: list[Rollout] = []  # of batches after _since
         self._since = 0  # batches that a step has looked at
@@ -72,8 +74,17 @@ class MetaScheduler:
         self._record_alarms(self._window.add_batch(rollouts))
         return sorted(self._window.raised)
 
-    def between_batches(self, answer: Answer) -> None:
+    @property
+    def has_outcome(self) -> bool:
+        """Whether a step under way has ended, and its outcome is not settled yet."""
+        return self._step is not None and self._step.done()
+
+    def between_batches(self, answer: Answer | None) -> None:
         """Publishes what is ready, and begins a step if one is due.
+
+        Args:
+            answer: The policy; None where it is out of reach: then no step sees what it answers to the
+                anchor's prompts by now.
 
         Raises:
             StopRun: A cap is reached, a model rejects calls permanently, or the user stops the run.
@@ -89,12 +100,13 @@ class MetaScheduler:
         elif (version := self._find_pin()) is not None:
             self._settle(self._pin_row(version))
         if session.config.baseline == "autoprompt" and not batch and not session.state.version.number:
+            assert answer is not None
             self._settle(self._refine_once(answer))
         if self._is_due():
             self._began = batch
         if self._is_pending and not self._step and not self._has_recorded_outcome():
             self._begin(answer)
-        if self._step and batch >= self._began + after:
+        if self._step and batch >= self._began + after and (self._waits or self._step.done()):
             self._finish(self._step)
 
     @property
@@ -133,7 +145,7 @@ class MetaScheduler:
     def _gate_budget(self) -> GateBudget | None:
         return gate_budget(self._session.context, self._session.state.anchor)
 
-    def _begin(self, answer: Answer) -> None:
+    def _begin(self, answer: Answer | None) -> None:
         """Starts the step on the batches done when it became due."""
         session, batch = self._session, self._began
         session.gate_judge.rewind(batch)
@@ -216,14 +228,14 @@ class MetaScheduler:
         gap = self._auditor.gap(batch) if self._auditor else None
         return gap.alarm if gap else None
 
-    def _probes(self, answer: Answer, batch: int) -> list[Sample]:
+    def _probes(self, answer: Answer | None, batch: int) -> list[Sample]:
         """What the policy answers now to the anchor's prompts, those to be paired first; journalled, as its
         weights move on.
         """
         session = self._session
         path, anchor = session.run.probes, session.state.anchor
         recorded = self._recorded_probes(batch)
-        if recorded or not anchor:
+        if recorded or not anchor or answer is None:
             return recorded
         rows: list[JsonRow] = []
         drawn = random.Random(f"probes-{session.config.seed}-{batch}")

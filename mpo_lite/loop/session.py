@@ -129,7 +129,11 @@ class Session:
         if len(self.run.rows(path)) < count:  # only at the first batch: later checkpoints count these rows
             prompts = random.Random(f"anchor-{config.seed}").sample(train, count)
             write_journal(path, map(answer_row, prompts, answer(prompts)))
-        self.state.anchor = tuple(self.to_samples(self.run.rows(path)))
+        self.load_anchor()
+
+    def load_anchor(self) -> None:
+        """Takes the initial policy's answers from the run's journal."""
+        self.state.anchor = tuple(self.to_samples(self.run.rows(self.run.anchor)))
 
     def to_samples(self, rows: Sequence[JsonRow]) -> list[Sample]:
         """Rows of ``answer_row`` as judges take them."""

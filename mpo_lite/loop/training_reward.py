@@ -114,8 +114,8 @@ def compose_rewards(
     combined = [
         value for group in groups(rollouts, group_size) for value in _sum_standardized(rubric, group, weights)
     ]
-    spread = mean_spread(combined, group_size)
-    factor = (mean_spread(rewards, group_size) or 0.0) / spread if spread else 0.0
+    spread = mean_spread(groups(combined, group_size))
+    factor = (mean_spread(groups(rewards, group_size)) or 0.0) / spread if spread else 0.0
     return [
         None if value is None else level + factor * value
         for value, level in zip(combined, _group_means(rewards, group_size), strict=True)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +15,9 @@ from mpo_lite.checkpoints import MANIFEST
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, StopRun, refusals, storage_errors
 from mpo_lite.loop.context import RunContext
-from mpo_lite.loop.distributed import is_main, run_on_main, world_size
+from mpo_lite.loop.distributed import is_main, run_on_main
 from mpo_lite.loop.session import Session
+from mpo_lite.loop.signals import stoppable
 from mpo_lite.training.callback import MPOCallback, set_random_state
 from mpo_lite.training.mpo import MPO
 from mpo_lite.training.policy import (
@@ -103,7 +100,7 @@ def train(session: Session, checkpoint: Path | None = None) -> TrainingOutcome:
         if is_lead := is_main():
             session.run.note_stop("")
         try:
-            with _stoppable(session):
+            with stoppable(session, "stopping after this batch; press Ctrl-C again to stop at once"):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except StopRun as reason:
             stop = reason
@@ -144,28 +141,3 @@ def _save_border(trainer: Any, callback: MPOCallback) -> None:
     set_random_state(callback.random_state)
     trainer._save_checkpoint(trainer.model, trial=None)
     callback.complete_checkpoint(checkpoint)
-
-
-@contextmanager
-def _stoppable(session: Session) -> Generator[None]:
-    """Ctrl-C and SIGTERM end the run at the next safe place; a second one ends it at once."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
-
-    def ask_to_stop(number: int, frame: Any) -> None:
-        if not session.state.interrupted:
-            # On a thread: the signal may have come amid a write to the stream, which cannot be entered twice.
-            said = "stopping after this batch; press Ctrl-C again to stop at once"
-            threading.Thread(target=session.context.note, args=(said,)).start()
-        session.interrupt()
-        if world_size() == 1:  # a launcher sends on what the terminal has sent already
-            for each in signals:
-                signal.signal(each, before[each])
-
-    for number in signals:
-        signal.signal(number, ask_to_stop)
-    try:
-        yield
-    finally:
-        for number in signals:
-            signal.signal(number, before[number])
