@@ -20,6 +20,9 @@ def stoppable(session: Session, note: str) -> Generator[None]:
         session: The run.
         note: What is said then.
     """
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
     signals = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in signals}
 

@@ -201,11 +201,6 @@ class Batches:
         while self.open and self.open[0].is_done:
             yield self.open.pop(0)
 
-    def finish(self) -> None:
-        """Waits for nothing any more: what has come is all that comes."""
-        for group in list(self._joinable.values()):
-            self._close_group(group)
-
     def _batch_for_new_group(self, step: int | None, current: RubricVersion) -> Batch:
         newest = self.open[-1] if self.open else None
         if newest and step is not None and newest.step is not None and step > newest.step:

@@ -135,9 +135,8 @@ class RubricOwner:
                 self.is_stopping = True
 
     async def stop(self) -> None:
-        """Takes what has come as all that comes, finishes its batches, and ends."""
+        """Finishes what is done, and ends; open batches are completed after a restart."""
         self.is_stopping = True
-        self._batches.finish()
         await self._finish()
 
     def close_batch(self) -> int | None:
@@ -253,9 +252,8 @@ class RubricOwner:
 
     def _finish_done_batches(self) -> None:
         """Has what follows a batch done in the background, where there is something."""
-        first = self._batches.open[0] if self._batches.open else None
-        is_idle = first is None and self.scheduler.has_outcome
-        if ((first and first.is_done) or is_idle) and not self._finishing.locked():
+        is_done = bool(self._batches.open) and self._batches.open[0].is_done
+        if (is_done or self.scheduler.has_outcome) and not self._finishing.locked():
             task = asyncio.ensure_future(self._finish())
             task.add_done_callback(self._note_failure)
 
@@ -263,7 +261,7 @@ class RubricOwner:
         async with self._finishing:
             for batch in self._batches.take_done():
                 await asyncio.to_thread(self._finish_batch, batch)
-            if not self._batches.open and self.scheduler.has_outcome:
+            if self.scheduler.has_outcome:  # open batches keep the version they began with
                 await asyncio.to_thread(self._between_batches)
 
     def _note_failure(self, task: asyncio.Future[None]) -> None:

@@ -84,6 +84,8 @@ def serve(
         context = prepare_run(served, observe, _prompts(served, rows))
         try:
             context.check_models()
+            if context.task.verifier:
+                context.note("the judge scores all answers: the engine itself can use the task's verifier")
             if config.simulated:
                 context.note(simulated_note(config.simulated))
             session = Session(context, _find_or_make_run(config))
@@ -113,12 +115,6 @@ def check_config(config: Config) -> None:
         raise ConfigError(
             "--baseline autoprompt: refines on answers of the policy, which a service does not have; refine "
             "the rubric first (mpo-lite refine) and pass it by --rubric with --baseline iter0"
-        )
-    verifier = task_of(config).verifier
-    if verifier and verifier.rate:
-        raise ConfigError(
-            f"task {config.task}: has the verifier score a share of the batches, which is for the engine to "
-            "do here; set verifier.rate to 0 in a task folder of your own"
         )
 
 

@@ -65,38 +65,42 @@ class LLMServer:
     async def _models(self, request: web.Request) -> web.StreamResponse:
         return self.models()
 
-    async def _body(self, request: web.Request) -> tuple[Body, "web.Response | str | None"]:
+    async def _body(self, request: web.Request) -> tuple[Body, Body | None, "web.Response | str | None"]:
         body = await request.json()
         self.requests.append(body)
         # Asked without a schema, a model reads the form off the prompt: ours remembers the last one seen.
         form = body.get("output_format") or (body.get("response_format") or {}).get("json_schema", {})
         for tool in body.get("tools") or []:
             form = {"schema": tool.get("input_schema") or tool["function"]["parameters"]}
-        self._schema = form.get("schema") or self._schema
+        schema = self._schema = form.get("schema") or self._schema
         if self.delay:
             await asyncio.sleep(self.delay)
         sent = request.headers.get("x-api-key") or request.headers.get("authorization", "").removeprefix(
             "Bearer "
         )
         if self.key and sent != self.key:
-            return body, web.json_response({"error": {"message": "bad key", "type": "auth"}}, status=401)
-        return body, self.fault(kind_of(prompt_text(body)), body)
+            return (
+                body,
+                schema,
+                web.json_response({"error": {"message": "bad key", "type": "auth"}}, status=401),
+            )
+        return body, schema, self.fault(kind_of(prompt_text(body)), body)
 
     async def _openai(self, request: web.Request) -> web.Response:
-        body, answer = await self._body(request)
+        body, schema, answer = await self._body(request)
         if isinstance(answer, web.Response):
             return answer
-        text = answer_for(self._schema, body) if answer is None else answer
+        text = answer_for(schema, body) if answer is None else answer
         if body.get("tools") and answer is None:
             call = {"id": "t1", "type": "function", "function": {"name": "reply", "arguments": text}}
             return web.json_response(openai_reply(None, "tool_calls", tool_calls=[call]))
         return web.json_response(openai_reply(text))
 
     async def _anthropic(self, request: web.Request) -> web.Response:
-        body, answer = await self._body(request)
+        body, schema, answer = await self._body(request)
         if isinstance(answer, web.Response):
             return answer
-        text = answer_for(self._schema, body) if answer is None else answer
+        text = answer_for(schema, body) if answer is None else answer
         content: Body = {"type": "text", "text": text}
         if body.get("tools") and answer is None:
             name = body["tools"][0]["name"]
