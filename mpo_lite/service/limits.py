@@ -9,6 +9,8 @@ from urllib.parse import parse_qs
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+FAR_TOO_LARGE = 8
+"""Times the largest body that is still read, though not kept, before it is refused."""
 OPEN_PATHS = ("/healthz",)
 """What anyone may ask for: whether the service is up."""
 
@@ -37,7 +39,7 @@ class Limits:
             why = "no or wrong token: send it as 'Authorization: Bearer TOKEN', or add ?token=TOKEN"
             return await _refuse(401, why, scope, receive, send)
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self._max_bytes:
+        if not length.isdigit() or int(length) > FAR_TOO_LARGE * self._max_bytes:
             return await self._refuse_size(scope, receive, send)
         try:
             async with asyncio.timeout(self._body_timeout_s):
@@ -62,15 +64,20 @@ class Limits:
         return hmac.compare_digest(sent, self._token) or hmac.compare_digest(in_address, self._token)
 
     async def _read(self, receive: Receive) -> bytes | None:
-        """The whole body; None where it is too large."""
-        body = bytearray()
+        """The whole body; None where it is too large.
+
+        Such a body is read to its end all the same, unless that is far: a client that is still sending would
+        not see the refusal.
+        """
+        body, size = bytearray(), 0
         while True:
             message = await receive()
-            body += message.get("body", b"")
-            if len(body) > self._max_bytes:
-                return None
-            if not message.get("more_body"):
-                return bytes(body)
+            part = message.get("body", b"")
+            size += len(part)
+            if size <= self._max_bytes:
+                body += part
+            if not message.get("more_body") or size > FAR_TOO_LARGE * self._max_bytes:
+                return bytes(body) if size <= self._max_bytes else None
 
     async def _refuse_size(self, scope: Scope, receive: Receive, send: Send) -> None:
         why = f"the body has more than {self._max_bytes:,} bytes; send fewer answers at once"
