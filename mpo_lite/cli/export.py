@@ -48,9 +48,10 @@ def command(run_dir: Path, folder: Path | None, hub_id: str | None, private: boo
     if not folder and not hub_id:
         raise ConfigError("export: give a destination: --merge DIR, --push HUB_ID, or both")
     run, config = RunDir.open(run_dir, {})
-    if run.begun_by == "library":
+    if run.begun_by != "train":
+        owner = "a service" if run.begun_by == "serve" else "a trainer of your own"
         raise ConfigError(
-            f"{run_dir}: written by a trainer of your own, which has the policy; merge it in that script"
+            f"{run_dir}: written by {owner}; the policy is where it was trained: merge it there"
         )
     checkpoint = intact_checkpoint(run)
     if hub_id:

@@ -11,8 +11,9 @@ from dotenv import load_dotenv
 from mpo_lite.cli._options import config_options, json_option
 from mpo_lite.cli._run_job import print_complete, run_job
 from mpo_lite.cli.terminal import echo
+from mpo_lite.loop.begin import CHANGEABLE
 from mpo_lite.loop.distributed import is_main
-from mpo_lite.training.resume import CHANGEABLE, open_resumable
+from mpo_lite.training.resume import open_resumable
 
 
 @click.command("resume", short_help="Resume a run that was stopped or killed.")

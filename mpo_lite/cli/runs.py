@@ -48,6 +48,8 @@ def _summarize_run(path: Path) -> dict[str, Any]:
     try:
         run, config = RunDir.open(path, {})
         figures = compute_figures(run, config)
+        state = describe_state(run, config, figures["steps"])
+        steps = None if run.begun_by == "serve" else config.steps  # a service has no last batch
     except MPOError as error:
         return {
             "name": path.name,
@@ -61,9 +63,9 @@ def _summarize_run(path: Path) -> dict[str, Any]:
         }
     return {
         "name": path.name,
-        "state": describe_state(run, config, figures["steps"]),
+        "state": state,
         "step": figures["steps"],
-        "steps": config.steps,
+        "steps": steps,
         "rubric_version": figures["rubric_version"],
         "reward": figures["reward"],
         "gold": figures["gold"],
@@ -73,11 +75,13 @@ def _summarize_run(path: Path) -> dict[str, Any]:
 
 def _format_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The lines of the table. The terminal wraps them, which keeps the name at the start of a line whole."""
-    sound = [_format_cells(row) for row in rows if row["steps"]]  # the others have no figures
+    sound = [_format_cells(row) for row in rows if row["reward"]]  # the others have no figures
     table = [_HEADINGS, *sound] if sound else []
     widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]
     unreadable = [
-        f"{escape_controls(row['name'])}  {escape_controls(row['state'])}" for row in rows if not row["steps"]
+        f"{escape_controls(row['name'])}  {escape_controls(row['state'])}"
+        for row in rows
+        if not row["reward"]
     ]
     return [*(_align(cells, widths) for cells in table), *unreadable]
 
@@ -87,7 +91,7 @@ def _format_cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         escape_controls(row["name"]),
         row["state"],
-        f"{row['step']}/{row['steps']}",
+        f"{row['step']}/{row['steps']}" if row["steps"] else str(row["step"]),
         f"v{row['rubric_version']}",
         _format_number(reward["end"]),
         f"{_format_number(gold['start'])}→{_format_number(gold['end'])}" if gold else "–",

@@ -12,7 +12,9 @@ from mpo_lite.cli._display import Display
 from mpo_lite.cli._options import GROUPS, GroupedCommand, config_options, overrides_option
 from mpo_lite.cli.status import Status
 from mpo_lite.cli.terminal import echo
+from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
+from mpo_lite.run_dir import RunDir
 from mpo_lite.service.serving import Address, serve
 
 SETTINGS = (
@@ -73,7 +75,7 @@ def command(
     mpo-lite serve --judge gpt-4o --meta claude --run-dir runs/essay
     curl -H "Authorization: Bearer $(cat runs/essay/token)" http://127.0.0.1:8700/v1/status
     """
-    config = load_config(config_file, {**flags, "steps": ENDLESS}, overrides)
+    config = _read_config(config_file, flags, overrides)
     address = Address(
         host, port, token_env, needs_token=not no_token, max_mb=max_body, group_wait_s=group_wait
     )
@@ -84,6 +86,15 @@ def command(
         finally:
             display.close()
     echo(f"stopped; continue with the same command and --run-dir {run.path}")
+
+
+def _read_config(config_file: Path | None, flags: dict[str, Any], overrides: tuple[str, ...]) -> Config:
+    """The configuration; that of a run which is named and nothing else."""
+    folder = flags["run_dir"]
+    others = [value for name, value in flags.items() if name != "run_dir" and value is not None]
+    if folder and RunDir(folder).exists() and not (config_file or others or overrides):
+        return load_config(RunDir(folder).config_file, {"run_dir": folder}, environ={})
+    return load_config(config_file, {**flags, "steps": ENDLESS}, overrides)
 
 
 def _describe(url: str, token: str, address: Address) -> str:

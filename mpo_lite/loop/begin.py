@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 
 from mpo_lite.config import SANDBOX, Config
 from mpo_lite.config_sources import load_config
+from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.llm.models import full_name
 from mpo_lite.loop.context import prepare_run
@@ -20,6 +21,12 @@ from mpo_lite.loop.environment import environment
 from mpo_lite.loop.session import Session
 from mpo_lite.model_config import Model
 from mpo_lite.run_dir import RunDir, new_folder
+
+CHANGEABLE = (
+    "steps", "judge_api_base", "meta_api_base", "judge_fallback", "max_usd", "max_calls", "max_tokens",
+    "max_judge_failures", "concurrency", "log_calls",
+)  # fmt: skip
+"""Settings that may change in a run: with others, its batches could not be found again or compared."""
 
 _log = logging.getLogger(__name__)
 _open: WeakValueDictionary[Path, Session] = WeakValueDictionary()
@@ -60,6 +67,25 @@ def open_run(config: Config, begun_by: Literal["train", "library", "serve"]) -> 
     """Makes the run directory of a new run. Raises ``ConfigError`` where there is one already."""
     path = config.run_dir or new_folder("goal" if config.goal else Path(config.task).name)
     return RunDir.create(path, _with_full_names(config), {"begun_by": begun_by, **environment()})
+
+
+def continue_run(run: RunDir, config: Config) -> None:
+    """Continues a run with a configuration, which may differ from the run's in ``CHANGEABLE``.
+
+    Raises:
+        ConfigError: It differs in something else.
+        RunError: The run's own was changed by hand.
+    """
+    run.require_own_config()
+    saved, asked = load_config(run.config_file, environ={}), _with_full_names(config)
+    changed = {name for name in Config.model_fields if getattr(saved, name) != getattr(asked, name)}
+    if fixed := sorted(changed - {*CHANGEABLE, "run_dir"}):
+        raise ConfigError(
+            f"{run.path}: {', '.join(fixed)} cannot change in a run, and differs from its config.yaml; name "
+            "the run alone to continue it as it is, or name another --run-dir"
+        )
+    if changed & {*CHANGEABLE}:
+        run.reconfigure(asked, len(run.rows(run.metrics)))
 
 
 def _find_or_make_run(config: Config) -> tuple[Path, bool]:

@@ -84,9 +84,11 @@ def compute_figures(run: RunDir, config: Config, until: int | None = None) -> Js
 
 
 def describe_state(run: RunDir, config: Config, batches: int) -> str:
-    """``training`` now, ``done``, ``stopped`` before its last batch, or ``not begun``."""
+    """``training`` or ``serving`` now, ``done``, ``stopped`` before its last batch, or ``not begun``."""
     done = "done" if batches >= config.steps else "stopped" if batches else "not begun"
-    return "training" if run.locked() else done
+    if not run.locked():
+        return done
+    return "serving" if run.begun_by == "serve" else "training"
 
 
 def describe_changes(added: Sequence[str], changed: Sequence[str], dropped: Sequence[str]) -> str:

@@ -6,12 +6,12 @@ import asyncio
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from mpo_lite import __version__
 from mpo_lite.errors import BudgetReached
 from mpo_lite.rubric import dump_rubric
 from mpo_lite.service.batches import Submission
@@ -72,7 +72,7 @@ def make_app(owner: RubricOwner, token: str, max_bytes: int, body_timeout_s: flo
         max_bytes: Largest body of a request.
         body_timeout_s: Seconds within which a body must have come.
     """
-    app = FastAPI(title="mpo-lite", version=__version__, description=DESCRIPTION)
+    app = FastAPI(title="mpo-lite", version=version("mpo-lite"), description=DESCRIPTION)
     metrics = Metrics(owner)
     scoring = Scoring(owner, metrics)
     app.add_exception_handler(Unavailable, _reply_unavailable)

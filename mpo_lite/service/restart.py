@@ -72,8 +72,8 @@ class PromptRows:
 class Judged:
     """Answers that were judged before a restart, and whose clients may not have been answered.
 
-    A client that sends one again is given the same reward by the same rubric version. Answers are told apart
-    by their text: engines name none.
+    A client that sends one again is given the same reward by the same rubric version. Answers are
+    distinguished by their text: engines name none.
     """
 
     def __init__(self) -> None:

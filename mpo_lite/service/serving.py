@@ -17,7 +17,7 @@ from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.llm import event_loop
-from mpo_lite.loop.begin import open_run
+from mpo_lite.loop.begin import continue_run, open_run
 from mpo_lite.loop.context import Observer, prepare_run
 from mpo_lite.loop.session import Session
 from mpo_lite.loop.signals import stoppable
@@ -133,9 +133,7 @@ def read_token(run: RunDir, address: Address) -> str:
 
 
 def _prompts(config: Config, rows: dict[str, JsonRow]) -> Prompts:
-    """The task's data, where it is at hand, for references and clusters; the prompts themselves come from
-    clients.
-    """
+    """The task's data, where it is given, for references and clusters; prompts come from clients."""
     if config.data or config.task == "sandbox":
         loaded = load_prompts(task_of(config).data)
         rows |= {prompt: dict(row) for prompt, row in loaded.rows.items()}
@@ -147,7 +145,7 @@ def _find_or_make_run(config: Config) -> RunDir:
 
     if config.run_dir and (run := RunDir(config.run_dir)).exists():
         require_served(run)
-        run.require_own_config()
+        continue_run(run, config)
         return run
     return open_run(config, "serve")
 

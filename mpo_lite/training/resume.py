@@ -15,18 +15,13 @@ from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.judge.pool import models_of, require_prices
 from mpo_lite.llm.ledger import Ledger
+from mpo_lite.loop.begin import CHANGEABLE
 from mpo_lite.loop.context import Observer
 from mpo_lite.loop.distributed import is_main, run_on_main
 from mpo_lite.options import Options
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.training.job import Result, train
-
-CHANGEABLE = (
-    "steps", "judge_api_base", "meta_api_base", "judge_fallback", "max_usd", "max_calls", "max_tokens",
-    "max_judge_failures", "concurrency", "log_calls",
-)  # fmt: skip
-"""Settings that may change in a run: with others, its batches could not be found again or compared."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +96,8 @@ def open_resumable(path: Path, changes: JsonRow, place: str | None) -> Generator
             f"{path}: written by a trainer of your own; run that script again, with "
             "trainer.train(resume_from_checkpoint=True)"
         )
+    if run.begun_by == "serve":
+        raise ConfigError(f"{path}: written by a service; start that again: mpo-lite serve --run-dir {path}")
     run_on_main(run.lock)
     try:
         checkpoint = run_on_main(lambda: resumable_checkpoint(run, place))

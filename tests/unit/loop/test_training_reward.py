@@ -95,8 +95,8 @@ def test_normalizing_keeps_every_groups_mean_and_the_mean_spread(batch: Batch) -
     for before, after in zip(groups(rewards, SIZE), groups(told, SIZE), strict=True):
         if None not in before:
             assert statistics.fmean(after) == pytest.approx(statistics.fmean(before), abs=1e-9)  # type: ignore[arg-type]
-    spread = mean_spread(told, SIZE)
-    assert spread == pytest.approx(mean_spread(rewards, SIZE), abs=1e-9) or spread == pytest.approx(
+    spread = mean_spread(groups(told, SIZE))
+    assert spread == pytest.approx(mean_spread(groups(rewards, SIZE)), abs=1e-9) or spread == pytest.approx(
         0, abs=1e-9
     )
 
