@@ -7,13 +7,18 @@ sync. Here each adapted layer is merged on a copy of its own, one at a time, whi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.distributed.tensor import DTensor
+
+
+_PREFIX = "base_model.model."
+"""Peft's, before the names that a policy's modules have without an adapter."""
 
 
 def keep_frozen_weights(engine: Any, unsent: tuple[str, ...] = ()) -> None:
@@ -26,37 +31,40 @@ def keep_frozen_weights(engine: Any, unsent: tuple[str, ...] = ()) -> None:
     passing = engine._iter_named_params
 
     def iterate_weights() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, data in merged_weights(engine.model, passing):
+        for name, data in merged_weights(engine.model, passing, engine._fix_param_name_to_vllm):
             if not name.startswith(unsent):
                 yield name, data
 
     engine._iter_named_params = iterate_weights
 
 
-def merged_weights(model: Any, passing: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def merged_weights(
+    model: Any, passing: Any, name_in_engine: Callable[[str], str]
+) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights of a policy under their names in the engine, the adapter merged in.
 
     Args:
         model: The policy.
         passing: Gives name and data of each weight that is sent; TRL's ``_iter_named_params``.
+        name_in_engine: Of a weight of the policy without its adapter; TRL's ``_fix_param_name_to_vllm``.
 
     Raises:
-        RuntimeError: TRL did not pass over all adapted layers, or not over the weights themselves.
+        RuntimeError: TRL did not pass over all adapted layers.
     """
     if not isinstance(model, PeftModel):
         yield from passing()
         return
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     adapted = {
-        data.data_ptr(): (layer, name)
-        for layer in layers
-        for name, data in layer.get_base_layer().named_parameters(recurse=False)
+        name_in_engine(f"{name.removeprefix(_PREFIX)}.{own_name}"): (layer, own_name)
+        for name, layer in layers.items()
+        for own_name, _ in layer.get_base_layer().named_parameters(recurse=False)
     }
-    left = set(layers)
+    left = set(layers.values())
     with _suspend_merging(model):
         for name, data in passing():
-            if data.data_ptr() in adapted:
-                layer, own_name = adapted[data.data_ptr()]
+            if name in adapted:
+                layer, own_name = adapted[name]
                 left.discard(layer)
                 data = _merge_parameter(layer, own_name)
             yield name, data
@@ -81,7 +89,8 @@ def _merge_parameter(layer: Any, name: str) -> torch.Tensor:
     before = [(key, each, each.data, dict(vars(each))) for key, each in base.named_parameters(recurse=False)]
     try:
         layer.merge(safe_merge=True)  # peft's word for: on a copy
-        return getattr(base, name).data
+        merged = getattr(base, name).data
+        return merged.full_tensor() if isinstance(merged, DTensor) else merged
     finally:
         layer.merged_adapters.clear()
         for key, parameter, data, attributes in before:
