@@ -66,7 +66,8 @@ def merged_weights(
             if name in adapted:
                 layer, own_name = adapted[name]
                 left.discard(layer)
-                data = _merge_parameter(layer, own_name)
+                with _gather_shards(layer):
+                    data = _merge_parameter(layer, own_name)
             yield name, data
     if left:
         raise RuntimeError(f"TRL's weight sync passed by {len(left)} adapted layers; please report this")
@@ -82,6 +83,24 @@ def _suspend_merging(model: Any) -> Iterator[None]:
         del model.merge_adapter, model.unmerge_adapter
 
 
+@contextmanager
+def _gather_shards(layer: Any) -> Iterator[None]:
+    """Gives a layer whole parameters instead of shards, of which peft would merge nothing without a word."""
+    shards = [
+        (module, name, parameter)
+        for module in layer.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if isinstance(parameter, DTensor)
+    ]
+    try:
+        for module, name, shard in shards:
+            setattr(module, name, torch.nn.Parameter(shard.full_tensor(), requires_grad=False))
+        yield
+    finally:
+        for module, name, shard in shards:
+            setattr(module, name, shard)
+
+
 def _merge_parameter(layer: Any, name: str) -> torch.Tensor:
     """A parameter of a layer with the adapter merged in, as a copy; the layer is left as it was."""
     base = layer.get_base_layer()
@@ -89,8 +108,7 @@ def _merge_parameter(layer: Any, name: str) -> torch.Tensor:
     before = [(key, each, each.data, dict(vars(each))) for key, each in base.named_parameters(recurse=False)]
     try:
         layer.merge(safe_merge=True)  # peft's word for: on a copy
-        merged = getattr(base, name).data
-        return merged.full_tensor() if isinstance(merged, DTensor) else merged
+        return getattr(base, name).data
     finally:
         layer.merged_adapters.clear()
         for key, parameter, data, attributes in before:
