@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 
 from mpo_lite.errors import StopRun, UsageError
 
-T, Q, A = TypeVar("T"), TypeVar("Q"), TypeVar("A")
+T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
 _PATIENCE = timedelta(days=7)
 """A process that ends takes the others with it; so this only has to be longer than any meta step."""
 

@@ -76,7 +76,7 @@ class MPOCallback(TrainerCallback):
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Refuses a trainer whose batches are not those that the run plans, or whose way of sharding fails."""
+        """Refuses a trainer whose batches or whose sharding the run cannot work with."""
         check_arguments(args, self.session.config)
         check_sharding()
         self.has_trainer = True

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import accelerate
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, parse_flag_from_env
+from accelerate.utils import DistributedType
 from accelerate.utils.constants import FSDP_MODEL_NAME
 
 from mpo_lite.errors import ConfigError
@@ -16,25 +18,25 @@ from mpo_lite.loop.distributed import world_size
 def check_sharding() -> None:
     """Sees that the trainer shards the policy as it was asked to, in a way that works here.
 
-    Called once the trainer has its accelerator; how it was asked, by a configuration of ``accelerate launch`` or
-    by its own arguments, is then all in the environment.
+    Called once the trainer has its accelerator: whether a configuration of ``accelerate launch`` or its own
+    arguments ask for it, the environment then says so.
 
     Raises:
         ConfigError: It does not; says what to change.
     """
     if world_size() == 1:
         return
-    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+    if _is_asked_for("DEEPSPEED"):
         raise ConfigError(
             "trainer: DeepSpeed is asked for, with which mpo-lite was never run; shard the policy by FSDP2 "
             "(accelerate launch --config_file fsdp2.yaml)"
         )
-    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+    if not _is_asked_for("FSDP"):
         return
-    state = AcceleratorState()
+    state: Any = AcceleratorState()
     if state.distributed_type != DistributedType.FSDP:
         raise ConfigError(
-            f"trainer: FSDP is asked for, but accelerate {accelerate.__version__} shards over GPUs alone, and "
+            f"trainer: FSDP is asked for, but accelerate {accelerate.__version__} ignores it on CPUs and "
             "would give each process a full copy of the policy; run it on GPUs, or leave FSDP out (torchrun)"
         )
     plugin = state.fsdp_plugin
@@ -48,6 +50,10 @@ def check_sharding() -> None:
             "trainer: FSDP would save the adapter in shards, which eval and export cannot load; set "
             "fsdp_state_dict_type: FULL_STATE_DICT"
         )
+
+
+def _is_asked_for(kind: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true"
 
 
 def require_same_sharding(checkpoint: Path, is_sharded: bool) -> None:

@@ -16,7 +16,6 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.distributed.tensor import DTensor
 
-
 _PREFIX = "base_model.model."
 """Peft's, before the names that a policy's modules have without an adapter."""
 

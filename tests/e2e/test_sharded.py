@@ -26,12 +26,50 @@ from tests.support.zoo import publish
 ROOT = Path(__file__).parents[2]
 
 
+SYNC = """
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
+
+from mpo_lite.training.weight_sync import keep_frozen_weights
+from tests.e2e.test_weight_sync import Engine, move, policy
+from trl.generation import vllm_generation
+from trl.generation.vllm_generation import VLLMGeneration
+
+vllm_generation.is_vllm_available = lambda: True
+vllm_generation.VLLMClient = Engine
+model = policy(Path(sys.argv[1]))
+move(model)
+whole = dict(deepcopy(model).merge_and_unload(safe_merge=True).named_parameters())
+accelerator = Accelerator(cpu=True)
+sharded, _ = accelerator.prepare(model, torch.optim.SGD([p for p in model.parameters() if p.requires_grad]))
+assert all(isinstance(parameter, DTensor) for parameter in sharded.parameters())
+frozen = {name: p.full_tensor().clone() for name, p in sharded.named_parameters() if not p.requires_grad}
+engine = VLLMGeneration(sharded, accelerator, None, mode="server")
+keep_frozen_weights(engine)
+engine.sync_weights()
+if accelerator.is_main_process:
+    sent = engine.vllm_client.weights
+    assert sent.keys() == whole.keys()
+    assert all(torch.equal(sent[name], data) for name, data in whole.items())
+left = {name: p.full_tensor() for name, p in sharded.named_parameters() if not p.requires_grad}
+assert all(torch.equal(frozen[name], data) for name, data in left.items())
+print("the same")
+"""
+"""What a sharded policy sends to a generation engine is what a whole one sends."""
+
+
 def launch(*command: str) -> "subprocess.Popen[str]":
     """By the example's configuration; a port of its own, since other tests launch too."""
     config = ["--config_file", str(ROOT / "examples" / "sharded" / "fsdp2.yaml"), "--main_process_port", "0"]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", *config, *command]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(launcher, start_new_session=True, **pipes)
+    return subprocess.Popen(launcher, start_new_session=True, env=environ, **pipes)
 
 
 def shard(*command: str) -> "subprocess.Popen[str]":
@@ -84,7 +122,9 @@ def test_ppo_trains_on_weights_that_fsdp_gathers_in_16_bits(tmp_path: Path, prom
 
 def test_a_sharded_policy_sends_merged_weights(tmp_path: Path) -> None:
     folder = publish("qwen2.5", tmp_path / "policy")
-    told = done(shard("-m", "tests.support.sharded_sync", str(folder)))
+    script = tmp_path / "sync.py"
+    script.write_text(SYNC)
+    told = done(shard(str(script), str(folder)))
     assert told.count("the same") == 2
 
 
@@ -113,7 +153,9 @@ def test_ways_of_sharding_that_fail_later_are_refused(
     kind: str, plugin: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usual = {"fsdp_version": 2, "state_dict_type": "StateDictType.FULL_STATE_DICT"}
-    state = SimpleNamespace(distributed_type=DistributedType.FSDP, fsdp_plugin=SimpleNamespace(**usual | plugin))
+    state = SimpleNamespace(
+        distributed_type=DistributedType.FSDP, fsdp_plugin=SimpleNamespace(**usual | plugin)
+    )
     monkeypatch.setattr(sharding, "AcceleratorState", lambda: state)
     monkeypatch.setenv(f"ACCELERATE_USE_{kind}", "true")
     sharding.check_sharding()  # one process shards nothing

@@ -1,7 +1,7 @@
 """Starts a script or ``-m module`` with FSDP on CPUs, where accelerate leaves it out.
 
-torch shards over gloo as it does on GPUs, but accelerate takes up its plugin for processes with GPUs alone and
-trains data parallel otherwise. What is added here is what it does for GPUs.
+torch shards over gloo as it does on GPUs, but accelerate ignores its plugin there and trains data parallel.
+What is added here is what it does for GPUs.
 """
 
 import runpy
