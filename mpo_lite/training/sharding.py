@@ -28,8 +28,9 @@ def check_sharding() -> None:
         return
     if _is_asked_for("DEEPSPEED"):
         raise ConfigError(
-            "trainer: DeepSpeed is asked for, with which mpo-lite was never run; shard the policy by FSDP2 "
-            "(accelerate launch --config_file fsdp2.yaml)"
+            "trainer: DeepSpeed is asked for, whose optimiser steps within the backward pass, so that a "
+            "batch whose rewards are all the same could not be left out; shard the policy by FSDP2 instead "
+            "(distributed_type: FSDP, fsdp_version: 2)"
         )
     if not _is_asked_for("FSDP"):
         return
@@ -42,7 +43,7 @@ def check_sharding() -> None:
     plugin = state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise ConfigError(
-            f"trainer: FSDP {plugin.fsdp_version} is asked for, with which mpo-lite was never run; set "
+            f"trainer: FSDP{plugin.fsdp_version} is asked for, with which mpo-lite has not been run; set "
             "fsdp_version: 2"
         )
     if "FULL_STATE_DICT" not in str(plugin.state_dict_type):

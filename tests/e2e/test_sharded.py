@@ -146,7 +146,7 @@ def test_accelerate_leaves_fsdp_out_on_cpus(tmp_path: Path) -> None:
     [
         ("FSDP", {"fsdp_version": 1}, "set fsdp_version: 2"),
         ("FSDP", {"state_dict_type": "SHARDED_STATE_DICT"}, "fsdp_state_dict_type: FULL_STATE_DICT"),
-        ("DEEPSPEED", {}, "DeepSpeed"),
+        ("DEEPSPEED", {}, "DeepSpeed is asked for.*by FSDP2"),
     ],
 )
 def test_ways_of_sharding_that_fail_later_are_refused(
