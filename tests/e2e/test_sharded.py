@@ -162,3 +162,8 @@ def test_ways_of_sharding_that_fail_later_are_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match=message):
         sharding.check_sharding()
+
+
+def test_a_checkpoint_of_copies_is_not_loaded_into_shards(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"was not sharded by FSDP.*torchrun, without FSDP"):
+        sharding.require_same_sharding(tmp_path, is_sharded=True)
