@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from mpo_lite.errors import StopRun, UsageError
 
 T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
 _PATIENCE = timedelta(days=7)
 """A process that ends takes the others with it; so this only has to be longer than any meta step."""
+
+
+@dataclass
+class _Outcome:
+    """How the lead's work ended."""
+
+    result: Any = None
+    error: Exception | None = None
 
 
 def world_size() -> int:
@@ -53,22 +64,42 @@ def run_on_main(work: Callable[[], T]) -> T:
         UsageError: The lead raised it: it is raised in all processes.
         StopRun: The same.
     """
-    result: T | None = None
-    error: Exception | None = None
+    return run_assisted(lambda _: work(), lambda _: None)
+
+
+def run_assisted(work: Callable[[Callable[[Q], A]], T], assist: Callable[[Q], A]) -> T:
+    """What ``work`` gives in the lead, where all processes assist it; all of them must call this alike.
+
+    A policy that is sharded over the processes generates only while all of them do.
+
+    Args:
+        work: Runs in the lead alone, with a function that it may call any number of times.
+        assist: What that function does: all processes call it with the lead's argument, and the lead gets its
+            own result.
+
+    Raises:
+        UsageError: The lead raised it: it is raised in all processes.
+        StopRun: The same.
+    """
+    if world_size() == 1:
+        return work(assist)
+
+    def ask(question: Q) -> A:
+        _broadcast(question)
+        return assist(question)
+
     if is_main():
         try:
-            result = work()
+            outcome = _Outcome(work(ask))
         except (UsageError, StopRun) as reason:
-            error = reason
-    if world_size() > 1:
-        from torch import distributed
-
-        payload = [(result, error)]
-        distributed.broadcast_object_list(payload, src=0, group=_group())
-        result, error = payload[0]
-    if error:
-        raise error
-    return cast(T, result)
+            outcome = _Outcome(error=reason)
+        _broadcast(outcome)
+    else:
+        while not isinstance(outcome := _broadcast(None), _Outcome):
+            assist(outcome)
+    if outcome.error:
+        raise outcome.error
+    return outcome.result
 
 
 def shutdown() -> None:
@@ -79,6 +110,15 @@ def shutdown() -> None:
         all_gather(None)
         distributed.destroy_process_group()
         _group.cache_clear()
+
+
+def _broadcast(message: Any) -> Any:
+    """The lead's message, in all processes."""
+    from torch import distributed
+
+    payload = [message]
+    distributed.broadcast_object_list(payload, src=0, group=_group())
+    return payload[0]
 
 
 @cache

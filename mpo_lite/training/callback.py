@@ -21,7 +21,7 @@ from mpo_lite.checkpoints import MANIFEST, complete_checkpoint, read_state, requ
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import journal
-from mpo_lite.loop.distributed import all_gather, is_main, run_on_main, world_size
+from mpo_lite.loop.distributed import all_gather, is_main, run_assisted, run_on_main
 from mpo_lite.loop.schedule import MetaScheduler
 from mpo_lite.loop.session import Answer, Session
 from mpo_lite.rubric_versions import RubricVersion
@@ -29,6 +29,7 @@ from mpo_lite.sanitize import pluralize
 from mpo_lite.training.chat import Chat
 from mpo_lite.training.generate import generate, gold_row
 from mpo_lite.training.logprob_gap import GAP
+from mpo_lite.training.sharding import check_sharding
 from mpo_lite.types import Completion
 
 # TRL's names of what the metrics of a batch take over from its log.
@@ -75,8 +76,9 @@ class MPOCallback(TrainerCallback):
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Refuses a trainer whose batches are not those that the run plans."""
+        """Refuses a trainer whose batches or whose sharding the run cannot work with."""
         check_arguments(args, self.session.config)
+        check_sharding()
         self.has_trainer = True
         # RLOO's arguments have no such field.
         self.divides_by_spread = getattr(args, "scale_rewards", "none") != "none"
@@ -110,11 +112,12 @@ class MPOCallback(TrainerCallback):
         if self.chat is None:  # a trainer of TRL's own
             options = getattr(args, "chat_template_kwargs", None)
             self.chat = Chat(kwargs["model"], kwargs["processing_class"], options)
+        answer = self._answer(**kwargs)
         if is_main():
             self.scheduler.restore(saved.get("scheduler", {}), batch, rollouts)
-            self.session.record_anchor(self._answer(**kwargs))
-        if not batch and not self.session.run.rows(self.session.run.gold):
-            self._evaluate(kwargs["model"])
+        run_assisted(self.session.record_anchor, answer)
+        if not batch:
+            run_assisted(self._evaluate_once, answer)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -128,7 +131,7 @@ class MPOCallback(TrainerCallback):
             asked = self.session.state.interrupted or (is_main() and self.session.run.asked_to_stop())
             if any(all_gather(asked)):  # never taken back: a signal may come while this is gathered
                 self.session.interrupt()
-            self.session.use_version(run_on_main(lambda: self._next_version(self._answer(**kwargs))))
+            self.session.use_version(run_assisted(self._next_version, self._answer(**kwargs)))
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -153,7 +156,7 @@ class MPOCallback(TrainerCallback):
             self._save_due = False
             last = state.global_step >= state.max_steps
             if last or self.session.state.batch % self.session.config.eval_every == 0:
-                self._evaluate(kwargs["model"])
+                run_assisted(self._evaluate, self._answer(**kwargs))
 
     def on_log(
         self,
@@ -243,20 +246,17 @@ class MPOCallback(TrainerCallback):
 
         return answer
 
-    def _evaluate(self, model: Any) -> None:
-        session = self.session
-        if session.context.gold is None or not session.state.prompts.held_out or not is_main():
-            return  # one process alone, so that the figure does not depend on how many there are
-        row = gold_row(
-            model,
-            self.chat,
-            session.task,
-            session.context.gold,
-            session.state.prompts,
-            max_new_tokens=session.context.max_new_tokens,
-            temperature=session.config.temperature,
-        )
-        row = {"batch": session.state.batch, "version": session.state.version.number, **row}
+    def _evaluate_once(self, answer: Answer) -> None:
+        """Measures gold before the first batch, unless a killed run has."""
+        if not self.session.run.rows(self.session.run.gold):
+            self._evaluate(answer)
+
+    def _evaluate(self, answer: Answer) -> None:
+        session, held_out = self.session, self.session.state.prompts.held_out
+        if session.context.gold is None or not held_out:
+            return
+        measured = gold_row(answer(held_out), session.task, session.context.gold, session.state.prompts)
+        row = {"batch": session.state.batch, "version": session.state.version.number, **measured}
         journal(session.run.gold, [row])
         self.gold = row["gold"]
         session.add_metrics(gold=self.gold)
@@ -303,11 +303,6 @@ def check_arguments(args: Any, config: Config) -> None:
         raise ConfigError(
             "judge_mode groupwise: per_device_train_batch_size x steps_per_generation must be a multiple "
             f"of num_generations ({group}), so that each process holds whole groups"
-        )
-    if world_size() > 1 and (args.deepspeed or args.fsdp):
-        raise ConfigError(
-            "trainer: deepspeed and fsdp split the policy over the processes, but mpo-lite samples in "
-            "one alone; leave them out: each process then holds the policy (data parallel)"
         )
 
 

@@ -23,16 +23,14 @@ BATCH_SIZE = 64
 """Prompts that are generated at once, unless said otherwise."""
 
 
-def gold_row(model: Any, chat: Chat, task: Task, gold: Metric, prompts: Prompts, **options: Any) -> dict:
-    """Answers the held-out prompts and measures the answers.
+def gold_row(answers: Sequence[Completion], task: Task, gold: Metric, prompts: Prompts) -> dict[str, Any]:
+    """Measures answers to the held-out prompts.
 
     Args:
-        model: The policy, trained or in training; left as it was.
-        chat: Its tokenizer.
-        task: Makes conversations of prompts.
+        answers: One to each of the N held-out prompts.
+        task: Named in errors.
         gold: The metric, in [0, 1].
-        prompts: Of which the N held-out ones are answered.
-        options: ``max_new_tokens`` and ``temperature`` of ``generate``.
+        prompts: With what the metric needs to know of them.
 
     Returns:
         ``gold`` (mean), ``n`` and ``samples``: prompt, completion and gold of each that could be measured.
@@ -40,15 +38,13 @@ def gold_row(model: Any, chat: Chat, task: Task, gold: Metric, prompts: Prompts,
     Raises:
         TaskError: None could.
     """
-    asked = prompts.held_out
-    completions = generate(model, chat, [task.policy_messages(prompt) for prompt in asked], **options)
     rows = [
-        {"prompt": prompt, "completion": one.text, "gold": gold(one.text, prompts.row(prompt))}
-        for prompt, one in zip(asked, completions, strict=True)
+        {"prompt": prompt, "completion": answer.text, "gold": gold(answer.text, prompts.row(prompt))}
+        for prompt, answer in zip(prompts.held_out, answers, strict=True)
     ]
     rows = [row for row in rows if row["gold"] is not None]
     if not rows:
-        raise TaskError(f"task {task.name}: the gold metric could measure none of {len(asked)} answers")
+        raise TaskError(f"task {task.name}: the gold metric could measure none of {len(answers)} answers")
     return {"gold": sum(row["gold"] for row in rows) / len(rows), "n": len(rows), "samples": rows}
 
 

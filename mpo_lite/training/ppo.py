@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import FSDPModule
+from torch.func import functional_call
 from trl import GRPOTrainer
 
 from mpo_lite.training.logprob_gap import LogprobGapMixin
@@ -49,8 +51,10 @@ class PPO(PrefetchMixin, LogprobGapMixin, GRPOTrainer):
         def note(module: Any, inputs: Any, output: Any) -> None:
             head = getattr(policy, VALUE_HEAD)
             hidden = output[0][:, -logits_to_keep - 1 : -1]  # (b, T, H): the state before each token
-            with torch.autocast(hidden.device.type, enabled=False):  # a value has no room for 8 bits
-                seen.append(head(hidden.float()).squeeze(-1))
+            # A value has no room for 8 bits, which is what FSDP's mixed precision gathers weights in.
+            weights = {name: weight.float() for name, weight in head.named_parameters()}
+            with torch.autocast(hidden.device.type, enabled=False):
+                seen.append(functional_call(head, weights, hidden.float()).squeeze(-1))
 
         hook = getattr(policy, policy.base_model_prefix).register_forward_hook(note)
         try:
@@ -122,8 +126,11 @@ class PPO(PrefetchMixin, LogprobGapMixin, GRPOTrainer):
         return shift
 
     def _value_head(self) -> list[tuple[str, torch.nn.Parameter]]:
-        """The trained parameters of the value head by name."""
-        named = self.accelerator.unwrap_model(self.model).named_parameters()
+        """The trained parameters of the value head by name, those that the optimiser moves."""
+        model = self.accelerator.unwrap_model(self.model)
+        if isinstance(model, FSDPModule):
+            model.reshard()  # else they are gathered copies, which are dropped
+        named = model.named_parameters()
         return [(name, one) for name, one in named if f".{VALUE_HEAD}." in name and one.requires_grad]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:

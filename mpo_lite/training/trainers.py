@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from transformers import StoppingCriteriaList
@@ -28,6 +29,7 @@ from mpo_lite.training.chat import Chat
 from mpo_lite.training.generate import RowEnds
 from mpo_lite.training.logprob_gap import LogprobGapMixin
 from mpo_lite.training.mpo import MPO, text_of
+from mpo_lite.training.sharding import require_same_sharding
 from mpo_lite.training.weight_sync import keep_frozen_weights
 
 
@@ -54,6 +56,10 @@ class PrefetchMixin:
         mpo.callback.chat = Chat(self.model, self._tokenizer, self.chat_template_kwargs)
         if getattr(self, "vllm_generation", None):
             keep_frozen_weights(self.vllm_generation, self.unsent)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        require_same_sharding(Path(resume_from_checkpoint), self.is_fsdp_enabled)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _tokenize_prompts(self, prompts: list[Any]) -> Any:
         if not isinstance(prompts[0], str):
@@ -94,11 +100,14 @@ class PrefetchMixin:
             watch = RowEnds(inputs["input_ids"].shape[1], chat.ends, on_end)
             return generate(**inputs, stopping_criteria=StoppingCriteriaList([watch]))
 
+        own = vars(model).get("generate")  # FSDP's, which gathers the weights
         model.generate = generate_watched
         try:
             yield
         finally:
             del model.generate
+            if own:
+                model.generate = own
 
 
 class GRPO(PrefetchMixin, LogprobGapMixin, GRPOTrainer):

@@ -7,13 +7,17 @@ sync. Here each adapted layer is merged on a copy of its own, one at a time, whi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.distributed.tensor import DTensor
+
+_PREFIX = "base_model.model."
+"""Peft's, before the names that a policy's modules have without an adapter."""
 
 
 def keep_frozen_weights(engine: Any, unsent: tuple[str, ...] = ()) -> None:
@@ -26,39 +30,43 @@ def keep_frozen_weights(engine: Any, unsent: tuple[str, ...] = ()) -> None:
     passing = engine._iter_named_params
 
     def iterate_weights() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, data in merged_weights(engine.model, passing):
+        for name, data in merged_weights(engine.model, passing, engine._fix_param_name_to_vllm):
             if not name.startswith(unsent):
                 yield name, data
 
     engine._iter_named_params = iterate_weights
 
 
-def merged_weights(model: Any, passing: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def merged_weights(
+    model: Any, passing: Any, name_in_engine: Callable[[str], str]
+) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights of a policy under their names in the engine, the adapter merged in.
 
     Args:
         model: The policy.
         passing: Gives name and data of each weight that is sent; TRL's ``_iter_named_params``.
+        name_in_engine: Of a weight of the policy without its adapter; TRL's ``_fix_param_name_to_vllm``.
 
     Raises:
-        RuntimeError: TRL did not pass over all adapted layers, or not over the weights themselves.
+        RuntimeError: TRL did not pass over all adapted layers.
     """
     if not isinstance(model, PeftModel):
         yield from passing()
         return
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
     adapted = {
-        data.data_ptr(): (layer, name)
-        for layer in layers
-        for name, data in layer.get_base_layer().named_parameters(recurse=False)
+        name_in_engine(f"{name.removeprefix(_PREFIX)}.{own_name}"): (layer, own_name)
+        for name, layer in layers.items()
+        for own_name, _ in layer.get_base_layer().named_parameters(recurse=False)
     }
-    left = set(layers)
+    left = set(layers.values())
     with _suspend_merging(model):
         for name, data in passing():
-            if data.data_ptr() in adapted:
-                layer, own_name = adapted[data.data_ptr()]
+            if name in adapted:
+                layer, own_name = adapted[name]
                 left.discard(layer)
-                data = _merge_parameter(layer, own_name)
+                with _gather_shards(layer):
+                    data = _merge_parameter(layer, own_name)
             yield name, data
     if left:
         raise RuntimeError(f"TRL's weight sync passed by {len(left)} adapted layers; please report this")
@@ -72,6 +80,24 @@ def _suspend_merging(model: Any) -> Iterator[None]:
         yield
     finally:
         del model.merge_adapter, model.unmerge_adapter
+
+
+@contextmanager
+def _gather_shards(layer: Any) -> Iterator[None]:
+    """Gives a layer whole parameters instead of shards, of which peft would merge nothing without a word."""
+    shards = [
+        (module, name, parameter)
+        for module in layer.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if isinstance(parameter, DTensor)
+    ]
+    try:
+        for module, name, shard in shards:
+            setattr(module, name, torch.nn.Parameter(shard.full_tensor(), requires_grad=False))
+        yield
+    finally:
+        for module, name, shard in shards:
+            setattr(module, name, shard)
 
 
 def _merge_parameter(layer: Any, name: str) -> torch.Tensor:

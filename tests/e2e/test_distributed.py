@@ -190,7 +190,7 @@ from mpo_lite.loop.reward import score_batch
 from mpo_lite.loop.context import prepare_run
 from mpo_lite.loop.session import Session
 
-rank, url, folder, mark = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), sys.argv[4]
+rank, folder, url, mark = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 request._wait = lambda state: 0.01
 torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 given = {"judge": "openai/m", "judge_api_base": url, "baseline": "iter0", "breaker_pause": 0.0}
@@ -209,21 +209,56 @@ session.close()
 """
 
 
+ASSISTED = """
+import sys
+import torch.distributed
+from mpo_lite.errors import ConfigError
+from mpo_lite.loop.distributed import rank, run_assisted
+
+place = f"file://{sys.argv[2]}/meet"
+torch.distributed.init_process_group("gloo", init_method=place, rank=int(sys.argv[1]), world_size=2)
+asked = []
+
+def assist(question):
+    asked.append(question)
+    return f"{question} in {rank()}"
+
+def refuse(ask):
+    ask("third")
+    raise ConfigError("refused")
+
+print(run_assisted(lambda ask: [ask("first"), ask("second")], assist))
+try:
+    run_assisted(refuse, assist)
+except ConfigError as error:
+    print(error, asked)
+"""
+
+
+def test_all_processes_assist_where_the_lead_asks(tmp_path: Path) -> None:
+    first, second = ranks(ASSISTED, tmp_path)
+    assert first == second == ["['first in 0', 'second in 0']", "refused ['first', 'second', 'third']"]
+
+
+def ranks(source: str, folder: Path, *more: str) -> list[list[str]]:
+    """What two processes print that run a script, given their rank, the folder and ``more``."""
+    script = folder / "rank.py"
+    script.write_text(source)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(rank), str(folder), *more],
+            stdout=subprocess.PIPE, text=True, env=os.environ | {"WORLD_SIZE": "2", "RANK": str(rank)},
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    return [process.communicate(timeout=120)[0].splitlines() for process in processes]
+
+
 def two_ranks(server: LLMServer, folder: Path, mark: str) -> list[list[str]]:
     (folder / "data.jsonl").write_text(
         "".join(json.dumps({"prompt": f"prompt {n}"}) + "\n" for n in range(10))
     )
-    script = folder / "rank.py"
-    script.write_text(TWO_RANKS)
-    environ = os.environ | {"WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), server.url, str(folder), mark],
-            stdout=subprocess.PIPE, text=True, env=environ | {"RANK": str(rank)},
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    return [rank.communicate(timeout=120)[0].splitlines() for rank in ranks]
+    return ranks(TWO_RANKS, folder, server.url, mark)
 
 
 def test_the_breaker_opens_in_all_processes_or_in_none(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Batches and policies that cannot be split over several processes are refused."""
+"""Batches that cannot be split over several processes are refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,24 +36,3 @@ def test_groupwise_judging_refuses_groups_that_straddle_processes(
         with pytest.raises(ConfigError, match=r"groupwise.*multiple of num_generations \(4\)"):
             begin(open_session(server, judge_mode="groupwise"), 6)
         begin(open_session(server, judge_mode="groupwise"), 8)
-
-
-def test_policies_split_over_processes_are_refused(
-    open_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from types import SimpleNamespace
-
-    from mpo_lite.training.callback import MPOCallback
-
-    with LLMServer() as server:
-        session = open_session(server)
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        args: Any = SimpleNamespace(
-            num_generations=4, generation_batch_size=32, per_device_train_batch_size=16,
-            steps_per_generation=1, num_iterations=1, gradient_accumulation_steps=1, output_dir="nowhere",
-            shuffle_dataset=False, deepspeed=None, fsdp="full_shard",
-        )  # fmt: skip
-        state: Any = SimpleNamespace(global_step=0)
-        with pytest.raises(ConfigError, match="fsdp split the policy"):
-            MPOCallback(session).on_train_begin(args, state, None)
-        monkeypatch.undo()

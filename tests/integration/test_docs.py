@@ -93,7 +93,7 @@ def test_the_words_of_python_blocks_parse() -> None:
 
 
 def test_the_examples_settings_are_settings() -> None:
-    files = sorted(ROOT.glob("examples/*/*.yaml"))
+    files = sorted(ROOT.glob("examples/*/experiment.yaml"))
     assert len(files) >= 3
     for path in files:
         first = path.read_text(encoding="utf-8").splitlines()[0]
