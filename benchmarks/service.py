@@ -201,7 +201,17 @@ def throughput(server: Stub, rewards: int) -> list[dict[str, Any]]:
 def kills(server: Stub, rewards: int, times: int) -> dict[str, Any]:
     """Rewards for four client processes while the service is killed again and again."""
     server.set(latency=0.05)
-    flags = ["--batch-prompts", "16", "--group-size", str(GROUP), "--interval", "10", "-o", "gate.share=1"]
+    flags = [
+        "--batch-prompts",
+        "16",
+        "--group-size",
+        str(GROUP),
+        "--interval",
+        "10",
+        "--no-use-gate",
+        "-o",
+        "strategy=samples",
+    ]
     clients, at_once, draw = 4, 4, random.Random(0)
     with serving(server.url, *flags) as service, ProcessPoolExecutor(clients) as pool:
         share = rewards // clients // GROUP * GROUP

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -70,22 +70,24 @@ def read_rows(path: Path, kind: type[BaseModel] | None = None) -> list[JsonRow]:
     Raises:
         RunError: A line was damaged or changed, or does not match the model; says which.
     """
-    lines = _read_bytes(path).split(b"\n")
-    if _is_torn(lines[-1]):
-        del lines[-1]
-    try:
-        return [
-            _parse_row(line, kind, f"{path}:{number}")
-            for number, line in enumerate(lines, start=1)
-            if line.strip()
-        ]
-    except RunError as error:
-        raise RunError(error.what, "restore the file from a copy, or delete that line") from None
+    return list(iterate_rows(path, kind))
+
+
+def iterate_rows(path: Path, kind: type[BaseModel] | None = None) -> Iterator[JsonRow]:
+    """The rows of a JSON-lines file one by one, as ``read_rows`` has them; they need not fit in memory."""
+    for number, line in enumerate(_iterate_lines(path), start=1):
+        if not line.strip() or (not line.endswith(b"\n") and _is_torn(line)):
+            continue
+        try:
+            row = _parse_row(line.removesuffix(b"\n"), kind, f"{path}:{number}")
+        except RunError as error:
+            raise RunError(error.what, "restore the file from a copy, or delete that line") from None
+        yield row
 
 
 def count_rows(path: Path) -> int:
     """Number of rows in a JSON-lines file, without parsing them."""
-    return sum(bool(line.strip()) for line in _read_bytes(path).split(b"\n")[:-1])
+    return sum(bool(line.strip()) for line in _iterate_lines(path) if line.endswith(b"\n"))
 
 
 def read_object(path: Path, kind: type[BaseModel]) -> JsonRow:
@@ -137,13 +139,24 @@ def _is_torn(line: bytes) -> bool:
     return False
 
 
+def _iterate_lines(path: Path) -> Iterator[bytes]:
+    with _readable(path), path.open("rb") as file:
+        yield from file
+
+
 def _read_bytes(path: Path) -> bytes:
+    return b"".join(_iterate_lines(path))
+
+
+@contextmanager
+def _readable(path: Path) -> Generator[None]:
+    """Says what to do about a file that cannot be read; one that is not there is as good as empty."""
     if path.exists() and not path.is_file():  # reading a pipe would block
         raise RunError(f"{path}: not a regular file", "put the run's own file there")
     try:
-        return path.read_bytes()
+        yield
     except FileNotFoundError:
-        return b""
+        return
     except OSError as error:
         raise RunError(f"{path}: cannot be read ({error.strerror})", "give this user read access") from error
 

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -23,6 +23,7 @@ from mpo_lite.config_sources import load_config, save_config
 from mpo_lite.errors import ConfigError, RunError, storage_problem
 from mpo_lite.jsonl import (
     JsonRow,
+    iterate_rows,
     journal,
     read_object,
     read_rows,
@@ -186,6 +187,10 @@ class RunDir:
         """
         return read_rows(file, KINDS[file.name])
 
+    def iterate_rows(self, file: Path) -> Iterator[JsonRow]:
+        """The rows of one of the run's journals one by one; see ``rows``."""
+        return iterate_rows(file, KINDS[file.name])
+
     def ledger(self, process: int = 0) -> Path:
         """Where a process of the job accounts for its calls: each has a file of its own."""
         return self.path / f"calls{f'-{process}' if process else ''}.jsonl"
@@ -279,8 +284,8 @@ class RunDir:
 
     def read_rollouts(self) -> list[Rollout]:
         """All rollouts, the newest record of each row, in order."""
-        rows = {(row["batch"], row["row"]): row for row in self.rows(self.rollouts)}
-        return [rollout_of(rows[place]) for place in sorted(rows)]
+        rollouts = {(row["batch"], row["row"]): rollout_of(row) for row in self.iterate_rows(self.rollouts)}
+        return [rollouts[place] for place in sorted(rollouts)]
 
     def _version_path(self, number: int) -> Path:
         return self.path / "rubrics" / f"v{number:03d}.yaml"

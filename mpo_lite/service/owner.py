@@ -89,12 +89,13 @@ class RubricOwner:
         session, config = self.session, self.session.config
         state = read_service_state(session.run)
         self._batches = Batches(state.batch, config.batch_completions, config.group_size, self._group_wait_s)
-        done = session.resume(state.batch, state.version, state.fell_back)
-        self.scheduler.restore(state.scheduler, state.batch, done)
+        journalled = session.resume(state.batch, state.version, state.fell_back)
+        self.scheduler.restore(state.scheduler, state.batch, journalled)
+        del journalled  # of a long run, it is large
         session.load_anchor()
         if state.batch:
             self._between_batches()  # repeats what followed the last batch
-        self._judged = restore(session, self._batches, done)
+        self._judged = restore(session, self._batches, state.batch)
 
     async def score(self, submissions: Sequence[Submission], fill: bool) -> list[Score]:
         """Judges answers.

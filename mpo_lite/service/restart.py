@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -15,7 +14,6 @@ from mpo_lite.records import Count, Record, Text, verdict_of
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sanitize import strip_thinking
 from mpo_lite.service.batches import Batch, Batches, Entry, Group, Submission
-from mpo_lite.types import Rollout
 
 
 class ServiceState(Record):
@@ -91,21 +89,19 @@ class Judged:
         return entries.pop(0) if entries else None
 
 
-def restore(session: Session, batches: Batches, done: Sequence[Rollout]) -> Judged:
+def restore(session: Session, batches: Batches, last: int) -> Judged:
     """Puts back the answers of open batches, and makes those of the last whole one claimable.
 
     Args:
         session: The run, resumed.
         batches: The service's, still without answers.
-        done: Rollouts of whole batches.
+        last: The last batch that is done, 0 without one.
     """
     judged, now, run = Judged(), time.monotonic(), session.run
     last_groups: dict[str, Group] = {}
-    rows = {(row["batch"], row["row"]): row for row in run.rows(run.rollouts)}
-    last = done[-1].batch if done else 0
+    recent = (row for row in run.iterate_rows(run.rollouts) if row["batch"] >= last)
+    rows = {(row["batch"], row["row"]): row for row in recent}
     for (number, place), row in sorted(rows.items()):
-        if number < last:
-            continue
         version, verdict = run.version(row["version"]), verdict_of(row["verdict"])
         submission = _submission(row)
         if number == last:
