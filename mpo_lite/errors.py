@@ -8,6 +8,7 @@
     │   └── EndpointError        a judge or meta-judge that cannot be reached or used
     ├── StorageError             a file cannot be written: the disk is full or read-only (exit code 1)
     ├── CallFailed               one model call gave no usable answer: no score, never a 0
+    ├── Unavailable              the reward service, or its judge, is down: the same request may succeed later
     └── StopRun                  the run ends now; its state is saved and it can be resumed
         ├── BudgetReached        a cap on USD or calls (exit code 3)
         ├── JudgeDown            too many failed judgements, or an error that no retry can fix (exit code 1)
@@ -129,6 +130,19 @@ class CallFailed(MPOError):
     def detail(self) -> str:
         """The message, with the beginning of the reply if there is one."""
         return f"{self}; the reply began: {self.reply}" if self.reply else str(self)
+
+
+class Unavailable(MPOError):
+    """No reward can be given now; the same request may succeed later.
+
+    Args:
+        message: Why.
+        retry_after_s: Seconds after which to try again; 0: it is not known.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class StopRun(MPOError):

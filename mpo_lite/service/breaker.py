@@ -6,25 +6,12 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from mpo_lite.errors import EndpointError, MPOError
+from mpo_lite.errors import EndpointError, Unavailable
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.breaker import FailureTally
 from mpo_lite.loop.session import Session
 from mpo_lite.rubric import Rubric
 from mpo_lite.types import Verdict
-
-
-class Unavailable(MPOError):
-    """No reward can be given now; the same request may succeed later.
-
-    Args:
-        message: Why.
-        retry_after_s: Seconds after which to try again.
-    """
-
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
 
 
 class Breaker:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from mpo_lite.errors import BudgetReached, StopRun
+from mpo_lite.errors import BudgetReached, StopRun, Unavailable
 from mpo_lite.jsonl import JsonRow, journal, write_atomically
 from mpo_lite.judge.base import Sample
 from mpo_lite.loop.reward import summarize_batch
@@ -25,7 +25,7 @@ from mpo_lite.records import rollout_row
 from mpo_lite.sanitize import strip_thinking
 from mpo_lite.service.anchor import record_anchor
 from mpo_lite.service.batches import Batch, Batches, Entry, Submission
-from mpo_lite.service.breaker import Breaker, Unavailable
+from mpo_lite.service.breaker import Breaker
 from mpo_lite.service.restart import Judged, PromptRows, read_service_state, restore
 from mpo_lite.tasks.rules import rule_verdict
 from mpo_lite.types import Rollout, Verdict
