@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -12,10 +13,9 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from mpo_lite.errors import BudgetReached
+from mpo_lite.errors import BudgetReached, Unavailable
 from mpo_lite.rubric import dump_rubric
 from mpo_lite.service.batches import Submission
-from mpo_lite.service.breaker import Unavailable
 from mpo_lite.service.dialects import (
     OpenRLHFRequest,
     RewardReply,
@@ -30,6 +30,10 @@ from mpo_lite.service.limits import Limits
 from mpo_lite.service.metrics import Metrics
 from mpo_lite.service.owner import RubricOwner, Score
 
+HOLD_S = 90.0
+"""How long engines that give up after a few refusals wait for a judge that is down; their clients' own limits
+are 120 s and more.
+"""
 REMEMBERED = 4096
 """Named requests whose outcome is kept for clients that send them again."""
 DESCRIPTION = "Rewards by a rubric that evolves while the policy trains. A failed judgement is never a score."
@@ -46,6 +50,19 @@ class Scoring:
     def __init__(self, owner: RubricOwner, metrics: Metrics) -> None:
         self._owner, self._metrics = owner, metrics
         self._named: OrderedDict[str, asyncio.Task[list[Score]]] = OrderedDict()
+
+    async def hold(self, submissions: Sequence[Submission]) -> list[Score]:
+        """Scores answers for an engine that needs a number and hardly tries again: fills, and waits out a
+        judge that is down.
+        """
+        deadline = time.monotonic() + HOLD_S
+        while True:
+            try:
+                return await self.score(submissions, fill=True)
+            except Unavailable as error:
+                if self._owner.is_stopping or time.monotonic() + error.retry_after_s > deadline:
+                    raise
+            await asyncio.sleep(1)
 
     async def score(self, submissions: Sequence[Submission], fill: bool, name: str = "") -> list[Score]:
         """Scores answers; see ``RubricOwner.score``."""
@@ -93,16 +110,16 @@ def _add_rewards(app: FastAPI, scoring: Scoring) -> None:
 def _add_engines(app: FastAPI, scoring: Scoring) -> None:
     @app.post("/openrlhf", summary="OpenRLHF: --reward.remote_url")
     async def openrlhf(request: OpenRLHFRequest) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        return openrlhf_reply(await scoring.score(request.submissions(), fill=True))
+        return openrlhf_reply(await scoring.hold(request.submissions()))
 
     @app.post("/slime", summary="slime, miles: --rm-type remote_rm --rm-url")
     async def slime(request: SlimeRequest, key: str = "") -> Any:  # pyright: ignore[reportUnusedFunction]
-        (score,) = await scoring.score([request.submission()], fill=True)
+        (score,) = await scoring.hold([request.submission()])
         return {key: score.reward, "version": score.version} if key else score.reward
 
     @app.post("/verify", summary="NeMo-Gym resources server")
     async def verify(request: VerifyRequest) -> dict[str, Any]:  # pyright: ignore[reportUnusedFunction]
-        (score,) = await scoring.score([request.submission()], fill=True)
+        (score,) = await scoring.hold([request.submission()])
         return verify_reply(request, score)
 
     @app.post("/seed_session", summary="NeMo-Gym: nothing to seed")

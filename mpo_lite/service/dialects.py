@@ -26,6 +26,8 @@ _USER_TURN = re.compile(
     re.DOTALL,
 )
 """A user's turn in the chat templates of Qwen, Llama, Gemma and Phi."""
+_MARK = 200
+"""Characters of a prompt's end by which it is recognised."""
 _SPECIAL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|<(?:bos|eos|pad|start_of_turn|end_of_turn)>")
 
 
@@ -162,7 +164,7 @@ class OpenRLHFRequest(BaseModel):
         """The answers as the owner takes them."""
         labels = [*self.labels, *[None] * (len(self.query) - len(self.labels))]
         return [
-            _labelled(last_user_turn(prompt), _SPECIAL.sub("", query.removeprefix(prompt)).strip(), label)
+            _labelled(last_user_turn(prompt), _SPECIAL.sub("", answer_after(prompt, query)).strip(), label)
             for query, prompt, label in zip(self.query, self.prompts, labels, strict=True)
         ]
 
@@ -259,6 +261,18 @@ def last_user_turn(prompt: str) -> str:
     """What the user asked last in a prompt that was put through a chat template; else the text as it is."""
     turns = _USER_TURN.findall(prompt)
     return _SPECIAL.sub("", turns[-1] if turns else prompt).strip()
+
+
+def answer_after(prompt: str, query: str) -> str:
+    """What follows the prompt in a text that was decoded from the tokens of both.
+
+    Decoding need not give the prompt back to the letter: tokens are added, blanks change, and a prompt that
+    is too long loses its beginning. Its end then marks the place.
+    """
+    if query.startswith(prompt):
+        return query.removeprefix(prompt)
+    _, mark, answer = query.partition(prompt.strip()[-_MARK:])
+    return answer if mark else query
 
 
 def _labelled(prompt: str, completion: str, label: Any) -> Submission:
