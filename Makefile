@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 VLLM := .venv-vllm
+ENGINES := .venv-engines
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-.PHONY: quickstart test fast coverage test-vllm test-real lint docs clean
+.PHONY: quickstart test fast coverage test-vllm test-engines test-real lint docs clean
 
 quickstart: $(STAMP)
 	$(BIN)/mpo-lite quickstart
@@ -29,6 +30,10 @@ coverage: $(STAMP)
 # Against a real vLLM on the CPU, in an environment of its own (3.5 GB): apart from test because of its size.
 test-vllm: $(STAMP) $(VLLM)/installed
 	OMP_NUM_THREADS=1 TEST_VLLM=$(VLLM)/bin/vllm $(BIN)/python -m pytest tests/real_vllm --override-ini addopts=-q
+
+# Other engines' own client code against a served judge, in an environment with their wheels (85 MB).
+test-engines: $(STAMP) $(ENGINES)/installed
+	OMP_NUM_THREADS=1 TEST_SERVICE_PYTHON=$(CURDIR)/$(BIN)/python $(ENGINES)/bin/python -m pytest tests/engines --override-ini addopts="-q -rs"
 
 # With published models in MPO_REAL_POLICY and MPO_REAL_JUDGE, folders or hub ids; what needs a missing one is skipped.
 test-real: $(STAMP)
@@ -61,5 +66,14 @@ $(VLLM)/installed: tests/real_vllm/known_as_vllm.py
 	$(VLLM)/bin/python tests/real_vllm/known_as_vllm.py
 	touch $@
 
+# Behind its own packages it has those of .venv, torch among them.
+$(ENGINES)/installed: tests/engines/requirements.txt | $(STAMP)
+	@echo "setting up $(ENGINES), once"
+	$(BIN)/python -m venv --clear $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --no-deps --requirement $<
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(ENGINES)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/main.pth
+	touch $@
+
 clean:
-	rm -rf .venv $(VLLM)
+	rm -rf .venv $(VLLM) $(ENGINES)
