@@ -33,7 +33,7 @@ test-vllm: $(STAMP) $(VLLM)/installed
 
 # Other engines' own client code against a served judge, in an environment with their wheels (85 MB).
 test-engines: $(STAMP) $(ENGINES)/installed
-	OMP_NUM_THREADS=1 TEST_SERVICE_PYTHON=$(CURDIR)/$(BIN)/python $(ENGINES)/bin/python -m pytest tests/engines --override-ini addopts="-q -rs"
+	OMP_NUM_THREADS=1 TRL_EXPERIMENTAL_SILENCE=1 TEST_SERVICE_PYTHON=$(CURDIR)/$(BIN)/python $(ENGINES)/bin/python -m pytest tests/engines --override-ini addopts="-q -rs"
 
 # With published models in MPO_REAL_POLICY and MPO_REAL_JUDGE, folders or hub ids; what needs a missing one is skipped.
 test-real: $(STAMP)

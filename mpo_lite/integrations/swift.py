@@ -40,11 +40,16 @@ class MPOReward:
 
         Args:
             completions: N answers.
-            messages: N dialogues, each with its answer as the last message.
+            messages: N dialogues, each with its answer last; the user's last message is the prompt.
             trainer_state: Holds the training step.
             **columns: The data set's columns, N values each, and ms-swift's own.
         """
-        prompts: list[Content] = [dialogue[:-1] for dialogue in messages]
+        prompts: list[Content] = [_asked(dialogue) for dialogue in messages]
         answers = answers_from_columns(prompts, completions, columns)
         scored = await self._client.ascore(answers, step_of(trainer_state))
         return [result.reward for result in scored]
+
+
+def _asked(dialogue: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the user asked last; tools may have spoken since."""
+    return [message for message in dialogue[:-1] if message["role"] == "user"][-1:]

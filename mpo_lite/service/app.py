@@ -68,14 +68,17 @@ class Scoring:
         """Scores answers; see ``RubricOwner.score``."""
         task = self._named.get(name) if name else None
         if task is None or (task.done() and task.exception()):
-            task = asyncio.ensure_future(self._owner.score(submissions, fill))
+            task = asyncio.ensure_future(self._score_and_count(submissions, fill))
             if name:
                 self._named[name] = task
             while len(self._named) > REMEMBERED:
                 self._named.popitem(last=False)
         with self._metrics.timed():
             # Shielded: what is paid for is finished and journalled, whether or not the client waits for it.
-            scores = await asyncio.shield(task)
+            return await asyncio.shield(task)
+
+    async def _score_and_count(self, submissions: Sequence[Submission], fill: bool) -> list[Score]:
+        scores = await self._owner.score(submissions, fill)
         self._metrics.count(scores)
         return scores
 

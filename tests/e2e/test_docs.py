@@ -16,6 +16,7 @@ from tests.support.llm_server import LLMServer
 ELSEWHERE = {
     "quickstart": "e2e/test_quickstart",
     "sandbox serve": "integration/sandbox/test_judge_server",
+    "serve": "engines/test_engines",
     "export --push": "e2e/test_export, against a hub of its own",
 }
 """Commands that other tests run: they take long, serve on, or need an account."""

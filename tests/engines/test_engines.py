@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from aiohttp import web
 
 from mpo_lite.integrations.client import Answer, RewardClient, Scored
 from mpo_lite.sandbox.data import prompts
@@ -18,7 +20,7 @@ from tests.support.llm_server import Body, LLMServer, completion_of
 
 stubs.install()
 
-from tests.engines.clients import ENGINES, Ask, Service  # noqa: E402
+from tests.engines.clients import ENGINES, Ask, Reward, Service  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 READY_S = 120.0
@@ -83,21 +85,26 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
+def cannot_judge_one_of_five(kind: str, body: Body) -> str | None:
+    return "I would rather not say." if kind == "repair" or completion_of(body) == TEXTS[3] else None
+
+
+def rejects_the_key(kind: str, body: Body) -> web.Response:
+    return web.json_response({"error": {"message": "bad key", "type": "auth"}}, status=401)
+
+
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A judge that cannot judge one answer of five."""
+def judge() -> Iterator[LLMServer]:
+    with LLMServer(cannot_judge_one_of_five) as server:
+        yield server
 
-    def fault(kind: str, body: Body) -> str | None:
-        return "I would rather not say." if kind == "repair" or completion_of(body) == TEXTS[3] else None
 
-    with (
-        LLMServer(fault) as server,
-        serving(
-            tmp_path_factory.mktemp("faulty"),
-            *("--task", "sandbox", "--judge", "openai/x", "--judge-api-base", server.url),
-            *("--baseline", "iter0", "--max-judge-failures", "1"),
-        ) as service,
-    ):
+@pytest.fixture(scope="module")
+def faulty(judge: LLMServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose judge fails on one answer of five."""
+    flags = ("--task", "sandbox", "--judge", "openai/x", "--judge-api-base", judge.url, "--baseline", "iter0")
+    settings = ("--max-judge-failures", "1", "-o", "breaker_pause=1")
+    with serving(tmp_path_factory.mktemp("faulty"), *flags, *settings) as service:
         yield service
 
 
@@ -147,14 +154,34 @@ def test_no_failed_judgement_becomes_a_score(
     ask, prompt = engine
     authorise(faulty, monkeypatch)
     rewards = ask(faulty, prompt, group_of(prompt))
-    expected = [scored.reward for scored in plain(faulty, prompt)]
+    check_faulty(rewards, plain(faulty, prompt))
+
+
+def check_faulty(rewards: Sequence[Reward], scored: Sequence[Scored]) -> None:
+    """What could be judged is the service's reward; the rest is left out, or its group's mean."""
+    expected = [result.reward for result in scored]
     judged = [reward for reward in expected if reward is not None]
     assert len(judged) == SIZE - 1
-    if None not in [reward.value for reward in rewards]:  # filled: no advantage
+    if None not in [reward.value for reward in rewards]:
         expected = [sum(judged) / len(judged) if reward is None else reward for reward in expected]
         if rewards[0].filled is not None:
             assert sum(bool(reward.filled) for reward in rewards) == 1
     assert [reward.value for reward in rewards] == values(expected)
+
+
+@pytest.mark.parametrize("name", ["openrlhf", "slime", "verl_manager", "swift"])
+def test_an_outage_of_the_judge_is_waited_out(
+    name: str, judge: LLMServer, faulty: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the service for engines that give up after some seconds, by our client for the others."""
+    authorise(faulty, monkeypatch)
+    monkeypatch.setattr(judge, "fault", rejects_the_key)
+    recovery = threading.Timer(7, setattr, (judge, "fault", cannot_judge_one_of_five))
+    recovery.start()
+    prompt = PROMPTS[BATCHES + 20 + list(ENGINES).index(name)]
+    rewards = ENGINES[name](faulty, prompt, group_of(prompt))
+    recovery.join()
+    check_faulty(rewards, plain(faulty, prompt))
 
 
 def test_the_plain_client_fills_on_request(faulty: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,8 @@ def test_swift_leaves_out_what_could_not_be_judged(server: RewardServer) -> None
     columns = {"prompt_id": ["p", "p"], "is_truncated": [False, True], "solution": ["a", "b"]}
     state = SimpleNamespace(global_step=9)
     for _ in range(2):
-        called = reward(["because", "so"], messages=[DIALOGUE, DIALOGUE], trainer_state=state, **columns)
+        dialogues = [DIALOGUE, [*DIALOGUE, {"role": "tool", "content": "42"}, DIALOGUE[1]]]
+        called = reward(["because", "so"], messages=dialogues, trainer_state=state, **columns)
         assert asyncio.run(called) == [0.0, None]
     body = server.requests[0]
     assert [answer["prompt"] for answer in body["answers"]] == [DIALOGUE[:1]] * 2
