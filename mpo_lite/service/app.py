@@ -60,7 +60,8 @@ class Scoring:
             try:
                 return await self.score(submissions, fill=True)
             except Unavailable as error:
-                if self._owner.is_stopping or time.monotonic() + error.retry_after_s > deadline:
+                is_down = self._owner.breaker.problem and not self._owner.is_stopping
+                if not is_down or time.monotonic() + error.retry_after_s > deadline:
                     raise
             await asyncio.sleep(1)
 

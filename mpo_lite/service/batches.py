@@ -9,7 +9,7 @@ at a time, and the rubric never changes within one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from mpo_lite.rubric_versions import RubricVersion
@@ -115,7 +115,7 @@ class Batch:
         step: The client's step that it began with, where the client names steps.
         groups: Its prompt groups.
         planned: Answers that these are expected to have.
-        rows: Answers that have come.
+        rows: Answers that have come, withdrawn ones included.
         is_closed: It takes no further group.
         filled: Answers in it whose reward is their group's mean, because they could not be judged.
     """
@@ -164,10 +164,28 @@ class Batches:
         )
         return self._join(group, submission, now)
 
+    def withdraw(self, entries: Iterable[Entry], now: float) -> None:
+        """Takes back answers that nobody can judge now. Sent again, they join the rest of their groups."""
+        for entry in list(entries):
+            group = entry.group
+            group.entries.remove(entry)
+            if not group.entries:
+                self._dissolve(group)
+            elif self._joinable.setdefault(group.key, group) is group:
+                group.is_late, group.touched = False, now
+                group.complete.clear()
+            group.update()
+
     def restore(
-        self, number: int, version: RubricVersion, submission: Submission, verdict: Verdict, now: float
+        self,
+        number: int,
+        version: RubricVersion,
+        submission: Submission,
+        verdict: Verdict,
+        row: int,
+        now: float,
     ) -> Entry:
-        """Puts back an answer that was judged before a restart; those of earlier batches come first."""
+        """Puts back an answer that was judged before a restart; earlier batches and rows come first."""
         if not self.open or self.open[-1].number != number:
             for batch in self.open:
                 batch.is_closed = True
@@ -177,6 +195,7 @@ class Batches:
         group = self._joinable.get(submission.group_key)
         if group is None or group.batch is not batch:
             group = self._open_group(batch, submission, now)
+        batch.rows = row  # those of withdrawn answers are missing
         entry = self._join(group, submission, now)
         entry.verdict = verdict
         group.update()
@@ -185,7 +204,7 @@ class Batches:
     def close(self) -> int | None:
         """Lets the newest batch take no further groups. Returns its number; None where none is open."""
         newest = self.open[-1] if self.open else None
-        if newest is None or newest.is_closed:
+        if newest is None or newest.is_closed or not newest.groups:
             return None
         newest.is_closed = True
         return newest.number
@@ -202,14 +221,16 @@ class Batches:
             yield self.open.pop(0)
 
     def _batch_for_new_group(self, step: int | None, current: RubricVersion) -> Batch:
-        newest = self.open[-1] if self.open else None
-        if newest and step is not None and newest.step is not None and step > newest.step:
-            newest.is_closed = True
-        if newest is None or newest.is_closed:
-            newest = Batch(self._next, current, step)
+        batch = next((batch for batch in self.open if not batch.is_closed), None)
+        if batch and not batch.groups:  # all were withdrawn
+            batch.step = step
+        elif batch and step is not None and batch.step is not None and step > batch.step:
+            batch.is_closed = True
+        if batch is None or batch.is_closed:
+            batch = Batch(self._next, current, step)
             self._next += 1
-            self.open.append(newest)
-        return newest
+            self.open.append(batch)
+        return batch
 
     def _open_group(self, batch: Batch, submission: Submission, now: float) -> Group:
         group = Group(batch, submission.group_key, submission.group_size or self._group_size, now)
@@ -228,6 +249,14 @@ class Batches:
         if len(group.entries) >= group.size:
             self._close_group(group)
         return entry
+
+    def _dissolve(self, group: Group) -> None:
+        """Drops a group without answers; a batch without groups takes others."""
+        batch = group.batch
+        batch.groups.remove(group)
+        batch.planned -= group.size
+        batch.is_closed = batch.is_closed and bool(batch.groups)
+        self._close_group(group)
 
     def _close_group(self, group: Group) -> None:
         group.is_late = True

@@ -202,7 +202,8 @@ class RubricOwner:
         try:
             judged = await self.breaker.verdicts([samples[row] for row in undecided], rubric)
         except BaseException as error:
-            self._withdraw(entries, str(error))
+            self.problem = str(error)
+            self._batches.withdraw(entries, time.monotonic())
             raise
         for row, verdict in zip(undecided, judged, strict=True):
             verdicts[row] = verdict
@@ -213,13 +214,6 @@ class RubricOwner:
         await self._write([_row(entry) for entry in entries])
         for group in {entry.group for entry in entries}:
             group.update()
-
-    def _withdraw(self, entries: Sequence[Entry], problem: str) -> None:
-        """Takes back answers that nobody can judge now: their clients send them again."""
-        self.problem = problem
-        for entry in entries:
-            entry.group.entries.remove(entry)
-            entry.group.update()
 
     def _sample(self, submission: Submission) -> Sample:
         completion = strip_thinking(submission.completion)

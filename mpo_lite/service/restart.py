@@ -113,7 +113,7 @@ def restore(session: Session, batches: Batches, last: int) -> Judged:
             group.update()
             judged.add(group.entries[-1])
         else:
-            judged.add(batches.restore(number, version, submission, verdict, now))
+            judged.add(batches.restore(number, version, submission, verdict, place, now))
     session.state.replay.clear()
     return judged
 

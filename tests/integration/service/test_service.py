@@ -248,6 +248,26 @@ def test_a_judge_that_is_down_makes_clients_wait(tmp_path: Path, models: LLMServ
         assert served.http.get("/healthz").status_code == 200
 
 
+@pytest.mark.parametrize("mode", ["pointwise", "groupwise"])
+def test_what_nobody_could_judge_is_judged_when_it_is_sent_again(
+    tmp_path: Path, models: LLMServer, mode: str
+) -> None:
+    def rejects_the_key(kind: str, body: Any) -> web.Response:
+        return web.json_response({"error": {"message": "bad key", "type": "auth"}}, status=401)
+
+    with service(tmp_path, models.url, judge_mode=mode, interval=50, breaker_pause=0.1) as served:
+        answers = [{"prompt": prompt, "completion": completion} for prompt, completion in batch(1)]
+        models.fault = rejects_the_key
+        for _ in range(2):
+            assert served.post("/v1/rewards", {"answers": answers}).status_code == 503
+            time.sleep(0.2)
+        models.fault = lambda kind, body: None
+        reply = served.rewards(*batch(1))
+        assert None not in reply["rewards"] and {row["batch"] for row in reply["results"]} == {1}
+        rows = wait_for(lambda: served.run.rows(served.run.metrics))
+        assert [(row["batch"], row["rows"]) for row in rows] == [(1, 4)]
+
+
 def test_a_restart_goes_on_where_the_run_was(tmp_path: Path, models: LLMServer) -> None:
     with service(tmp_path, models.url, interval=1) as served:
         served.rewards(*batch(1))

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -124,6 +125,39 @@ def test_the_mean_of_a_group_leaves_out_what_was_not_judged() -> None:
     assert entries[0].group.mean_reward() == 0.5 and entries[0].group.judged.is_set()
 
 
+def test_withdrawn_answers_come_back_to_their_group() -> None:
+    open_batches = batches()
+    entries = [open_batches.place(Submission("a", str(row)), version(), 0.0) for row in range(GROUP)]
+    open_batches.place(Submission("b", "0"), version(), 0.0)  # the batch is full
+    judge(entries[0])
+    open_batches.withdraw(entries[1:], 1.0)
+    assert not entries[0].group.judged.is_set() and not list(open_batches.take_done())
+    again = [open_batches.place(Submission("a", str(row)), version(1), 2.0) for row in range(1, GROUP)]
+    assert {entry.group for entry in again} == {entries[0].group}
+    assert not {entry.row for entry in again} & {entry.row for entry in entries}
+
+
+@pytest.mark.parametrize("steps", [(None, None), (3, 4)])
+def test_a_batch_whose_answers_are_all_withdrawn_takes_others(steps: tuple[int | None, int | None]) -> None:
+    """It neither counts as done without an answer nor leaves a gap in the numbers."""
+    open_batches = batches()
+    before, after = steps
+    lost = [
+        open_batches.place(Submission(f"p{row % 2}", "x", step=before), version(), 0.0) for row in range(SIZE)
+    ]
+    open_batches.withdraw(lost, 1.0)
+    assert all(entry.group.judged.is_set() for entry in lost)  # whoever waits for them goes on
+    assert not list(open_batches.take_done()) and open_batches.close() is None
+    again = [
+        open_batches.place(Submission(f"p{row % 2}", "x", step=after), version(), 2.0) for row in range(SIZE)
+    ]
+    assert {entry.group.batch.number for entry in again} == {1}
+    for entry in again:
+        judge(entry)
+    open_batches.close()
+    assert [batch.number for batch in open_batches.take_done()] == [1]
+
+
 @given(arrivals)
 def test_restored_answers_stand_where_they_stood(arrived: list[Any]) -> None:
     before = batches()
@@ -134,7 +168,7 @@ def test_restored_answers_stand_where_they_stood(arrived: list[Any]) -> None:
     after = batches()
     for entry in sorted(entries, key=lambda entry: (entry.group.batch.number, entry.row)):
         batch = entry.group.batch
-        after.restore(batch.number, batch.version, entry.submission, entry.verdict, 0.0)
+        after.restore(batch.number, batch.version, entry.submission, entry.verdict, entry.row, 0.0)
     shape = [[len(group.entries) for group in batch.groups] for batch in before.open]
     assert [[len(group.entries) for group in batch.groups] for batch in after.open] == shape
     assert [batch.is_closed for batch in after.open] == [batch.is_closed for batch in before.open]

@@ -16,8 +16,9 @@ from mpo_lite.service.batches import Submission
 class Owner:
     """Fails as often as it has errors."""
 
-    def __init__(self, *errors: Exception, is_stopping: bool = False) -> None:
+    def __init__(self, *errors: Exception, is_stopping: bool = False, problem: str = "down") -> None:
         self.errors, self.is_stopping = list(errors), is_stopping
+        self.breaker = SimpleNamespace(problem=problem)
         self.tries = self.counted = 0
 
     def count(self, scores: Sequence[str]) -> None:
@@ -67,6 +68,7 @@ def test_a_judge_that_comes_back_scores_what_was_held() -> None:
     [
         Owner(Unavailable("the judge is down", 300.0)),  # longer than the client waits
         Owner(Unavailable("stopping", 5.0), is_stopping=True),
+        Owner(Unavailable("no reward yet to compare with", 5.0), problem=""),
         Owner(BudgetReached("max_usd 2 would be exceeded")),
     ],
 )
