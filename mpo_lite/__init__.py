@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         StopRun,
         StorageError,
         TaskError,
+        Unavailable,
         UsageError,
     )
     from mpo_lite.jsonl import read_rows
@@ -65,6 +66,7 @@ __all__ = [
     "StopRun",
     "StorageError",
     "TaskError",
+    "Unavailable",
     "UsageError",
     "Verdict",
     "__version__",
@@ -104,6 +106,7 @@ _HOMES = {
     "StopRun": "errors",
     "StorageError": "errors",
     "TaskError": "errors",
+    "Unavailable": "errors",
     "UsageError": "errors",
     "Verdict": "types",
     "RubricVersion": "run_dir",
