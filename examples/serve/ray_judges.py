@@ -3,8 +3,8 @@
     serve run examples.serve.ray_judges:app
     mpo-lite serve --judge hosted_vllm/judge --judge-api-base http://RAY_HEAD:8000/v1 --meta claude
 
-The rubric has one owner: `mpo-lite serve` on one machine. What is replicated is the judge model behind it: Ray
-Serve balances its calls over vLLM replicas, and the owner keeps rubric, cache, caps and journal. Needs
+The rubric has one owner: `mpo-lite serve` on one machine. What is replicated is the judge model behind it:
+Ray Serve balances its calls over vLLM replicas, and the owner keeps rubric, cache, caps and journal. Needs
 `pip install "ray[serve,llm]"`; tried on no cluster yet.
 """
 

@@ -11,11 +11,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from click.testing import CliRunner
 
-from mpo_lite.cli.export import command as export
-from mpo_lite.cli.resume import command as resume
-from mpo_lite.cli.runs import command as runs
+from mpo_lite.cli.main import main
 from mpo_lite.errors import ConfigError
 from mpo_lite.service.serving import Address
 from tests.support.llm_server import LLMServer
@@ -299,7 +296,9 @@ def test_a_service_needs_its_own_run_and_a_free_port(tmp_path: Path, models: LLM
             pass
 
 
-def test_a_run_goes_on_as_it_was_begun(tmp_path: Path, models: LLMServer) -> None:
+def test_a_run_goes_on_as_it_was_begun(
+    tmp_path: Path, models: LLMServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     with service(tmp_path, models.url) as served:
         served.rewards(*batch(1))
     changed = pytest.raises(ConfigError, match="group_size cannot change in a run")
@@ -308,11 +307,13 @@ def test_a_run_goes_on_as_it_was_begun(tmp_path: Path, models: LLMServer) -> Non
     with service(tmp_path, models.url, max_calls=100) as served:  # caps may
         assert served.rewards(*batch(2))["rewards"] != [None] * 4
         assert "max_calls: 100" in served.run.config_file.read_text()
-    listed = CliRunner().invoke(runs, [str(tmp_path)])
-    assert "stopped" in listed.output and "/1000" not in listed.output
-    for command, flags in ((resume, []), (export, ["--merge", str(tmp_path / "merged")])):
-        refused = CliRunner().invoke(command, [str(tmp_path / "run"), *flags])
-        assert isinstance(refused.exception, ConfigError) and "a service" in str(refused.exception)
+    main(["runs", str(tmp_path)])
+    listed = capsys.readouterr().out
+    assert "stopped" in listed and "/1000" not in listed
+    for command in (["resume"], ["export", "--merge", str(tmp_path / "merged")]):
+        with pytest.raises(SystemExit):
+            main([*command, str(tmp_path / "run")])
+        assert "a service" in capsys.readouterr().err
 
 
 def test_the_first_answers_are_what_the_gate_rests_on(tmp_path: Path, models: LLMServer) -> None:
