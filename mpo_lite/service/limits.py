@@ -54,7 +54,10 @@ class Limits:
         async def receive_again() -> Message:
             return next(replayed, None) or await receive()
 
-        await self._app(scope, receive_again, send)
+        try:
+            await self._app(scope, receive_again, send)
+        except asyncio.CancelledError:  # by the server, when it does not wait any longer to stop
+            await _refuse(503, "the service is stopping; send this again later", scope, receive, send)
 
     def _is_allowed(self, headers: dict[bytes, bytes], query: bytes) -> bool:
         if not self._token:

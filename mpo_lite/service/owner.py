@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from mpo_lite.errors import BudgetReached, StopRun, Unavailable
 from mpo_lite.jsonl import JsonRow, journal, write_atomically
@@ -79,6 +80,7 @@ class RubricOwner:
         self._latest: deque[float] = deque(maxlen=LATEST)
         self._unwritten: list[JsonRow] = []
         self._writing, self._finishing = asyncio.Lock(), asyncio.Lock()
+        self._running: set[asyncio.Task[Any]] = set()
         self.in_flight = 0
         self.is_stopping = False
         self.problem = ""
@@ -118,6 +120,9 @@ class RubricOwner:
         if self.is_stopping:
             raise Unavailable("the service is stopping; it continues where it stopped once started again", 5)
         self.in_flight += len(submissions)
+        task = asyncio.current_task()
+        assert task
+        self._running.add(task)
         try:
             entries = [self._place(submission) for submission in submissions]
             await self._judge([entry for entry in entries if entry.verdict is None])
@@ -125,6 +130,7 @@ class RubricOwner:
             return [await self._score(entry, fill) for entry in entries]
         finally:
             self.in_flight -= len(submissions)
+            self._running.discard(task)
 
     async def watch(self) -> None:
         """Runs until the service is to stop: gives up on late groups, publishes rubrics, minds ``STOP``."""
@@ -138,6 +144,9 @@ class RubricOwner:
     async def stop(self) -> None:
         """Finishes what is done, and ends; open batches are completed after a restart."""
         self.is_stopping = True
+        for task in (running := list(self._running)):
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         await self._finish()
 
     def close_batch(self) -> int | None:

@@ -30,6 +30,8 @@ from mpo_lite.wording import simulated_note
 if TYPE_CHECKING:
     from mpo_lite.service.owner import RubricOwner
 
+STOP_WAIT_S = 30
+"""How long answers under way are waited for when the service is to stop."""
 PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
 """What the extra ``serve`` installs."""
 
@@ -183,7 +185,7 @@ def _serve(
         lifespan="off",
         backlog=4096,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=30,
+        timeout_graceful_shutdown=STOP_WAIT_S,
     )
     server = uvicorn.Server(settings)
     host, port = listener.getsockname()[:2]

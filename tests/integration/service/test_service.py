@@ -9,15 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from aiohttp import web
 
 from mpo_lite.cli.main import main
 from mpo_lite.errors import ConfigError
+from mpo_lite.service import serving
 from mpo_lite.service.serving import Address
 from tests.support.llm_server import LLMServer
 from tests.support.served import service
 
+BODY = {"answers": [{"prompt": "Q?", "completion": "A."}]}
 ADDRESS = Address(group_wait_s=1.0)
 
 
@@ -187,13 +190,12 @@ def test_a_group_is_compared_once_it_is_whole(tmp_path: Path, models: LLMServer)
 
 def test_requests_without_the_token_are_refused(tmp_path: Path, models: LLMServer) -> None:
     with service(tmp_path, models.url) as served:
-        body = {"answers": [{"prompt": "Q?", "completion": "A."}]}
         for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": served.token[:-1]}):
-            refused = served.http.build_request("POST", "/v1/rewards", json=body)
+            refused = served.http.build_request("POST", "/v1/rewards", json=BODY)
             refused.headers.pop("authorization")
             refused.headers.update(headers)
             assert served.http.send(refused).status_code == 401
-        plain = served.http.build_request("POST", f"/v1/rewards?token={served.token}", json=body)
+        plain = served.http.build_request("POST", f"/v1/rewards?token={served.token}", json=BODY)
         del plain.headers["authorization"]
         assert served.http.send(plain).status_code == 200
         assert served.http.get("/healthz", headers={"authorization": ""}).json() == {"ok": True}
@@ -263,6 +265,21 @@ def test_what_nobody_could_judge_is_judged_when_it_is_sent_again(
         assert None not in reply["rewards"] and {row["batch"] for row in reply["results"]} == {1}
         rows = wait_for(lambda: served.run.rows(served.run.metrics))
         assert [(row["batch"], row["rows"]) for row in rows] == [(1, 4)]
+
+
+def test_a_stop_does_not_wait_forever(
+    tmp_path: Path, models: LLMServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serving, "STOP_WAIT_S", 1)
+    with ThreadPoolExecutor() as pool:
+        with service(tmp_path, models.url, judge_mode="groupwise", interval=50) as served:
+            address = f"{served.url}/v1/rewards?token={served.token}"
+            waiting = pool.submit(httpx.post, address, json=BODY, timeout=30)  # for the rest of its group
+            wait_for(lambda: served.status()["in_flight"] == 1)
+            models.delay = 60
+            wait_for(lambda: models.prompts("judge"))
+        assert waiting.result().status_code == 503
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_a_restart_goes_on_where_the_run_was(tmp_path: Path, models: LLMServer) -> None:
