@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from mpo_lite.rubric_versions import RubricVersion
-from mpo_lite.types import Verdict
+from mpo_lite.sanitize import strip_thinking
+from mpo_lite.types import Rollout, Verdict
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,21 @@ class Entry:
     group: Group
     row: int
     verdict: Verdict | None = None
+
+    def to_rollout(self) -> Rollout | None:
+        """The answer as a run keeps it; None while it is being judged."""
+        batch, submission, verdict = self.group.batch, self.submission, self.verdict
+        return verdict and Rollout(
+            batch.number,
+            self.row,
+            submission.prompt,
+            strip_thinking(submission.completion),
+            verdict,
+            batch.version.number,
+            verdict.reward,
+            submission.cluster,
+            truncated=submission.truncated,
+        )
 
 
 @dataclass(eq=False)

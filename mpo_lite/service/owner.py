@@ -29,7 +29,7 @@ from mpo_lite.service.batches import Batch, Batches, Entry, Submission
 from mpo_lite.service.breaker import Breaker
 from mpo_lite.service.restart import Judged, PromptRows, read_service_state, restore
 from mpo_lite.tasks.rules import rule_verdict
-from mpo_lite.types import Rollout, Verdict
+from mpo_lite.types import Verdict
 
 TICK_S = 0.25
 """How often groups that nothing joins any more, and requests to stop, are looked for."""
@@ -278,7 +278,7 @@ class RubricOwner:
         """What follows a batch: metrics, alarms, and the meta step if one is due."""
         session = self.session
         groups = [
-            [rollout for entry in group.entries if (rollout := _rollout(entry))] for group in batch.groups
+            [rollout for entry in group.entries if (rollout := entry.to_rollout())] for group in batch.groups
         ]
         groups = [group for group in groups if group]
         rollouts = [rollout for group in groups for rollout in group]
@@ -325,25 +325,8 @@ class RubricOwner:
         write_atomically(session.run.service_state, json.dumps(state))
 
 
-def _rollout(entry: Entry) -> Rollout | None:
-    batch, verdict = entry.group.batch, entry.verdict
-    if verdict is None:
-        return None
-    return Rollout(
-        batch.number,
-        entry.row,
-        entry.submission.prompt,
-        strip_thinking(entry.submission.completion),
-        verdict,
-        batch.version.number,
-        verdict.reward,
-        entry.submission.cluster,
-        truncated=entry.submission.truncated,
-    )
-
-
 def _row(entry: Entry) -> JsonRow:
-    rollout = _rollout(entry)
+    rollout = entry.to_rollout()
     assert rollout
     submission = entry.submission
     return rollout_row(rollout) | {

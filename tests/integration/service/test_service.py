@@ -276,7 +276,7 @@ def test_a_stop_does_not_wait_forever(
             address = f"{served.url}/v1/rewards?token={served.token}"
             waiting = pool.submit(httpx.post, address, json=BODY, timeout=30)  # for the rest of its group
             wait_for(lambda: served.status()["in_flight"] == 1)
-            models.delay = 60
+            models.delay = 3
             wait_for(lambda: models.prompts("judge"))
         assert waiting.result().status_code == 503
     assert not [record for record in caplog.records if record.exc_info]
