@@ -3,7 +3,7 @@
 A prompt group belongs to one batch, and a batch is judged by one version: the one that is current when its
 first answer comes. A batch takes no further groups once it has as many answers as planned, once a later step
 of the client begins, or on request; the groups that it has are still completed. So two batches may be open
-at a time, and the rubric never changes within one.
+at a time, and the rubric changes neither within one nor within a step of the client.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Batches:
 
     Args:
         done: Batches that are done.
-        size: Planned answers of a batch, where the client names no steps.
+        size: Planned answers of a batch.
         group_size: Answers per prompt, where the client does not say.
         group_wait_s: Seconds without a further answer after which a group is taken as it is.
     """
@@ -165,6 +165,7 @@ class Batches:
         self._next = done + 1
         self._size, self._group_size, self._group_wait_s = size, group_size, group_wait_s
         self._joinable: dict[str, Group] = {}
+        self._newest: Batch | None = None
         self.open: list[Batch] = []
 
     def place(self, submission: Submission, current: RubricVersion, now: float) -> Entry:
@@ -205,7 +206,8 @@ class Batches:
         if not self.open or self.open[-1].number != number:
             for batch in self.open:
                 batch.is_closed = True
-            self.open.append(Batch(number, version, submission.step))
+            self._newest = Batch(number, version, submission.step)
+            self.open.append(self._newest)
             self._next = number + 1
         batch = self.open[-1]
         group = self._joinable.get(submission.group_key)
@@ -243,7 +245,9 @@ class Batches:
         elif batch and step is not None and batch.step is not None and step > batch.step:
             batch.is_closed = True
         if batch is None or batch.is_closed:
-            batch = Batch(self._next, current, step)
+            newest = self._newest
+            version = newest.version if newest and step is not None and newest.step == step else current
+            batch = self._newest = Batch(self._next, version, step)
             self._next += 1
             self.open.append(batch)
         return batch
@@ -252,7 +256,7 @@ class Batches:
         group = Group(batch, submission.group_key, submission.group_size or self._group_size, now)
         batch.groups.append(group)
         batch.planned += group.size
-        if batch.step is None and batch.planned >= self._size:
+        if batch.planned >= self._size:
             batch.is_closed = True
         self._joinable[group.key] = group
         return group

@@ -62,7 +62,7 @@ def test_a_group_has_one_batch_and_a_batch_one_version(arrived: list[Any], by_st
     for batch in {entry.group.batch for entry in entries}:
         own = [entry for entry in entries if entry.group.batch is batch]
         assert sorted(entry.row for entry in own) == list(range(batch.rows)) and batch.rows == len(own)
-        assert batch.planned <= SIZE or by_step
+        assert batch.planned <= SIZE
     for group in {entry.group for entry in entries}:
         assert len(group.entries) <= GROUP
         assert {entry.submission.prompt for entry in group.entries} == {group.key}
@@ -83,11 +83,13 @@ def test_a_batch_ends_by_count_but_its_groups_are_completed() -> None:
 
 def test_a_later_step_of_the_client_begins_a_batch_and_an_earlier_one_does_not() -> None:
     open_batches = batches()
-    numbers = [
-        open_batches.place(Submission(f"p{row}", "x", step=step), version(), 0.0).group.batch.number
-        for row, step in enumerate([3, 3, 3, 3, 4, 3, 5])
+    placed = [
+        open_batches.place(Submission(f"p{row}", "x", step=step), version(row), 0.0).group.batch
+        for row, step in enumerate([3, 3, 3, 4, 3, 5])
     ]
-    assert numbers == [1, 1, 1, 1, 2, 2, 3]  # more groups than a batch by count would take
+    assert [batch.number for batch in placed] == [1, 1, 2, 3, 3, 4]
+    # A step that is larger than a batch is judged by one version all the same.
+    assert [batch.version.number for batch in placed] == [0, 0, 0, 3, 3, 5]
 
 
 def test_what_does_not_come_is_not_waited_for() -> None:
