@@ -25,12 +25,12 @@ from mpo_lite.jsonl import read_rows
 from mpo_lite.loop.context import prepare_run
 from mpo_lite.loop.judging import judge_samples
 from mpo_lite.loop.session import Session
+from mpo_lite.loop.signals import stoppable
 from mpo_lite.prompts import prompts_dir
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.callback import MPOCallback
 from mpo_lite.training.mpo import MPO
-from mpo_lite.training.train import _stoppable
 from tests.support.jobs import Train, asked, ended, resume, same_run, start, wait_for, weights
 from tests.support.llm_server import LLMServer, completion_of, fails_on_every
 
@@ -201,7 +201,7 @@ def test_a_request_to_stop_is_answered_from_a_thread_of_its_own() -> None:
         context=SimpleNamespace(note=lambda text: writers.append(threading.current_thread())),
         interrupt=lambda: setattr(state, "interrupted", True),
     )
-    with _stoppable(session):
+    with stoppable(session, "stopping"):
         signal.raise_signal(signal.SIGINT)
     assert state.interrupted
     while not writers:
