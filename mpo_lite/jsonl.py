@@ -24,12 +24,19 @@ JsonRow = dict[str, Any]
 _SEAL = re.compile(r', "crc": "([0-9a-f]{8})"\}$')
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file atomically: a reader, or a kill, finds either the old or the new one."""
+def write_atomically(path: Path, text: str, mode: int = 0o666) -> None:
+    """Replaces a file atomically: a reader, or a kill, finds either the old or the new one.
+
+    Args:
+        path: The file.
+        text: Its new content.
+        mode: Permissions, less those that the umask takes.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
     with _name_file_in_errors(path):
         try:
-            with temporary.open("w", encoding="utf-8") as file:
+            opened = os.open(temporary, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, mode)
+            with open(opened, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())

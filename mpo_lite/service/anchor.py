@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mpo_lite.jsonl import write_journal
+from mpo_lite.jsonl import JsonRow, write_journal
 from mpo_lite.loop.session import Session, answer_row
-from mpo_lite.types import Completion, Rollout
+from mpo_lite.types import Completion
 
 FEWEST = 4
 """Prompts below which a reference set says too little; ``gate.prompts`` takes no fewer."""
@@ -17,15 +17,21 @@ def record_anchor(session: Session) -> None:
     interval. The policy has hardly moved by then.
     """
     config, batch = session.config, session.state.batch
-    if session.state.anchor or session.meta is None:
+    is_interval_over = batch % config.interval == 0
+    if session.state.anchor or session.meta is None or (batch > config.interval and not is_interval_over):
         return
-    first: dict[str, Rollout] = {}
-    for rollout in session.run.read_rollouts():
-        if rollout.batch <= batch and rollout.completion:
-            first.setdefault(rollout.prompt, rollout)
-    if len(first) < config.gate.prompts and (batch < config.interval or len(first) < FEWEST):
-        return
-    rollouts = list(first.values())[: config.gate.prompts]
-    rows = (answer_row(one.prompt, Completion(one.completion, one.truncated)) for one in rollouts)
-    write_journal(session.run.anchor, rows)
-    session.load_anchor()
+    first: dict[str, JsonRow] = {}
+    for row in session.run.iterate_rows(session.run.rollouts):
+        if row["batch"] <= batch and row["completion"]:
+            answer = Completion(row["completion"], row.get("truncated", False))
+            first.setdefault(row["prompt"], answer_row(row["prompt"], answer))
+        if len(first) == config.gate.prompts:
+            break
+    if len(first) == config.gate.prompts or (is_interval_over and len(first) >= FEWEST):
+        write_journal(session.run.anchor, first.values())
+        session.load_anchor()
+    elif is_interval_over and config.use_gate:
+        session.context.note(
+            f"no meta step: the gate needs answers to {FEWEST} different prompts, and so far there are "
+            f"{len(first)}; train on more prompts, or set --no-use-gate"
+        )

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from mpo_lite.errors import BudgetReached, StopRun, Unavailable
+from mpo_lite.errors import StopRun, Unavailable
 from mpo_lite.jsonl import JsonRow, journal, write_atomically
 from mpo_lite.judge.base import Sample
 from mpo_lite.loop.reward import summarize_batch
@@ -33,7 +33,6 @@ from mpo_lite.types import Verdict
 
 TICK_S = 0.25
 """How often groups that nothing joins any more, and requests to stop, are looked for."""
-GROUP_WAIT_S = 60.0
 MOST_IN_FLIGHT = 20_000
 """Answers that are taken at a time; further ones come again later."""
 LATEST = 256
@@ -68,9 +67,7 @@ class RubricOwner:
         group_wait_s: Seconds without a further answer after which a prompt group is taken as it is.
     """
 
-    def __init__(
-        self, session: Session, rows: dict[str, JsonRow], group_wait_s: float = GROUP_WAIT_S
-    ) -> None:
+    def __init__(self, session: Session, rows: dict[str, JsonRow], group_wait_s: float) -> None:
         config = session.config
         self.session, self._group_wait_s = session, group_wait_s
         self.scheduler = MetaScheduler(session, waits=False)
@@ -84,6 +81,7 @@ class RubricOwner:
         self.in_flight = 0
         self.is_stopping = False
         self.problem = ""
+        self._failure: Exception | None = None
         self._alarms: Sequence[str] = ()
 
     def start(self) -> None:
@@ -142,11 +140,17 @@ class RubricOwner:
                 self.is_stopping = True
 
     async def stop(self) -> None:
-        """Finishes what is done, and ends; open batches are completed after a restart."""
+        """Finishes what is done, and ends; open batches are completed after a restart.
+
+        Raises:
+            Exception: What the service stopped for, such as a full disk.
+        """
         self.is_stopping = True
         for task in (running := list(self._running)):
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        if self._failure:
+            raise self._failure
         await self._finish()
 
     def close_batch(self) -> int | None:
@@ -234,7 +238,13 @@ class RubricOwner:
         async with self._writing:
             if unwritten := self._unwritten:
                 self._unwritten = []
-                await asyncio.to_thread(journal, self.session.run.rollouts, unwritten)
+                try:
+                    await asyncio.to_thread(self._prompts.write)
+                    await asyncio.to_thread(journal, self.session.run.rollouts, unwritten)
+                except OSError as error:
+                    self._fail(error)
+        if self._failure:  # also for those whose rows another has tried to write
+            raise Unavailable(f"the service stops: {self._failure}", 5)
 
     async def _score(self, entry: Entry, fill: bool) -> Score:
         batch, verdict = entry.group.batch, entry.verdict
@@ -269,10 +279,13 @@ class RubricOwner:
                 await asyncio.to_thread(self._between_batches)
 
     def _note_failure(self, task: asyncio.Future[None]) -> None:
-        if not task.cancelled() and (error := task.exception()):
-            self.problem = str(error)
-            self.session.context.note(f"the service stops: {error}")
-            self.is_stopping = True
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Stops the service: it cannot keep the run."""
+        self._failure, self.problem, self.is_stopping = error, str(error), True
 
     def _finish_batch(self, batch: Batch) -> None:
         """What follows a batch: metrics, alarms, and the meta step if one is due."""
@@ -305,14 +318,14 @@ class RubricOwner:
         session = self.session
         if session.config.use_gate and session.meta and not session.state.anchor:
             return  # nothing yet to check a proposal by
+        problem = ""
         try:
             self.scheduler.between_batches(None)
-        except BudgetReached as stop:
-            self.problem = str(stop)
-            session.context.note(f"no meta step: {stop}")
-        except StopRun as stop:
-            self.problem = str(stop)
-            session.context.note(f"the meta step failed: {stop}")
+        except StopRun as stop:  # rewards are given all the same, as long as they can be
+            problem = f"no meta step: {stop}"
+        if problem and problem != self.problem:
+            session.context.note(problem)
+        self.problem = problem
 
     def _save_state(self) -> None:
         session = self.session

@@ -54,6 +54,7 @@ class PromptRows:
 
     def __init__(self, run: RunDir, rows: dict[str, JsonRow]) -> None:
         self._run, self._rows = run, rows
+        self._unwritten: list[JsonRow] = []
         for row in read_rows(run.served_prompts, PromptRow):
             rows.setdefault(row["prompt"], row)
 
@@ -64,7 +65,13 @@ class PromptRows:
             return
         row = {"prompt": prompt, "reference": submission.reference, "cluster": submission.cluster}
         self._rows[prompt] = row
-        journal(self._run.served_prompts, [row], sync=False)
+        self._unwritten.append(row)
+
+    def write(self) -> None:
+        """Journals what was added since; called off the event loop."""
+        if unwritten := self._unwritten:
+            self._unwritten = []
+            journal(self._run.served_prompts, unwritten)
 
 
 class Judged:

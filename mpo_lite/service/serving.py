@@ -14,11 +14,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from mpo_lite.config import Config
-from mpo_lite.errors import ConfigError
-from mpo_lite.jsonl import JsonRow
+from mpo_lite.errors import ConfigError, RunError
+from mpo_lite.jsonl import JsonRow, write_atomically
 from mpo_lite.llm import event_loop
 from mpo_lite.loop.begin import continue_run, open_run
-from mpo_lite.loop.context import Observer, prepare_run
+from mpo_lite.loop.context import Observer, RunContext, prepare_run
 from mpo_lite.loop.session import Session
 from mpo_lite.loop.signals import stoppable
 from mpo_lite.run_dir import RunDir
@@ -90,7 +90,7 @@ def serve(
                 context.note("the judge scores all answers: the engine itself can use the task's verifier")
             if config.simulated:
                 context.note(simulated_note(config.simulated))
-            session = Session(context, _find_or_make_run(config))
+            session = _open_session(context, config)
         except BaseException:
             context.close()
             raise
@@ -128,10 +128,10 @@ def read_token(run: RunDir, address: Address) -> str:
         return token
     file = run.path / "token"
     if not file.exists():
-        # Readable by its owner alone from the beginning.
-        with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as new:
-            new.write(secrets.token_urlsafe(24))
-    return file.read_text().strip()
+        write_atomically(file, secrets.token_urlsafe(24), mode=0o600)
+    if token := file.read_text().strip():
+        return token
+    raise RunError(f"{file}: empty", "delete it: the service then makes a new token")
 
 
 def _prompts(config: Config, rows: dict[str, JsonRow]) -> Prompts:
@@ -142,14 +142,19 @@ def _prompts(config: Config, rows: dict[str, JsonRow]) -> Prompts:
     return Prompts((), (), rows)
 
 
-def _find_or_make_run(config: Config) -> RunDir:
+def _open_session(context: RunContext, config: Config) -> Session:
+    """A session in the run that ``run_dir`` holds, or in a new one."""
     from mpo_lite.service.restart import require_served
 
-    if config.run_dir and (run := RunDir(config.run_dir)).exists():
-        require_served(run)
+    if not config.run_dir or not (run := RunDir(config.run_dir)).exists():
+        return Session(context, open_run(config, "serve"))
+    require_served(run)
+    run.lock()  # before its settings may change: another service may be using them
+    try:
         continue_run(run, config)
-        return run
-    return open_run(config, "serve")
+        return Session(context, run)
+    finally:
+        run.unlock()  # the session has its own hold
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The service over real HTTP: rewards, batches, versions, what a failed judgement becomes, restarts."""
 
+import errno
 import json
 import socket
 import time
@@ -14,8 +15,8 @@ import pytest
 from aiohttp import web
 
 from mpo_lite.cli.main import main
-from mpo_lite.errors import ConfigError
-from mpo_lite.service import serving
+from mpo_lite.errors import ConfigError, RunError
+from mpo_lite.service import owner, serving
 from mpo_lite.service.serving import Address
 from tests.support.llm_server import LLMServer
 from tests.support.served import service
@@ -309,8 +310,9 @@ def test_a_service_needs_its_own_run_and_a_free_port(tmp_path: Path, models: LLM
         config = load_config(given={"goal": "Be good.", "judge": "openai/j"}, environ={})
         with pytest.raises(ConfigError, match=rf"127.0.0.1:{port}: cannot listen there"):
             serve(config, Address(port=port))
-        with pytest.raises(ConfigError, match="another process"), service(tmp_path, models.url):
+        with pytest.raises(ConfigError, match="another process"), service(tmp_path, models.url, max_calls=9):
             pass
+        assert "max_calls: 9" not in served.run.config_file.read_text()  # it is in use
 
 
 def test_a_run_goes_on_as_it_was_begun(
@@ -331,6 +333,33 @@ def test_a_run_goes_on_as_it_was_begun(
         with pytest.raises(SystemExit):
             main([*command, str(tmp_path / "run")])
         assert "a service" in capsys.readouterr().err
+
+
+def test_a_token_that_was_lost_does_not_open_the_service(tmp_path: Path, models: LLMServer) -> None:
+    with service(tmp_path, models.url):
+        pass
+    (tmp_path / "run" / "token").write_text("")
+    with pytest.raises(RunError, match="delete it"), service(tmp_path, models.url):
+        pass
+
+
+def test_a_full_disk_stops_the_service_and_gives_no_reward(
+    tmp_path: Path, models: LLMServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, rows: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    stopped = pytest.raises(OSError, match="No space left")
+    with stopped, service(tmp_path, models.url, interval=50) as served:
+        monkeypatch.setattr(owner, "journal", fail)
+        refused = served.post("/v1/rewards", BODY)
+        assert refused.status_code == 503 and "No space left" in refused.json()["error"]
+
+
+def test_a_gate_without_prompts_says_why_the_rubric_stays(tmp_path: Path, models: LLMServer) -> None:
+    with service(tmp_path, models.url, use_gate=True, interval=1) as served:
+        served.rewards(*batch(1))
+        wait_for(lambda: any("4 different prompts" in row.get("text", "") for _, row in served.events))
 
 
 def test_the_first_answers_are_what_the_gate_rests_on(tmp_path: Path, models: LLMServer) -> None:
