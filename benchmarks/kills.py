@@ -44,8 +44,8 @@ SETTINGS = {
     "eval_every": 4,
     "use_gate": False,
     "schedule": "interval",
-    "trainer.gradient_accumulation_steps": 1,
-    "trainer.steps_per_generation": 2,
+    "trl.gradient_accumulation_steps": 1,
+    "trl.steps_per_generation": 2,
 }
 CASES = (("grpo", 1), ("rloo", 1), ("ppo", 1), ("grpo", 2))
 

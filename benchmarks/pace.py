@@ -107,7 +107,7 @@ def run(algorithm: str, arm: str, seed: int) -> dict[str, Any]:
             "gate": {"share": 20},
             "algorithm": algorithm,
         }
-        given |= {"judge": "openai/sandbox-judge", "judge_api_base": url, "trainer": {}}
+        given |= {"judge": "openai/sandbox-judge", "judge_api_base": url, "trl": {}}
         given |= {"meta": "openai/sandbox-meta", "meta_api_base": url, "save_every": STEPS}
         given |= ALGORITHMS[algorithm] | {"run_dir": Path(folder, "run"), "cache_dir": Path(folder, "cache")}
         config = load_config(given=given, environ={})

@@ -316,7 +316,7 @@ class Config(Settings):
         description="Experiment tracker: tensorboard, wandb, trackio, ... Repeat the flag for several.",
     )
     ppo: Ppo = Field(default_factory=Ppo, description="PPO-only settings.")
-    trainer: dict[str, Any] = Field(
+    trl: dict[str, Any] = Field(
         default_factory=dict[str, Any], description="Any field of TRL's GRPOConfig (with rloo: RLOOConfig)."
     )
 

@@ -95,4 +95,4 @@ class Options(TypedDict, total=False):
     vllm_gpu_memory_utilization: float | None
     report_to: str | Sequence[str] | None
     ppo: Mapping[str, float] | None
-    trainer: Mapping[str, Any] | None
+    trl: Mapping[str, Any] | None

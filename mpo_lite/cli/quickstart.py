@@ -29,7 +29,7 @@ SETTINGS: dict[str, Any] = {
     "batch_prompts": 8,
     "micro_batch": 64,
     "learning_rate": 2e-3,
-    "trainer": {"lr_scheduler_type": "cosine"},
+    "trl": {"lr_scheduler_type": "cosine"},
     "beta": 0.02,
     "interval": 10,
     "meta_samples": 8,

@@ -67,14 +67,14 @@ def check_packages(config: Config) -> None:
     Raises:
         ConfigError: One is not; says which.
     """
-    named = config.report_to or config.trainer.get("report_to") or ()
+    named = config.report_to or config.trl.get("report_to") or ()
     for tracker in (named,) if isinstance(named, str) else named:
         if tracker in ("none", "all"):
             continue
         if tracker not in TRACKERS:
             raise ConfigError(f"--report-to {tracker}: unknown tracker; known: {', '.join(TRACKERS)}")
         _require(f"--report-to {tracker}", *TRACKERS[tracker])
-    if config.use_vllm or config.trainer.get("use_vllm"):
+    if config.use_vllm or config.trl.get("use_vllm"):
         _require("--use-vllm", "vllm")
     if config.load_in_4bit:
         _require("--load-in-4bit", "bitsandbytes")

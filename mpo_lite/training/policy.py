@@ -135,14 +135,14 @@ def trained_parameters(config: Config) -> int:
         )
     if config.algorithm == "ppo":
         add_value_head(model)
-    with refusals("the trainer refuses a setting (lora or trainer)"):
+    with refusals("the trainer refuses a setting (lora or trl)"):
         model = get_peft_model(model, adapter(config))
     return sum(each.numel() for each in model.parameters() if each.requires_grad)
 
 
 def chat_of(config: Config, model: Any, tokenizer: Any) -> Chat:
     """The policy's tokenizer with the chat template arguments that it is trained with."""
-    return Chat(model, tokenizer, config.trainer.get("chat_template_kwargs"))
+    return Chat(model, tokenizer, config.trl.get("chat_template_kwargs"))
 
 
 def adapter(config: Config) -> LoraConfig:

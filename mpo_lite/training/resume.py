@@ -126,7 +126,7 @@ def _change_config(run: RunDir, changes: JsonRow, done: int) -> list[str]:
     lines = [
         f"{name}: {_or_none(old[name])} -> {_or_none(new[name])}, from batch {done + 1} on" for name in names
     ]
-    schedule = before.trainer.get("lr_scheduler_type", "constant")
+    schedule = before.trl.get("lr_scheduler_type", "constant")
     if "steps" in names and schedule != "constant":
         lines.append(
             f"learning rate schedule '{schedule}' now spans {after.steps} batches instead of {before.steps}"

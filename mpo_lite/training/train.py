@@ -114,7 +114,7 @@ def _trainer(config: Config, mpo: MPO) -> GRPO | RLOO | PPO:
     with activity(f"loading policy {config.policy}"):
         model, tokenizer = load_policy(config)
         drop_long_prompts(mpo.session, model, tokenizer)
-    with refusals("the trainer refuses a setting (lora or trainer)"):
+    with refusals("the trainer refuses a setting (lora or trl)"):
         trainer = _ALGORITHMS[config.algorithm](
             mpo,
             model,

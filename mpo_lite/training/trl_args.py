@@ -32,15 +32,15 @@ def trainer_arguments(context: RunContext, output: Path) -> GRPOConfig | RLOOCon
         output: Where its checkpoints lie.
 
     Raises:
-        ConfigError: TRL refuses a setting, or one of ``trainer`` is not the user's to set.
+        ConfigError: TRL refuses a setting, or one of ``trl`` is not the user's to set.
     """
     config = context.config
-    if not config.trainer.get("temperature", config.temperature):
+    if not config.trl.get("temperature", config.temperature):
         raise ConfigError(
             "temperature 0: greedy answers to one prompt are all the same and teach nothing; "
             "train at 1.0, and evaluate greedily by mpo-lite eval --temperature 0"
         )
-    settings = _settings(context) | config.trainer
+    settings = _settings(context) | config.trl
     fixed: dict[str, Any] = {
         "output_dir": str(output),
         "max_steps": config.steps,
@@ -52,19 +52,19 @@ def trainer_arguments(context: RunContext, output: Path) -> GRPOConfig | RLOOCon
         "shuffle_dataset": False,
         **({"loss_type": "bnpo"} if config.algorithm == "ppo" else {}),  # the mean over tokens
     }
-    if taken := sorted(set(fixed) & set(config.trainer)):
+    if taken := sorted(set(fixed) & set(config.trl)):
         raise ConfigError(
-            f"trainer.{taken[0]}: set by mpo-lite itself; use steps, save_every, seed, run_dir or algorithm"
+            f"trl.{taken[0]}: set by mpo-lite itself; use steps, save_every, seed, run_dir or algorithm"
         )
     kind = RLOOConfig if config.algorithm == "rloo" else GRPOConfig
-    _check_fields(kind, config.trainer)
-    with refusals("trainer"):
+    _check_fields(kind, config.trl)
+    with refusals("trl"):
         arguments = kind(**settings, **fixed)
     check_arguments(arguments, config)
     if (
         config.algorithm == "grpo" and arguments.loss_type not in LOSSES
     ):  # TRL itself finds out while it trains
-        raise ConfigError(f"trainer.loss_type {arguments.loss_type!r}: TRL knows {', '.join(LOSSES)}")
+        raise ConfigError(f"trl.loss_type {arguments.loss_type!r}: TRL knows {', '.join(LOSSES)}")
     # TRL counts optimiser steps; ours are generation batches.
     per_batch = steps_per_batch(arguments)
     arguments.max_steps *= per_batch
@@ -81,17 +81,17 @@ def _check_fields(kind: type[Any], given: dict[str, Any]) -> None:
     for name, value in given.items():
         if name not in fields:
             raise ConfigError(
-                f"trainer.{name}: {describe_unknown_key(name, fields)} (fields of TRL's {kind.__name__})"
+                f"trl.{name}: {describe_unknown_key(name, fields)} (fields of TRL's {kind.__name__})"
             )
         try:
             TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
         except ValidationError as error:
             said = describe_problem(error.errors(include_url=False)[0], Config)
-            raise ConfigError(f"trainer.{name} {value!r}: {said}") from error
+            raise ConfigError(f"trl.{name} {value!r}: {said}") from error
 
 
 def _settings(context: RunContext) -> dict[str, Any]:
-    """What the configuration says in TRL's words, all of which ``trainer`` may change."""
+    """What the configuration says in TRL's words, all of which ``trl`` may change."""
     config, on_gpu = context.config, torch.cuda.is_available()
     share, rest = divmod(config.batch_completions, world_size())
     micro_batch = min(config.micro_batch, share)

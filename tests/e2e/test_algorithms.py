@@ -143,8 +143,8 @@ def test_every_algorithm_goes_on_to_the_same_bits_after_a_kill(
         "criterion_weights": weights,
         "num_iterations": 2,
         "micro_batch": 8,
-        "trainer.gradient_accumulation_steps": 1,
-        "trainer.steps_per_generation": 2,
+        "trl.gradient_accumulation_steps": 1,
+        "trl.steps_per_generation": 2,
         "lora_dropout": 0.1,
         "missing_eos_penalty": 0.1,
     }
@@ -212,7 +212,7 @@ def test_a_trainers_settings_go_to_trl_by_its_own_names(
     assert type(told(algorithm="rloo")).__name__ == "RLOOConfig"
     assert told(algorithm="ppo").loss_type == "bnpo"
     with pytest.raises(ConfigError, match="loss_type 'mean': TRL knows grpo, bnpo"):
-        told(trainer={"loss_type": "mean"})
+        told(trl={"loss_type": "mean"})
     assert told(gradient_checkpointing=True).gradient_checkpointing is True
     with pytest.raises(SystemExit):
         main(["train", "--judge", "m", "--baseline", "iter0", "--algorithm", "dpo"])

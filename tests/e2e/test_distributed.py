@@ -113,8 +113,8 @@ def test_two_killed_processes_go_on_to_the_same_bits(tmp_path: Path, prompts: Pa
     settings: dict[str, Any] = {
         "micro_batch": 4,
         "num_iterations": 2,
-        "trainer.gradient_accumulation_steps": 1,
-        "trainer.steps_per_generation": 2,
+        "trl.gradient_accumulation_steps": 1,
+        "trl.steps_per_generation": 2,
     }
     with LLMServer(delay=0.02) as server:
         done(torchrun(*two(tmp_path, prompts, "whole", server, **settings)))

@@ -99,7 +99,7 @@ def test_a_sharded_policy_makes_the_same_run_as_copies(tmp_path: Path) -> None:
 def test_a_sharded_ppo_run_is_killed_and_resumed_to_the_same_bits(tmp_path: Path, prompts: Path) -> None:
     settings: dict[str, Any] = {"algorithm": "ppo", "num_iterations": 2, "micro_batch": 8, "steps": 4}
     settings |= {"interval": 1}
-    settings["trainer.max_grad_norm"] = 100  # a norm that clips: over shards it is summed in another order
+    settings["trl.max_grad_norm"] = 100  # a norm that clips: over shards it is summed in another order
     with LLMServer(delay=0.02) as server:
         done(torchrun(*two(tmp_path, prompts, "copies", server, **settings)))
         killed = shard(*two(tmp_path, prompts, "sharded", server, **settings))

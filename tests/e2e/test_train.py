@@ -126,7 +126,7 @@ def committed(cache: Path) -> int:
 def test_a_killed_run_resumes_to_the_same_bits_and_asks_nothing_twice(
     tmp_path: Path, prompts: Path, after: str
 ) -> None:
-    several = {"trainer": "{num_iterations: 2}"} if after == "batch 3/6" else {}
+    several = {"trl": "{num_iterations: 2}"} if after == "batch 3/6" else {}
     with LLMServer(delay=0.02) as server:
         assert ended(start(tmp_path, prompts, "whole", server, **several))[0] == 0
         server.requests.clear()
@@ -376,14 +376,14 @@ def test_the_cluster_of_a_prompt_reaches_the_journal(train: Train, tmp_path: Pat
 
 
 UNUSABLE = {
-    "lora_target_modules=nothing": "lora or trainer",
+    "lora_target_modules=nothing": "lora or trl",
     "micro_batch=3": "micro_batch 3: batch_prompts x group_size = 16 completions must make",
-    "trainer.no_such_field=1": "no_such_field",
-    "trainer.gradient_accumulation_steps=0": "trainer: ",
-    "trainer.num_iterations=x": "trainer.num_iterations 'x': must be a whole number",
-    "trainer.generation_batch_size=32": "a generation batch would hold 32 completions in groups of 4",
-    "trainer.eval_strategy=steps": "lora or trainer",
-    "trainer.max_steps=3": "set by mpo-lite itself",
+    "trl.no_such_field=1": "no_such_field",
+    "trl.gradient_accumulation_steps=0": "trainer: ",
+    "trl.num_iterations=x": "trl.num_iterations 'x': must be a whole number",
+    "trl.generation_batch_size=32": "a generation batch would hold 32 completions in groups of 4",
+    "trl.eval_strategy=steps": "lora or trl",
+    "trl.max_steps=3": "set by mpo-lite itself",
 }
 
 
@@ -460,7 +460,7 @@ def test_a_finished_run_is_complete_and_can_be_trained_on(
     run = RunDir(tmp_path / "run")
     with LLMServer() as server:
         flags = ("--judge", "openai/j", "--judge-api-base", server.url, "--baseline", "iter0")
-        first = train(*flags, steps=2, trainer="{lr_scheduler_type: cosine}")
+        first = train(*flags, steps=2, trl="{lr_scheduler_type: cosine}")
         server.requests.clear()
         with monkeypatch.context() as patch:
             patch.setattr("mpo_lite.training.job.Session", None)  # nothing is loaded or asked

@@ -52,10 +52,10 @@ def test_dot_env_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_overrides_reach_nested_keys_and_beat_the_file(tmp_path: Path) -> None:
-    path = write(tmp_path, "ppo:\n  lam: 0.8\n  gamma: 0.9\ntrainer:\n  num_iterations: 2\n")
-    config = load_config(path, overrides=["ppo.lam=0.7", "trainer.epsilon=0.3"], environ={})
+    path = write(tmp_path, "ppo:\n  lam: 0.8\n  gamma: 0.9\ntrl:\n  num_iterations: 2\n")
+    config = load_config(path, overrides=["ppo.lam=0.7", "trl.epsilon=0.3"], environ={})
     assert (config.ppo.lam, config.ppo.gamma) == (0.7, 0.9)
-    assert config.trainer == {"num_iterations": 2, "epsilon": 0.3}
+    assert config.trl == {"num_iterations": 2, "epsilon": 0.3}
 
 
 def test_the_kl_penalty_fits_the_algorithm_unless_it_is_set() -> None:
@@ -219,11 +219,11 @@ NUMBERS = {"1e-4": 1e-4, "1E5": 1e5, "-2e+3": -2000.0, ".5e1": 5.0, "1.e2": 100.
 
 @pytest.mark.parametrize("text", NUMBERS)
 def test_numbers_are_numbers_everywhere(text: str, tmp_path: Path) -> None:
-    read = load_config(write(tmp_path, f"trainer: {{warmup_ratio: {text}}}\n"), environ={})
-    told = load_config(overrides=[f"trainer.warmup_ratio={text}"], environ={})
-    variable = load_config(environ={"MPO_TRAINER": f"{{warmup_ratio: {text}}}"})
-    assert read.trainer == told.trainer == variable.trainer == {"warmup_ratio": NUMBERS[text]}
-    assert type(read.trainer["warmup_ratio"]) is type(NUMBERS[text])
+    read = load_config(write(tmp_path, f"trl: {{warmup_ratio: {text}}}\n"), environ={})
+    told = load_config(overrides=[f"trl.warmup_ratio={text}"], environ={})
+    variable = load_config(environ={"MPO_TRL": f"{{warmup_ratio: {text}}}"})
+    assert read.trl == told.trl == variable.trl == {"warmup_ratio": NUMBERS[text]}
+    assert type(read.trl["warmup_ratio"]) is type(NUMBERS[text])
 
 
 def test_texts_stay_texts() -> None:
@@ -252,9 +252,9 @@ def test_yaml_reads_back_what_was_written(data: object) -> None:
         ("steps: 3\nsteps: 4\n", r"essay.yaml:2: duplicate key 'steps' .also in line 1"),
         ("gate:\n  margin: 0.1\n  margin: 0.2\n", r"essay.yaml:3: duplicate key 'margin' .also in line 2"),
         ("a: &a [x, x]\nb: [*a, *a]\n", r"essay.yaml:2: aliases"),
-        ("trainer: " + "[" * 100_000, r"essay.yaml: nested more than 32 levels"),
+        ("trl: " + "[" * 100_000, r"essay.yaml: nested more than 32 levels"),
         (
-            "trainer:\n" + "".join(" " * n + "-\n" for n in range(1, 600)),
+            "trl:\n" + "".join(" " * n + "-\n" for n in range(1, 600)),
             r"essay.yaml:33: nested more than 32 levels",
         ),
         ("steps: 3\n" + "# x\n" * 100_000, r"larger than 256 KiB"),

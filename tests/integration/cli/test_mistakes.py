@@ -81,8 +81,8 @@ MISTAKES: dict[str, tuple[tuple[str, dict[str, str]], str]] = {
         "e.yaml:1 openai_api_key: API keys are read only from the environment; set OPENAI_API_KEY",
     ),
     "a token for the trainer": (
-        flags_of("-o trainer.hub_token=hf_1"),
-        "-o trainer.hub_token trainer.hub_token: API keys are read only from the environment; set HF_TOKEN",
+        flags_of("-o trl.hub_token=hf_1"),
+        "-o trl.hub_token trl.hub_token: API keys are read only from the environment; set HF_TOKEN",
     ),
     "no such data": (data_of("none.jsonl", None), "none.jsonl: no such file"),
     "no data in it": (data_of("a.jsonl", ""), "a.jsonl: 0 distinct prompts; at least 2 are needed"),
@@ -324,10 +324,10 @@ def test_a_misspelt_variable_is_told(refused: Refused, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("trainer.foo=1", "trainer.foo: unknown key"),
-        ("trainer.learning_rat=1", 'trainer.learning_rat: unknown key, did you mean "learning_rate"?'),
-        ("trainer.learning_rate=fast", "trainer.learning_rate 'fast': must be a number"),
-        ("trainer.per_device_train_batch_size=2", "a generation batch would hold 16 completions"),
+        ("trl.foo=1", "trl.foo: unknown key"),
+        ("trl.learning_rat=1", 'trl.learning_rat: unknown key, did you mean "learning_rate"?'),
+        ("trl.learning_rate=fast", "trl.learning_rate 'fast': must be a number"),
+        ("trl.per_device_train_batch_size=2", "a generation batch would hold 16 completions"),
         ("temperature=0", "temperature 0: greedy answers"),
         ("policy=mine", "policy 'mine': has no config.json; name the folder of a model"),
         ("policy=run", "policy 'run': has no config.json; it holds an adapter: mpo-lite export RUN --merge"),
@@ -359,7 +359,7 @@ def test_what_cannot_be_trained_is_told_before_anything_is_asked(
 def test_numbers_with_an_exponent_reach_the_trainer(place: Path, refused: Refused) -> None:
     """What is wrong comes after the trainer has taken them: nobody answers at the judge's address."""
     said = refused(
-        f"train {JUDGE} --data prompts.jsonl -o trainer.learning_rate=1e-4 -o trainer.epsilon=2E-1"
+        f"train {JUDGE} --data prompts.jsonl -o trl.learning_rate=1e-4 -o trl.epsilon=2E-1"
     )
     assert "judge openai/m at http://127.0.0.1:9/v1: cannot connect" in said
 

@@ -348,7 +348,7 @@ def test_a_report_names_no_folder(tmp_path: Path) -> None:
 
 
 def test_the_settings_of_a_report_make_the_same_run(tmp_path: Path) -> None:
-    run = made_run(tmp_path / "run", seed=3, learning_rate=2e-5, trainer={"warmup_steps": 7})
+    run = made_run(tmp_path / "run", seed=3, learning_rate=2e-5, trl={"warmup_steps": 7})
     (tmp_path / "experiment.yaml").write_text(known(run)["settings"], encoding="utf-8")
     again = load_config(tmp_path / "experiment.yaml", {}, environ={})
     saved = load_config(run.path / "config.yaml", {}, environ={})
@@ -367,12 +367,12 @@ def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert re.search(r"lowest gold</th><td>0\.100</td><td>0\.100</td>", page)
     assert "All runs have the same seed" in page and "run_dir" not in page
     assert "<code>rubric</code>" not in page and "<code>task</code>" not in page
-    third = made_run(tmp_path / "third", goal="Short answers.", seed=1, trainer={"warmup_steps": 7})
+    third = made_run(tmp_path / "third", goal="Short answers.", seed=1, trl={"warmup_steps": 7})
     main(["report", str(one.path), str(third.path), "--out", str(tmp_path / "c.html")])
     page = (tmp_path / "c.html").read_text(encoding="utf-8")
     assert "different tasks" in page and "same seed" not in page
     assert re.search(r"<code>task</code></th><td>essay</td><td>–</td>", page)
-    assert re.search(r"<code>trainer</code></th><td>\{\}</td><td>\{&#34;warmup_steps&#34;: 7\}</td>", page)
+    assert re.search(r"<code>trl</code></th><td>\{\}</td><td>\{&#34;warmup_steps&#34;: 7\}</td>", page)
     with pytest.raises(SystemExit):
         main(["report", str(one.path), "--out", str(tmp_path / "c.html")])
     assert "c.html: already exists" in capsys.readouterr().err
