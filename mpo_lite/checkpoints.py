@@ -76,6 +76,15 @@ def read_state(checkpoint: Path) -> JsonRow:
     return read_object(checkpoint / STATE_FILE, _State)
 
 
+def require_same_prompts(checkpoint: Path, state: JsonRow, prompts_hash: str) -> None:
+    """Raises ``ConfigError`` where a run's data is no longer what it was when the checkpoint was saved."""
+    if state.get("prompts") != prompts_hash:
+        raise ConfigError(
+            f"{checkpoint}: its data is no longer what it was trained on (other prompts, references or "
+            "clusters); give it its data again, or begin a new run"
+        )
+
+
 def last_checkpoint(run: RunDir) -> Path | None:
     """The newest whole checkpoint: one whose manifest is there. Its files may have been damaged since."""
     whole = _whole(run)

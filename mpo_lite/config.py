@@ -160,6 +160,11 @@ class Config(Settings):
         "included. Sets defaults; explicit settings override them.",
     )
     algorithm: Literal["grpo", "rloo", "ppo"] = Field("grpo", description="RL algorithm.")
+    trainer: Literal["sync", "async"] = Field(
+        "sync",
+        description="sync: generates, judges and trains in turn; async: trains while a vLLM server generates "
+        "and answers are judged (grpo only).",
+    )
     steps: int = Field(200, ge=1, description="Number of generation batches to train on.")
     group_size: int = Field(8, ge=2, description="Completions per prompt.")
     batch_prompts: int = Field(8, ge=1, description="Prompts per generation batch.")
@@ -169,10 +174,12 @@ class Config(Settings):
     num_iterations: int = Field(1, ge=1, description="Training passes over each generation batch.")
     learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate of AdamW.")
     beta: float = Field(
-        default_factory=lambda given: 0.02 if given.get("algorithm") == "grpo" else 0.004,
+        default_factory=lambda given: {"async": 0.0}.get(
+            given.get("trainer", ""), 0.02 if given.get("algorithm") == "grpo" else 0.004
+        ),
         ge=0,
         description="KL penalty coefficient. Default: 0.02 with GRPO, which divides rewards by their spread, "
-        "and 0.004 with RLOO and PPO, which do not.",
+        "and 0.004 with RLOO and PPO, which do not; 0 with the async trainer, which has none.",
     )
     temperature: float = Field(
         1.0, ge=0, description="Sampling temperature of the policy; 0 (greedy) only with eval and compare."
@@ -305,7 +312,8 @@ class Config(Settings):
     use_vllm: bool | None = Field(None, description="Generate with vLLM.")
     vllm_mode: Literal["colocate", "server"] | None = Field(
         None,
-        description="colocate: vLLM in the training process; server: a server started by 'trl vllm-serve'.",
+        description="colocate: vLLM in the training process; server: a server started by 'trl vllm-serve'. "
+        "The async trainer takes one started by 'vllm serve'.",
     )
     vllm_server_base_url: Url | None = Field(None, description="Base URL of the vLLM server.")
     vllm_gpu_memory_utilization: float | None = Field(

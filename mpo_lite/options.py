@@ -38,6 +38,7 @@ class Options(TypedDict, total=False):
     rubric: str | Path | None
     method: Literal["guarded", "paper"] | None
     algorithm: Literal["grpo", "rloo", "ppo"] | None
+    trainer: Literal["sync", "async"] | None
     steps: int | None
     group_size: int | None
     batch_prompts: int | None

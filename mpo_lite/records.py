@@ -79,6 +79,9 @@ class Metrics(Record):
     tokens: float | None = None
     clipped: float | None = None
     step_seconds: float | None = None
+    wait_seconds: float | None = None
+    staleness: float | None = None
+    dropped: float | None = None
     judge_calls: Count = 0
     gate_calls: Count = 0
     meta_calls: Count = 0

@@ -260,11 +260,15 @@ class RunDir:
         ``superseded/``.
         """
         for file, until in self.cut_at(batch).items():
-            rows = self.rows(file)
-            if tail := [row for row in rows if row["batch"] > until]:
-                self._superseded.mkdir(exist_ok=True)
-                journal(self._superseded / file.name, tail)
-                write_journal(file, [row for row in rows if row["batch"] <= until])
+            self.cut(file, until)
+
+    def cut(self, file: Path, until: int) -> None:
+        """Takes a journal back to where ``until`` batches were done; keeps what is cut in ``superseded/``."""
+        rows = self.rows(file)
+        if tail := [row for row in rows if row["batch"] > until]:
+            self._superseded.mkdir(exist_ok=True)
+            journal(self._superseded / file.name, tail)
+            write_journal(file, [row for row in rows if row["batch"] <= until])
 
     def cut_at(self, batch: int) -> dict[Path, int]:
         """Journals that are cut where a run continues after ``batch`` batches, and the last batch kept."""

@@ -25,9 +25,9 @@ GROUPS = {
     ),
     "Budget": ("max_usd", "max_calls", "max_tokens"),
     "Training": (
-        "policy", "algorithm", "steps", "batch_prompts", "group_size", "learning_rate", "beta",
-        "temperature", "num_iterations", "missing_eos_penalty", "criterion_weights", "aggregate", "overlap",
-        "seed", "run_dir", "save_every", "eval_every", "report_to",
+        "policy", "algorithm", "trainer", "steps", "batch_prompts", "group_size", "learning_rate",
+        "beta", "temperature", "num_iterations", "missing_eos_penalty", "criterion_weights", "aggregate",
+        "overlap", "seed", "run_dir", "save_every", "eval_every", "report_to",
     ),
     "Adapter, memory, generation": (
         "max_new_tokens", "micro_batch", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules",

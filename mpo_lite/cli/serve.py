@@ -15,7 +15,8 @@ from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
 from mpo_lite.run_dir import RunDir
-from mpo_lite.service.serving import Address, serve
+from mpo_lite.service.server import Address
+from mpo_lite.service.serving import serve
 
 SETTINGS = (
     *GROUPS["Judges"],

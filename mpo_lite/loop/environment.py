@@ -80,6 +80,33 @@ def check_packages(config: Config) -> None:
         _require("--load-in-4bit", "bitsandbytes")
 
 
+def check_trainer(config: Config) -> None:
+    """Checks that the asynchronous trainer can do what the settings ask for.
+
+    Raises:
+        ConfigError: It cannot; says what to change.
+    """
+    if config.trainer == "sync":
+        return
+    unable = {
+        f"--algorithm {config.algorithm}": config.algorithm != "grpo",
+        f"--beta {config.beta:g} (it has no reference policy)": config.beta != 0,
+        f"--num-iterations {config.num_iterations}": config.num_iterations != 1,
+        "--criterion-weights contrast": config.criterion_weights != "rubric",
+        "--aggregate normalize": config.aggregate != "sum",
+        "--load-in-4bit": config.load_in_4bit,
+        "--use-vllm (it always generates by the server)": bool(config.use_vllm),
+        f"{world_size()} processes; train by TRL's own script against mpo-lite serve": world_size() > 1,
+    }
+    if refused := [name for name, asked in unable.items() if asked]:
+        raise ConfigError(f"--trainer async: not with {refused[0]}")
+    if not config.vllm_server_base_url:
+        raise ConfigError(
+            "--trainer async: a vLLM server generates; name it by --vllm-server-base-url, for example "
+            "http://localhost:8000"
+        )
+
+
 def _require(flag: str, *packages: str) -> None:
     if not any(find_spec(package) for package in packages):
         raise ConfigError(f"{flag}: {packages[0]} is not installed; pip install {packages[0]}")

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from mpo_lite.errors import BudgetReached, Unavailable
 from mpo_lite.rubric import dump_rubric
-from mpo_lite.service.batches import Submission
+from mpo_lite.service.batches import Score, Submission
 from mpo_lite.service.dialects import (
     OpenRLHFRequest,
     RewardReply,
@@ -28,7 +28,7 @@ from mpo_lite.service.dialects import (
 )
 from mpo_lite.service.limits import Limits
 from mpo_lite.service.metrics import Metrics
-from mpo_lite.service.owner import RubricOwner, Score
+from mpo_lite.service.owner import RubricOwner
 
 HOLD_S = 90.0
 """How long engines that give up after a few refusals wait for a judge that is down; their clients' own limits

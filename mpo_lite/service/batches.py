@@ -283,3 +283,22 @@ class Batches:
         if self._joinable.get(group.key) is group:
             del self._joinable[group.key]
         group.update()
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a client is told of an answer.
+
+    Attributes:
+        reward: In [0, 1]; None where the answer could not be judged.
+        version: Rubric version of the verdict.
+        batch: The batch that the answer belongs to.
+        verdict: The verdict.
+        is_filled: The reward is its group's mean, because the answer could not be judged.
+    """
+
+    reward: float | None
+    version: int
+    batch: int
+    verdict: Verdict
+    is_filled: bool = False

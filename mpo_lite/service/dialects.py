@@ -15,8 +15,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mpo_lite.service.batches import Submission
-from mpo_lite.service.owner import Score
+from mpo_lite.service.batches import Score, Submission
 
 Content = str | list[dict[str, Any]]
 """A text, or messages of which the last one counts."""

@@ -15,7 +15,8 @@ from prometheus_client import (
     generate_latest,
 )
 
-from mpo_lite.service.owner import RubricOwner, Score
+from mpo_lite.service.batches import Score
+from mpo_lite.service.owner import RubricOwner
 
 SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300)
 """Bounds of the latency histogram."""

@@ -13,21 +13,19 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
-from mpo_lite.errors import StopRun, Unavailable
+from mpo_lite.errors import BudgetReached, StopRun, Unavailable
 from mpo_lite.jsonl import JsonRow, journal, write_atomically
 from mpo_lite.judge.base import Sample
 from mpo_lite.loop.reward import summarize_batch
 from mpo_lite.loop.schedule import MetaScheduler
-from mpo_lite.loop.session import Session
-from mpo_lite.records import rollout_row
+from mpo_lite.loop.session import Answer, Session
 from mpo_lite.sanitize import strip_thinking
 from mpo_lite.service.anchor import record_anchor
-from mpo_lite.service.batches import Batch, Batches, Entry, Submission
+from mpo_lite.service.batches import Batch, Batches, Entry, Score, Submission
 from mpo_lite.service.breaker import Breaker
-from mpo_lite.service.restart import Judged, PromptRows, read_service_state, restore
+from mpo_lite.service.restart import Judged, PromptRows, journal_row, read_service_state, restore
 from mpo_lite.tasks.rules import rule_verdict
 from mpo_lite.types import Verdict
 
@@ -39,25 +37,6 @@ LATEST = 256
 """Latest rewards whose mean stands for that of a group in which nothing could be judged."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """What a client is told of an answer.
-
-    Attributes:
-        reward: In [0, 1]; None where the answer could not be judged.
-        version: Rubric version of the verdict.
-        batch: The batch that the answer belongs to.
-        verdict: The verdict.
-        is_filled: The reward is its group's mean, because the answer could not be judged.
-    """
-
-    reward: float | None
-    version: int
-    batch: int
-    verdict: Verdict
-    is_filled: bool = False
-
-
 class RubricOwner:
     """Judges what clients send in, and keeps the run.
 
@@ -65,11 +44,23 @@ class RubricOwner:
         session: The run.
         rows: Prompt → row, as the run's prompts have it; what clients say of prompts is added.
         group_wait_s: Seconds without a further answer after which a prompt group is taken as it is.
+        answer: The policy; None where it is out of reach.
+
+    Attributes:
+        figures: Of the policy's training, as last measured; they go into the row of each batch.
+        reached: The cap that kept answers from being judged.
     """
 
-    def __init__(self, session: Session, rows: dict[str, JsonRow], group_wait_s: float) -> None:
+    def __init__(
+        self,
+        session: Session,
+        rows: dict[str, JsonRow],
+        group_wait_s: float,
+        answer: Answer | None = None,
+    ) -> None:
         config = session.config
-        self.session, self._group_wait_s = session, group_wait_s
+        self.session, self._group_wait_s, self._answer = session, group_wait_s, answer
+        self.figures: JsonRow = {}
         self.scheduler = MetaScheduler(session, waits=False)
         self.breaker = Breaker(session)
         self._judged, self._prompts = Judged(), PromptRows(session.run, rows)
@@ -82,10 +73,16 @@ class RubricOwner:
         self.is_stopping = False
         self.problem = ""
         self._failure: Exception | None = None
+        self.reached: BudgetReached | None = None
         self._alarms: Sequence[str] = ()
 
-    def start(self) -> None:
-        """Finds the place in the run: its beginning, or where a kill or a stop left it. Blocks."""
+    def start(self, answers_anew: bool = False) -> None:
+        """Finds the place in the run: its beginning, or where a kill or a stop left it. Blocks.
+
+        Args:
+            answers_anew: The policy answers the prompts of open batches again; otherwise clients send the
+                answers that they have.
+        """
         session, config = self.session, self.session.config
         state = read_service_state(session.run)
         self._batches = Batches(state.batch, config.batch_completions, config.group_size, self._group_wait_s)
@@ -95,7 +92,8 @@ class RubricOwner:
         session.load_anchor()
         if state.batch:
             self._between_batches()  # repeats what followed the last batch
-        self._judged = restore(session, self._batches, state.batch)
+        if not answers_anew:
+            self._judged = restore(session, self._batches, state.batch)
 
     async def score(self, submissions: Sequence[Submission], fill: bool) -> list[Score]:
         """Judges answers.
@@ -216,6 +214,7 @@ class RubricOwner:
             judged = await self.breaker.verdicts([samples[row] for row in undecided], rubric)
         except BaseException as error:
             self.problem = str(error)
+            self.reached = error if isinstance(error, BudgetReached) else None
             self._batches.withdraw(entries, time.monotonic())
             raise
         for row, verdict in zip(undecided, judged, strict=True):
@@ -224,7 +223,7 @@ class RubricOwner:
             entry.verdict = verdict
             if verdict and verdict.reward is not None:
                 self._latest.append(verdict.reward)
-        await self._write([_row(entry) for entry in entries])
+        await self._write([journal_row(entry) for entry in entries])
         for group in {entry.group for entry in entries}:
             group.update()
 
@@ -307,7 +306,7 @@ class RubricOwner:
         )
         record_anchor(session)
         self._alarms = self.scheduler.add_batch(rollouts)
-        session.add_metrics(alarms=self._alarms)
+        session.add_metrics(alarms=self._alarms, **self.figures)
         row = session.take_metrics() | session.spend()
         journal(session.run.metrics, [row])
         session.context.observe("step", row)
@@ -320,7 +319,7 @@ class RubricOwner:
             return  # nothing yet to check a proposal by
         problem = ""
         try:
-            self.scheduler.between_batches(None)
+            self.scheduler.between_batches(self._answer)
         except StopRun as stop:  # rewards are given all the same, as long as they can be
             problem = f"no meta step: {stop}"
         if problem and problem != self.problem:
@@ -336,14 +335,3 @@ class RubricOwner:
             "scheduler": self.scheduler.state(),
         }
         write_atomically(session.run.service_state, json.dumps(state))
-
-
-def _row(entry: Entry) -> JsonRow:
-    rollout = entry.to_rollout()
-    assert rollout
-    submission = entry.submission
-    return rollout_row(rollout) | {
-        "group": submission.group,
-        "group_size": submission.group_size,
-        "step": submission.step,
-    }

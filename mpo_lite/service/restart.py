@@ -10,7 +10,7 @@ from pydantic import Field
 from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import JsonRow, journal, read_object, read_rows
 from mpo_lite.loop.session import Session
-from mpo_lite.records import Count, Record, Text, verdict_of
+from mpo_lite.records import Count, Record, Text, rollout_row, verdict_of
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sanitize import strip_thinking
 from mpo_lite.service.batches import Batch, Batches, Entry, Group, Submission
@@ -132,6 +132,18 @@ def require_served(run: RunDir) -> None:
             f"{run.path}: not the run of a service; name another folder by --run-dir, or start from its "
             f"last rubric: --rubric {run.path}"
         )
+
+
+def journal_row(entry: Entry) -> JsonRow:
+    """A judged answer as the run's journal has it."""
+    rollout = entry.to_rollout()
+    assert rollout
+    submission = entry.submission
+    return rollout_row(rollout) | {
+        "group": submission.group,
+        "group_size": submission.group_size,
+        "step": submission.step,
+    }
 
 
 def _submission(row: JsonRow) -> Submission:

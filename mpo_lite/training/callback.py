@@ -17,7 +17,13 @@ import numpy
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mpo_lite.checkpoints import MANIFEST, complete_checkpoint, read_state, require_intact
+from mpo_lite.checkpoints import (
+    MANIFEST,
+    complete_checkpoint,
+    read_state,
+    require_intact,
+    require_same_prompts,
+)
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import journal
@@ -103,11 +109,8 @@ class MPOCallback(TrainerCallback):
             raise ConfigError(
                 f"{checkpoint}: holds no state of this run; resume from a checkpoint it has written"
             )
-        if batch and saved.get("prompts") != self.session.context.prompts_hash:
-            raise ConfigError(
-                f"{checkpoint}: its data is no longer what it was trained on (other prompts, references or "
-                "clusters); give it its data again, or begin a new run"
-            )
+        if batch:
+            require_same_prompts(checkpoint, saved, self.session.context.prompts_hash)
         rollouts = self.session.resume(batch, saved.get("version", 0), saved.get("fell_back", False))
         if self.chat is None:  # a trainer of TRL's own
             options = getattr(args, "chat_template_kwargs", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,13 @@ from typing import Any
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError, refusals
@@ -123,19 +130,27 @@ def load_tokenizer(config: Config) -> Any:
     return tokenizer
 
 
+def policy_shell(config: Config) -> Any:
+    """The policy without its weights, for what its configuration says."""
+    with refusals(f"policy {config.policy!r}"), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(config.policy, trust_remote_code=False)
+        )
+    with suppress(OSError):  # it may have no generation_config.json
+        model.generation_config = GenerationConfig.from_pretrained(config.policy, **_from(config.policy))
+    return model
+
+
 def trained_parameters(config: Config) -> int:
     """How many parameters are trained, those of the adapter and of PPO's value head; nothing is loaded.
 
     Raises:
         ConfigError: The policy cannot be made, or has no such modules to adapt.
     """
-    with refusals(f"policy {config.policy!r}"), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(config.policy, trust_remote_code=False)
-        )
-    if config.algorithm == "ppo":
-        add_value_head(model)
-    with refusals("the trainer refuses a setting (lora or trl)"):
+    model = policy_shell(config)
+    with torch.device("meta"), refusals("the trainer refuses a setting (lora or trl)"):
+        if config.algorithm == "ppo":
+            add_value_head(model)
         model = get_peft_model(model, adapter(config))
     return sum(each.numel() for each in model.parameters() if each.requires_grad)
 

@@ -19,13 +19,15 @@ from mpo_lite.training.callback import check_arguments, steps_per_batch
 from mpo_lite.validation import describe_problem, describe_unknown_key
 
 KEPT_CHECKPOINTS = 2
+STALENESS = 1
+"""Optimiser steps that the asynchronous trainer may make between an answer and its own step on it."""
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo")
 _PASSED_ON = ("use_vllm", "vllm_mode", "vllm_server_base_url", "vllm_gpu_memory_utilization")
 """Fields of ours that are TRL's own, where they are given."""
 
 
 def trainer_arguments(context: RunContext, output: Path) -> GRPOConfig | RLOOConfig:
-    """The trainer's arguments.
+    """The arguments of a trainer that generates, judges and trains in turn.
 
     Args:
         context: The run.
@@ -35,31 +37,21 @@ def trainer_arguments(context: RunContext, output: Path) -> GRPOConfig | RLOOCon
         ConfigError: TRL refuses a setting, or one of ``trl`` is not the user's to set.
     """
     config = context.config
-    if not config.trl.get("temperature", config.temperature):
-        raise ConfigError(
-            "temperature 0: greedy answers to one prompt are all the same and teach nothing; "
-            "train at 1.0, and evaluate greedily by mpo-lite eval --temperature 0"
-        )
-    settings = _settings(context) | config.trl
+    kind = RLOOConfig if config.algorithm == "rloo" else GRPOConfig
     fixed: dict[str, Any] = {
-        "output_dir": str(output),
-        "max_steps": config.steps,
         "num_train_epochs": 1,
-        "save_strategy": "steps",
-        "save_steps": config.save_every,
-        "save_total_limit": KEPT_CHECKPOINTS,
-        "seed": config.seed,
         "shuffle_dataset": False,
         **({"loss_type": "bnpo"} if config.algorithm == "ppo" else {}),  # the mean over tokens
     }
-    if taken := sorted(set(fixed) & set(config.trl)):
-        raise ConfigError(
-            f"trl.{taken[0]}: set by mpo-lite itself; use steps, save_every, seed, run_dir or algorithm"
-        )
-    kind = RLOOConfig if config.algorithm == "rloo" else GRPOConfig
-    _check_fields(kind, config.trl)
-    with refusals("trl"):
-        arguments = kind(**settings, **fixed)
+    settings = {
+        "num_iterations": config.num_iterations,
+        "beta": config.beta,
+        # Above all that a batch may take: two rounds and a pause, and the same once more for a fallback. Meta
+        # steps are waited for elsewhere (see ranks).
+        "ddp_timeout": int(1800 + 4 * LONGEST_BATCH * config.batch_timeout + 2 * config.breaker_pause),
+        **{name: value for name in _PASSED_ON if (value := getattr(config, name)) is not None},
+    }
+    arguments = _arguments(kind, context, output, settings, fixed)
     check_arguments(arguments, config)
     if (
         config.algorithm == "grpo" and arguments.loss_type not in LOSSES
@@ -70,6 +62,72 @@ def trainer_arguments(context: RunContext, output: Path) -> GRPOConfig | RLOOCon
     arguments.max_steps *= per_batch
     arguments.save_steps *= per_batch
     return arguments
+
+
+def async_arguments(context: RunContext, output: Path) -> Any:
+    """The arguments of TRL's ``AsyncGRPOTrainer``: each optimiser step takes as many completions as a batch.
+
+    Args:
+        context: The run.
+        output: Where its checkpoints lie.
+
+    Raises:
+        ConfigError: TRL refuses a setting, or one of ``trl`` is not the user's to set.
+    """
+    from trl.experimental.async_grpo import AsyncGRPOConfig
+
+    config = context.config
+    settings = {
+        "vllm_server_base_url": config.vllm_server_base_url,
+        "max_staleness": STALENESS,
+        "token_budget": 0,  # micro batches as configured
+    }
+    arguments = _arguments(AsyncGRPOConfig, context, output, settings, {})
+    if "dtype" not in config.trl:
+        arguments.dtype = "bfloat16" if arguments.bf16 else "float32"
+    step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    if (arguments.num_generations, step) != (config.group_size, config.batch_completions):
+        raise ConfigError(
+            f"trl: an optimiser step would take {step} completions in groups of {arguments.num_generations}, "
+            f"but batch_prompts x group_size is {config.batch_prompts} x {config.group_size}; set those, and "
+            "micro_batch, instead"
+        )
+    return arguments
+
+
+def _arguments(
+    kind: type[Any], context: RunContext, output: Path, settings: dict[str, Any], fixed: dict[str, Any]
+) -> Any:
+    """The arguments of any trainer.
+
+    Args:
+        kind: TRL's class of them.
+        context: The run.
+        output: Where its checkpoints lie.
+        settings: Fields of this kind alone; the user may change them.
+        fixed: Those that he may not.
+    """
+    config = context.config
+    if not config.trl.get("temperature", config.temperature):
+        raise ConfigError(
+            "temperature 0: greedy answers to one prompt are all the same and teach nothing; "
+            "train at 1.0, and evaluate greedily by mpo-lite eval --temperature 0"
+        )
+    fixed |= {
+        "output_dir": str(output),
+        "max_steps": config.steps,
+        "save_strategy": "steps",
+        "save_steps": config.save_every,
+        "save_total_limit": KEPT_CHECKPOINTS,
+        "seed": config.seed,
+    }
+    if taken := sorted(set(fixed) & set(config.trl)):
+        raise ConfigError(
+            f"trl.{taken[0]}: set by mpo-lite itself; use steps, save_every, seed, run_dir or algorithm"
+        )
+    _check_fields(kind, config.trl)
+    with refusals("trl"):
+        return kind(**(_settings(context) | settings | config.trl | fixed))
 
 
 def _check_fields(kind: type[Any], given: dict[str, Any]) -> None:
@@ -91,7 +149,7 @@ def _check_fields(kind: type[Any], given: dict[str, Any]) -> None:
 
 
 def _settings(context: RunContext) -> dict[str, Any]:
-    """What the configuration says in TRL's words, all of which ``trl`` may change."""
+    """What the configuration says in TRL's words, for any trainer; ``trl`` may change it."""
     config, on_gpu = context.config, torch.cuda.is_available()
     share, rest = divmod(config.batch_completions, world_size())
     micro_batch = min(config.micro_batch, share)
@@ -106,21 +164,15 @@ def _settings(context: RunContext) -> dict[str, Any]:
         "per_device_train_batch_size": micro_batch,
         "gradient_accumulation_steps": share // micro_batch,
         "num_generations": config.group_size,
-        "num_iterations": config.num_iterations,
         "max_completion_length": context.max_new_tokens,
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "constant",
-        "beta": config.beta,
         "temperature": config.temperature,
         "bf16": on_gpu if bf16 is None else bf16,
         "use_cpu": not on_gpu,
         "gradient_checkpointing": on_gpu if checkpointing is None else checkpointing,
-        # Above all that a batch may take: two rounds and a pause, and the same once more for a fallback. Meta
-        # steps are waited for elsewhere (see ranks).
         "ddp_find_unused_parameters": False,  # an adapter has none, and PPO's value head is used outside
-        "ddp_timeout": int(1800 + 4 * LONGEST_BATCH * config.batch_timeout + 2 * config.breaker_pause),
         "logging_steps": 1,
         "disable_tqdm": True,
         "report_to": list(config.report_to or ()),
-        **{name: value for name in _PASSED_ON if (value := getattr(config, name)) is not None},
     }

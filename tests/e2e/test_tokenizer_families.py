@@ -182,9 +182,7 @@ def test_thinking_that_the_prompt_opened() -> None:
 
 
 def test_template_arguments_reach_generation(folders: dict[str, Path]) -> None:
-    config = Config(
-        policy=str(folders["qwen3"]), trl={"chat_template_kwargs": {"enable_thinking": False}}
-    )
+    config = Config(policy=str(folders["qwen3"]), trl={"chat_template_kwargs": {"enable_thinking": False}})
     chat = chat_of(config, *load_trained_policy(config, None))
     assert chat.tokenizer.decode(chat.prompt_ids(talk("hi"))).endswith("<think>\n\n</think>\n\n")
     assert chat.completion(chat.tokenizer("words")["input_ids"]).text == "words"

@@ -13,7 +13,8 @@ import httpx
 from mpo_lite.config_sources import load_config
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.run_dir import RunDir
-from mpo_lite.service.serving import Address, serve
+from mpo_lite.service.server import Address
+from mpo_lite.service.serving import serve
 
 SETTINGS: dict[str, Any] = {
     "goal": "Answer the question.",

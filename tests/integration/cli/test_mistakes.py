@@ -358,9 +358,7 @@ def test_what_cannot_be_trained_is_told_before_anything_is_asked(
 @pytest.mark.slow
 def test_numbers_with_an_exponent_reach_the_trainer(place: Path, refused: Refused) -> None:
     """What is wrong comes after the trainer has taken them: nobody answers at the judge's address."""
-    said = refused(
-        f"train {JUDGE} --data prompts.jsonl -o trl.learning_rate=1e-4 -o trl.epsilon=2E-1"
-    )
+    said = refused(f"train {JUDGE} --data prompts.jsonl -o trl.learning_rate=1e-4 -o trl.epsilon=2E-1")
     assert "judge openai/m at http://127.0.0.1:9/v1: cannot connect" in said
 
 
