@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from datasets import Dataset
 
 from mpo_lite.activity import activity
 from mpo_lite.checkpoints import MANIFEST, complete_checkpoint, read_state, require_same_prompts
-from mpo_lite.errors import JudgeDown, StopRun, refusals, storage_errors
+from mpo_lite.errors import ConfigError, JudgeDown, StopRun, refusals, storage_errors
 from mpo_lite.integrations.client import TOKEN_ENV, RewardClient
 from mpo_lite.jsonl import journal, write_atomically
 from mpo_lite.loop.context import RunContext
@@ -46,6 +47,7 @@ from mpo_lite.training.policy import (
 from mpo_lite.training.rollouts import RolloutWorker
 from mpo_lite.training.train import TrainingOutcome
 from mpo_lite.training.trl_args import STALENESS, async_arguments
+from mpo_lite.training.trl_async import AsyncGRPOTrainer
 from mpo_lite.training.vllm_policy import ServedPolicy, check_server
 from mpo_lite.types import Completion
 
@@ -62,6 +64,10 @@ def check_settings(context: RunContext) -> None:
         ConfigError: Says what to change.
     """
     quiet_libraries()
+    if torch.cuda.is_available() and not find_spec("kernels"):
+        raise ConfigError(
+            "--trainer async: kernels is not installed, by which TRL loads FlashAttention; pip install kernels"
+        )
     arguments = async_arguments(context, Path("checkpoints"))
     check_server(context.config, arguments.max_staleness + 2)
 
@@ -152,11 +158,8 @@ class AsyncJob:
             try:
                 yield
             except Exception:
-                self.check()  # the worker fails where the service ends for a reason
-                if self.policy.is_up():
-                    raise
-                url = self.session.config.vllm_server_base_url
-                raise StopRun(f"vLLM at {url} does not answer any more; start it again") from None
+                self.check_all()  # worker and weight sync fail where service or server have ended
+                raise
         except StopRun:
             self.save(trainer)
             raise
@@ -175,6 +178,13 @@ class AsyncJob:
         self._down_since = self._down_since or time.monotonic()
         if time.monotonic() - self._down_since > session.config.batch_timeout:
             raise JudgeDown(owner.breaker.problem)
+
+    def check_all(self) -> None:
+        """Raises what ends the run, a server that is gone among it: with it go the adapters."""
+        self.check()
+        if not self.policy.is_up():
+            url = self.session.config.vllm_server_base_url
+            raise StopRun(f"vLLM at {url} does not answer any more; start it again")
 
     def save(self, trainer: Any) -> None:
         """Saves the state after the last optimiser step, where that is not done."""
@@ -213,8 +223,6 @@ class AsyncJob:
         session.context.observe("gold", row)
 
     def _trainer(self, service: RewardClient, done: int) -> Any:
-        from trl.experimental.async_grpo import AsyncGRPOTrainer
-
         if not torch.cuda.is_available():
             from mpo_lite.training.cpu_attention import use_cpu_attention
 
@@ -252,7 +260,7 @@ class AsyncJob:
         config = self.session.config
         ahead = config.batch_completions * max(arguments.max_staleness, 1)
         return RolloutWorker(
-            self.check,
+            self.check_all,
             chat=self.chat,
             ahead=ahead,
             missing_eos_penalty=config.missing_eos_penalty,

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from trl.experimental.async_grpo import async_grpo_trainer, packing
 
 from mpo_lite.errors import ConfigError
+from mpo_lite.training.trl_async import async_grpo_trainer, packing
 
 
 def use_cpu_attention() -> None:

@@ -18,18 +18,16 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # it would warn in each process that imports it
-
-from trl.experimental.async_grpo import async_rollout_worker
-from trl.experimental.async_grpo.async_rollout_worker import (
-    AsyncRolloutWorker,
-    TrainingSequence,
-    _AsyncRolloutLoop,
-)
-
+from mpo_lite.errors import BudgetReached
 from mpo_lite.integrations.client import Answer, RewardClient
 from mpo_lite.loop.reward import drop_thin_groups
 from mpo_lite.training.chat import Chat
+from mpo_lite.training.trl_async import (
+    AsyncRolloutWorker,
+    TrainingSequence,
+    _AsyncRolloutLoop,
+    async_rollout_worker,
+)
 
 POLL_S = 0.02
 """How often the trainer's queue is looked at while as many answers are under way as may be."""
@@ -146,9 +144,12 @@ class JudgedRollouts(_AsyncRolloutLoop):
         """Text and reward of an answer to the prompt in this row; None where it could not be judged."""
         answer = self._chat.completion(ids)
         task = self._tasks[row % len(self._tasks)]
-        [scored] = await self._service.ascore(
-            [Answer(task, answer.text, group=str(row), truncated=answer.truncated)]
-        )
+        submitted = Answer(task, answer.text, group=str(row), truncated=answer.truncated)
+        try:
+            [scored] = await self._service.ascore([submitted])
+        except BudgetReached:
+            await self._stop_event.wait()  # the trainer knows, and ends the run
+            return answer.text, None
         if scored.reward is None or not answer.truncated:
             return answer.text, scored.reward
         return answer.text, scored.reward - self._missing_eos_penalty

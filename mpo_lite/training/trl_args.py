@@ -74,7 +74,7 @@ def async_arguments(context: RunContext, output: Path) -> Any:
     Raises:
         ConfigError: TRL refuses a setting, or one of ``trl`` is not the user's to set.
     """
-    from trl.experimental.async_grpo import AsyncGRPOConfig
+    from mpo_lite.training.trl_async import AsyncGRPOConfig
 
     config = context.config
     settings = {

@@ -11,7 +11,7 @@ import httpx
 
 from mpo_lite.activity import activity
 from mpo_lite.config import Config
-from mpo_lite.errors import ConfigError
+from mpo_lite.errors import ConfigError, StopRun
 from mpo_lite.llm import event_loop
 from mpo_lite.training.chat import Chat
 from mpo_lite.training.generate import BATCH_SIZE, GENERATION_SEED
@@ -106,13 +106,13 @@ class ServedPolicy:
             conversations: N lists of chat messages.
 
         Raises:
-            ConfigError: The server fails.
+            StopRun: The server fails.
         """
         prompts = [self._chat.prompt_ids(one) for one in conversations]
         try:
             return event_loop.wait(self._generate(prompts))
         except (httpx.HTTPError, ValueError, KeyError) as error:
-            raise ConfigError(f"vLLM at {self._url}: /v1/completions failed ({error!r})") from error
+            raise StopRun(f"vLLM at {self._url}: /v1/completions failed ({error!r})") from error
 
     async def _generate(self, prompts: Sequence[Sequence[int]]) -> list[Completion]:
         limits = httpx.Limits(max_connections=BATCH_SIZE)
