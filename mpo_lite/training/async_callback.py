@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mpo_lite.errors import StopRun
 from mpo_lite.jsonl import JsonRow
 
 if TYPE_CHECKING:
     from mpo_lite.training.asynchronous import AsyncJob
 
+LEAST_RATIO = 0.5
+"""Mean over tokens of what they are as probable to the trainer as to the server, at a step before which no
+weights have moved; rounding alone keeps it at 1.
+"""
 # TRL's names of what the metrics of a batch take over from its log.
 _TRL_METRICS = {
     "loss": "loss",
@@ -21,6 +26,7 @@ _TRL_METRICS = {
     "completions/clipped_ratio": "clipped",
     "perf/step_s": "step_seconds",
     "perf/rollout_wait_s": "wait_seconds",
+    "ratio": "ratio",
     "sample/staleness_mean": "staleness",
     "sample/dropped_stale_total": "dropped",
 }
@@ -36,12 +42,14 @@ class AsyncCallback(TrainerCallback):
 
     def __init__(self, job: AsyncJob, trainer: Any) -> None:
         self._job, self._trainer = job, trainer
+        self._first_step = 1
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Measures gold of the initial policy."""
         self._name_policy()
+        self._first_step = state.global_step + 1
         if not state.global_step:
             self._job.evaluate(0)
 
@@ -74,6 +82,16 @@ class AsyncCallback(TrainerCallback):
         known = {ours: (logs or {}).get(theirs) for theirs, ours in _TRL_METRICS.items()}
         figures: JsonRow = {name: value for name, value in known.items() if value is not None}
         self._job.owner.figures = figures or self._job.owner.figures
+        ratio = figures.get("ratio")
+        if (
+            ratio is not None
+            and state.global_step == self._first_step
+            and not LEAST_RATIO < ratio < 1 / LEAST_RATIO
+        ):
+            raise StopRun(
+                f"the server's answers are {ratio:.2g} times as probable to the policy that trains as to the "
+                "one that answered: have vLLM serve the same model"
+            )
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

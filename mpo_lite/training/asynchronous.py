@@ -66,7 +66,8 @@ def check_settings(context: RunContext) -> None:
     quiet_libraries()
     if torch.cuda.is_available() and not find_spec("kernels"):
         raise ConfigError(
-            "--trainer async: kernels is not installed, by which TRL loads FlashAttention; pip install kernels"
+            "--trainer async: TRL loads FlashAttention by the package kernels, which is missing; pip install "
+            "kernels"
         )
     arguments = async_arguments(context, Path("checkpoints"))
     check_server(context.config, arguments.max_staleness + 2)

@@ -151,6 +151,9 @@ def test_an_asynchronous_run_trains_and_goes_on_after_a_kill(
     # Never more than a step behind, and nothing that was paid for is dropped.
     assert {row.get("dropped") or 0 for row in metrics} == {0}
     assert 0 < max(row.get("staleness") or 0 for row in metrics) <= 1
+    # The server has the trainer's weights, not those of the beginning.
+    ratios = [row["ratio"] for row in metrics if row.get("ratio") is not None]
+    assert ratios and ratios == pytest.approx([1.0] * len(ratios), abs=0.1)
     assert weights(run.path, 6) != weights(run.path, 4)
     # Each process publishes its weights under a name of its own, and takes them back.
     assert not vllm.loaded or {name.rsplit("-v", 1)[0] for name in vllm.loaded} == {
@@ -211,6 +214,13 @@ def test_answers_that_cannot_be_judged_teach_nothing(
     failed = [row for row in rows if row["reward"] is None]
     assert failed and all(row["verdict"]["failure"] for row in failed)
     assert "nan" not in (tmp_path / "run" / "metrics.jsonl").read_text().lower()
+
+
+def test_a_server_with_another_model_ends_the_run_at_its_first_step(tmp_path: Path, prompts: Path) -> None:
+    with VLLMStandIn(is_other_model=True) as vllm, LLMServer() as server:
+        job = start(tmp_path, prompts, "run", server, **ASYNC, vllm_server_base_url=vllm.url)
+        code, errors = ended(job)
+    assert code == 1 and "have vLLM serve the same model" in errors and "Traceback" not in errors
 
 
 @pytest.mark.parametrize(

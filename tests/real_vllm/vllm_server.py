@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,22 +49,36 @@ def make_model(folder: Path) -> Path:
     return folder
 
 
+# Of what docs/training.md says of the asynchronous trainer, for a small policy on a CPU.
+FOR_TRAINING = (
+    *("--enable-lora", "--max-lora-rank", "32", "--max-loras", "3", "--max-num-batched-tokens", "16384"),
+    *("--max-model-len", "2048", "--dtype", "float32"),
+)
+
+
 @contextmanager
 def serving(
-    model: Path | str, logs: Path, structured: dict[str, object] | None = None, name: str = "tiny"
+    model: Path | str,
+    logs: Path,
+    structured: dict[str, object] | None = None,
+    name: str = "tiny",
+    flags: Sequence[str] = ("--max-model-len", "16384", "--dtype", "bfloat16"),
 ) -> Iterator[str]:
     """Serves ``model`` under ``name``; gives the API base."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = ["--structured-outputs-config", json.dumps(structured)] if structured else []
+    if structured:
+        flags = [*flags, "--structured-outputs-config", json.dumps(structured)]
     command = [os.environ["TEST_VLLM"], "serve", str(model), "--served-model-name", name]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "16384"]
-    command += ["--dtype", "bfloat16", "--enforce-eager", *flags]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--enforce-eager", *flags]
     environ = os.environ | {
         "VLLM_CPU_KVCACHE_SPACE": "1" if name == "tiny" else "3",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "600",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1" if name == "tiny" else str(os.cpu_count()),
     }

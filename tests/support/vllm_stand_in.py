@@ -28,13 +28,18 @@ class VLLMStandIn:
     """
 
     def __init__(
-        self, lora: dict[str, int] | None = LORA, dev_mode: bool = True, updating: bool = True
+        self,
+        lora: dict[str, int] | None = LORA,
+        dev_mode: bool = True,
+        updating: bool = True,
+        is_other_model: bool = False,
     ) -> None:
         self.lora, self._dev_mode, self._updating = lora, dev_mode, updating
         self.loaded: list[str] = []
         self.ever_loaded: list[str] = []
         self.generated: list[str] = []
         self.seeds: list[int] = []
+        self._is_other_model = is_other_model
         self._model: Any = None
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
@@ -42,6 +47,9 @@ class VLLMStandIn:
 
     def __enter__(self) -> "VLLMStandIn":
         self._base = AutoModelForCausalLM.from_pretrained(policy_dir()).eval()
+        if self._is_other_model:
+            with torch.no_grad():
+                self._base.lm_head.weight.copy_(self._base.lm_head.weight.flip(0))
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
         return self

@@ -16,7 +16,8 @@ from aiohttp import web
 
 from mpo_lite.cli.main import main
 from mpo_lite.errors import ConfigError, RunError
-from mpo_lite.service import owner, serving
+from mpo_lite.service import owner
+from mpo_lite.service import server as server_module
 from mpo_lite.service.server import Address
 from tests.support.llm_server import LLMServer
 from tests.support.served import service
@@ -271,7 +272,7 @@ def test_what_nobody_could_judge_is_judged_when_it_is_sent_again(
 def test_a_stop_does_not_wait_forever(
     tmp_path: Path, models: LLMServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server, "STOP_WAIT_S", 1)
+    monkeypatch.setattr(server_module, "STOP_WAIT_S", 1)
     with ThreadPoolExecutor() as pool:
         with service(tmp_path, models.url, judge_mode="groupwise", interval=50) as served:
             address = f"{served.url}/v1/rewards?token={served.token}"

@@ -1,0 +1,28 @@
+"""``--trainer async`` with a real vLLM that generates and takes adapters: ``make test-vllm``."""
+
+from pathlib import Path
+
+from vllm_server import FOR_TRAINING, serving
+
+from mpo_lite.cli.main import main
+from mpo_lite.jsonl import read_rows
+from mpo_lite.run_dir import RunDir
+from mpo_lite.sandbox.data import policy_dir
+
+
+def test_the_sandbox_policy_learns_from_what_vllm_generates(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    with serving(policy_dir(), tmp_path, name="policy", flags=FOR_TRAINING) as url:
+        settings = {
+            "task": "sandbox", "policy": "sandbox", "judge": "sandbox", "baseline": "expert", "steps": "24",
+            "learning-rate": "2e-3", "micro-batch": "32", "eval-every": "24", "trainer": "async",
+            "vllm-server-base-url": url.removesuffix("/v1"), "run-dir": str(run.path),
+            "cache-dir": str(tmp_path / "cache"),
+        }  # fmt: skip
+        main(["train", *(part for name, value in settings.items() for part in (f"--{name}", value))])
+    metrics = read_rows(run.metrics)
+    ratios = [row["ratio"] for row in metrics if row.get("ratio") is not None]
+    assert len(ratios) > 12 and all(abs(ratio - 1) < 0.1 for ratio in ratios)
+    assert {row.get("dropped") or 0 for row in metrics} == {0}
+    gold = [row["gold"] for row in read_rows(run.gold)]
+    assert gold[-1] > gold[0] + 0.1
