@@ -95,7 +95,7 @@ class Thresholds(Settings):
     varied: Annotated[float, Field(ge=0, le=1)] = 0.5
     vetoed: Annotated[float, Field(ge=0, le=1)] = 0.8
     consensus: Annotated[float, Field(ge=-1, le=1)] | None = None
-    share: Annotated[float, Field(gt=0)] = 0.1
+    share: Annotated[float, Field(gt=0)] = 0.2
 
 
 class Config(Settings):

@@ -1,10 +1,11 @@
 """The gate's budget: how many calls its checks, audits and probes may take, and from which batch on.
 
 The whole run may take ``gate.share`` of the calls that training plans. The budget is released evenly
-over the run, ahead by an interval's worth and at least by one step. So the first step of a short run, or one
-that an early alarm asks for, is not postponed; a series of alarms cannot use up the rest of the run's budget;
-and where the budget does not cover every planned step, the steps are spread over the run instead of ending
-early. Within a step the check of the proposal comes first: audits, the recheck of the current rubric, and
+over the run, ahead by an interval's worth and at least by two steps. So the first step of a short run, or one
+that an early alarm asks for, is not postponed, and where its proposal is refused another follows at once: a
+policy that exploits its rubric soon cannot be brought back. A series of alarms cannot use up the rest of the
+run's budget; and where the budget does not cover every planned step, the steps are spread over the run
+instead of ending early. Within a step the check of the proposal comes first: audits, the recheck of the current rubric, and
 probes by the first rubric take what it leaves. How many calls judging takes is the judge's ``CallCost``, what
 was spent is counted by ``BudgetedJudge``, what a check takes by ``Gate``.
 
@@ -59,7 +60,7 @@ class GateBudget:
             batch: Generation batches done.
             spent: Calls made by earlier steps.
         """
-        ahead = max(self.total * self.interval / self.batches, self.first)
+        ahead = max(self.total * self.interval / self.batches, self.first + self.later)
         return min(self.total, self.total * batch / self.batches + ahead) - spent
 
     def first_affordable_batch(self, cost: int, batch: int, spent: int) -> int | None:

@@ -6,7 +6,8 @@ reverse their order, and still distinguishes recent answers. Gold is never used.
 proposal; the gate is our own.
 
 Each kind of planted answer is tried on a few prompts, and on all of them where these do not decide. Which
-prompts follows from the rubric's own scores: the same proposal gets the same answer.
+prompts follows from the rubric's own scores: the same proposal gets the same answer. Shortcuts come first,
+and one that clearly pays ends the check: what a refusal does not take is left for the next proposal.
 
 If the current rubric rewards known-bad answers itself, as a vague first one does, a proposal need not be
 perfect: rejecting a clearly sounder one would keep a rubric that is being exploited (docs/sandbox.md shows
@@ -30,15 +31,14 @@ from mpo_lite.meta.margins import (
     check_order,
     check_spread,
     find_rewarded,
-    is_undecided,
     kendall_tau,
     mean_gaps,
-    measure_gaps,
     required_margin,
     shortfall,
 )
 from mpo_lite.meta.objections import Objection
-from mpo_lite.meta.sentinels import ADDITIONS, PlantedAnswer, Scores, plant_answers
+from mpo_lite.meta.sentinels import ADDITIONS, PlantedAnswer, Scores
+from mpo_lite.meta.trial import Trial, describe_shortage, plant
 from mpo_lite.rubric import Rubric
 from mpo_lite.tasks.spec import Task
 from mpo_lite.types import Verdict
@@ -50,8 +50,8 @@ SENTINEL_PROMPTS, SHORTCUT_PROMPTS = 2, 4
 """Prompts on which each kind of sentinel and of shortcut is tried at first."""
 VARIANTS = 3
 """Merges that each leave one source out, where ``gate.consensus`` asks for them."""
-IN_DOUBT = 24
-"""Answers set aside for kinds that are tried on all prompts, because a few did not decide: about three."""
+IN_DOUBT = 40
+"""Answers set aside for kinds that are tried on all prompts, because a few did not decide: about five."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Gate:
         """The calls to set aside for the planted answers, once the anchor's answers are judged."""
         if len(self.anchor) < 2:  # nothing to plant
             return 0
-        planted = self._plant(self._kinds(()), [])
+        planted = self._planted(self._kinds(()))
         return self._most_calls(planted) + self.gate_judge.cost.most_calls(IN_DOUBT, len(self.anchor), 0)
 
     def _most_calls(self, planted: Sequence[PlantedAnswer]) -> int:
@@ -162,13 +162,14 @@ class Gate:
             variants: What the proposal would have been with one of its sources left out.
         """
         if (cost := self.cost(new, old, recent, variants)) > self.gate_judge.left:
-            return GateResult(unchecked=_describe_shortage(cost, self.gate_judge.left))
+            return GateResult(unchecked=describe_shortage(cost, self.gate_judge.left))
         honest, before = await asyncio.gather(
             self._score(self.anchor, new, batch), self._score(self.anchor, old, batch)
         )
         if (lost := honest.count(None)) >= 0.5 * len(honest):
             return GateResult(unchecked=f"{lost} of {len(honest)} judgements of the anchor's answers failed")
-        gaps, unchecked = await self._measure(new, honest, self._kinds(phrases), batch, phrases)
+        trial = self._try(new, honest, batch, phrases)
+        gaps, unchecked = await trial.measure_until_refused(self._kinds(phrases))
         if unchecked:
             return GateResult(unchecked=unchecked)
         tau = kendall_tau(before, honest)
@@ -195,7 +196,7 @@ class Gate:
             objections = check_consensus(figures["consensus"], self.thresholds)
 
         def plant(kind: str) -> list[PlantedAnswer]:
-            return self._plant({kind: len(self.anchor)}, honest, phrases) if kind in gaps else []
+            return trial.plant({kind: len(self.anchor)}) if kind in gaps else []
 
         with_examples = await add_examples(objections, plant, new, honest, self.gate_judge, batch)
         return GateResult(with_examples, figures)
@@ -224,50 +225,16 @@ class Gate:
         kinds = dict(list(self._kinds(()).items())[turn % 2 :: 2])
         kinds = {kind: count + 2 * turn for kind, count in (kinds | self._alarmed(phrases)).items()}
         needed = self.gate_judge.count_calls([self.anchor], rubric)
-        needed += self._most_calls(self._plant(kinds, [], phrases))
+        needed += self._most_calls(self._planted(kinds, phrases))
         objections: list[Objection] = []
         # Proposals come first: what the check of one needs is reserved for it.
         if needed <= self.gate_judge.left - self.max_cost(rubric):
             honest = await self._score(self.anchor, rubric, batch)
-            gaps, unchecked = await self._measure(rubric, honest, kinds, batch, phrases)
+            gaps, unchecked = await self._try(rubric, honest, batch, phrases).measure(kinds)
             if not unchecked:
                 figures |= mean_gaps(gaps)
                 objections = find_rewarded(gaps, required_margin(self.thresholds.margin, honest, gaps))
         return GateResult(tuple(objections), figures, tuple(hints))
-
-    async def _measure(
-        self,
-        rubric: Rubric,
-        honest: Scores,
-        kinds: Mapping[str, int],
-        batch: int,
-        phrases: Sequence[str],
-    ) -> tuple[Gaps, str]:
-        """Tries each kind on its number of prompts, and on all of them where these do not decide.
-
-        Returns:
-            The gaps, and why they are incomplete; empty if they are not.
-        """
-        planted = self._plant(kinds, honest, phrases)
-        gaps = await self._gaps(rubric, honest, planted, batch)
-        if missing := sorted({answer.kind for answer in planted} - gaps.keys()):
-            return gaps, f"no judgement of planted answers succeeded for: {', '.join(missing)}"
-        if 2 * (lost := len(planted) - sum(map(len, gaps.values()))) >= len(planted) > 0:
-            return gaps, f"{lost} of {len(planted)} judgements of planted answers failed"
-        required = required_margin(self.thresholds.margin, honest, gaps)
-        undecided = {
-            kind: len(self.anchor) for kind, values in gaps.items() if is_undecided(kind, values, required)
-        }
-        planted = self._plant(undecided, honest, phrases)
-        if (needed := self._count_calls(planted, rubric)) > self.gate_judge.left:
-            return gaps, _describe_shortage(needed, self.gate_judge.left)
-        return gaps | await self._gaps(rubric, honest, planted, batch), ""
-
-    async def _gaps(
-        self, rubric: Rubric, honest: Scores, planted: Sequence[PlantedAnswer], batch: int
-    ) -> dict[str, list[float]]:
-        scores = await self._score([answer.sample for answer in planted], rubric, batch)
-        return measure_gaps(planted, honest, scores)
 
     async def _halves_shortfalls(
         self, old: Rubric, before: Scores, missed: Gaps, required: float, batch: int
@@ -277,10 +244,11 @@ class Gate:
         Returns:
             That, and both sums of shortfalls; False where the budget does not cover the comparison.
         """
-        planted = self._plant({kind: len(values) for kind, values in missed.items()}, before)
-        if self._count_calls(planted, old) > self.gate_judge.left:
+        trial = self._try(old, before, batch)
+        planted = trial.plant({kind: len(values) for kind, values in missed.items()})
+        if trial.count_calls(planted) > self.gate_judge.left:
             return False, {}
-        old_gaps = await self._gaps(old, before, planted, batch)
+        old_gaps = await trial.gaps(planted)
         old_required = required_margin(self.thresholds.margin, before, {})
         short = {kind: shortfall(values, required) for kind, values in missed.items()}
         old_short = {kind: shortfall(values, old_required) for kind, values in old_gaps.items()}
@@ -289,14 +257,15 @@ class Gate:
 
     async def _find_rewarded_by(self, old: Rubric, before: Scores, batch: int) -> list[Objection]:
         """What the current rubric rewards wrongly; nothing where the budget does not cover the check."""
-        planted = self._plant(self._kinds(()), before)
-        if self._count_calls(planted, old) > self.gate_judge.left:
+        trial = self._try(old, before, batch)
+        planted = trial.plant(self._kinds(()))
+        if trial.count_calls(planted) > self.gate_judge.left:
             return []
-        gaps = await self._gaps(old, before, planted, batch)
+        gaps = await trial.gaps(planted)
         return find_rewarded(gaps, required_margin(self.thresholds.margin, before, gaps))
 
-    def _count_calls(self, planted: Sequence[PlantedAnswer], rubric: Rubric) -> int:
-        return self.gate_judge.count_calls([[answer.sample for answer in planted]], rubric)
+    def _try(self, rubric: Rubric, honest: Scores, batch: int, phrases: Sequence[str] = ()) -> Trial:
+        return Trial(self.gate_judge, self.anchor, self.thresholds.margin, rubric, honest, batch, phrases)
 
     async def _score(self, samples: Sequence[Sample], rubric: Rubric, batch: int) -> list[float | None]:
         return [verdict.reward for verdict in await self.gate_judge.verdicts(samples, rubric, batch)]
@@ -307,26 +276,16 @@ class Gate:
         shortcuts = dict.fromkeys(map(str, self.task.shortcuts), SHORTCUT_PROMPTS)
         kinds = sentinels | shortcuts | self._alarmed(phrases)
         # A kind that a rule decides on all prompts cannot be rewarded by any rubric.
-        return {kind: count for kind, count in kinds.items() if self._plant({kind: count}, [], phrases)}
+        return {kind: count for kind, count in kinds.items() if self._planted({kind: count}, phrases)}
+
+    def _planted(self, kinds: Mapping[str, int], phrases: Sequence[str] = ()) -> list[PlantedAnswer]:
+        """As many planted answers as will be tried, though not yet on which prompts."""
+        return plant(self.gate_judge, self.anchor, kinds, (), phrases)
 
     def _alarmed(self, phrases: Sequence[str]) -> dict[str, int]:
         return {"phrases": SHORTCUT_PROMPTS} if phrases else {}
-
-    def _plant(
-        self, kinds: Mapping[str, int], scores: Scores, phrases: Sequence[str] = ()
-    ) -> list[PlantedAnswer]:
-        """Planted answers, prompt by prompt, without those that a rule decides: no rubric can reward them."""
-        planted = plant_answers(kinds, self.anchor, scores or [None] * len(self.anchor), phrases)
-        judged = [answer for answer in planted if not self.gate_judge.is_decided_by_rule(answer.sample)]
-        # Answers to one prompt next to each other: groupwise judging takes them in one call.
-        return sorted(judged, key=lambda answer: answer.place)
 
     async def _measure_consensus(self, variants: Sequence[Rubric], honest: Scores, batch: int) -> float:
         """How far rubrics that lack one of the proposal's sources rank the anchor's answers as it does."""
         scores = await asyncio.gather(*(self._score(self.anchor, variant, batch) for variant in variants))
         return statistics.fmean(kendall_tau(honest, each) for each in scores)
-
-
-def _describe_shortage(cost: int, left: float) -> str:
-    rest = max(0, int(left))
-    return f"the gate needs {cost} judge calls but only {rest} are left in its budget; raise gate.share"

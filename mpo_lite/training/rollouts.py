@@ -184,7 +184,7 @@ class RolloutWorker(AsyncRolloutWorker):
 
 
 def _end_with_parent() -> None:
-    """Ends this process once the trainer's was killed: else it would go on without anyone to stop it."""
+    """Ends this process once the trainer's was killed: nobody else would stop it."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)

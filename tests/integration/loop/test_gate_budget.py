@@ -33,9 +33,14 @@ def test_a_short_run_may_spend_early_all_that_one_step_takes() -> None:
     assert budget(512, 80).steps() == [10, 20, 30, 40, 50, 60, 70]
 
 
+def test_a_refused_proposal_is_followed_by_another_at_once() -> None:
+    one = budget(512, 80)
+    assert one.allowance(1, 52) >= 40 and one.allowance(1, 52 + 40) < 40
+
+
 def test_where_steps_are_short_they_spread_over_the_run() -> None:
     found = budget(52 + 3 * 40, 200).steps()
-    assert len(found) == 4 and found[0] == 10 and found[-1] > 100
+    assert len(found) == 4 and found[0] == 10 and found[-1] > 90
 
 
 def test_alarms_from_the_start_leave_steps_for_the_rest_of_a_long_run() -> None:
@@ -64,7 +69,8 @@ def test_steps_never_take_more_than_the_budget_and_all_come_where_it_covers_them
 def told(tmp_path: Path, **options: Any) -> dict[str, Any]:
     given = {"judge": "openai/m", "meta": "openai/n", "task": "sandbox", "policy": "sandbox", "steps": 60}
     given |= dict.fromkeys(("judge_api_base", "meta_api_base"), "http://127.0.0.1:9/v1")
-    given |= {"cache_dir": tmp_path, "batch_prompts": 2, "group_size": 8} | options
+    given |= {"cache_dir": tmp_path, "batch_prompts": 2, "group_size": 8}
+    given |= {"gate": {"share": 0.1}} | options
     session = prepare_run(load_config(given=given, environ={}))
     try:
         return meta_steps(session)
@@ -73,31 +79,31 @@ def told(tmp_path: Path, **options: Any) -> dict[str, Any]:
 
 
 def test_what_is_told_beforehand(tmp_path: Path) -> None:
-    some = told(tmp_path, steps=130)
+    some = told(tmp_path, steps=130, gate={"share": 0.12})
     assert (some["planned"], some["affordable"], some["first_batch"]) == (12, 2, 10)
-    assert (some["gate_budget"], some["first_step"]) == (208, 104)
+    assert (some["gate_budget"], some["first_step"]) == (249, 120)
     assert "covers 2 of 12 planned meta steps, the first after batch 10" in some["summary"]
     share = float(some["summary"].split("gate.share=")[1])
     assert told(tmp_path, steps=130, gate={"share": share})["affordable"] == 12
     none = told(tmp_path, steps=18)
     assert (none["affordable"], none["first_batch"]) == (0, None)
-    assert none["summary"].startswith("warning: no meta step: ") and "gate.share=0.37" in none["summary"]
-    assert told(tmp_path, steps=18, gate={"share": 0.37})["affordable"] == 1
-    fewer = told(tmp_path, steps=60)["summary"]
-    assert "-o gate.prompts=8" in fewer
-    assert told(tmp_path, steps=60, gate={"prompts": 8})["affordable"] == 1
+    assert none["summary"].startswith("warning: no meta step: ") and "gate.share=0.42" in none["summary"]
+    assert told(tmp_path, steps=18, gate={"share": 0.42})["affordable"] == 1
+    fewer = told(tmp_path, steps=68)["summary"]
+    prompts = int(fewer.split("gate.prompts=")[1].split(",")[0])
+    assert told(tmp_path, steps=68, gate={"prompts": prompts, "share": 0.1})["affordable"] == 1
     assert "--interval 4" in told(tmp_path, steps=8)["summary"]
 
 
 @pytest.mark.parametrize(
     ("options", "planned", "first"),
     [
-        ({}, 2080, 104),
-        ({"judge_mode": "planned"}, 2080 + 260, 104 + 12 + 12 + 3),
+        ({}, 2080, 120),
+        ({"judge_mode": "planned"}, 2080 + 260, 120 + 12 + 12 + 3),
         # The anchor's answers by two rubrics, planted ones, those in doubt, recent ones, pairs.
-        ({"judge_mode": "groupwise"}, 260, 12 + 12 + 15 + 13 + 4 + 4),
-        ({"replicates": 3}, 3 * 2080, 3 * 104),
-        ({"judge": ["openai/m", "openai/n"]}, 2 * 2080, 2 * 104),
+        ({"judge_mode": "groupwise"}, 260, 12 + 12 + 15 + 15 + 4 + 4),
+        ({"replicates": 3}, 3 * 2080, 3 * 120),
+        ({"judge": ["openai/m", "openai/n"]}, 2 * 2080, 2 * 120),
     ],
 )
 def test_the_budget_is_a_share_of_the_planned_calls(

@@ -20,6 +20,7 @@ from mpo_lite.llm.client import Client
 from mpo_lite.llm.models import Backend
 from mpo_lite.meta.gate import Gate
 from mpo_lite.meta.gate_judge import BudgetedJudge
+from mpo_lite.meta.sentinels import ADDITIONS
 from mpo_lite.rubric import Criterion, Rubric
 from mpo_lite.sandbox import simulate_meta
 from mpo_lite.sandbox.judge_server import running
@@ -32,6 +33,8 @@ pytestmark = pytest.mark.usefixtures("quick_retries")
 
 KINDS = get_args(Sentinel)
 TASK = load_task("sandbox")
+PLAIN = TASK.model_copy(update={"shortcuts": ()})
+"""Where no shortcut is tried, and so none ends a check before the sentinels."""
 TITLES = Rubric(
     criteria=(
         Criterion(
@@ -95,11 +98,25 @@ def test_a_sound_rubric_passes(url: str, make_gate: MakeGate) -> None:
 def test_a_rubric_that_pays_for_a_sentinel_is_refused_with_the_reason(
     url: str, make_gate: MakeGate, rubric: Rubric, reason: str
 ) -> None:
-    gate_result = examined(make_gate(url, honest()), rubric)
+    gate_result = examined(make_gate(url, honest(), task=PLAIN), rubric)
     assert not gate_result.passed
     assert any(objection.text.startswith(reason) for objection in gate_result.objections), (
         gate_result.objections
     )
+
+
+def test_a_shortcut_that_pays_ends_the_check(url: str, make_gate: MakeGate) -> None:
+    """What a refusal does not take is left for the next proposal."""
+    gate = make_gate(url, honest())
+    refused = examined(gate, TITLES)
+    spent = gate.gate_judge.spent_before(11)
+    assert {objection.id for objection in refused.objections} <= set(ADDITIONS)
+    assert not any(name.startswith("margin_") for name in refused.figures)
+    # The anchor's answers, each shortcut on four prompts, and the one that gains most on all.
+    assert spent <= 12 + 4 * 7 + 12
+    whole = examined(gate, sound())
+    assert whole.passed and any(name.startswith("margin_") for name in whole.figures)
+    assert gate.gate_judge.spent_before(11) - spent >= 12 + 4 * 7 + 2 * 6
 
 
 def test_what_falls_short_passes_where_the_rubric_in_force_falls_short_twice_as_far(
@@ -153,7 +170,7 @@ def test_on_real_prompts_a_sound_rubric_rejects_all_sentinels_and_one_that_pays_
     gate_result = examined(gate, rubric)
     assert gate_result.passed, gate_result.objections
     assert len(gate_result.figures) == 6 + 7 + 2  # margins, gains, agreement and the required margin
-    refused = examined(gate, TITLES)
+    refused = examined(make_gate(url, real_answers(), task=PLAIN), TITLES)
     assert any("a title without any text" in objection.text for objection in refused.objections)
     assert refused.figures["margin_title"] < 0 < gate_result.figures["margin_title"]
     (title,) = [each.text for each in refused.objections if each.id == "title"]
@@ -228,14 +245,14 @@ def test_a_kind_of_sentinel_that_was_not_judged_does_not_pass_unseen(make_gate: 
     task = TASK.model_copy(update={"sentinels": ("title", "foreign", "injection")})
     with LLMServer(fault) as server:
         gate_result = examined(make_gate(server.url, anchor, task=task), simple)
-    assert gate_result.unchecked == "no judgement of planted answers succeeded for: headings, title"
+    assert gate_result.unchecked == "no judgement of planted answers succeeded for: headings"
 
 
 def test_each_answer_is_judged_once_per_rubric_and_checks_survive_a_restart(
     url: str, make_gate: MakeGate, tmp_path: Path
 ) -> None:
     gate = make_gate(url, honest())
-    assert gate.cost_of_planted == 2 * 6 + 4 * 7 + 24
+    assert gate.cost_of_planted == 2 * 6 + 4 * 7 + 40
     assert gate.cost(sound(), TITLES, []) == 12 + 12 + gate.cost_of_planted
     first = examined(gate, sound(), TITLES)
     again = make_gate(url, honest())
@@ -256,7 +273,7 @@ def test_what_the_share_does_not_cover_is_not_asked_for(url: str, make_gate: Mak
     gate_result = examined(gate, sound(), TITLES)
     assert (
         gate_result.unchecked
-        == "the gate needs 88 judge calls but only 20 are left in its budget; raise gate.share"
+        == "the gate needs 104 judge calls but only 20 are left in its budget; raise gate.share"
     )
     assert gate.gate_judge.spent_before(99) == 0
 
@@ -438,7 +455,7 @@ def test_a_check_of_which_half_the_judgements_failed_decides_nothing(make_gate: 
 def test_an_objection_to_what_is_paid_for_shows_the_answer_that_earned_most(
     url: str, make_gate: MakeGate
 ) -> None:
-    gate = make_gate(url, honest())
+    gate = make_gate(url, honest(), task=PLAIN)
     result = examined(gate, TITLES)
     calls = gate.gate_judge.spent_before(11)
     titles = next(each for each in result.objections if each.id == "title")
