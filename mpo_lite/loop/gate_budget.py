@@ -6,8 +6,8 @@ that an early alarm asks for, is not postponed, and where its proposal is refuse
 policy that exploits its rubric soon cannot be brought back. A series of alarms cannot use up the rest of the
 run's budget; and where the budget does not cover every planned step, the steps are spread over the run
 instead of ending early. Within a step the check of the proposal comes first: audits, the recheck of the
-current rubric, and probes by the first rubric take what it leaves. How many calls judging takes is the judge's
-``CallCost``, what was spent is counted by ``BudgetedJudge``, what a check takes by ``Gate``.
+current rubric, and probes by the first rubric take what it leaves. How many calls judging takes is the
+judge's ``CallCost``, what was spent is counted by ``BudgetedJudge``, what a check takes by ``Gate``.
 
 All of it depends on the configuration and the journal of judgements alone: a resumed run decides as an
 uninterrupted one would.
