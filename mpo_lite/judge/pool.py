@@ -73,10 +73,12 @@ class ModelPool:
         # Made on the loop, because its limiters and locks belong to the loop they are made on.
         self.client = event_loop.wait(self._make_client(waits_out))
 
-    def judge(self, purpose: Purpose = "judge", draw: str = "") -> Judge:
-        """The active judge; see ``build_judge``. With a ``draw``, its answers are sampled."""
+    def judge(self, purpose: Purpose = "judge", draw: str = "", is_sampled: bool = True) -> Judge:
+        """The active judge; see ``build_judge``. With a ``draw``, its answers are sampled; unless
+        ``is_sampled``, at its own temperature.
+        """
         judges = self._active_judges
-        if draw:
+        if draw and is_sampled:
             judges = [replace(one, temperature=max(one.temperature, AGAIN_TEMPERATURE)) for one in judges]
         return build_judge(self._config, self.client, judges, self.brief, purpose, draw)
 
