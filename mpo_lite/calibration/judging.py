@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mpo_lite.calibration.labels import LabelledData, LabelledRow
 from mpo_lite.calibration.tricks import TEXTS, plant_tricks
@@ -114,27 +115,51 @@ def judge_labelled(
     Raises:
         StopRun: A cap is reached, the judge rejects calls permanently, or too little was judged.
     """
-
-    def judge_all(samples: Sequence[Sample], share: float = 1.0, draw: str = "") -> list[Judgement]:
-        judged: list[Judgement] = []
-        for start in range(0, len(samples), CHUNK):
-            chunk = samples[start : start + CHUNK]
-            judged += judge_twice(lambda part: _judge(models, task, rubric, part, draw), chunk)
-            advance(len(chunk))
-            if (tally := FailureTally.of(judged[start:], share)).broken:
-                tally.check("answer")
-        FailureTally.of(judged, share).check("answer")
-        return judged
-
+    judge = partial(judge_rows, models, task, rubric, advance=advance)
     rows = [data.rows[place] for place in probed]
-    answers = _by_row(judge_all(_flatten(data.rows), max_failures), data.rows)
-    again = _by_row(judge_all(_flatten(rows), draw=AGAIN), rows)
+    answers, again = judge(data.rows, max_failures), judge(rows, draw=AGAIN)
     honest = [answers[place][0].verdict.reward for place in probed]
     planted = plant_tricks([row.answers[0] for row in rows], honest, rubric, task.shortcuts)
     # Of tricks any share may fail: a judge that declines to judge one is not down.
-    tricks = [judgement.verdict for judgement in judge_all([answer.sample for answer in planted])]
+    samples = [answer.sample for answer in planted]
+    tricks = [judgement.verdict for judgement in _judge_all(models, task, rubric, samples, advance=advance)]
     orders = wait_for_models(lambda: _judge_orders(models, rubric, rows)) if data.kind == "pairs" else []
     return Judged(data, answers, list(probed), again, planted, tricks, orders)
+
+
+def judge_rows(
+    models: ModelPool,
+    task: Task,
+    rubric: Rubric,
+    rows: Sequence[LabelledRow],
+    max_failures: float = 1.0,
+    draw: str = "",
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[list[Judgement]]:
+    """For each row, the judgements of its answers; see ``judge_labelled``."""
+    samples = [answer for row in rows for answer in row.answers]
+    judged = iter(_judge_all(models, task, rubric, samples, max_failures, draw, advance))
+    return [[next(judged) for _ in row.answers] for row in rows]
+
+
+def _judge_all(
+    models: ModelPool,
+    task: Task,
+    rubric: Rubric,
+    samples: Sequence[Sample],
+    max_failures: float = 1.0,
+    draw: str = "",
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[Judgement]:
+    judged: list[Judgement] = []
+    for start in range(0, len(samples), CHUNK):
+        chunk = samples[start : start + CHUNK]
+        judged += judge_twice(lambda part: _judge(models, task, rubric, part, draw), chunk)
+        advance(len(chunk))
+        if (tally := FailureTally.of(judged[start:], max_failures)).broken:
+            tally.check("answer")
+    FailureTally.of(judged, max_failures).check("answer")
+    return judged
 
 
 def _judge(
@@ -179,12 +204,3 @@ async def _judge_orders(models: ModelPool, rubric: Rubric, rows: Sequence[Labell
     rewards = await gather_with_deadline(works, None, "orders of pairs")
     both = zip(rows, rewards[::2], rewards[1::2], strict=True)
     return [(row.prompt, there, back) for row, there, back in both if there and back]
-
-
-def _flatten(rows: Sequence[LabelledRow]) -> list[Sample]:
-    return [answer for row in rows for answer in row.answers]
-
-
-def _by_row(judgements: Sequence[Judgement], rows: Sequence[LabelledRow]) -> list[list[Judgement]]:
-    rest = iter(judgements)
-    return [[next(rest) for _ in row.answers] for row in rows]

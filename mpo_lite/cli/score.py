@@ -44,8 +44,8 @@ Row = dict[str, Any]
 @click.command("score", short_help="Judge the responses in a file, without training.")
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
 @config_options(
-    "task", "goal", "judge", "judge_api_base", "judge_mode", "replicates", "rubric", "max_usd", "max_calls",
-    "max_judge_failures", "concurrency", "cache_dir", "log_calls",
+    "task", "goal", "judge", "judge_api_base", "judge_mode", "replicates", "examples", "rubric", "max_usd",
+    "max_calls", "max_judge_failures", "concurrency", "cache_dir", "log_calls",
 )  # fmt: skip
 @overrides_option
 @click.option("--no-judge", is_flag=True, help="Use only rules, verifier and gold metric: no calls, no key.")

@@ -327,3 +327,67 @@ def test_mistakes_are_explained(tmp_path: Path, capsys: Any, monkeypatch: pytest
     assert "once for scores, or twice for pairs" in refused(capsys, *command, *both)
     monkeypatch.setattr("mpo_lite.cli.calibrate.find_spec", lambda name: None if name == "scipy" else name)
     assert "scipy not installed: pip install 'mpo-lite[calibrate]'" in refused(capsys, *command)
+
+
+def judging_by_examples(kind: str, body: Body) -> str | None:
+    """A judge that has the quality upside down unless it is shown examples."""
+    quality = quality_of(completion_of(body))
+    right = "# Examples" in prompt_text(body)
+    return json.dumps(levels(quality if right else 3 - quality)) if kind == "judge" else None
+
+
+def test_examples_are_written_if_they_help_on_held_out_rows(
+    calibrate: Any, tmp_path: Path, capsys: Any
+) -> None:
+    rows = [{"prompt": f"question {n}", "response": answer(n % 4, n), "stars": n % 4} for n in range(40)]
+    data, file = write(tmp_path / "in.jsonl", rows), tmp_path / "page.examples.jsonl"
+    flags = ["--labels", "stars", "--probes", "0", "--pick-examples", "4"]
+    with LLMServer(judging_by_examples) as server:
+        trial = calibrate(server, data, *flags)["examples"]
+        assert trial["before"]["value"] == -1 and trial["after"]["value"] == 1 and trial["rows"] == 20
+        picked = read_rows(file)
+        assert [row["label"] for row in picked] == [f"{n}, on a scale from 0 to 3" for n in range(4)]
+        held_out = [text for text in server.prompts("judge") if "# Examples" in text]
+        # What was picked is not what decides.
+        assert len(held_out) == 20
+        assert not any(f"{row['prompt']}\n</task" in text for text in held_out for row in picked)
+        server.requests.clear()
+        scored_file = tmp_path / "scored.jsonl"
+        shown = ["--examples", str(file), "--out", str(scored_file), "--cache-dir", str(tmp_path / "new")]
+        main(
+            ["score", str(data), *served(server, tmp_path), *shown, "--rubric", str(tmp_path / "rubric.yaml")]
+        )
+        for text in server.prompts("judge"):
+            assert "2, on a scale from 0 to 3" in text and text.index("# Examples") > text.index("# Rubric")
+    assert f"examples written to {file}" not in capsys.readouterr().out  # --json
+
+
+def test_examples_that_do_not_help_are_not_written(calibrate: Any, tmp_path: Path) -> None:
+    data = pairs(tmp_path / "in.jsonl", lambda n: "ab"[n % 2])
+    rows = [row | {"prompt": f"{row['prompt']} {n}"} for n in range(2) for row in read_rows(data)]
+    with LLMServer(judging(quality_of)) as server:
+        trial = calibrate(server, write(data, rows), "--probes", "0", "--pick-examples", "2")["examples"]
+        assert trial["gain"]["value"] == 0 and trial["file"] is None
+        few = [
+            "calibrate",
+            str(pairs(tmp_path / "few.jsonl")),
+            *served(server, tmp_path),
+            "--pick-examples",
+            "2",
+        ]
+        with pytest.raises(SystemExit):
+            main([*few, "--out", str(tmp_path / "other.html")])
+    assert not list(tmp_path.glob("*.examples.jsonl"))
+    labels = {example["label"] for example in trial["examples"]}
+    assert labels <= {"The first answer is better.", "The second answer is better."}
+
+
+@pytest.mark.parametrize(
+    "row", [{}, {"prompt": "p", "label": "l"}, {"prompt": "p", "label": "l", "answers": ["a", "b", "c"]}]
+)
+def test_a_malformed_example_is_named(row: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    file, data = write(tmp_path / "examples.jsonl", [row]), scored(tmp_path / "in.jsonl")
+    command = ["score", str(data), "--judge", "openai/m", "--examples", str(file)]
+    assert "examples.jsonl: row 1: must have text in 'prompt' and 'label'" in refused(
+        capsys, *command, "--out", str(tmp_path / "out.jsonl")
+    )
