@@ -120,7 +120,7 @@ def judge_labelled(
     answers, again = judge(data.rows, max_failures), judge(rows, draw=AGAIN)
     honest = [answers[place][0].verdict.reward for place in probed]
     planted = plant_tricks([row.answers[0] for row in rows], honest, rubric, task.shortcuts)
-    # Of tricks any share may fail: a judge that declines to judge one is not down.
+    # Of these any share may fail: a judge that declines to judge tricks is not down.
     samples = [answer.sample for answer in planted]
     tricks = [judgement.verdict for judgement in _judge_all(models, task, rubric, samples, advance=advance)]
     orders = wait_for_models(lambda: _judge_orders(models, rubric, rows)) if data.kind == "pairs" else []
@@ -132,7 +132,7 @@ def judge_rows(
     task: Task,
     rubric: Rubric,
     rows: Sequence[LabelledRow],
-    max_failures: float = 1.0,
+    max_failures: float | None = None,
     draw: str = "",
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[list[Judgement]]:
@@ -147,7 +147,7 @@ def _judge_all(
     task: Task,
     rubric: Rubric,
     samples: Sequence[Sample],
-    max_failures: float = 1.0,
+    max_failures: float | None = None,
     draw: str = "",
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[Judgement]:
@@ -156,9 +156,10 @@ def _judge_all(
         chunk = samples[start : start + CHUNK]
         judged += judge_twice(lambda part: _judge(models, task, rubric, part, draw), chunk)
         advance(len(chunk))
-        if (tally := FailureTally.of(judged[start:], max_failures)).broken:
+        if max_failures is not None and (tally := FailureTally.of(judged[start:], max_failures)).broken:
             tally.check("answer")
-    FailureTally.of(judged, max_failures).check("answer")
+    if max_failures is not None:
+        FailureTally.of(judged, max_failures).check("answer")
     return judged
 
 

@@ -84,8 +84,7 @@ class ModelPool:
         judges = self._active_judges
         if draw and is_sampled:
             judges = [replace(one, temperature=max(one.temperature, AGAIN_TEMPERATURE)) for one in judges]
-        brief = replace(self.brief, examples=self.examples)
-        return build_judge(self._config, self.client, judges, brief, purpose, draw)
+        return build_judge(self._config, self.client, judges, self.judge_brief, purpose, draw)
 
     async def plans(self, samples: Iterable[Sample], rubric: Rubric) -> dict[str, str]:
         """The plans of the first active judge, prompt by prompt; none unless judging is planned.
@@ -98,6 +97,11 @@ class ModelPool:
         single = PointwiseJudge(self.client, self._active_judges[0], self.brief)
         by_prompt = {sample.prompt: sample for sample in samples}
         return await PlannedJudge(single).plans(list(by_prompt.values()), rubric)
+
+    @property
+    def judge_brief(self) -> Brief:
+        """What judges by a rubric are told: the brief with the examples."""
+        return replace(self.brief, examples=self.examples)
 
     @property
     def judged_by(self) -> str:

@@ -208,6 +208,16 @@ def test_a_failed_judgement_is_left_out_and_counted(calibrate: Any, tmp_path: Pa
     assert np.sum(result["confusion"]) == 23
 
 
+def test_a_judge_may_decline_to_judge_tricks(calibrate: Any, tmp_path: Path) -> None:
+    data = scored(tmp_path / "in.jsonl")
+    honest = {row["response"] for row in read_rows(data)}
+    with LLMServer(judging(lambda text: quality_of(text) if text in honest else None)) as server:
+        result = calibrate(server, data, "--labels", "stars", "--probes", "2")
+    by_judge = [trick for trick in result["tricks"] if trick["decorates"]]
+    assert by_judge and all(trick["reward"] is None and trick["count"] == 0 for trick in by_judge)
+    assert result["judged"] == 24 and not any(trick["succeeds"] for trick in result["tricks"])
+
+
 def test_a_judge_that_mostly_fails_is_not_measured(tmp_path: Path, capsys: Any) -> None:
     data = scored(tmp_path / "in.jsonl")
     with LLMServer(judging(lambda text: None)) as server:
