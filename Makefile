@@ -54,7 +54,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mpo-lite needs Python 3.11 or newer; name one: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[train,serve]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev --editable ".[train,serve,calibrate]"
 	touch $(STAMP)
 
 # torchvision and its like have no builds for the CPU torch that vLLM takes; with them its import fails.

@@ -154,6 +154,10 @@ class Config(Settings):
         None,
         description="First rubric, instead of the task's: a YAML file, or a run, whose last is used.",
     )
+    examples: LocalPath | None = Field(
+        None,
+        description="Labelled answers that judges are shown: a file that 'mpo-lite calibrate' wrote.",
+    )
     method: Literal["guarded", "paper"] = Field(
         "guarded",
         description="guarded: gate, alarms and pairs; paper: the paper's method and hyperparameters, PPO "
@@ -264,7 +268,8 @@ class Config(Settings):
         default_factory=lambda given: 2.5 * given.get("call_timeout", 120.0),
         gt=0,
         description="Calls to a model fail once it has answered none of them for this many seconds. 'score', "
-        "'refine' and 'compare' also wait this long for a server that is down. Default: 2.5 × call_timeout.",
+        "'refine', 'compare' and 'calibrate' also wait this long for a server that is down. Default: 2.5 × "
+        "call_timeout.",
     )
     batch_timeout: float = Field(
         default_factory=lambda given: given.get("verdict_timeout", 300.0) + 100.0,

@@ -9,8 +9,9 @@ from typing import Any, TypeVar, Unpack
 
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
-from mpo_lite.errors import ConfigError, EndpointError, JudgeDown, TaskError
+from mpo_lite.errors import LOST, ConfigError, EndpointError, JudgeDown, TaskError
 from mpo_lite.judge.base import Sample
+from mpo_lite.judge.breaker import JudgingResult
 from mpo_lite.judge.pool import ModelPool
 from mpo_lite.llm import event_loop
 from mpo_lite.meta.gate_judge import BudgetedJudge
@@ -28,6 +29,8 @@ from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
 
 T = TypeVar("T")
+S = TypeVar("S")
+V = TypeVar("V", bound=JudgingResult)
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,26 @@ def judge_by_rubric(
     """
     by_rule = [rule_verdict(sample.completion, rubric.set_hash, task.rules) for sample in samples]
     undecided = [sample for sample, verdict in zip(samples, by_rule, strict=True) if verdict is None]
-    judged = iter(_wait(lambda: models.judge().verdicts(undecided, rubric)))
+    judged = iter(wait_for_models(lambda: models.judge().verdicts(undecided, rubric)))
     return [verdict or next(judged) for verdict in by_rule]
+
+
+def judge_twice(judge: Callable[[Sequence[S]], list[V]], samples: Sequence[S]) -> list[V]:
+    """Judges samples, and retries those that were lost to server errors.
+
+    Args:
+        judge: Judges samples, in order.
+        samples: N samples.
+
+    Returns:
+        N verdicts, in order.
+    """
+    verdicts = judge(samples)
+    lost = [place for place, verdict in enumerate(verdicts) if verdict.failure in LOST]
+    retried = judge([samples[place] for place in lost]) if lost else []
+    for place, verdict in zip(lost, retried, strict=True):
+        verdicts[place] = verdict
+    return verdicts
 
 
 def refine_samples(
@@ -150,7 +171,9 @@ def refine_samples(
     assert models.meta is not None
     meta = MetaJudge(models.client, models.meta, models.brief)
     judge = BudgetedJudge(lambda draw: models.judge("judge", draw), lambda: models.judged_by, task.rules)
-    return _wait(lambda: refine_in_rounds(meta, judge, task, config, rubric, samples, labels, on_round))
+    return wait_for_models(
+        lambda: refine_in_rounds(meta, judge, task, config, rubric, samples, labels, on_round)
+    )
 
 
 def require_proposal(rounds: Sequence[Round]) -> None:
@@ -217,7 +240,7 @@ def _pair_up(
     return [(row, strip_thinking(answer)) for row, answer in zip(rows, answers, strict=True)]
 
 
-def _wait(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def wait_for_models(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Runs work on the event loop's thread; an endpoint that cannot be used becomes a reason to stop."""
     try:
         return event_loop.wait(start())

@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
     data_subset: str | None
     data_split: str | None
     rubric: str | Path | None
+    examples: str | Path | None
     method: Literal["guarded", "paper"] | None
     algorithm: Literal["grpo", "rloo", "ppo"] | None
     trainer: Literal["sync", "async"] | None

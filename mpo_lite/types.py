@@ -24,6 +24,21 @@ class Message(TypedDict):
 
 
 @dataclass(frozen=True)
+class Example:
+    """Labelled answers to a task, as judges are shown them.
+
+    Attributes:
+        prompt: The task.
+        answers: One answer, or the two answers of a pair.
+        label: What people said of them.
+    """
+
+    prompt: str
+    answers: tuple[str, ...]
+    label: str
+
+
+@dataclass(frozen=True)
 class Brief:
     """What judges and meta-judge are told of a task, the same for all of its prompts.
 
@@ -31,11 +46,13 @@ class Brief:
         persona: The role that a judge plays.
         purpose: What readers of the answers want; for the meta-judge and for judges of pairs.
         instructions: What the policy is asked around each prompt, and the limits of its answers; or empty.
+        examples: Labelled answers to other tasks; for judges by a rubric.
     """
 
     persona: str = ""
     purpose: str = ""
     instructions: str = ""
+    examples: tuple[Example, ...] = ()
 
 
 class Completion(NamedTuple):

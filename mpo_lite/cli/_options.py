@@ -17,8 +17,8 @@ Decorated = Callable[..., Any]
 GROUPS = {
     "Judges": (
         "judge", "meta", "judge_api_base", "meta_api_base", "judge_fallback", "audit_judge",
-        "audit_share", "judge_mode", "replicates", "concurrency", "max_judge_failures", "cache_dir",
-        "log_calls",
+        "audit_share", "judge_mode", "replicates", "examples", "concurrency", "max_judge_failures",
+        "cache_dir", "log_calls",
     ),
     "Task and data": (
         "task", "goal", "data", "prompt_column", "data_subset", "data_split", "rubric", "baseline",

@@ -15,7 +15,7 @@ import click
 from mpo_lite.activity import activity
 from mpo_lite.cli._models import batch_size_option, check_exists, generate_answers, open_policy
 from mpo_lite.cli._options import config_options, json_option
-from mpo_lite.cli.judging import format_spend, judge_twice
+from mpo_lite.cli.judging import format_spend
 from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.rate import COLUMNS, format_ratings, rate_matches
 from mpo_lite.cli.status import show_status
@@ -28,6 +28,7 @@ from mpo_lite.judge.breaker import FailureTally
 from mpo_lite.judge.pairwise import MatchResult, Pair, PairwiseJudge
 from mpo_lite.judge.pool import ModelPool
 from mpo_lite.llm import event_loop
+from mpo_lite.offline import judge_twice
 from mpo_lite.report.figures import describe_failures
 from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.stand_in import sandboxed

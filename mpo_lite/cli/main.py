@@ -33,6 +33,7 @@ COMMANDS = {
     "tasks": "List the built-in tasks, or explain one.",
     "init": "Create a task of your own from a template.",
     "score": "Judge the responses in a file, without training.",
+    "calibrate": "Measure how far a judge and rubric agree with labels.",
     "eval": "Evaluate a model with a task's gold metric on held-out prompts.",
     "compare": "Compare models pairwise with a judge, and rate them.",
     "rate": "Rate models from a file of pairwise matches.",

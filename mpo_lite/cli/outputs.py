@@ -39,7 +39,7 @@ def new_file(
         ConfigError: The file cannot or must not be written; nothing was changed.
     """
     try:
-        _check_writable(path, reads, overwrite, ending)
+        check_writable(path, reads, overwrite, ending)
         # Write through a link: replacing the link itself would leave the file behind it as it was.
         target = path.resolve()
         temporary = target.with_name(f".new-{target.name}")
@@ -91,8 +91,8 @@ def new_folder(path: Path) -> Generator[Path]:
                 path.rmdir()
 
 
-def _check_writable(path: Path, reads: Iterable[Path | None], overwrite: bool, ending: str) -> None:
-    """Raises ``ConfigError`` if the file must not be written."""
+def check_writable(path: Path, reads: Iterable[Path | None], overwrite: bool, ending: str = "") -> None:
+    """Raises ``ConfigError`` if a file must not be written; see ``new_file``."""
     exists = path.exists()
     if exists and any(read and read.exists() and read.samefile(path) for read in reads):
         raise ConfigError(f"{path}: is an input of this command; choose another output file")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from mpo_lite.offline import first_rubric, refine_samples, require_proposal, res
 from mpo_lite.rubric import dump_rubric
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import pluralize
-from mpo_lite.tasks.data import read_responses
+from mpo_lite.tasks.data import parse_label, read_responses
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.wording import simulated_note
 
@@ -124,27 +123,12 @@ def _read_answers(path: Path, labels: str | None, task: Task) -> tuple[list[Samp
     values: list[float | None] = []
     for number, row, response in read_responses(path):
         samples.append(response_sample(row, response, task))
-        values.append(_parse_label(path, number, row, labels) if labels else None)
+        values.append(parse_label(row, labels, f"{path}: row {number}") if labels else None)
     if len({sample.prompt for sample in samples}) < 2:
         raise TaskError(f"{path}: answers to at least two prompts are needed")
     if labels and sum(label is not None for label in values) < 4:
         raise TaskError(f"{path}: fewer than four rows have a number in {labels!r}")
     return samples, values
-
-
-def _parse_label(path: Path, number: int, row: dict[str, Any], column: str) -> float | None:
-    if column not in row:
-        raise TaskError(f"{path}: row {number} has no column {column!r}; it has: {', '.join(map(str, row))}")
-    value = row[column]
-    if value is None or value == "":
-        return None
-    try:
-        label = float(value)
-    except (TypeError, ValueError):
-        label = math.nan
-    if not math.isfinite(label):
-        raise TaskError(f"{path}: row {number}: {column!r} must be a number, or empty")
-    return label
 
 
 def _print_round(result: Round) -> None:

@@ -15,7 +15,6 @@ import click
 
 from mpo_lite.activity import activity
 from mpo_lite.cli._options import config_options, json_option, overrides_option
-from mpo_lite.cli.judging import judge_twice
 from mpo_lite.cli.outputs import new_file, overwrite_option
 from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
@@ -25,12 +24,12 @@ from mpo_lite.errors import FailureKind, StopRun, TaskError
 from mpo_lite.jsonl import append_rows
 from mpo_lite.judge.breaker import FailureTally
 from mpo_lite.judge.pool import ModelPool
-from mpo_lite.offline import first_rubric, judge_by_rubric, response_sample
+from mpo_lite.offline import first_rubric, judge_by_rubric, judge_twice, response_sample
 from mpo_lite.report.figures import describe_failures
 from mpo_lite.rubric import Rubric
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import pluralize
-from mpo_lite.tasks.data import map_columns, read_responses, response_cluster, response_reference_column
+from mpo_lite.tasks.data import map_response, read_responses
 from mpo_lite.tasks.rules import rule_results
 from mpo_lite.tasks.spec import Task, task_of
 from mpo_lite.types import Verdict
@@ -45,8 +44,8 @@ Row = dict[str, Any]
 @click.command("score", short_help="Judge the responses in a file, without training.")
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
 @config_options(
-    "task", "goal", "judge", "judge_api_base", "judge_mode", "replicates", "rubric", "max_usd", "max_calls",
-    "max_judge_failures", "concurrency", "cache_dir", "log_calls",
+    "task", "goal", "judge", "judge_api_base", "judge_mode", "replicates", "examples", "rubric", "max_usd",
+    "max_calls", "max_judge_failures", "concurrency", "cache_dir", "log_calls",
 )  # fmt: skip
 @overrides_option
 @click.option("--no-judge", is_flag=True, help="Use only rules, verifier and gold metric: no calls, no key.")
@@ -165,18 +164,8 @@ def _read_rows(path: Path, task: Task) -> list[Row]:
     """The rows with prompt, response, reference and cluster as the task maps them, and the original row."""
     rows: list[Row] = []
     for number, row, response in read_responses(path, needs_prompt=False):
-        where = f"{path}: row {number}"
-        # The prompt is in the column "prompt", or in the columns that the task's own data have.
-        prompt_column = {"prompt": "prompt"} if "prompt" in row else {}
-        columns = {
-            "cluster": None,
-            "reference": response_reference_column(row, task.data),
-            **prompt_column,
-        }
-        fields = map_columns([row], task.data.model_copy(update=columns), where)[0]
-        rows.append(
-            {**fields, "cluster": response_cluster(row, task.data), "response": response, "_original": row}
-        )
+        fields = map_response(row, task.data, f"{path}: row {number}")
+        rows.append({**fields, "response": response, "_original": row})
     if not rows:
         raise TaskError(f"{path}: contains no rows")
     return rows

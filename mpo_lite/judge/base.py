@@ -14,9 +14,9 @@ from typing import Any, Protocol, TypeVar, cast
 
 from mpo_lite.activity import activity
 from mpo_lite.llm.structured_output import Schema, object_schema, whole_number
-from mpo_lite.prompts import Block
+from mpo_lite.prompts import Block, fence_blocks
 from mpo_lite.rubric import Rubric
-from mpo_lite.types import Assessment, Verdict
+from mpo_lite.types import Assessment, Example, Verdict
 
 MAX_REASON = 2000
 """Characters of a reason that are kept."""
@@ -27,6 +27,11 @@ TOKENS_PER_REASON, TOKENS_PER_REPLY = 160, 64
 needs a quarter, other scripts more; a truncated reply is requested again with twice the limit."""
 LONGEST_BATCH = 9
 """A batch that keeps getting verdicts may take this many times the silence that ends one."""
+
+EXAMPLES = (
+    "# Examples\n\nPeople have labelled these answers to other tasks. They show how strict to be; your reply "
+    "is still by the rubric alone."
+)
 
 REASON: Schema = {"type": "string", "maxLength": REASON_CHARS}
 
@@ -108,6 +113,25 @@ def task_blocks(instructions: str, prompt: str, reference: str = "") -> list[Blo
         Block(correct, "reference", reference),
     )
     return [block for block in blocks if block.text or block.tag == "task"]
+
+
+def example_text(examples: Sequence[Example], key: bytes) -> str:
+    """What a judge by a rubric is shown of labelled examples, after the rubric; empty without any.
+
+    Args:
+        examples: Labelled answers.
+        key: The secret of the cache directory.
+    """
+    if not examples:
+        return ""
+    blocks: list[Block] = []
+    for number, example in enumerate(examples, start=1):
+        blocks.append(Block(f"Example {number}. The task:", "example_task", example.prompt))
+        names = ("The answer:",) if len(example.answers) == 1 else ("The first answer:", "The second answer:")
+        answers = zip(names, example.answers, strict=True)
+        blocks += [Block(name, "example_answer", answer) for name, answer in answers]
+        blocks.append(Block("What people said of it:", "example_label", example.label))
+    return f"\n\n{EXAMPLES}\n\n{fence_blocks(blocks, key)}"
 
 
 def answer_block(sample: Sample, name: str) -> Block:

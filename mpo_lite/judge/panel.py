@@ -39,12 +39,13 @@ class Panel:
 
     async def verdicts(self, samples: Sequence[Sample], rubric: Rubric) -> list[Verdict]:
         """See ``Judge.verdicts``."""
+        return [combine_verdicts(by_judge) for by_judge in await self.verdicts_by_judge(samples, rubric)]
+
+    async def verdicts_by_judge(self, samples: Sequence[Sample], rubric: Rubric) -> list[dict[str, Verdict]]:
+        """For each sample: the name of each judge → its verdict."""
         works = [judge.verdicts(samples, rubric) for judge in self.members.values()]
-        verdicts_by_judge = await gather_with_deadline(works, list[Verdict]())
-        return [
-            combine_verdicts(dict(zip(self.members, row, strict=True)))
-            for row in zip(*verdicts_by_judge, strict=True)
-        ]
+        verdicts = await gather_with_deadline(works, list[Verdict]())
+        return [dict(zip(self.members, row, strict=True)) for row in zip(*verdicts, strict=True)]
 
 
 def combine_verdicts(verdicts: dict[str, Verdict]) -> Verdict:

@@ -13,6 +13,7 @@ from mpo_lite.judge.base import (
     Sample,
     T,
     answer_block,
+    example_text,
     gather_with_deadline,
     parse_verdict,
     reply_token_limit,
@@ -113,6 +114,7 @@ class PointwiseJudge:
             "judge/planned" if plan else "judge/pointwise",
             persona=self.brief.persona,
             rubric=fence("rubric", rubric.render(sample.cluster), key),
+            examples=example_text(self.brief.examples, key),
             skeleton=verdict_skeleton(rubric),
             material=fence_blocks([*blocks, answer_block(sample, "The answer")], key),
         )

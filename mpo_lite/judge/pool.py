@@ -25,6 +25,7 @@ from mpo_lite.llm.client import Client
 from mpo_lite.llm.ledger import Ledger, Purpose
 from mpo_lite.llm.models import Backend, audit_backend, fallback_backend, judge_backends, meta_backend
 from mpo_lite.rubric import Rubric
+from mpo_lite.tasks.examples import load_examples
 from mpo_lite.types import Brief
 
 AGAIN_TEMPERATURE = 1.0
@@ -51,10 +52,12 @@ class ModelPool:
         meta: The meta-judge, or None.
         auditor: The audit judge, or None.
         brief: As given.
+        examples: Labelled answers that the judges are shown; neither meta-judge nor audit judge is.
         fell_back: Whether the fallback judge has taken over.
 
     Raises:
         ConfigError: A model is not given, or there is a cap in USD and the price of a model is unknown.
+        TaskError: The file of examples cannot be read.
     """
 
     def __init__(
@@ -68,17 +71,20 @@ class ModelPool:
         self.fallback = next((model for role, model in self.all if role == "fallback judge"), None)
         self.meta = next((model for role, model in self.all if role == "meta-judge"), None)
         self.auditor = next((model for role, model in self.all if role == "audit judge"), None)
+        self.examples = load_examples(config.examples) if config.examples else ()
         self.fell_back = False
         self.ledger = Ledger()
         # Made on the loop, because its limiters and locks belong to the loop they are made on.
         self.client = event_loop.wait(self._make_client(waits_out))
 
-    def judge(self, purpose: Purpose = "judge", draw: str = "") -> Judge:
-        """The active judge; see ``build_judge``. With a ``draw``, its answers are sampled."""
+    def judge(self, purpose: Purpose = "judge", draw: str = "", is_sampled: bool = True) -> Judge:
+        """The active judge; see ``build_judge``. With a ``draw``, its answers are sampled; unless
+        ``is_sampled``, at its own temperature.
+        """
         judges = self._active_judges
-        if draw:
+        if draw and is_sampled:
             judges = [replace(one, temperature=max(one.temperature, AGAIN_TEMPERATURE)) for one in judges]
-        return build_judge(self._config, self.client, judges, self.brief, purpose, draw)
+        return build_judge(self._config, self.client, judges, self.judge_brief, purpose, draw)
 
     async def plans(self, samples: Iterable[Sample], rubric: Rubric) -> dict[str, str]:
         """The plans of the first active judge, prompt by prompt; none unless judging is planned.
@@ -91,6 +97,11 @@ class ModelPool:
         single = PointwiseJudge(self.client, self._active_judges[0], self.brief)
         by_prompt = {sample.prompt: sample for sample in samples}
         return await PlannedJudge(single).plans(list(by_prompt.values()), rubric)
+
+    @property
+    def judge_brief(self) -> Brief:
+        """What judges by a rubric are told: the brief with the examples."""
+        return replace(self.brief, examples=self.examples)
 
     @property
     def judged_by(self) -> str:

@@ -165,7 +165,7 @@ class _Model:
 
     def _judge(self, backend: Backend) -> Callable[[Values], Load]:
         context, config = self._context, self._context.config
-        single = PointwiseJudge(context.models.client, backend, context.models.brief)
+        single = PointwiseJudge(context.models.client, backend, context.models.judge_brief)
         at_once = config.group_size if config.judge_mode == "groupwise" else 1
         empty = [Sample("x" * round(self._prompt), "")] * at_once
         call = (

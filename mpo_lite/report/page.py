@@ -56,7 +56,7 @@ def write_report(run: RunDir, path: Path | None = None) -> Path:
     _, config = RunDir.open(run.path, {})
     page = build_run_page(load_run_data(run, config))
     script_data = {name: page[name] for name in ("charts", "samples", "over_time")}
-    return _write(path or run.report, _render("run.html.j2", script_data, page))
+    return write_page(path or run.report, render_page("run.html.j2", script_data, page))
 
 
 def write_comparison(paths: Sequence[Path], path: Path) -> tuple[Path, list[MPOError]]:
@@ -74,8 +74,8 @@ def write_comparison(paths: Sequence[Path], path: Path) -> tuple[Path, list[MPOE
         MPOError: One of the runs is missing, or all of them are damaged.
     """
     page = compare_runs(paths)
-    html = _render("compare.html.j2", {"charts": page["charts"]}, page)
-    return _write(path, html), page["damaged"]
+    html = render_page("compare.html.j2", {"charts": page["charts"]}, page)
+    return write_page(path, html), page["damaged"]
 
 
 def build_run_page(data: RunData) -> JsonRow:
@@ -140,7 +140,14 @@ def _list_packages(data: RunData) -> dict[str, str]:
     return {"python": environment["python"], "mpo-lite": environment["mpo_lite"], **environment["packages"]}
 
 
-def _render(template: str, script_data: JsonRow, page: JsonRow) -> str:
+def render_page(template: str, script_data: JsonRow, page: JsonRow) -> str:
+    """A page as HTML.
+
+    Args:
+        template: Its template among the assets.
+        script_data: What ``report.js`` reads; ``charts`` at least.
+        page: What the template shows, by the names it has there.
+    """
     style = _asset("uPlot.min.css") + _asset("report.css")
     library, script = _asset("uPlot.iife.min.js"), _asset("report.js")
     policy = (
@@ -204,7 +211,8 @@ def _format_share(value: float | None) -> str:
     return "–" if value is None else f"{value:.0%}"
 
 
-def _write(path: Path, html: str) -> Path:
+def write_page(path: Path, html: str) -> Path:
+    """Writes a page, and returns its path. Raises ``ConfigError`` if it cannot be written."""
     try:
         write_atomically(path, html)
     except OSError as error:

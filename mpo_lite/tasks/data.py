@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
 import re
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -208,6 +209,50 @@ def read_responses(path: Path, needs_prompt: bool = True) -> Iterator[tuple[int,
             texts = "text in 'prompt' and in 'response'" if needs_prompt else "text in 'response'"
             raise TaskError(f"{path}: row {number} must have {texts} or 'completion'")
         yield number, row, response
+
+
+def map_response(row: Row, data: DataSource, where: str) -> Row:
+    """Adds ``prompt``, ``reference`` and ``cluster`` to a row of responses.
+
+    The prompt is in the column ``prompt``, or in the columns that the task's own data have.
+
+    Args:
+        row: The row as read.
+        data: Names the columns.
+        where: Names the row in errors.
+
+    Raises:
+        TaskError: The prompt is missing or not text.
+    """
+    columns = {"cluster": None, "reference": response_reference_column(row, data)}
+    columns |= {"prompt": "prompt"} if "prompt" in row else {}
+    mapped = map_columns([row], data.model_copy(update=columns), where)[0]
+    return mapped | {"cluster": response_cluster(row, data)}
+
+
+def parse_label(row: Row, column: str, where: str) -> float | None:
+    """The number in a column of labels; None where it is empty.
+
+    Args:
+        row: A row of responses.
+        column: The column.
+        where: Names the row in errors.
+
+    Raises:
+        TaskError: There is no such column, or it holds something else.
+    """
+    if column not in row:
+        raise TaskError(f"{where} has no column {column!r}; it has: {', '.join(map(str, row))}")
+    value = row[column]
+    if value is None or value == "":
+        return None
+    try:
+        label = float(value)
+    except (TypeError, ValueError):
+        label = math.nan
+    if not math.isfinite(label):
+        raise TaskError(f"{where}: {column!r} must be a number, or empty")
+    return label
 
 
 def response_cluster(row: Row, data: DataSource) -> str:

@@ -11,6 +11,11 @@ from mpo_lite.types import Verdict
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 
 
+def count_words(text: str) -> int:
+    """Number of words; in scripts without spaces, of characters."""
+    return sum(1 for _ in _WORD.finditer(text))
+
+
 def rule_results(completion: str, rules: Rules) -> dict[str, bool]:
     """Rule name → whether the completion follows it."""
     # Stops at the minimum: a completion may be long.

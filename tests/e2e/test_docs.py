@@ -53,6 +53,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, LLMS
     (folder / "matches.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in matches), encoding="utf-8"
     )
+    pairs = [
+        {"prompt": f"Write about day {n}.", "response_a": essay["response"], "response_b": "Rain. " * 9,
+         "winner": "ab"[n % 2]}
+        for n, essay in enumerate(essays)
+    ]  # fmt: skip
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs), encoding="utf-8")
     for model in ("path/to/model", "Qwen/Qwen2.5-1.5B-Instruct"):
         shutil.copytree(policy_dir(), folder / model)
     shutil.copytree(ROOT / "examples", folder / "examples")

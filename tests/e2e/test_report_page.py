@@ -1,15 +1,19 @@
 """The report in a browser: whole, silent, harmless, and of use."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
+from mpo_lite.cli.main import main
 from mpo_lite.report.page import write_comparison, write_report
 from tests.support.browser import needs_browser, opened
+from tests.support.llm_server import LLMServer
 from tests.support.made_run import made_run
+from tests.support.scoring import served, write
 
 pytestmark = [needs_browser, pytest.mark.browser]
 
@@ -139,6 +143,31 @@ def test_a_comparison_is_drawn(tmp_path: Path) -> None:
         assert "<b>other" in page.find_element(By.ID, "verdict").text
         assert len(page.find_elements(By.CSS_SELECTOR, "#gold canvas")) == 1
         assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_a_calibration_is_whole_and_harmless(tmp_path: Path, capsys: Any, width: int, dark: bool) -> None:
+    essay = "Rain falls on the plain and fills the rivers. " * 8
+    rows = [
+        {"prompt": f"{n} {HOSTILE[:-1]}", "response_a": f"{essay} {n} {HOSTILE[:-1]}",
+         "response_b": essay * 2, "model_a": "gpt", "model_b": "claude",
+         "winner": ("gpt", "claude", "tie")[n % 3]}
+        for n in range(12)
+    ]  # fmt: skip
+    data, page = write(tmp_path / "pairs.jsonl", rows), tmp_path / "page.html"
+    with LLMServer() as server:
+        flags = ["--judge-mode", "groupwise", "--replicates", "2", "--probes", "6", "--out", str(page)]
+        main(["calibrate", str(data), *served(server, tmp_path), *flags])
+    with opened(page, width, dark) as shown:
+        for name in ("verdict", "conclusion", "agreement", "criteria", "biases", "tricks", "worst"):
+            section = shown.find_element(By.ID, name)
+            assert section.is_displayed() and len(section.text) > 20, name
+        assert shown.execute_script("return window.hacked") is None
+        assert not shown.find_elements(By.CSS_SELECTOR, "main img, main iframe, main script, main style")
+        assert "<script>window.hacked = 1</script>" in shown.find_element(By.ID, "worst").text
+        (bar, *_) = shown.find_elements(By.CSS_SELECTOR, "svg.bar")
+        assert bar.size["width"] > 50 and len(bar.find_elements(By.CSS_SELECTOR, "rect")) > 1
+        assert shown.execute_script("return document.documentElement.scrollWidth <= innerWidth")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ KEY = b"secret of a cache directory"
 
 def test_every_shipped_template_renders_with_a_system_and_a_user_message() -> None:
     slots = "persona rubric skeleton names material purpose instructions limit words problem schema reply"
-    values = {name: f"<{name}>" for name in slots.split()}
+    values = {name: f"<{name}>" for name in (*slots.split(), "examples")}
     names = [
         str(path.relative_to(prompts_dir()).with_suffix("")) for path in prompts_dir().glob("[jm]*/*.md")
     ]
@@ -32,14 +32,14 @@ def test_rubric_text_is_a_value_and_never_a_template() -> None:
     hostile = Criterion(id="a", description="$task ${completion} {x} %s {{y}}", levels=("$ids", "y"))
     rubric = Rubric(criteria=(hostile,))
     values = {"persona": "p", "rubric": rubric.render(), "skeleton": "{}", "material": "ANSWER"}
-    system = render("judge/pointwise", **values).messages[0]["content"]
+    system = render("judge/pointwise", examples="", **values).messages[0]["content"]
     assert "$task ${completion} {x} %s {{y}}" in system
     assert "ANSWER" not in system
 
 
 def test_the_fixed_part_of_a_judge_prompt_comes_first() -> None:
     def text(completion: str) -> str:
-        fixed = {"persona": "p", "rubric": "the rubric", "skeleton": "{}"}
+        fixed = {"persona": "p", "rubric": "the rubric", "examples": "", "skeleton": "{}"}
         messages = render("judge/pointwise", material=f"the task\n{completion}", **fixed).messages
         return "".join(message["content"] for message in messages)
 

@@ -48,6 +48,13 @@ def test_calls_scale_with_panel_replicates_and_groups(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_examples_are_input_of_every_judgement(tmp_path: Path) -> None:
+    file = tmp_path / "examples.jsonl"
+    file.write_text(json.dumps({"prompt": "p", "answers": ["word " * 4000], "label": "good"}))
+    plain, shown = expected(tmp_path)["judge"], expected(tmp_path, examples=file)["judge"]
+    assert shown["input_tokens"][0] - plain["input_tokens"][0] > 3000 * plain["calls"][0]
+
+
 def test_usd_follows_tokens_and_prices_and_is_unknown_without_a_price(tmp_path: Path) -> None:
     found = expected(tmp_path)
     for role, (sent, received) in {"judge": (1.0, 10.0), "meta": (2.0, 20.0)}.items():

@@ -19,6 +19,7 @@ PROMPT = render(
     "judge/pointwise",
     persona="You are a teacher.",
     rubric=RUBRIC.render(),
+    examples="",
     skeleton="{}",
     material=fence("task", "write a short essay about dogs .", b"k")
     + "\n\n"

@@ -1,0 +1,1 @@
+"""How far a judge with a rubric may be trusted: agreement with labels, biases, known tricks."""
