@@ -26,7 +26,7 @@ SETTINGS = {
     "save_every": 2,
     "eval_every": 99,
     "breaker_pause": 0.0,
-    # In so short a run a tenth of the training's calls pays for no check.
+    # In so short a run a fifth of the training's calls pays for no check.
     "gate": "{prompts: 6, share: 20}",
 }
 Train = Callable[..., dict[str, Any]]
@@ -202,9 +202,9 @@ def test_a_budget_that_covers_no_step_is_a_warning_before_the_run(
 ) -> None:
     run, output = trained_on("{prompts: 6}", tmp_path, capsys)
     before, during = output.split("run directory", 1)
-    budget = "the gate's budget (10% of 128 planned judge calls = 12)"
-    assert f"warning: no meta step: {budget} does not cover the 90 calls of a step" in before
-    assert "-o gate.share=0.71" in before
+    budget = "the gate's budget (20% of 128 planned judge calls = 25)"
+    assert f"warning: no meta step: {budget} does not cover the 106 calls of a step" in before
+    assert "-o gate.share=0.83" in before
     assert during.count(f"no meta steps: {budget} does not cover") == 1
     assert not read_rows(run.lineage) and not read_rows(run.trials)
 
@@ -212,12 +212,12 @@ def test_a_budget_that_covers_no_step_is_a_warning_before_the_run(
 def test_a_short_run_has_the_steps_that_its_whole_budget_covers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, output = trained_on("{prompts: 6, share: 0.71}", tmp_path, capsys)
-    budget = "the gate's budget (71% of 128 planned judge calls = 90)"
+    run, output = trained_on("{prompts: 6, share: 0.83}", tmp_path, capsys)
+    budget = "the gate's budget (83% of 128 planned judge calls = 106)"
     assert f"{budget} covers 1 of 2 planned meta steps, the first after batch 3" in output
     assert output.count(f"no more meta steps: {budget} is spent; raise gate.share") == 1
     rows, trials = read_rows(run.lineage), read_rows(run.trials)
-    assert len(rows) == 1 and rows[0]["batch"] <= 3 and len(trials) <= 90
+    assert len(rows) == 1 and rows[0]["batch"] <= 3 and len(trials) <= 106
     assert rows[0]["gate"]  # the proposal was tried out; what could be left out was
     assert rows[0]["frozen"] == {} and rows[0]["probes"] == {}
 
@@ -227,7 +227,7 @@ def test_a_resumed_run_of_a_short_budget_decides_as_it_did(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Judgements on disk are charged as they were: else there would be more left than there was."""
-    train(save_every=1, gate="{prompts: 6, share: 0.9}")
+    train(save_every=1, gate="{prompts: 6, share: 1.1}")
     whole = RunDir(tmp_path / "run")
     rows = read_rows(whole.lineage)
     assert rows
