@@ -80,7 +80,7 @@ class Metrics(Record):
     clipped: float | None = None
     step_seconds: float | None = None
     wait_seconds: float | None = None
-    ratio: float | None = None
+    sampler_kl: float | None = None
     staleness: float | None = None
     dropped: float | None = None
     judge_calls: Count = 0

@@ -13,9 +13,9 @@ from mpo_lite.jsonl import JsonRow
 if TYPE_CHECKING:
     from mpo_lite.training.asynchronous import AsyncJob
 
-LEAST_RATIO = 0.5
-"""Mean over tokens of what they are as probable to the trainer as to the server, at a step before which no
-weights have moved; rounding alone keeps it at 1.
+LARGEST_KL = 0.5
+"""Nats per token between trainer and server at a step before which no weights have moved: rounding alone
+leaves less than a hundredth.
 """
 # TRL's names of what the metrics of a batch take over from its log.
 _TRL_METRICS = {
@@ -26,7 +26,7 @@ _TRL_METRICS = {
     "completions/clipped_ratio": "clipped",
     "perf/step_s": "step_seconds",
     "perf/rollout_wait_s": "wait_seconds",
-    "ratio": "ratio",
+    "kl": "sampler_kl",  # to the policy that answered
     "sample/staleness_mean": "staleness",
     "sample/dropped_stale_total": "dropped",
 }
@@ -82,15 +82,11 @@ class AsyncCallback(TrainerCallback):
         known = {ours: (logs or {}).get(theirs) for theirs, ours in _TRL_METRICS.items()}
         figures: JsonRow = {name: value for name, value in known.items() if value is not None}
         self._job.owner.figures = figures or self._job.owner.figures
-        ratio = figures.get("ratio")
-        if (
-            ratio is not None
-            and state.global_step == self._first_step
-            and not LEAST_RATIO < ratio < 1 / LEAST_RATIO
-        ):
+        divergence = figures.get("sampler_kl")
+        if divergence is not None and state.global_step == self._first_step and divergence > LARGEST_KL:
             raise StopRun(
-                f"the server's answers are {ratio:.2g} times as probable to the policy that trains as to the "
-                "one that answered: have vLLM serve the same model"
+                f"the policy that trains is {divergence:.2g} nats per token away from the one that answered: "
+                "have vLLM serve the same model"
             )
 
     def on_save(

@@ -151,8 +151,8 @@ def test_an_asynchronous_run_trains_and_goes_on_after_a_kill(
     # Never more than a step behind.
     assert 0 < max(row.get("staleness") or 0 for row in metrics) <= 1
     # The server has the trainer's weights, not those of the beginning.
-    ratios = [row["ratio"] for row in metrics if row.get("ratio") is not None]
-    assert ratios and ratios == pytest.approx([1.0] * len(ratios), abs=0.1)
+    gaps = [row["sampler_kl"] for row in metrics if row.get("sampler_kl") is not None]
+    assert gaps and min(gaps) < 0.1 and max(gaps) < 2
     assert weights(run.path, 6) != weights(run.path, 4)
     # Each process publishes its weights under a name of its own, and takes them back.
     assert not vllm.loaded or {name.rsplit("-v", 1)[0] for name in vllm.loaded} == {

@@ -24,8 +24,9 @@ REFUSED = {
     "--use-vllm": "vllm is not installed",
     "--load-in-4bit": "bitsandbytes",
     "--report-to tensorboard": "tensorboard",
+    "--trainer async": "no answer (ConnectError); start it by: VLLM_SERVER_DEV_MODE=1",
 }
-"""What an installation without these says, in one line."""
+"""What an installation without these, or a machine without a vLLM server, says in one line."""
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def test_the_frozen_rubric_is_hacked_and_the_evolving_one_brings_gold_back(tmp_p
     early = [read_rows(run.rollouts)[:first], read_rows(RunDir(tmp_path / "frozen").rollouts)[:first]]
     assert early[0] == early[1] != []
     # Whatever the gate judges is counted apart, and within its share.
-    assert 0 < evolving["gate_calls"] <= 0.1 * evolving["judge_calls"]
+    assert 0 < evolving["gate_calls"] <= 0.2 * evolving["judge_calls"]
 
 
 def test_evaluating_changes_nothing_in_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
