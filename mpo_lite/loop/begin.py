@@ -48,7 +48,13 @@ def open_session(options: JsonRow) -> tuple[Session, bool]:
     Raises:
         UsageError: Configuration, task, data, rubric or an endpoint cannot work.
     """
-    context = prepare_run(load_config(given=options, named="MPO({}=…)"), _log_event)
+    config = load_config(given=options, named="MPO({}=…)")
+    if config.trainer == "async":
+        raise ConfigError(
+            "trainer async: a whole training, by mpo-lite train or mpo_lite.train; in a script of your own, "
+            "give TRL's AsyncGRPOTrainer the rewards of mpo-lite serve (docs/engines.md)"
+        )
+    context = prepare_run(config, _log_event)
     try:
         context.try_metrics()
         context.check_models()

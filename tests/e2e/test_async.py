@@ -13,11 +13,17 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from mpo_lite.cli.main import main
+from mpo_lite.config_sources import load_config
+from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import read_rows
+from mpo_lite.loop.begin import open_session
 from mpo_lite.run_dir import RunDir
+from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.cpu_attention import attend_packed
+from mpo_lite.training.policy import chat_of, load_tokenizer, policy_shell
 from mpo_lite.training.rollouts import RolloutWorker
 from mpo_lite.training.trl_async import AsyncGRPOTrainer, async_rollout_worker, packing
+from mpo_lite.training.vllm_policy import ServedPolicy
 from tests.support.jobs import ended, resume, start, wait_for, weights
 from tests.support.llm_server import LLMServer, prompt_text
 from tests.support.vllm_stand_in import LORA, VLLMStandIn
@@ -117,6 +123,22 @@ def test_attention_sees_no_further_than_its_window() -> None:
     far = attend_packed(query, moved, value, bounds, bounds, window_size=(1, 0))
     torch.testing.assert_close(near[2:], far[2:])
     assert not torch.allclose(near[1], far[1])
+
+
+def test_the_prompts_of_an_evaluation_have_seeds_of_their_own(vllm: VLLMStandIn) -> None:
+    """By one seed, different prompts are answered by the same random numbers."""
+    config = load_config(given={"policy": str(policy_dir())}, environ={})
+    chat = chat_of(config, policy_shell(config), load_tokenizer(config))
+    policy = ServedPolicy(vllm.url, chat, max_new_tokens=8, temperature=1.0)
+    conversations = [[{"role": "user", "content": "write about dogs ."}]] * 4
+    first = policy.answer(conversations)
+    assert len(set(vllm.seeds)) == 4 and len({answer.text for answer in first}) > 1
+    assert policy.answer(conversations) == first
+
+
+def test_a_script_of_the_users_own_is_told_what_to_use_instead() -> None:
+    with pytest.raises(ConfigError, match="AsyncGRPOTrainer"):
+        open_session({"trainer": "async", "judge": "sandbox", "meta": "sandbox"})
 
 
 def test_an_asynchronous_run_trains_and_goes_on_after_a_kill(
