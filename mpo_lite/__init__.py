@@ -130,9 +130,9 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f"mpo_lite.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
-        from mpo_lite.loop.environment import TRAINING_PACKAGES
+        from mpo_lite.loop.environment import EXTRAS
 
-        if (error.name or "").partition(".")[0] not in TRAINING_PACKAGES:
+        if (error.name or "").partition(".")[0] not in EXTRAS["train"]:
             raise
         raise ImportError(
             f"mpo_lite.{name} trains, and {error.name} is not installed: pip install 'mpo-lite[train]'"

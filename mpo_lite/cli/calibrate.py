@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,9 @@ from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config_sources import load_config
 from mpo_lite.errors import ConfigError
+from mpo_lite.loop.environment import require_extra
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.tasks.examples import write_examples
-
-PACKAGES = ("sklearn", "scipy", "krippendorff")
-"""What the extra ``calibrate`` installs."""
 
 
 @click.command("calibrate", short_help="Measure how far a judge and rubric agree with labels.")
@@ -81,7 +78,7 @@ def command(
     mpo-lite calibrate answers.jsonl --labels stars --judge gpt-4o-mini --rubric rubric.yaml
     mpo-lite calibrate pairs.jsonl --judge gpt-4o-mini --task essay --out essay.html
     """
-    _require_packages()
+    require_extra("calibrate")
     # Imported here: they load the packages of the extra.
     from mpo_lite.calibration.labels import Columns
     from mpo_lite.calibration.run import run_calibration
@@ -105,8 +102,3 @@ def command(
         write_calibration(summary, fresh)
     summary["out"] = str(out)
     echo(json.dumps(summary) if as_json else "\n".join(format_calibration(summary)))
-
-
-def _require_packages() -> None:
-    if missing := [name for name in PACKAGES if not find_spec(name)]:
-        raise ConfigError(f"{', '.join(missing)} not installed: pip install 'mpo-lite[calibrate]'")

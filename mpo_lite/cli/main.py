@@ -115,10 +115,10 @@ def main(arguments: list[str] | None = None) -> Any:
             echo(f"mpo-lite: {error}", stderr=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
-        from mpo_lite.loop.environment import TRAINING_PACKAGES
+        from mpo_lite.loop.environment import EXTRAS
 
         package = (error.name or "").partition(".")[0]
-        if package not in (*TRAINING_PACKAGES, "pyarrow"):  # pyarrow comes with datasets
+        if package not in (*EXTRAS["train"], "pyarrow"):  # pyarrow comes with datasets
             raise
         echo(f"mpo-lite: this needs {package}, not installed: pip install 'mpo-lite[train]'", stderr=True)
         sys.exit(2)

@@ -29,8 +29,12 @@ TRACKERS = {
     "wandb": ("wandb",),
 }
 """What the trainer can report to → packages, one of which it needs."""
-TRAINING_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-"""What the extra ``train`` installs."""
+EXTRAS = {
+    "train": ("torch", "transformers", "trl", "peft", "accelerate", "datasets"),
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
+    "calibrate": ("sklearn", "scipy", "krippendorff"),
+}
+"""Extra → packages that it installs."""
 _PACKAGES = ("torch", "transformers", "trl", "peft", "litellm")
 
 
@@ -48,17 +52,10 @@ def environment() -> dict[str, Any]:
     }
 
 
-def require_training_packages() -> None:
-    """Checks that what the extra ``train`` installs is there.
-
-    Raises:
-        ConfigError: It is not; says what to install.
-    """
-    if missing := [name for name in TRAINING_PACKAGES if not find_spec(name)]:
-        raise ConfigError(
-            f"{', '.join(missing)} not installed: policies need the training packages; "
-            "pip install 'mpo-lite[train]'"
-        )
+def require_extra(extra: str) -> None:
+    """Raises ``ConfigError`` where a package of an extra is missing; says what to install."""
+    if missing := [name for name in EXTRAS[extra] if not find_spec(name)]:
+        raise ConfigError(f"{', '.join(missing)} not installed: pip install 'mpo-lite[{extra}]'")
 
 
 def check_packages(config: Config) -> None:
@@ -100,11 +97,13 @@ def check_trainer(config: Config) -> None:
     }
     if refused := [name for name, asked in unable.items() if asked]:
         raise ConfigError(f"--trainer async: not with {refused[0]}")
-    if not config.vllm_server_base_url:
+    url = config.vllm_server_base_url or ""
+    if not url or url.rstrip("/").endswith("/v1"):
         raise ConfigError(
-            "--trainer async: a vLLM server generates; name it by --vllm-server-base-url, for example "
-            "http://localhost:8000"
+            "--trainer async: a vLLM server generates; name it by --vllm-server-base-url, without /v1: for "
+            "example http://localhost:8000"
         )
+    require_extra("serve")
 
 
 def _require(flag: str, *packages: str) -> None:

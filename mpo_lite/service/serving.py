@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 
 from mpo_lite.config import Config
 from mpo_lite.errors import ConfigError
 from mpo_lite.jsonl import JsonRow
 from mpo_lite.loop.begin import continue_run, open_run
 from mpo_lite.loop.context import Observer, RunContext, prepare_run
+from mpo_lite.loop.environment import require_extra
 from mpo_lite.loop.session import Session
 from mpo_lite.loop.signals import stoppable
 from mpo_lite.run_dir import RunDir
@@ -20,8 +20,6 @@ from mpo_lite.tasks.spec import task_of
 from mpo_lite.wording import simulated_note
 
 STOPPING = "stopping once answers under way are judged; Ctrl-C again stops at once"
-PACKAGES = ("fastapi", "uvicorn", "prometheus_client")
-"""What the extra ``serve`` installs."""
 
 
 def serve(
@@ -44,7 +42,7 @@ def serve(
     Raises:
         UsageError: A setting, file, model or port cannot be used.
     """
-    require_packages()
+    require_extra("serve")
     check_config(config)
     with sandboxed(config) as served, bind(address) as listener:
         rows: dict[str, JsonRow] = {}
@@ -73,12 +71,6 @@ def serve(
             return session.run
         finally:
             session.close()
-
-
-def require_packages() -> None:
-    """Raises ``ConfigError`` where what the extra ``serve`` installs is missing."""
-    if missing := [name for name in PACKAGES if not find_spec(name)]:
-        raise ConfigError(f"{', '.join(missing)} not installed: pip install 'mpo-lite[serve]'")
 
 
 def check_config(config: Config) -> None:

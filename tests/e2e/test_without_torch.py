@@ -13,7 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from pyarrow import parquet
 
-from mpo_lite.loop.environment import TRAINING_PACKAGES
+from mpo_lite.loop.environment import EXTRAS
 from tests.support.documents import code_blocks
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +68,7 @@ def run(python: Path, code: str, **environ: str) -> "subprocess.CompletedProcess
 def test_the_environment_has_nothing_that_trains(python: Path) -> None:
     code = (
         "import importlib.util as u, mpo_lite; "
-        f"print([name for name in {TRAINING_PACKAGES!r} if u.find_spec(name)])"
+        f"print([name for name in {EXTRAS['train']!r} if u.find_spec(name)])"
     )
     done = run(python, code)
     assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -335,7 +335,7 @@ def test_mistakes_are_explained(tmp_path: Path, capsys: Any, monkeypatch: pytest
     assert "must end in .html" in refused(capsys, *command, "--out", str(tmp_path / "page.txt"))
     both = ["--responses", "response", "--authors", "model", "--authors", "model"]
     assert "once for scores, or twice for pairs" in refused(capsys, *command, *both)
-    monkeypatch.setattr("mpo_lite.cli.calibrate.find_spec", lambda name: None if name == "scipy" else name)
+    monkeypatch.setattr("mpo_lite.loop.environment.find_spec", lambda name: None if name == "scipy" else name)
     assert "scipy not installed: pip install 'mpo-lite[calibrate]'" in refused(capsys, *command)
 
 
