@@ -175,6 +175,20 @@ class Interrupted(StopRun):
 
 
 @contextmanager
+def cached_so_far(what: str) -> Generator[None]:
+    """Adds to a reason to stop that what was paid for is cached.
+
+    Args:
+        what: That, e.g. ``verdicts``.
+    """
+    try:
+        yield
+    except StopRun as stop:
+        stop.args = (f"{stop}; {what} so far are cached: run the same command again to continue",)
+        raise
+
+
+@contextmanager
 def refusals(what: str) -> Generator[None]:
     """Turns what libraries raise for unusable input into a one-line error.
 

@@ -176,10 +176,7 @@ def _judge(
         return [{models.judged_by: verdict} for verdict in await judge.verdicts(undecided, rubric)]
 
     judged = iter(wait_for_models(ask))
-    return [
-        Judgement(verdict, {}) if verdict else _combine(next(judged))
-        for verdict in by_rule
-    ]  # fmt: skip
+    return [Judgement(verdict, {}) if verdict else _combine(next(judged)) for verdict in by_rule]
 
 
 def _combine(by_judge: dict[str, Verdict]) -> Judgement:

@@ -20,7 +20,7 @@ from mpo_lite.calibration.judging import (
 from mpo_lite.calibration.labels import Columns, LabelledData, LabelledRow, read_labelled
 from mpo_lite.calibration.measure import calibrate, to_json
 from mpo_lite.config import Config
-from mpo_lite.errors import StopRun, TaskError
+from mpo_lite.errors import TaskError, cached_so_far
 from mpo_lite.judge.pool import ModelPool
 from mpo_lite.offline import first_rubric
 from mpo_lite.rubric import Rubric
@@ -57,14 +57,11 @@ def run_calibration(
     try:
         models.log_calls(Path())
         models.check()
-        judged = _judge(models, config, task, rubric, data, probes)
-        trial = _try_examples(models, task, rubric, judged, examples) if examples else None
+        with cached_so_far("verdicts"):
+            judged = _judge(models, config, task, rubric, data, probes)
+            trial = _try_examples(models, task, rubric, judged, examples) if examples else None
         with activity("computing intervals"):
             summary = to_json(calibrate(rubric, judged))
-    except StopRun as stop:
-        raise type(stop)(
-            f"{stop}; verdicts so far are cached: run the same command again to continue"
-        ) from None
     finally:
         models.close()
     summary |= models.spend() | {

@@ -22,7 +22,7 @@ from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
-from mpo_lite.errors import ConfigError, EndpointError, JudgeDown, StopRun
+from mpo_lite.errors import ConfigError, EndpointError, JudgeDown, cached_so_far
 from mpo_lite.jsonl import append_rows, read_rows, write_atomically
 from mpo_lite.judge.breaker import FailureTally
 from mpo_lite.judge.pairwise import MatchResult, Pair, PairwiseJudge
@@ -195,7 +195,7 @@ def _judge_matches(
     try:
         models.log_calls(Path())
         models.check()
-        with activity("comparing", len(matches), "matches") as work:
+        with cached_so_far("verdicts"), activity("comparing", len(matches), "matches") as work:
             for start in range(0, len(matches), CHUNK):
                 chunk = matches[start : start + CHUNK]
                 pairs = [Pair(prompt, answers[a][prompt], answers[b][prompt]) for prompt, a, b in chunk]
@@ -204,11 +204,7 @@ def _judge_matches(
                 work.advance(len(chunk))
                 if (tally := FailureTally.of(results, share)).broken:
                     tally.check("match", "matches")
-        (tally := FailureTally.of(played, share)).check("match", "matches")
-    except StopRun as stop:
-        raise type(stop)(
-            f"{stop}; verdicts so far are cached: run the same command again to continue"
-        ) from None
+            (tally := FailureTally.of(played, share)).check("match", "matches")
     finally:
         models.close()
     judged = (

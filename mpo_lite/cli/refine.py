@@ -17,7 +17,7 @@ from mpo_lite.cli.status import show_status
 from mpo_lite.cli.terminal import echo
 from mpo_lite.config import Config
 from mpo_lite.config_sources import load_config
-from mpo_lite.errors import ConfigError, StopRun, TaskError
+from mpo_lite.errors import ConfigError, TaskError, cached_so_far
 from mpo_lite.judge.base import Sample
 from mpo_lite.judge.pool import ModelPool
 from mpo_lite.meta.refine import Round
@@ -106,14 +106,9 @@ def _refine(
         work.advance()
         on_round(result)
 
-    try:
-        with activity("refining", config.rounds, "rounds") as work:
-            first = first_rubric(config, task)
-            rounds = refine_samples(models, config, task, first, samples, labels, finish_round)
-    except StopRun as stop:
-        raise type(stop)(
-            f"{stop}; answers so far are cached: run the same command again to continue"
-        ) from None
+    with cached_so_far("answers"), activity("refining", config.rounds, "rounds") as work:
+        first = first_rubric(config, task)
+        rounds = refine_samples(models, config, task, first, samples, labels, finish_round)
     require_proposal(rounds)
     return rounds
 

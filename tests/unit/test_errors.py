@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from mpo_lite.errors import (
+    BudgetReached,
     ConfigError,
     StorageError,
+    cached_so_far,
     failures_in_words,
     refusals,
     storage_errors,
@@ -52,3 +54,10 @@ def test_what_libraries_say_of_a_full_disk_is_understood(
             raise error
     with pytest.raises(StorageError, match=f"some space, {then}"), storage_errors(tmp_path, then):
         raise torch
+
+
+def test_a_stop_that_leaves_answers_cached_says_so_and_keeps_its_kind() -> None:
+    expected = pytest.raises(BudgetReached, match="reached; verdicts so far are cached: run")
+    with expected as stopped, cached_so_far("verdicts"):
+        raise BudgetReached("--max-calls 3 reached", "--max-calls 9")
+    assert stopped.value.suggested_flag == "--max-calls 9"
