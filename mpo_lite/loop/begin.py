@@ -114,7 +114,9 @@ def _with_full_names(config: Config) -> Config:
         "audit_judge": config.audit_judge and pin(config.audit_judge),
     }
     given = {
-        name: path for name in ("policy", "data", "rubric") if (path := getattr(config, name)) != SANDBOX
+        name: path
+        for name in ("policy", "data", "rubric", "examples")
+        if (path := getattr(config, name)) != SANDBOX
     }
     paths = {
         name: type(path)(Path(path).absolute())
