@@ -25,7 +25,7 @@ from mpo_lite.activity import activity
 from mpo_lite.checkpoints import MANIFEST, complete_checkpoint, read_state, require_same_prompts
 from mpo_lite.errors import ConfigError, JudgeDown, StopRun, refusals, storage_errors
 from mpo_lite.integrations.client import TOKEN_ENV, RewardClient
-from mpo_lite.jsonl import journal, write_atomically
+from mpo_lite.jsonl import write_atomically
 from mpo_lite.loop.context import RunContext
 from mpo_lite.loop.session import Session
 from mpo_lite.loop.signals import stoppable
@@ -35,7 +35,7 @@ from mpo_lite.service.server import Address, bind, running
 from mpo_lite.tasks.data import training_order
 from mpo_lite.training.async_callback import AsyncCallback
 from mpo_lite.training.chat import end_tokens
-from mpo_lite.training.generate import gold_row
+from mpo_lite.training.generate import record_gold
 from mpo_lite.training.policy import (
     adapter,
     chat_of,
@@ -46,7 +46,7 @@ from mpo_lite.training.policy import (
 )
 from mpo_lite.training.rollouts import RolloutWorker
 from mpo_lite.training.train import TrainingOutcome
-from mpo_lite.training.trl_args import STALENESS, async_arguments
+from mpo_lite.training.trl_args import async_arguments
 from mpo_lite.training.trl_async import AsyncGRPOTrainer
 from mpo_lite.training.vllm_policy import ServedPolicy, check_server
 from mpo_lite.types import Completion
@@ -68,6 +68,11 @@ def check_settings(context: RunContext) -> None:
         raise ConfigError(
             "--trainer async: TRL loads FlashAttention by the package kernels, which is missing; pip install "
             "kernels"
+        )
+    if context.task.verifier:
+        raise ConfigError(
+            "--trainer async: the judge would score every answer, and the task's verifier none; leave "
+            "verifier out of task.yaml, or use --trainer sync"
         )
     arguments = async_arguments(context, Path("checkpoints"))
     check_server(context.config, arguments.max_staleness + 2)
@@ -94,10 +99,10 @@ def train(session: Session, checkpoint: Path | None = None) -> TrainingOutcome:
     with storage_errors(session.run.path, f"then resume: mpo-lite resume {session.run.path}"):
         session.run.cut(session.run.gold, done)
         _restore_service(session, checkpoint)
-        job = AsyncJob(session)
         session.run.note_stop("")
         note = "stopping after this step; press Ctrl-C again to stop at once"
         try:
+            job = AsyncJob(session)
             with stoppable(session, note), job.prepared(done) as trainer, job.stopping(trainer):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except StopRun as reason:
@@ -209,19 +214,9 @@ class AsyncJob:
         complete_checkpoint(session.run, checkpoint, state)
 
     def evaluate(self, step: int) -> None:
-        """Measures gold of the present policy, where there is a metric, unless that is done."""
-        session, held_out = self.session, self.session.state.prompts.held_out
-        gold = session.context.gold
-        if (
-            gold is None
-            or not held_out
-            or any(row["batch"] == step for row in session.run.rows(session.run.gold))
-        ):
-            return
-        row = gold_row(self.answer(held_out), session.task, gold, session.state.prompts)
-        row = {"batch": step, "version": session.state.version.number, **row}
-        journal(session.run.gold, [row])
-        session.context.observe("gold", row)
+        """Measures gold of the present policy after a step, once."""
+        if all(row["batch"] != step for row in self.session.run.rows(self.session.run.gold)):
+            record_gold(self.session, step, self.answer)
 
     def _trainer(self, service: RewardClient, done: int) -> Any:
         if not torch.cuda.is_available():
@@ -297,7 +292,8 @@ def _restore_service(session: Session, checkpoint: Path | None) -> None:
 
 def _unload_adapters(trainer: Any) -> None:
     """Frees what the server still holds of this run, if it can be reached."""
-    for version in range(trainer.model_version - STALENESS - 1, trainer.model_version + 1):
+    last = trainer.model_version
+    for version in range(max(1, last - trainer.args.max_staleness - 1), last + 1):
         try:
             trainer.vllm_client.unload_lora_adapter(f"{trainer._lora_name}-v{version}", timeout=10)
         except OSError:

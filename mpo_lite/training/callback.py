@@ -33,7 +33,7 @@ from mpo_lite.loop.session import Answer, Session
 from mpo_lite.rubric_versions import RubricVersion
 from mpo_lite.sanitize import pluralize
 from mpo_lite.training.chat import Chat
-from mpo_lite.training.generate import generate, gold_row
+from mpo_lite.training.generate import generate, record_gold
 from mpo_lite.training.logprob_gap import GAP
 from mpo_lite.training.sharding import check_sharding
 from mpo_lite.types import Completion
@@ -255,15 +255,10 @@ class MPOCallback(TrainerCallback):
             self._evaluate(answer)
 
     def _evaluate(self, answer: Answer) -> None:
-        session, held_out = self.session, self.session.state.prompts.held_out
-        if session.context.gold is None or not held_out:
-            return
-        measured = gold_row(answer(held_out), session.task, session.context.gold, session.state.prompts)
-        row = {"batch": session.state.batch, "version": session.state.version.number, **measured}
-        journal(session.run.gold, [row])
-        self.gold = row["gold"]
-        session.add_metrics(gold=self.gold)
-        session.context.observe("gold", row)
+        gold = record_gold(self.session, self.session.state.batch, answer)
+        if gold is not None:
+            self.gold = gold
+            self.session.add_metrics(gold=gold)
 
     def _flush(self, logged: dict[str, Any]) -> None:
         """Writes the batch's row once."""

@@ -11,6 +11,8 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from mpo_lite.activity import activity
 from mpo_lite.errors import TaskError
+from mpo_lite.jsonl import journal
+from mpo_lite.loop.session import Answer, Session
 from mpo_lite.tasks.data import Prompts
 from mpo_lite.tasks.spec import Metric, Task
 from mpo_lite.training.chat import Chat
@@ -46,6 +48,27 @@ def gold_row(answers: Sequence[Completion], task: Task, gold: Metric, prompts: P
     if not rows:
         raise TaskError(f"task {task.name}: the gold metric could measure none of {len(answers)} answers")
     return {"gold": sum(row["gold"] for row in rows) / len(rows), "n": len(rows), "samples": rows}
+
+
+def record_gold(session: Session, batch: int, answer: Answer) -> float | None:
+    """Measures gold of the present policy and journals it.
+
+    Args:
+        session: The run.
+        batch: Batches or steps that the policy was trained for.
+        answer: The policy.
+
+    Returns:
+        Gold; None where there is no metric or nothing held out.
+    """
+    held_out, gold = session.state.prompts.held_out, session.context.gold
+    if gold is None or not held_out:
+        return None
+    measured = gold_row(answer(held_out), session.task, gold, session.state.prompts)
+    row = {"batch": batch, "version": session.state.version.number, **measured}
+    journal(session.run.gold, [row])
+    session.context.observe("gold", row)
+    return row["gold"]
 
 
 def generate(

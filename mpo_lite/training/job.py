@@ -6,7 +6,9 @@ What can be checked is checked first, the cheapest before all else, and everythi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mpo_lite.activity import activity, find_activity
@@ -17,14 +19,13 @@ from mpo_lite.jsonl import JsonRow
 from mpo_lite.loop.begin import open_run
 from mpo_lite.loop.context import Observer, RunContext, prepare_run
 from mpo_lite.loop.distributed import is_main, run_on_main
-from mpo_lite.loop.environment import check_packages, check_trainer, require_training_packages
+from mpo_lite.loop.environment import check_packages, check_trainer, require_extra
 from mpo_lite.loop.estimate import estimate, least_call, paid_for
 from mpo_lite.loop.session import Session
 from mpo_lite.rubric import Rubric
 from mpo_lite.run_dir import RunDir, check_vacant
 from mpo_lite.sandbox.stand_in import sandboxed
 from mpo_lite.sanitize import pluralize
-from mpo_lite.service.serving import require_packages
 from mpo_lite.wording import simulated_note
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def train(
         UsageError: A setting, file or endpoint cannot work; nothing was trained.
         StorageError: The disk is full or read-only; the checkpoints before that are whole.
     """
-    require_training_packages()
+    require_extra("train")
     folder = config.run_dir
     if run is None and folder:
         run_on_main(lambda: check_vacant(folder))
@@ -131,15 +132,13 @@ def _prepare_session(
         context.note(f"{role}: {which.model}{f' at {which.api_base}' if which.api_base else ''}")
     check_packages(context.config)
     check_trainer(context.config)
-    if config.trainer == "async":
-        require_packages()
     if context.config.log_calls and context.config.log_calls.is_absolute():
         context.models.log_calls(Path())  # a place that cannot be written is better reported now than later
     with activity("checking the settings"):
         # Loads torch, which takes seconds: every quicker check came first.
-        from mpo_lite.training import asynchronous, policy, train, trl_args
+        from mpo_lite.training import policy, train, trl_args
 
-        (asynchronous if config.trainer == "async" else train).check_settings(context)
+        _trainer_module(config).check_settings(context)
         policy.check_policy(context.config)
         folder = resumed.path if resumed else config.run_dir or Path("runs")
         train.check_room(context.config, folder, 1 if checkpoint else trl_args.KEPT_CHECKPOINTS)
@@ -152,8 +151,6 @@ def _prepare_session(
 
 def _train(session: Session, config: Config, checkpoint: Path | None, withdraw: bool) -> TrainingOutcome:
     """Trains; where the policy cannot be used, a new run is taken back (``withdraw``)."""
-    from mpo_lite.training import asynchronous, train
-
     run, note = session.run, session.context.note
     run_on_main(lambda: discard_after(run, checkpoint))
     note(f"run directory: {run.path}" + (f", from {checkpoint.name}" if checkpoint else ""))
@@ -161,11 +158,16 @@ def _train(session: Session, config: Config, checkpoint: Path | None, withdraw: 
     try:
         with activity(TRAINING, config.steps, "batches") as batches:
             batches.done = read_state(checkpoint)["batch"] if checkpoint else 0
-            return (asynchronous if config.trainer == "async" else train).train(session, checkpoint)
+            return _trainer_module(config).train(session, checkpoint)
     except ConfigError:
         if withdraw and is_main():
             run.withdraw()
         raise
+
+
+def _trainer_module(config: Config) -> ModuleType:
+    """What trains, imported as late as possible; TRL's experimental trainer only where it is asked for."""
+    return import_module(f"mpo_lite.training.{'asynchronous' if config.trainer == 'async' else 'train'}")
 
 
 def _require_room(context: RunContext, run: RunDir, least: tuple[float, int]) -> None:

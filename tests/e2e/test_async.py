@@ -1,10 +1,13 @@
 """``--trainer async``: judged while it trains, at most one step behind, and back after a kill."""
 
+import asyncio
 import inspect
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zlib import crc32
 
@@ -21,7 +24,7 @@ from mpo_lite.run_dir import RunDir
 from mpo_lite.sandbox.data import policy_dir
 from mpo_lite.training.cpu_attention import attend_packed
 from mpo_lite.training.policy import chat_of, load_tokenizer, policy_shell
-from mpo_lite.training.rollouts import RolloutWorker
+from mpo_lite.training.rollouts import JudgedRollouts, RolloutWorker
 from mpo_lite.training.trl_async import AsyncGRPOTrainer, async_rollout_worker, packing
 from mpo_lite.training.vllm_policy import ServedPolicy
 from tests.support.jobs import ended, resume, start, wait_for, weights
@@ -134,6 +137,62 @@ def test_the_prompts_of_an_evaluation_have_seeds_of_their_own(vllm: VLLMStandIn)
     first = policy.answer(conversations)
     assert len(set(vllm.seeds)) == 4 and len({answer.text for answer in first}) > 1
     assert policy.answer(conversations) == first
+
+
+def test_no_more_is_under_way_than_the_trainer_takes_next() -> None:
+    async def start_all(loop: Any) -> tuple[int, int, bool]:
+        loop._entry, loop._stop_event = asyncio.Lock(), asyncio.Event()
+        starts = [asyncio.ensure_future(loop._has_room()) for _ in range(20)]
+        await asyncio.sleep(0.2)
+        first = loop._started
+        loop._scored, loop.queued = 6, 2  # the trainer has taken four
+        await asyncio.sleep(0.2)
+        then = loop._started
+        loop._stop_event.set()
+        return first, then, any((await asyncio.gather(*starts))[then:])
+
+    loop = JudgedRollouts.__new__(JudgedRollouts)
+    loop._ahead, loop._planned, loop.num_generations, loop._started, loop._scored = 8, 100, 4, 0, 0
+    loop.queued = 0
+    loop.rollout_buffer = SimpleNamespace(qsize=lambda: loop.queued)
+    # At first as many as a step takes; then one more for each that was taken; none once it is to stop.
+    assert asyncio.run(start_all(loop)) == (8, 12, False)
+
+
+def test_a_worker_that_died_is_not_waited_for() -> None:
+    worker = RolloutWorker.__new__(RolloutWorker)
+    worker._process = SimpleNamespace(is_alive=lambda: False)
+    worker.stop()  # whose event nobody would hear of: there is none here
+    assert worker._process is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--algorithm ppo", "not with --algorithm ppo"),
+        ("--beta 0.1", "not with --beta 0.1"),
+        ("--vllm-server-base-url http://127.0.0.1:9/v1", "without /v1"),
+        ("--task math", "the task's verifier none"),
+    ],
+)
+def test_what_it_cannot_do_is_refused_before_anything_is_asked(
+    flags: str, said: str, tmp_path: Path, prompts: Path, capsys: Any
+) -> None:
+    address = "" if "base-url" in flags else "--vllm-server-base-url http://127.0.0.1:9"
+    given = f"train --trainer async --judge sandbox --baseline iter0 --policy sandbox {flags} {address}"
+    data = write_math(tmp_path) if "math" in flags else prompts
+    with pytest.raises(SystemExit) as ended:
+        main([*given.split(), "--data", str(data), "--run-dir", str(tmp_path / "run")])
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def write_math(folder: Path) -> Path:
+    path = folder / "math.jsonl"
+    row = {"problem": "What is 1 + 1?", "solution": "It is $\\boxed{2}$.", "type": "Algebra", "level": "1"}
+    rows = [row | {"problem": f"What is {number} + 1?"} for number in range(20)]
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    return path
 
 
 def test_a_script_of_the_users_own_is_told_what_to_use_instead() -> None:
